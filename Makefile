@@ -1,0 +1,47 @@
+# make demo    trains the built-in default on a fresh machine and shows its answers
+# make test    runs the tests
+# make check   format, lint, types, imports, tests: what a commit must pass
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: .venv/core
+	$(BIN)/python train.py
+
+test: .venv/test
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ift needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/core: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a minute or two the first time)"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/test: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a minute or two the first time)"
+	$(INSTALL) --editable ".[test]"
+	$(INSTALL) --no-deps llms-from-scratch  # the book's own package; what it asks for (TensorFlow, Jupyter) is not needed
+	@touch $@ .venv/core
+
+.venv/dev: .venv/test
+	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build src/*.egg-info

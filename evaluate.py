@@ -1,0 +1,42 @@
+"""How good is a run's best model?
+
+python evaluate.py run=RUN eval=responses      answer the whole test split and score it against the references
+python evaluate.py --help                      what there is to choose
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from ift import entry
+from ift.data.rows import read_stored_rows
+from ift.run import RunFolder
+from ift.settings import EvaluateSettings
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    with entry.job():
+        evaluate(entry.settings_from(config, EvaluateSettings))
+
+
+def evaluate(settings: EvaluateSettings) -> None:
+    run = RunFolder.open(settings.run)
+    rows = read_stored_rows(run.test_rows)
+
+    from ift.evaluation.finish import show_summary, write_responses
+    from ift.evaluation.responses import Answerer
+    from ift.training.machine import choose_device
+    from ift.training.model_folder import load_model_folder
+
+    model, tokenizer, template = load_model_folder(run.model)
+    device = choose_device(settings.accelerator, settings.precision, n_embd=model.config.n_embd)
+    model.to(device.torch_device)
+    answer = Answerer(template, tokenizer, settings.eval.generate, seed=settings.seed, autocast=device.autocast())
+    write_responses(run, model, rows, answer)
+    show_summary(run)
+
+
+if __name__ == "__main__":
+    sys.exit(entry.run(main, EvaluateSettings))

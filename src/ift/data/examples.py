@@ -1,0 +1,103 @@
+"""From a row to token ids with a mark on each: may the loss ask for it? Lengths are settled here, once.
+
+ids         8 ... 21 30 31 32          prompt and response; collate adds the end-of-text
+supervised  0 ...  0  1  1  1          by position, never by looking for a token
+ends        True                       the response is whole, so its end may be learnt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ift.data.prompts import HasFields, Template
+from ift.data.rows import Row
+from ift.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Example:
+    ids: np.ndarray  # (T,) int32
+    supervised: np.ndarray  # (T,) bool
+    ends: bool = True
+    row: int = 0  # number of the row in its file, for messages
+    truncated: str | None = None  # "prompt" or "response" where the length policy cut
+
+    @property
+    def tokens(self) -> int:
+        """Positions the model computes: one for each id; the end-of-text is only ever a target."""
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        """How many positions bear a loss: the first id is never a target, the end is one if it is learnt."""
+        return int(self.supervised[1:].sum()) + (1 if self.ends else 0)
+
+
+class TooLong(ValueError):
+    """A row that does not fit, with the reason."""
+
+
+def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_length: int, too_long: str) -> Example:
+    """Encode one row, prompt and response apart, so that no token spans the border of what is supervised.
+
+    too_long: drop or error (raise TooLong), truncate_prompt (shorten the longest of instruction and input, never the
+    template), truncate_response (cut its end; the end-of-text is then not learnt, since the answer does not end there).
+    Raises TooLong too where a policy leaves no response token.
+    """
+    example = _encode(row, template, tokenizer)
+    if example.tokens <= max_length:
+        return example
+    length = f"{example.tokens} tokens, more than {max_length}"
+    if too_long == "truncate_response":
+        kept = example.ids[:max_length]
+        if not example.supervised[1:max_length].any():
+            raise TooLong(f"{length}: the prompt alone fills the context")
+        return replace(example, ids=kept, supervised=example.supervised[:max_length], ends=False, truncated="response")
+    if too_long == "truncate_prompt":
+        shorter = row
+        while example.tokens > max_length:
+            shorter, left = _shorten(shorter, tokenizer, by=example.tokens - max_length)
+            if not left:
+                raise TooLong(f"{length}: the response alone fills the context")
+            example = _encode(shorter, template, tokenizer)
+        return replace(example, truncated="prompt")
+    raise TooLong(length)
+
+
+def _encode(row: Row, template: Template, tokenizer: Tokenizer) -> Example:
+    before, response, after = template.render(row)
+    ids: list[int] = []
+    supervised: list[bool] = []
+    for piece in (*before, response, *after):
+        tokens = tokenizer.encode(piece.text)
+        ids += tokens
+        supervised += [piece.supervised] * len(tokens)
+    return Example(np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), row=row.number)
+
+
+def _shorten(row: Row, tokenizer: Tokenizer, *, by: int) -> tuple[Row, bool]:
+    """Take `by` tokens off the end of the longer of instruction and input; False when there is nothing to take."""
+    name = "input" if len(row.input) > len(row.instruction) else "instruction"
+    text: str = getattr(row, name)
+    ids = tokenizer.encode(text)
+    shorter = tokenizer.decode(ids[:-by] if by < len(ids) else []).rstrip("\ufffd")
+    if shorter == text:
+        return row, False
+    return (replace(row, input=shorter) if name == "input" else replace(row, instruction=shorter)), True
+
+
+def encode_prompt(row: HasFields, template: Template, tokenizer: Tokenizer) -> list[int]:
+    """The tokens a model is given at inference: the same ones that stood before the response in training."""
+    return [token for piece in template.render(row)[0] for token in tokenizer.encode(piece.text)]
+
+
+def length_summary(lengths: Sequence[int]) -> dict[str, float]:
+    """Percentiles a person reads: p50, p90, p99, max and mean, in tokens."""
+    if not lengths:
+        return {}
+    values = np.asarray(lengths)
+    p50, p90, p99 = (int(np.percentile(values, q, method="higher")) for q in (50, 90, 99))
+    return {"mean": round(float(values.mean()), 1), "p50": p50, "p90": p90, "p99": p99, "max": int(values.max())}

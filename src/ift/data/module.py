@@ -1,0 +1,92 @@
+"""The LightningDataModule: owns the three splits and how they become batches."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+
+from ift.data.batches import Batch, StepSampler, collate
+from ift.data.examples import Example
+from ift.settings import DataSettings
+
+
+class Examples(Dataset[list[Example]]):
+    """Indexed by a whole micro-batch, so that a loader without a batch size of its own can be used."""
+
+    def __init__(self, examples: list[Example]):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: list[int]) -> list[Example]:
+        return [self.examples[i] for i in indices]
+
+
+class SFTDataModule(L.LightningDataModule):
+    """
+    examples: lists under train, test and val, as `prepare` makes them
+    settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
+    """
+
+    def __init__(
+        self,
+        examples: dict[str, list[Example]],
+        settings: DataSettings,
+        *,
+        end_of_text: int,
+        accumulate: int = 1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.examples, self.settings = examples, settings
+        self.batch_size, self.accumulate, self.seed = settings.batch_size, accumulate, seed
+        self.collate = partial(collate, end_of_text=end_of_text, pad_to=settings.pad_to)
+
+    def steps_per_epoch(self, world: int) -> int:
+        """Optimizer steps in an epoch on `world` ranks."""
+        return self._sampler(len(self.examples["train"]), train=True, rank=0, world=world).steps
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.examples["train"], train=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.examples["val"])
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.examples["test"])
+
+    def baseline_dataloaders(self) -> list[DataLoader[Batch]]:
+        """Validation rows and as many training rows: what the untuned model is measured on."""
+        train = self.examples["train"][: max(len(self.examples["val"]), self.batch_size)]
+        return [self._loader(part) for part in (self.examples["val"], train) if part]
+
+    def longest_batch(self) -> Batch:
+        """The training batch that needs most memory."""
+        return self.collate(sorted(self.examples["train"], key=lambda e: -e.tokens)[: self.batch_size])
+
+    def _sampler(self, rows: int, *, train: bool, rank: int, world: int) -> StepSampler:
+        return StepSampler(
+            rows,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate if train else 1,
+            rank=rank,
+            world=world,
+            seed=self.seed if train else None,
+            drop_last=self.settings.drop_last and train,
+        )
+
+    def _loader(self, examples: list[Example], *, train: bool = False) -> DataLoader[Batch]:
+        if not train:  # no order to keep: rows of one length side by side need least padding
+            examples = sorted(examples, key=lambda example: example.tokens)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            Examples(examples),  # type: ignore[arg-type]
+            sampler=self._sampler(len(examples), train=train, rank=rank, world=world),
+            batch_size=None,
+            collate_fn=self.collate,
+            num_workers=self.settings.num_workers,
+            persistent_workers=self.settings.num_workers > 0,
+        )

@@ -1,0 +1,145 @@
+"""The only door to tiktoken: text to token ids and back, and the tokenizer files of a model folder.
+
+All text is encoded as ordinary text. The one special token, end-of-text, has an id but no spelling here: it enters an
+example only where `ift` puts it, so a row that spells "<|endoftext|>" gives the ordinary tokens of those characters.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from ift.data.bpe import GPT2_PATTERN, byte_to_unicode, merges, train_bpe
+from ift.errors import ConfigError, MachineError, WeightsError
+from ift.run import write_json
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    def __init__(self, encoding: tiktoken.Encoding):
+        self.encoding = encoding
+        self.name = encoding.name
+        self.end_of_text = encoding.eot_token
+        self.vocab_size = encoding.n_vocab
+
+    def encode(self, text: str) -> list[int]:
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.encoding.decode(ids)
+
+    @classmethod
+    def load(cls, name: str) -> Tokenizer:
+        """`gpt2`, `demo`, or a folder with the tokenizer.json of a GPT-2.
+
+        Raises MachineError where GPT-2's vocabulary is neither cached nor to be fetched.
+        """
+        if name == "demo":
+            return cls.train(_demo_texts(), size=1024, name="demo")
+        if name == "gpt2":
+            try:
+                return cls(tiktoken.get_encoding("gpt2"))
+            except Exception as error:  # requests, urllib3 or OS errors, by version of tiktoken
+                raise MachineError(
+                    f"gpt2: the vocabulary is not cached and cannot be fetched: {type(error).__name__} "
+                    "(set TIKTOKEN_CACHE_DIR to a folder that holds it)"
+                ) from error
+        if Path(name).is_dir():
+            return cls.from_folder(Path(name))
+        raise ConfigError(f"model.tokenizer={name}: must be gpt2, demo or a folder with a tokenizer.json")
+
+    @classmethod
+    def train(cls, texts: list[str], *, size: int, name: str) -> Tokenizer:
+        return cls._from_ranks(train_bpe(texts, size=size), name)
+
+    @classmethod
+    def _from_ranks(cls, ranks: dict[bytes, int], name: str) -> Tokenizer:
+        special = {END_OF_TEXT: len(ranks)}
+        return cls(tiktoken.Encoding(name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special))
+
+    def save(self, folder: Path, *, context_length: int) -> None:
+        """tokenizer.json and tokenizer_config.json, as transformers, vLLM and our own `from_folder` read them."""
+        write_json(folder / "tokenizer.json", self._hf_tokenizer)
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "GPT2Tokenizer",
+                "bos_token": END_OF_TEXT,
+                "eos_token": END_OF_TEXT,
+                "unk_token": END_OF_TEXT,
+                "add_prefix_space": False,
+                "model_max_length": context_length,
+                "name_or_path": self.name,
+            },
+        )
+
+    @cached_property
+    def _hf_tokenizer(self) -> dict[str, Any]:
+        unicode = byte_to_unicode()
+
+        def spell(token: bytes) -> str:
+            return "".join(unicode[byte] for byte in token)
+
+        ranks = self.encoding._mergeable_ranks
+        vocabulary = {spell(token): rank for token, rank in sorted(ranks.items(), key=lambda item: item[1])}
+        added = {
+            "id": self.end_of_text,
+            "content": END_OF_TEXT,
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        return {
+            "version": "1.0",
+            "added_tokens": [added],
+            "normalizer": None,
+            "pre_tokenizer": level,
+            "post_processor": None,
+            "decoder": level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": "",
+                "fuse_unk": False,
+                "vocab": {**vocabulary, END_OF_TEXT: self.end_of_text},
+                "merges": [f"{spell(left)} {spell(right)}" for left, right in merges(ranks)],
+            },
+        }
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Rebuild from tokenizer.json. Raises WeightsError unless it is a byte-level BPE with GPT-2's numbering."""
+        path = folder / "tokenizer.json"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            byte_of = {character: byte for byte, character in byte_to_unicode().items()}
+            vocabulary = value["model"]["vocab"]
+            special = {token["content"]: token["id"] for token in value["added_tokens"] if token["special"]}
+            ranks = {bytes(byte_of[c] for c in token): i for token, i in vocabulary.items() if token not in special}
+            name = folder.name
+            config = folder / "tokenizer_config.json"
+            if config.exists():
+                name = json.loads(config.read_text(encoding="utf-8")).get("name_or_path") or name
+        except FileNotFoundError as error:
+            raise WeightsError(f"{path}: no such file (a model folder needs its tokenizer)") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}") from error
+        if special != {END_OF_TEXT: len(ranks)} or sorted(ranks.values()) != list(range(len(ranks))):
+            raise WeightsError(f"{path}: not numbered as GPT-2's vocabulary (tokens 0..n-1, then {END_OF_TEXT})")
+        return cls._from_ranks(ranks, str(name))
+
+
+def _demo_texts() -> list[str]:
+    from ift.data.demo import demo_rows
+
+    return [text for row in demo_rows() for text in (row["instruction"], row["input"], row["output"])]

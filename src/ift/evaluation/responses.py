@@ -1,0 +1,137 @@
+"""Responses of a model to rows, and how close they are to the references: the file that all judging reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ift.data.examples import encode_prompt
+from ift.data.prompts import Template
+from ift.data.rows import Row
+from ift.data.tokenizer import Tokenizer
+from ift.generation.decode import Generated, Sampling, generate
+from ift.model.gpt import GPT
+from ift.progress import progress
+from ift.settings import GenerateSettings
+
+# a line of responses.jsonl; other tools' files may lack what stands after response
+COLUMNS = (
+    "instruction",
+    "input",
+    "reference",
+    "response",
+    "stop_reason",
+    "prompt_tokens",
+    "response_tokens",
+    "file",
+    "row",
+)
+
+
+def respond(
+    model: GPT,
+    rows: Sequence[Row],
+    template: Template,
+    tokenizer: Tokenizer,
+    settings: GenerateSettings,
+    *,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[dict[str, Any]]:
+    """One dict with COLUMNS for each row, in order. A prompt that fills the context gets an empty response."""
+    prompts = [encode_prompt(row, template, tokenizer) for row in rows]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context_length]
+    generated = generate(
+        model,
+        [prompts[i] for i in fits],
+        end_of_text=tokenizer.end_of_text,
+        max_new_tokens=settings.max_new_tokens,
+        sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, seed),
+        batch_size=settings.batch_size,
+        progress=advance,
+    )
+    by_row = dict(zip(fits, generated, strict=True))
+    responses = []
+    for i, row in enumerate(rows):
+        answer = by_row.get(i, Generated([], "context"))
+        text = template.clean(tokenizer.decode(answer.ids), row)
+        values = (
+            row.instruction,
+            row.input,
+            row.output,
+            text,
+            answer.stop_reason,
+            len(prompts[i]),
+            len(answer.ids),
+            row.file,
+            row.number,
+        )
+        responses.append(dict(zip(COLUMNS, values, strict=True)))
+    return responses
+
+
+class Answerer:
+    """Everything that turns rows into responses but the model: `answer(model, rows)`."""
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        settings: GenerateSettings,
+        *,
+        seed: int,
+        autocast: AbstractContextManager[Any],
+    ):
+        self.template, self.tokenizer, self.settings, self.seed, self.autocast = (
+            template,
+            tokenizer,
+            settings,
+            seed,
+            autocast,
+        )
+
+    def __call__(self, model: GPT, rows: Sequence[Row], what: str | None = None) -> list[dict[str, Any]]:
+        """what: the title of a progress bar."""
+        with self.autocast:
+            if what is None:
+                return respond(model, rows, self.template, self.tokenizer, self.settings, seed=self.seed)
+            with progress(what, len(rows), "answers") as advance:
+                return respond(
+                    model, rows, self.template, self.tokenizer, self.settings, seed=self.seed, advance=advance
+                )
+
+
+def score(responses: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Agreement with the references, as shares from 0 to 1, and what the responses are like.
+
+    exact_match      equal after white space at the ends is removed
+    rouge_l          F-measure of the longest common subsequence (Lin 2004), mean over rows
+    bleu             corpus BLEU of order 4 (Papineni et al. 2002)
+    end_rate         share that the model ended by itself
+    repetition_rate  mean share of 4-grams of words that occurred before in the same response
+    """
+    from torchmetrics.functional.text import bleu_score, rouge_score
+
+    if not responses:
+        return {}
+    texts = [r["response"] for r in responses]
+    references = [r["reference"] for r in responses]
+    n = len(texts)
+    rouge = rouge_score(texts, references, rouge_keys="rougeL")["rougeL_fmeasure"]
+    return {
+        "responses": n,
+        "exact_match": sum(a.strip() == b.strip() for a, b in zip(texts, references, strict=True)) / n,
+        "rouge_l": float(rouge),
+        "bleu": float(bleu_score(texts, [[reference] for reference in references])),
+        "response_tokens": sum(r["response_tokens"] for r in responses) / n,
+        "end_rate": sum(r["stop_reason"] == "end" for r in responses) / n,
+        "repetition_rate": sum(repetition(text) for text in texts) / n,
+    }
+
+
+def repetition(text: str, order: int = 4) -> float:
+    """Share of a text's word n-grams that are repeats of an earlier one; 0 for a text too short to have any."""
+    words = text.split()
+    grams = [tuple(words[i : i + order]) for i in range(len(words) - order + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

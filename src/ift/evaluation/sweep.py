@@ -1,0 +1,57 @@
+"""The table at the end of a sweep: every job, best validation loss first, failed ones with their reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from ift.run import read_json, write_text
+
+COLUMNS = ("job", "choices", "val_loss", "best_step", "test_loss", "exact_match", "train_seconds", "status")
+
+
+def sweep_table(folder: Path) -> list[dict[str, Any]]:
+    """One dict with COLUMNS for each job folder, sorted by validation loss; jobs without one last."""
+    rows = []
+    for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: (len(p.name), p.name)):
+        summary = read_json(job / "summary.json") if (job / "summary.json").exists() else {"status": "no summary"}
+        rows.append({**{column: summary.get(column) for column in COLUMNS}, "job": job.name})
+    return sorted(rows, key=lambda row: (row["val_loss"] is None, row["val_loss"] or 0.0))
+
+
+def differing(rows: list[dict[str, Any]]) -> list[str]:
+    """Of each job's overrides, those that not all jobs have: what the sweep is about."""
+    choices = [(row["choices"] or "").split() for row in rows]
+    shared = set.intersection(*(set(words) for words in choices)) if choices else set()
+    return [" ".join(word for word in words if word not in shared) for words in choices]
+
+
+def show_sweep(folder: Path) -> None:
+    """Print the table and write it as sweep.csv into the sweep's folder."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if not folder.is_dir():
+        return
+    rows = sweep_table(folder)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "sweep.csv", text.getvalue())
+    print(f"\n{len(rows)} jobs, best validation loss first ({folder / 'sweep.csv'})")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in COLUMNS:
+        table.add_column(column.replace("_", " "), overflow="fold", min_width=4)
+    for row, choices in zip(rows, differing(rows), strict=True):
+        table.add_row(*(_cell({**row, "choices": choices}[column]) for column in COLUMNS))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,290 @@
+"""Everything that can be decided, as plain typed values. The values themselves stand in `conf/`, never here.
+
+The entry points turn a composed configuration into `Settings` once; nothing else in `ift` sees a config object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from ift.errors import ConfigError
+
+
+@dataclass
+class ModelSettings:
+    name: str
+    n_layer: int | None
+    n_head: int | None
+    n_embd: int | None
+    context_length: int | None
+    dropout: float
+    tie_weights: bool
+    pretrained: str | None
+    tokenizer: str
+
+
+@dataclass
+class FieldSettings:
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass
+class FractionSettings:
+    train: float
+    test: float
+    val: float
+
+
+@dataclass
+class DataSettings:
+    path: str | None
+    val_path: str | None
+    test_path: str | None
+    hub: str | None
+    demo_rows: int | None
+    fields: FieldSettings
+    split: str
+    fractions: FractionSettings
+    max_length: int | None
+    too_long: str
+    max_dropped: float
+    pad_to: int | None
+    batch_size: int
+    drop_last: bool
+    num_workers: int
+
+
+@dataclass
+class SegmentSettings:
+    text: str
+    supervised: bool = False
+    when: str = "always"
+
+
+@dataclass
+class PromptSettings:
+    name: str
+    mask: bool
+    segments: list[SegmentSettings]
+
+
+@dataclass
+class OptimSettings:
+    lr: float
+    weight_decay: float
+    decay: str
+    beta1: float
+    beta2: float
+    schedule: str
+    warmup: float
+    min_lr: float
+    clip: float | None
+
+
+@dataclass
+class EarlyStoppingSettings:
+    patience: int | None
+    min_delta: float
+
+
+@dataclass
+class TrainerSettings:
+    max_epochs: int
+    max_steps: int | None
+    accumulate: int
+    precision: str
+    accelerator: str
+    devices: int
+    strategy: str
+    val_every: int | None
+    early_stopping: EarlyStoppingSettings
+
+
+@dataclass
+class GenerateSettings:
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    batch_size: int
+
+
+@dataclass
+class LoggerSettings:
+    name: str
+    project: str
+    entity: str | None
+    group: str | None
+    run_name: str | None
+    log_model: bool
+
+
+@dataclass
+class Settings:
+    """What `train.py` is told."""
+
+    seed: int
+    output_dir: str
+    dry_run: bool
+    samples: int
+    model: ModelSettings
+    data: DataSettings
+    prompt: PromptSettings
+    optim: OptimSettings
+    trainer: TrainerSettings
+    generate: GenerateSettings
+    logger: LoggerSettings
+
+
+@dataclass
+class EvalSettings:
+    name: str
+    generate: GenerateSettings
+
+
+@dataclass
+class EvaluateSettings:
+    """What `evaluate.py` is told."""
+
+    run: str
+    seed: int
+    accelerator: str
+    precision: str
+    eval: EvalSettings
+
+
+def _above(low: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: v > low), f"above {low:g}"
+
+
+def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: v >= low), f"{low:g} or more"
+
+
+def _within(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: low <= v <= high), f"from {low:g} to {high:g}"
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: v in choices), "one of " + ", ".join(choices)
+
+
+# The last part of a key is enough where the rule is the same wherever the key stands. None always means "not set".
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _within(0, 2**32 - 1),
+    "samples": _at_least(0),
+    "n_layer": _at_least(1),
+    "n_head": _at_least(1),
+    "n_embd": _at_least(1),
+    "context_length": _at_least(2),
+    "dropout": _within(0, 0.99),
+    "demo_rows": _within(50, 20000),
+    "split": _one_of("random", "positional"),
+    "fractions.train": _within(0, 1),
+    "fractions.test": _within(0, 1),
+    "fractions.val": _within(0, 1),
+    "max_length": _at_least(2),
+    "too_long": _one_of("drop", "truncate_prompt", "truncate_response", "error"),
+    "max_dropped": _within(0, 1),
+    "pad_to": _at_least(1),
+    "batch_size": _at_least(1),
+    "num_workers": _at_least(0),
+    "when": _one_of("always", "input", "no_input"),
+    "lr": _above(0),
+    "weight_decay": _at_least(0),
+    "decay": _one_of("matrices", "all"),
+    "beta1": _within(0, 0.9999),
+    "beta2": _within(0, 0.99999),
+    "schedule": _one_of("cosine", "constant"),
+    "warmup": _within(0, 1),
+    "min_lr": _within(0, 1),
+    "clip": _above(0),
+    "max_epochs": _at_least(1),
+    "max_steps": _at_least(1),
+    "accumulate": _at_least(1),
+    "precision": _one_of("auto", "fp32", "bf16"),
+    "accelerator": _one_of("auto", "cpu", "gpu"),
+    "devices": _at_least(1),
+    "strategy": _one_of("auto", "ddp"),
+    "val_every": _at_least(1),
+    "patience": _at_least(1),
+    "min_delta": _at_least(0),
+    "max_new_tokens": _at_least(1),
+    "temperature": _at_least(0),
+    "top_k": _at_least(1),
+    "top_p": _within(0.001, 1),
+    "logger.name": _one_of("wandb", "none"),
+}
+
+T = TypeVar("T", Settings, EvaluateSettings)
+
+
+def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
+    """A composed configuration as `Settings` or `EvaluateSettings`.
+
+    Raises ConfigError with the key, the value and the rule for an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), config)
+        settings: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except ConfigKeyError as error:
+        raise unknown_key(str(error.full_key or error.key), kind) from error
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(f"{key}: not set (add {key}=... to the command)") from error
+    except OmegaConfBaseException as error:
+        what = str(error).split("\n")[0]
+        raise ConfigError(f"{error.full_key}: {what}") from error
+    for key, value in leaves(settings):
+        check = next((RULES[k] for k in (".".join(key.split(".")[-2:]), key.split(".")[-1]) if k in RULES), None)
+        if check and value is not None and not check[0](value):
+            raise ConfigError(f"{key}={value}: must be {check[1]}")
+    return settings
+
+
+def save_settings(settings: Settings | EvaluateSettings, path: Path) -> None:
+    """Everything that was decided, as YAML. No setting holds a secret: keys come from the environment alone."""
+    from ift.run import write_text
+
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(settings)))
+
+
+def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every setting below a settings object."""
+    for field in dataclasses.fields(settings):
+        key, value = prefix + field.name, getattr(settings, field.name)
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if dataclasses.is_dataclass(item):
+                yield from leaves(item, key + ".")
+            else:
+                yield key, item
+
+
+def keys(kind: type, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a settings class has, groups included."""
+    for name, hint in get_type_hints(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(hint):
+            yield from keys(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def unknown_key(key: str, kind: type) -> ConfigError:
+    """The error for a key that nothing reads, with the nearest one that exists."""
+    known = list(keys(kind))
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not nearest:  # the right name in the wrong group: lr -> optim.lr
+        leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1)
+        nearest = [k for k in known if leaf and k.split(".")[-1] == leaf[0]][:1]
+    hint = f"did you mean {nearest[0]}?" if nearest else "python train.py --cfg job shows every key"
+    return ConfigError(f"{key}: no such key ({hint})")

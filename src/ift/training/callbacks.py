@@ -1,0 +1,165 @@
+"""Beside the training loop: keep the best model, answer sample prompts, show progress, validate at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ift.data.prompts import Template
+from ift.data.tokenizer import Tokenizer
+from ift.model.gpt import GPT
+from ift.run import write_jsonl
+from ift.training.loggers import Wandb
+from ift.training.model_folder import save_model_folder
+
+
+class ValidateAtTheEnd(Callback):
+    """Ask Lightning to stop at the last step: it then validates first, so the last steps can be the best ones."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True
+
+
+class KeepBest(Callback):
+    """`model/` is always the best model so far by val/loss, the untuned one included; without validation, the last."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, template: Template, about: dict[str, Any] | None = None):
+        self.path, self.tokenizer, self.template, self.about = path, tokenizer, template, about or {}
+        self.best_loss, self.best_step = math.inf, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_loss": self.best_loss, "best_step": self.best_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        loss = float(trainer.callback_metrics["val/loss"])
+        if loss < self.best_loss:
+            self.best_loss = loss
+            self.keep(trainer, module)
+
+    def keep(self, trainer: L.Trainer, module: Any) -> None:
+        self.best_step = trainer.global_step
+        if trainer.is_global_zero:
+            about = {**self.about, "step": self.best_step, "val_loss": self.best_loss}
+            save_model_folder(self.path, module.model, self.tokenizer, self.template, about)
+
+
+class Samples(Callback):
+    """The same prompts answered at every validation, the untuned model's answers first: samples.jsonl and W&B.
+
+    answer: gives a model's responses to the sample rows, in order, as dicts.
+    """
+
+    def __init__(self, path: Path, answer: Callable[[GPT], list[dict[str, Any]]]):
+        self.path, self.answer = path, answer
+        self.samples: list[dict[str, Any]] = []
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.samples += [{"step": trainer.global_step, **response} for response in self.answer(module.model)]
+        write_jsonl(self.path, self.samples)
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.log_samples(self.samples)
+
+
+class Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields.get('speed', 0):,.0f} tok/s", style="cyan")
+
+
+class ShowProgress(Callback):
+    """Steps, loss, tokens per second and time left: a bar in a terminal, a line at every validation elsewhere."""
+
+    def __init__(self, total_steps: int):
+        self.total_steps = total_steps
+        self.console = Console()
+        self.bar: Progress | None = None
+        self.started = self.tokens_before = 0.0
+        self.shown = 0.0
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self.started, self.tokens_before = time.perf_counter(), module.tokens_seen
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} steps  loss {task.fields[loss]}  val {task.fields[val]} "),
+                Speed(),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self.task = self.bar.add_task("", total=self.total_steps, loss="-", val=self._val(trainer), speed=0.0)
+            self.bar.start()
+
+    def _val(self, trainer: L.Trainer) -> str:
+        loss = trainer.callback_metrics.get("val/loss")
+        return "-" if loss is None else f"{float(loss):.3f}"
+
+    @rank_zero_only
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        now = time.perf_counter()
+        if self.bar is None or now - self.shown < 0.2:
+            return
+        self.shown = now
+        self.bar.update(
+            self.task,
+            completed=trainer.global_step,
+            loss=f"{module.last_loss:.3f}",
+            speed=(module.tokens_seen - self.tokens_before) / (now - self.started),
+        )
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        step, val = trainer.global_step, self._val(trainer)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, val=val)
+        if step == 0 and trainer.state.fn != "fit":
+            self.console.print(f"step 0    the untuned model: validation loss {val}", highlight=False, soft_wrap=True)
+        elif self.started:
+            seconds = time.perf_counter() - self.started
+            speed = (module.tokens_seen - self.tokens_before) / seconds
+            left = seconds / max(1, step) * (self.total_steps - step)
+            accuracy = float(trainer.callback_metrics["val/accuracy"])
+            self.console.print(
+                f"step {step:<5}of {self.total_steps}  train {module.last_loss:.3f}  validation {val} "
+                f"(token accuracy {accuracy:.1%})  {speed:,.0f} tok/s  {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        if self.bar is not None and stage == "fit":
+            self.bar.update(self.task, completed=trainer.global_step)
+            self.bar.stop()
+            self.bar = None
+
+
+class KeepLast(ModelCheckpoint):
+    """`checkpoints/last`: the full training state at the latest validation (Lightning's callback, our file format)."""
+
+    FILE_EXTENSION = ""
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            dirpath=folder,
+            filename="last",
+            save_top_k=1,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
+        )

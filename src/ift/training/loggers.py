@@ -1,0 +1,166 @@
+"""Where numbers go: metrics.jsonl always, Weights & Biases when asked. The only door to wandb."""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ift.errors import one_line
+from ift.run import RunFolder
+from ift.settings import LoggerSettings, Settings
+
+
+class MetricsFile(Logger):
+    """metrics.jsonl: one line a step with every number of that step. The truth that W&B mirrors.
+
+    Training and validation of one step arrive one after the other; the line is written when the next step begins,
+    and at the end.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self._step: int | None = None
+        self._values: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step != self._step:
+            self.save()
+            self._step = step
+        self._values |= metrics
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._values:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self._step, **self._values}) + "\n")
+            self._values = {}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+Mode = Literal["online", "offline", "disabled", "shared"]
+
+
+def wandb_mode() -> tuple[Mode, str | None]:
+    """online, offline or disabled, and the one line that says why if no one asked for it.
+
+    W&B would ask for a key at a prompt; a run on a cluster would hang there. So: no key, no question, offline.
+    """
+    asked = os.environ.get("WANDB_MODE")
+    if asked:
+        return cast(Mode, asked), None
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    if known or os.environ.get("WANDB_API_KEY"):
+        return "online", None
+    return "offline", "no W&B key: curves are kept offline (wandb login, then: wandb sync RUN/wandb/offline-*)"
+
+
+@rank_zero_only
+def start_wandb(settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], group: str | None) -> Any:
+    """A new W&B run; offline, with one line, where there is no key or no answer. Training never depends on it."""
+    import wandb
+
+    def start(mode: Mode) -> Any:
+        return wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            name=settings.run_name or folder.name,
+            group=settings.group or group,
+            dir=folder,
+            config=dict(config),
+            mode=mode,
+            reinit="finish_previous",
+            # nothing is uploaded that was not chosen: no code, no git remote, no console
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, init_timeout=30),
+        )
+
+    mode, why = wandb_mode()
+    if why:
+        print(f"ift: {why}", flush=True)
+    try:
+        return start(mode)
+    except wandb.errors.Error as error:
+        print(f"ift: W&B does not answer ({one_line(str(error), 80)}): curves are kept offline", flush=True)
+        return start("offline")
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger with a table of sample answers, the model as an artifact, and an end with the right state."""
+
+    def __init__(self, settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], group: str | None):
+        super().__init__(
+            save_dir=str(folder), experiment=start_wandb(settings, folder=folder, config=config, group=group)
+        )
+        self.artifact = settings.log_model
+
+    @rank_zero_only
+    def log_samples(self, samples: list[dict[str, Any]]) -> None:
+        """The same prompts answered at every validation so far, as one table."""
+        import wandb
+
+        columns = ["step", "instruction", "input", "reference", "response"]
+        rows = [[sample[column] for column in columns] for sample in samples]
+        self.experiment.log({"samples": wandb.Table(columns=[*columns], data=rows)})
+
+    @rank_zero_only
+    def close(self, *, exit_code: int, summary: Mapping[str, Any], model: Path) -> None:
+        """End the run as finished or failed, so that a sweep's next job gets a run of its own."""
+        import wandb
+
+        if wandb.run is None:
+            return
+        wandb.run.summary.update(dict(summary))
+        if self.artifact and model.is_dir():
+            artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model")
+            artifact.add_dir(str(model))
+            wandb.run.log_artifact(artifact)
+        wandb.finish(exit_code=exit_code)
+
+
+@contextmanager
+def open_loggers(settings: Settings, run: RunFolder, *, group: str | None) -> Iterator[list[Logger]]:
+    """metrics.jsonl, and W&B if it was chosen; both are closed at the end, with the right state if it was an error."""
+    loggers: list[Logger] = [MetricsFile(run.metrics)]
+    if settings.logger.name == "wandb":
+        loggers.append(Wandb(settings.logger, folder=run.path, config=asdict(settings), group=group))
+    exit_code = 1
+    try:
+        yield loggers
+        exit_code = 0
+    finally:
+        for logger in loggers:
+            logger.finalize("success" if exit_code == 0 else "failed")
+            if isinstance(logger, Wandb):
+                summary = json.loads(run.summary.read_text(encoding="utf-8")) if run.summary.exists() else {}
+                logger.close(exit_code=exit_code, summary=summary, model=run.model)

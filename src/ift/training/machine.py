@@ -1,0 +1,71 @@
+"""What this machine is, and what that means for a run: device, precision, memory, versions."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+
+from ift.errors import MachineError
+
+PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "safetensors", "wandb")
+
+
+@dataclass(frozen=True)
+class Device:
+    accelerator: str  # "gpu" or "cpu"
+    precision: Literal[
+        "bf16-mixed", "32-true"
+    ]  # Lightning's name: "bf16-mixed" (products in bf16, master weights in fp32) or "32-true"
+
+    def autocast(self) -> torch.autocast:
+        """The same arithmetic outside of Lightning's loops."""
+        kind = "cuda" if self.accelerator == "gpu" else "cpu"
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
+
+def choose_device(accelerator: str, precision: str, *, n_embd: int, devices: int = 1) -> Device:
+    """auto takes a CUDA device if there is one, and bf16 where the machine computes it fast.
+
+    Models narrower than 256 stay at fp32: there casting costs more than the products save.
+    Raises MachineError for a device that is not there.
+    """
+    gpus = torch.cuda.device_count()
+    if accelerator == "gpu" and not gpus:
+        raise MachineError("trainer.accelerator=gpu: no CUDA device here (use trainer.accelerator=cpu)")
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and devices > gpus:
+        raise MachineError(f"trainer.devices={devices}: this machine has {gpus} (set it to that)")
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
+    return Device(accelerator, "bf16-mixed" if precision == "bf16" else "32-true")
+
+
+def fast_bf16(accelerator: str) -> bool:
+    """Whether the machine has instructions for bf16 products: tensor cores, AMX or AVX-512."""
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, flag, lambda: False)() for flag in flags)
+
+
+def peak_memory_bytes(accelerator: str) -> int:
+    """Most memory in use at any time so far: of the device, or resident memory of this process on a CPU."""
+    if accelerator == "gpu":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> str:
+    """As one value, so that summary.json stays flat."""
+    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])

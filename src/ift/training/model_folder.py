@@ -1,0 +1,52 @@
+"""A model folder rebuilds itself: weights, sizes, tokenizer and prompt template, nothing from today's configuration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ift.data.prompts import Template
+from ift.data.tokenizer import Tokenizer
+from ift.errors import WeightsError
+from ift.model.gpt import GPT
+from ift.model.weights import inspect_folder, load_model, save_weights
+from ift.run import write_json
+
+
+def save_model_folder(
+    path: Path, model: GPT, tokenizer: Tokenizer, template: Template, about: dict[str, Any] | None = None
+) -> None:
+    """Write the folder beside its name and put it in place whole; the one before goes only then.
+
+    about: where the model comes from (step, losses, hash of the data report), kept in ift.json.
+    """
+    partial, previous = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    for leftover in (partial, previous):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_weights(model, partial, end_of_text=tokenizer.end_of_text)
+    tokenizer.save(partial, context_length=model.config.context_length)
+    write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})
+    write_json(partial / "ift.json", about or {})
+    if path.exists():
+        path.rename(previous)
+    partial.rename(path)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
+    """Raises WeightsError where something is missing, damaged, or does not belong together."""
+    folder = inspect_folder(path)
+    tokenizer = Tokenizer.from_folder(path)
+    if tokenizer.vocab_size > folder.vocab_size:
+        raise WeightsError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model {folder.vocab_size}")
+    try:
+        stored = json.loads((path / "prompt.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}/prompt.json: cannot be read (a model folder holds its prompt template)") from error
+    template = Template.from_json(stored)
+    if stored.get("hash") != template.hash:
+        raise WeightsError(f"{path}/prompt.json: changed since the model was trained ({template.name} {template.hash})")
+    return load_model(folder), tokenizer, template

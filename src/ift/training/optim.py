@@ -1,0 +1,49 @@
+"""AdamW (Loshchilov & Hutter 2019) with decay where it belongs, and warm-up into a cosine."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ift.settings import OptimSettings
+
+
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
+    """Weight decay on matrices only (embeddings included), or on all parameters with decay=all; fused kernel."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.dim() >= 2 or settings.decay == "all"]
+    plain = [p for p in parameters if p.dim() < 2 and settings.decay != "all"]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        fused=True,
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, settings: OptimSettings, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, settings, total_steps))
+
+
+def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
+    """Share of the peak rate at a step, counted from 0: linear warm-up, then a cosine down to min_lr, or constant.
+
+    warmup and min_lr are shares: of all steps, and of the peak rate.
+    """
+    warmup = math.ceil(settings.warmup * total_steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return settings.min_lr + (1 - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def clip_coefficient(norm: float, clip: float | None) -> float:
+    """What a gradient of this norm is multiplied by, so that its norm is at most `clip`."""
+    return 1.0 if clip is None or norm <= clip else clip / norm
