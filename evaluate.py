@@ -33,7 +33,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     model, tokenizer, template = load_model_folder(run.model)
     device = choose_device(settings.accelerator, settings.precision, n_embd=model.config.n_embd)
     model.to(device.torch_device)
-    answer = Answerer(template, tokenizer, settings.eval.generate, seed=settings.seed, autocast=device.autocast())
+    answer = Answerer(template, tokenizer, settings.eval.generate, seed=settings.seed, dtype=device.dtype)
     write_responses(run, model, rows, answer)
     show_summary(run)
 

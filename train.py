@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ift import entry
-from ift.run import RunFolder
+from ift.run import RunFolder, is_other_rank
 from ift.settings import Settings, save_settings
 
 
@@ -41,7 +41,8 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     data = prepare(
         settings.data, template, tokenizer, context_length=config.context_length, seed=settings.seed, run=run
     )
-    print(*show_report(data.report), sep="\n", flush=True)
+    if not is_other_rank():
+        print(*show_report(data.report), sep="\n", flush=True)
 
     import lightning as L
 
@@ -73,7 +74,8 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     if settings.dry_run:
         dry_run(module, datamodule, tokenizer, device)
         return None
-    answer = Answerer(template, tokenizer, settings.generate, seed=settings.seed, autocast=device.autocast())
+    answer = Answerer(template, tokenizer, settings.generate, seed=settings.seed, dtype=device.dtype)
+    sample_rows = data.rows["val"][: settings.samples.rows]
     best = KeepBest(run.model, tokenizer, template, about={"data": data.report["fingerprint"]})
     stopping = early_stopping(options.early_stopping)
 
@@ -89,9 +91,10 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
             val_check_interval=val_interval(options, steps),
             check_val_every_n_epoch=None,
             logger=loggers,
+            log_every_n_steps=1,
             callbacks=[
                 best,
-                Samples(run.samples, lambda model: answer(model, data.rows["val"][: settings.samples])),
+                Samples(run.samples, lambda model: answer(model, sample_rows, settings.samples.max_new_tokens)),
                 ShowProgress(steps),
                 stopping,
                 KeepLast(run.checkpoints),
@@ -113,7 +116,8 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
             "train_seconds": time.perf_counter() - started,
         }
         loss = finish(run, trainer, module, datamodule, data.rows["test"], answer, best, device, **about)
-    show_summary(run)
+    if trainer.is_global_zero:
+        show_summary(run)
     return loss
 
 

@@ -20,7 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from ift.errors import ConfigError, IftError, MachineError, report
 from ift.settings import EvaluateSettings, Settings, T, read_settings, unknown_key
 
-SECRET = re.compile(r"(^|[._])(api_?key|token|password|secret)=|=(sk-|hf_|ghp_|AKIA)", re.IGNORECASE)
+# by the name of the key, or by the look of the value: a prefix and a long run of letters and digits
+SECRET = re.compile(
+    r"""(^|[._+])(api_?key|token|password|secret)=|=['"]?(sk-[\w-]{20}|(hf_|ghp_)[a-z0-9]{30}|AKIA[a-z0-9]{16})""",
+    re.IGNORECASE,
+)
 
 _sweep_dir: Path | None = None
 _exit_code = 0  # of the first job that failed
@@ -72,7 +76,10 @@ def settings_from(config: DictConfig, kind: type[T]) -> T:
 
 
 def output_dir() -> Path:
-    return Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    if not hydra.run.dir:  # Hydra would take the working directory
+        raise ConfigError("output_dir=: must be the path of a folder")
+    return Path(hydra.runtime.output_dir)
 
 
 def sweep_name() -> str | None:
@@ -83,7 +90,9 @@ def sweep_name() -> str | None:
 
 def choices() -> str:
     """The overrides of this job, for tables."""
-    return " ".join(HydraConfig.get().overrides.task)
+    # as they were typed: a ${key} in them means nothing in Hydra's own config
+    typed: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[assignment]
+    return " ".join(typed)
 
 
 def refuse_secrets(arguments: list[str]) -> None:
@@ -108,12 +117,17 @@ def as_ift_error(error: BaseException, kind: type) -> BaseException:
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override}: not key=value (quote it: 'key=\"a value\"')")
     if isinstance(error, ConfigCompositionException):
-        match = re.search(r"override '([^']+)'|match for override '([^']+)'", str(error))
+        match = re.search(r"(?:override|delete from config\.) '([^']+)'|match for override '([^']+)'", str(error))
         if match:
             return unknown_key((match.group(1) or match.group(2)).split("=")[0], kind)
-        return ConfigError(str(error.__cause__ or error).splitlines()[0])
+        what = str(error.__cause__ or error).splitlines()[0]
+        return ConfigError(f"{what} (add -m for a sweep)" if what.startswith("Ambiguous value") else what)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}")
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(str(error).splitlines()[0])
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return ConfigError(f"{error} (model=nano)")
     if isinstance(error, OSError) and error.filename is not None:
         return MachineError(f"{error.filename}: {error.strerror} (is the disk full, the folder writable?)")
     return error

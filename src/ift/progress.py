@@ -11,8 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of units just done."""
+def progress(what: str | None, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the number of units just done. Without a title nothing is shown."""
+    if what is None:
+        yield lambda count: None
+        return
     console = Console()
     columns = (
         TextColumn(what),

@@ -35,7 +35,7 @@ class RunFolder:
     def create(cls, path: str | Path) -> RunFolder:
         """Make the folder and try it for real. Raises ConfigError if it holds a run, MachineError if it cannot."""
         run = cls(path)
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # another rank of a run that rank 0 has begun
+        if is_other_rank():
             return run
         if run.metrics.exists() or run.summary.exists():
             raise ConfigError(f"{run.path}: holds a run already (choose another output_dir)")
@@ -66,6 +66,11 @@ class RunFolder:
         if not run.path.is_dir():
             raise ConfigError(f"{run.path}: no such run folder (give run=FOLDER, the output_dir of a training run)")
         return run
+
+
+def is_other_rank() -> bool:
+    """Whether this process helps with a run that rank 0 has begun (Lightning starts it so), before torch is there."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def write_text(path: Path, text: str) -> None:

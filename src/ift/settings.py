@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,12 @@ class GenerateSettings:
 
 
 @dataclass
+class SamplesSettings:
+    rows: int
+    max_new_tokens: int
+
+
+@dataclass
 class LoggerSettings:
     name: str
     project: str
@@ -136,7 +143,7 @@ class Settings:
     seed: int
     output_dir: str
     dry_run: bool
-    samples: int
+    samples: SamplesSettings
     model: ModelSettings
     data: DataSettings
     prompt: PromptSettings
@@ -172,7 +179,7 @@ def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
 
 
 def _within(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    return (lambda v: low <= v <= high), f"from {low:g} to {high:g}"
+    return (lambda v: low <= v <= high), f"from {low:,} to {high:,}"
 
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -182,7 +189,7 @@ def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
 # The last part of a key is enough where the rule is the same wherever the key stands. None always means "not set".
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _within(0, 2**32 - 1),
-    "samples": _at_least(0),
+    "samples.rows": _at_least(0),
     "n_layer": _at_least(1),
     "n_head": _at_least(1),
     "n_embd": _at_least(1),
@@ -246,6 +253,8 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
         what = str(error).split("\n")[0]
         raise ConfigError(f"{error.full_key}: {what}") from error
     for key, value in leaves(settings):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value}: must be a finite number")
         check = next((RULES[k] for k in (".".join(key.split(".")[-2:]), key.split(".")[-1]) if k in RULES), None)
         if check and value is not None and not check[0](value):
             raise ConfigError(f"{key}={value}: must be {check[1]}")

@@ -52,10 +52,10 @@ def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_leng
         return example
     length = f"{example.tokens} tokens, more than {max_length}"
     if too_long == "truncate_response":
-        kept = example.ids[:max_length]
-        if not example.supervised[1:max_length].any():
+        if len(encode_prompt(row, template, tokenizer)) >= max_length:
             raise TooLong(f"{length}: the prompt alone fills the context")
-        return replace(example, ids=kept, supervised=example.supervised[:max_length], ends=False, truncated="response")
+        ids, supervised = example.ids[:max_length], example.supervised[:max_length]
+        return replace(example, ids=ids, supervised=supervised, ends=False, truncated="response")
     if too_long == "truncate_prompt":
         shorter = row
         while example.tokens > max_length:

@@ -12,7 +12,7 @@ from ift.data.prompts import Template
 from ift.data.rows import Dropped, Row, fingerprint, read_demo, read_hub, read_rows
 from ift.data.splits import split_rows
 from ift.data.tokenizer import Tokenizer
-from ift.errors import DataError
+from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import DataSettings, FractionSettings
 
@@ -39,14 +39,15 @@ def prepare(
     seed: int,
     run: RunFolder | None = None,
 ) -> Prepared:
-    """Read, check, encode and split. Raises DataError at the first thing a person must mend.
+    """Read, check, encode and split. Raises ConfigError or DataError at the first thing a person must mend.
 
     A row too long for the context follows `data.too_long`. Dropped rows are an error only where they are more than
     `data.max_dropped` of all. With a run folder its data_report.json, rejected.jsonl and test.jsonl are written.
     """
     max_length = settings.max_length or context_length
-    if max_length > context_length:
-        raise DataError(f"data.max_length={max_length}: the model's context is {context_length} (make it that or less)")
+    for key, length in (("max_length", max_length), ("pad_to", settings.pad_to or 0)):
+        if length > context_length:
+            raise ConfigError(f"data.{key}={length}: the model's context is {context_length} (make it that or less)")
     given = _read(settings)
     dropped = [row for _, bad in given.values() for row in bad]
     rows_in = sum(len(good) + len(bad) for good, bad in given.values())
@@ -65,6 +66,9 @@ def prepare(
                 dropped.append(Dropped(row.file, row.number, str(error), row.to_json()))
     _refuse_if_too_many(dropped, rows_in, settings.max_dropped, run)
 
+    for name in pairs.keys() - {"all"}:
+        if not pairs[name]:
+            raise DataError(f"{settings.test_path if name == 'test' else settings.val_path}: no row of it can be used")
     fractions = _remaining(settings.fractions, pairs)
     split = split_rows(pairs.pop("all"), how=settings.split, fractions=fractions, seed=seed)
     split.update(pairs)
@@ -91,7 +95,7 @@ def _read(settings: DataSettings) -> dict[str, tuple[list[Row], list[Dropped]]]:
     elif settings.demo_rows:
         given = {"all": (read_demo(settings.demo_rows), [])}
     else:
-        raise DataError("data.path: not set (data.path=FILE, data.hub=NAME or data=demo)")
+        raise ConfigError("data.path: not set (data.path=FILE, data.hub=NAME or data=demo)")
     for name, path in (("test", settings.test_path), ("val", settings.val_path)):
         if path:
             given[name] = read_rows(path, fields)
@@ -99,7 +103,9 @@ def _read(settings: DataSettings) -> dict[str, tuple[list[Row], list[Dropped]]]:
 
 
 def _remaining(fractions: FractionSettings, given: dict[str, Any]) -> FractionSettings:
-    """The fractions for data.path when test or validation rows come in a file of their own."""
+    """The fractions for data.path: the part of a split that has a file of its own goes to the others."""
+    if given.keys() == {"all"}:
+        return fractions
     test = 0.0 if "test" in given else fractions.test
     val = 0.0 if "val" in given else fractions.val
     total = fractions.train + test + val
@@ -108,7 +114,7 @@ def _remaining(fractions: FractionSettings, given: dict[str, Any]) -> FractionSe
 
 def _refuse_if_too_many(dropped: list[Dropped], rows_in: int, max_dropped: float, run: RunFolder | None) -> None:
     if run is not None and dropped:  # before a refusal too: nothing is lost
-        write_jsonl(run.rejected, (asdict(row) for row in dropped))
+        write_jsonl(run.rejected, (row.to_json() for row in dropped))
     if not dropped or (len(dropped) <= max_dropped * rows_in and len(dropped) < rows_in):
         return
     first = dropped[0]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from ift.errors import ConfigError, WeightsError
 
 FIELD = re.compile(r"\{(instruction|input|output)\}")
+WHEN = ("always", "input", "no_input")
 
 
 class HasFields(Protocol):
@@ -31,7 +32,7 @@ class HasFields(Protocol):
 class Segment:
     text: str  # may hold {instruction}, {input} and {output}
     supervised: bool = False
-    when: str = "always"  # or "input" / "no_input": only for rows that have an input, or none
+    when: str = "always"  # one of WHEN: for all rows, or only for those that have an input, or none
 
     def applies(self, row: HasFields) -> bool:
         return self.when == "always" or (self.when == "input") == bool(row.input)
@@ -58,6 +59,11 @@ class Template:
     mask: bool = True
 
     def __post_init__(self) -> None:
+        for segment in self.segments:
+            if segment.when not in WHEN:
+                raise ConfigError(
+                    f"prompt.segments: when={segment.when}: must be one of {', '.join(WHEN)} ({self.name})"
+                )
         for when in ("input", "no_input"):
             fields = [f for s in self.segments if s.when in ("always", when) for f in FIELD.findall(s.text)]
             rows = "with input" if when == "input" else "without input"

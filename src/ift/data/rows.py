@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ift.errors import DataError, MachineError, missing_extra
 from ift.run import read_jsonl
 
 FIELDS = ("instruction", "input", "output")
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ class Dropped:
     row: int
     reason: str
     raw: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """As a UTF-8 file can hold it: dates and bytes (Parquet) as their text, half characters as question marks."""
+        text = json.dumps(self.raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
+        return {"file": self.file, "row": self.row, "reason": self.reason, "raw": json.loads(text)}
 
 
 def read_rows(path: str | Path, fields: Mapping[str, str]) -> tuple[list[Row], list[Dropped]]:
@@ -72,7 +79,7 @@ def check_records(
 def find_problem(record: Any, fields: Mapping[str, str]) -> str | None:
     """Why a record is no row of text, or None. A missing or null input is an empty one."""
     if not isinstance(record, dict):
-        return f"a {kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}"
+        return f"{kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}"
     for name in FIELDS:
         key = fields[name]
         if key not in record:
@@ -85,6 +92,8 @@ def find_problem(record: Any, fields: Mapping[str, str]) -> str | None:
             continue
         if not isinstance(value, str):
             return f'"{key}" is {kind_of(value)}, not text'
+        if HALF_CHARACTER.search(value):
+            return f'"{key}" holds half a character (a lone surrogate, no text in UTF-8)'
         if not value.strip() and name == "output":
             return f'"{key}" is empty'
     if not record[fields["instruction"]].strip() and not (record.get(fields["input"]) or "").strip():
@@ -158,7 +167,7 @@ def _json_array(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         number += 1
         try:
             value, at = decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise _broken(path, number, text, at, error) from error
         yield number, value
         at = skip(at)
@@ -170,10 +179,12 @@ def _json_array(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         if mark != ",":
             raise _broken(path, number, text, at, "no comma or ] after this row")
         at = skip(at + 1)
+        if text[at : at + 1] == "]":
+            raise DataError(f"{path}:{number}: a comma before the closing ] (take it out)")
 
 
 def _broken(path: Path, number: int, text: str, at: int, why: object) -> DataError:
-    if not text[at:].strip() or (isinstance(why, json.JSONDecodeError) and why.pos >= len(text.rstrip()) - 1):
+    if not text[at:].strip() or _is_cut_off(text, why):
         return DataError(f"{path}:{number}: the file ends in the middle of this row (was it cut off?)")
     reason = why.msg if isinstance(why, json.JSONDecodeError) else str(why)
     place = why.pos if isinstance(why, json.JSONDecodeError) else at
@@ -181,42 +192,66 @@ def _broken(path: Path, number: int, text: str, at: int, why: object) -> DataErr
     return DataError(f"{path}:{number}: broken JSON in line {line}: {reason}")
 
 
+def _is_cut_off(text: str, why: object) -> bool:
+    """Whether JSON went wrong because it ended: at its end, or in a string that nothing closes."""
+    if not isinstance(why, json.JSONDecodeError):
+        return False
+    return why.pos >= len(text.rstrip()) - 1 or why.msg.startswith("Unterminated string")
+
+
 def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    lines = text.split("\n")  # not splitlines(): JSON text may hold U+2028, which is no line end
+    lines = text.rstrip().split("\n")  # not splitlines(): JSON text may hold U+2028, which is no line end
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise _not_json_line(text, path, number, line, error) from error
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _not_json_line(text, path, number, error, last=number == len(lines)) from error
+        if len(lines) == 1 and _list_inside(value):
+            raise _one_object(path, value)
+        yield number, value
 
 
-def _not_json_line(text: str, path: Path, number: int, line: str, error: Exception) -> DataError:
+def _not_json_line(text: str, path: Path, number: int, error: Exception, *, last: bool) -> DataError:
     try:
         whole = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         whole = None
-    if isinstance(whole, dict):  # one object over several lines
-        lists = [key for key, value in whole.items() if isinstance(value, list)]
-        inside = f'; its rows are under "{lists[0]}"' if lists else ""
-        return DataError(f"{path}:1: one JSON object, not a list of rows{inside} (save the list alone)")
-    if not text[text.index(line) + len(line) :].strip():
+    if isinstance(whole, dict):  # over several lines
+        return _one_object(path, whole)
+    if last:
         return DataError(f"{path}:{number}: the file ends in the middle of this row (was it cut off?)")
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-    return DataError(f"{path}:{number}: broken JSON: {reason}")
+    return DataError(f"{path}:{number}: broken JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}")
+
+
+def _one_object(path: Path, value: dict[str, Any]) -> DataError:
+    name = _list_inside(value)
+    inside = f'; its rows are under "{name}"' if name else ""
+    return DataError(f"{path}:1: one JSON object, not a list of rows{inside} (save the list alone)")
+
+
+def _list_inside(value: Any) -> str | None:
+    """The key under which an object holds a list of objects."""
+    for key, inside in value.items() if isinstance(value, dict) else ():
+        if isinstance(inside, list) and inside and isinstance(inside[0], dict):
+            return str(key)
+    return None
 
 
 def _csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(2**24)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    # strict: a quote that nothing closes is an error here, and not one field that swallows all rows after it
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    number = 0
     try:
         for number, record in enumerate(reader, start=1):
             if None in record:
                 raise DataError(f"{path}:{number}: more columns than the header has (quote the text)")
             yield number, record
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}") from error
+        raise DataError(f"{path}:{number + 1}: broken CSV in line {reader.line_num}: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TypeVar
 
-from ift.errors import DataError
+from ift.errors import ConfigError, DataError
 from ift.settings import FractionSettings
 
 T = TypeVar("T")
@@ -15,11 +15,12 @@ def split_rows(rows: list[T], *, how: str, fractions: FractionSettings, seed: in
     """Lists under train, test and val, in that order of the rows: train first, test next, the rest validates.
 
     how: `random` (shuffled with the seed) or `positional` (as they stand; 1,100 rows: 935, 110, 55).
-    A fraction of 0 goes without that split. Raises DataError where a wanted split would be empty.
+    A fraction of 0 goes without that split. Raises ConfigError where they do not add up to 1, and DataError where a
+    wanted split would be empty; training rows are always wanted.
     """
     total = fractions.train + fractions.test + fractions.val
     if abs(total - 1) > 1e-6:
-        raise DataError(f"data.fractions: train, test and val add up to {total:g} (make it 1)")
+        raise ConfigError(f"data.fractions: train, test and val add up to {total:g} (make it 1)")
     order = list(range(len(rows)))
     if how == "random":
         random.Random(seed).shuffle(order)
@@ -29,7 +30,7 @@ def split_rows(rows: list[T], *, how: str, fractions: FractionSettings, seed: in
     parts = {"train": order[:train], "test": order[train : train + test], "val": order[train + test :]}
     for name, part in parts.items():
         wanted = getattr(fractions, name)
-        if wanted and not part:
+        if not part and (wanted or name == "train"):
             raise DataError(
                 f"data.fractions.{name}={wanted:g}: {len(rows)} rows give 0 for {name} "
                 f"(give more rows, or another fraction{'' if name == 'train' else ', or 0 to go without'})"

@@ -30,7 +30,7 @@ def plot_curves(metrics: list[dict[str, Any]], path: Path, *, best_step: int | N
             axes.plot(step, loss, "o", markersize=11, markerfacecolor="none", color="#c0392b", label=label)
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel("loss (nats per supervised token)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(loss for _, loss in train + val))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ def differing(rows: list[dict[str, Any]]) -> list[str]:
     """Of each job's overrides, those that not all jobs have: what the sweep is about."""
     choices = [(row["choices"] or "").split() for row in rows]
     shared = set.intersection(*(set(words) for words in choices)) if choices else set()
-    return [" ".join(word for word in words if word not in shared) for words in choices]
+    return [" ".join(_short(word) for word in words if word not in shared) for words in choices]
+
+
+def _short(override: str) -> str:
+    """optim.lr=0.0024111449122 -> optim.lr=0.002411"""
+    key, _, value = override.partition("=")
+    return f"{key}={float(value):.4g}" if re.fullmatch(r"\d*\.\d{5,}(e-?\d+)?", value) else override
 
 
 def show_sweep(folder: Path) -> None:

@@ -5,6 +5,7 @@ Rows of different length share a batch without padding on the left, so a batched
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,14 @@ def generate(
         model.train(was_training)
 
 
+def in_dtype(model: GPT, dtype: torch.dtype) -> GPT:
+    """The model itself, or a copy with its weights in another type (tied weights stay tied)."""
+    if model.wte.weight.dtype == dtype:
+        return model
+    converted = {id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, converted)
+
+
 def _uniform(rows: Sequence[int], steps: int, seed: int) -> np.ndarray:
     """(B, steps) numbers in [0, 1): one stream for each row of the list, whatever batch it is in."""
     return np.stack([np.random.default_rng([seed, row]).random(steps) for row in rows])
@@ -97,12 +106,11 @@ def _generate_batch(
         for place, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
             if token == end_of_text:
                 reasons[row] = "end"
-                continue
-            ids[row].append(token)
-            if len(prompts[row]) + len(ids[row]) >= context:
+            elif len(prompts[row]) + len(ids[row]) == context:  # asked all the same: it might have been the end
                 reasons[row] = "context"
-                continue
-            going.append(place)
+            else:
+                ids[row].append(token)
+                going.append(place)
         if not going or step + 1 == max_new_tokens:
             break
         if len(going) < len(alive):  # finished rows leave, so the rest is computed without them

@@ -31,6 +31,14 @@ PUBLISHED = {  # n_layer -> the model with so many
     48: "gpt2-xl",
 }
 
+# what config.json may say of the arithmetic, GPT-2's own first; other models share its layout but not these
+ARITHMETIC: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -124,6 +132,11 @@ def inspect_folder(path: Path) -> Folder:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__} {error}"
         raise WeightsError(f"{path}/config.json: not the configuration of a GPT-2: {what}") from error
+    for key, same in ARITHMETIC.items():
+        if config.get(key, same[0]) not in same:
+            raise WeightsError(f"{path}/config.json: {key} is {config[key]}: not the arithmetic of GPT-2 ({same[0]})")
+    if n_embd % n_head:
+        raise WeightsError(f"{path}/config.json: n_head {n_head} does not divide n_embd {n_embd}")
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, Path] = {}
     for file in _weight_files(path):

@@ -22,14 +22,17 @@ class SafeCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        partial = path.with_name(path.name + ".part")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial, previous = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+        for leftover in (partial, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         write_json(partial / TREE, pack(checkpoint, tensors))
         save_file(tensors, partial / TENSORS)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():  # renamed, not removed: a crash while files vanish one by one would leave half of it
+            path.rename(previous)
         partial.rename(path)
+        shutil.rmtree(previous, ignore_errors=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(path)

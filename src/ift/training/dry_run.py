@@ -31,7 +31,7 @@ def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, 
     ids, targets = (tensor.to(device.torch_device) for tensor in batch[:2])
     module.to(device.torch_device)
     started = time.perf_counter()
-    with device.autocast():
+    with torch.autocast(device.torch_device.type, dtype=device.dtype, enabled=device.dtype != torch.float32):
         loss, count = module.loss_sum(Batch(ids, targets, batch.rows, batch.tokens))
     torch.autograd.backward(loss / count)
     mean, seconds = (loss / count).item(), time.perf_counter() - started

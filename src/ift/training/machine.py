@@ -22,10 +22,10 @@ class Device:
         "bf16-mixed", "32-true"
     ]  # Lightning's name: "bf16-mixed" (products in bf16, master weights in fp32) or "32-true"
 
-    def autocast(self) -> torch.autocast:
-        """The same arithmetic outside of Lightning's loops."""
-        kind = "cuda" if self.accelerator == "gpu" else "cpu"
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16-mixed")
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products are computed in."""
+        return torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
 
     @property
     def torch_device(self) -> torch.device:

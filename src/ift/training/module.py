@@ -28,7 +28,8 @@ LOADERS = ("val", "train")  # what validation measures; training rows only befor
 
 def _sums() -> nn.ModuleDict:
     """Running sums in float64, from which mean loss, perplexity and token accuracy follow; logits are never kept."""
-    return nn.ModuleDict({name: SumMetric().set_dtype(torch.float64) for name in SUMS})
+    # by default torchmetrics leaves NaN out of a sum: a broken model would then be the best one
+    return nn.ModuleDict({name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in SUMS})
 
 
 class SFTModule(L.LightningModule):
@@ -144,7 +145,11 @@ class SFTModule(L.LightningModule):
                 f"{prefix}/perplexity": perplexity,
                 f"{prefix}/accuracy": correct / max(1.0, targets),
             }
-        self.log_dict({key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()}, logger=False)
+        self.log_dict(
+            {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()},
+            logger=False,
+            sync_dist=True,
+        )
         self.record(self.trainer.global_step, values)
 
     def record(self, step: int, values: dict[str, Any]) -> None:

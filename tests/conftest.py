@@ -1,0 +1,76 @@
+"""What tests in several folders share. Nothing here needs a network, a GPU or a file from outside the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+from hydra import compose, initialize_config_dir
+
+from ift.data.bpe import GPT2_PATTERN
+from ift.data.tokenizer import END_OF_TEXT, Tokenizer
+from ift.entry import settings_from
+from ift.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer() -> Tokenizer:
+    if not os.environ.get("TIKTOKEN_CACHE_DIR"):
+        pytest.skip("needs GPT-2's vocabulary: set TIKTOKEN_CACHE_DIR to a folder that holds it")
+    return Tokenizer.load("gpt2")
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Tokenizer:
+    """A token for every byte, so that ids can be read: "ab" is [97, 98]; end-of-text is 256."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    return Tokenizer(
+        tiktoken.Encoding("bytes", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256})
+    )
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, Any], Path]:
+    """write(name, content): bytes as they are, text in UTF-8, anything else as JSON."""
+
+    def write(name: str, content: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def settings_of() -> Callable[..., Settings]:
+    """settings_of(*overrides): what `python train.py *overrides` is told, by the files in conf/."""
+
+    def settings_of(*overrides: str) -> Settings:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return settings_from(compose("train", list(overrides)), Settings)
+
+    return settings_of
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """train(*overrides, cwd=...): run train.py as a process of its own, offline."""
+
+    def train(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), "logger=none", *overrides]
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+    return train

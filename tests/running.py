@@ -1,0 +1,85 @@
+"""Real processes for tests: `python train.py` and `python evaluate.py` on something tiny, and what W&B wrote."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TINY = (  # a second or two of training on demo rows
+    *("model=nano", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "data.demo_rows=60", "data.batch_size=8"),
+    *(
+        "trainer.max_steps=4",
+        "trainer.val_every=2",
+        "samples.rows=2",
+        "samples.max_new_tokens=3",
+        "generate.max_new_tokens=3",
+    ),
+)
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    """A Python program of the repository, without a W&B key, a terminal or the network."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    offline = {"NETRC": "/nonexistent", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**clean, **offline, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def train(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
+    """`python train.py` with these overrides, on something tiny in all that they leave open."""
+    decided = {override.split("=")[0] for override in overrides}
+    tiny = [override for override in TINY if override.split("=")[0] not in decided]
+    return run("train.py", *overrides, *tiny, **environment)
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """The records of an offline file: protobufs in LevelDB's log format, blocks of 32 KiB after 7 bytes of header."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # too little left of the block for a header
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def read_offline_run(folder: Path) -> dict[str, list[Any]]:
+    """What real W&B wrote: history rows, configuration, group, summary keys and exit code."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[str, list[Any]] = {"history": [], "exit": [], "config": [], "group": [], "summary": []}
+
+    def key(item: Any) -> str:
+        return item.key or "/".join(item.nested_key)
+
+    for record in wandb_records(path):
+        if record.HasField("history"):
+            found["history"].append({key(item): json.loads(item.value_json) for item in record.history.item})
+        elif record.HasField("exit"):
+            found["exit"].append(record.exit.exit_code)
+        elif record.HasField("run"):
+            found["group"].append(record.run.run_group)
+            found["config"].append({key(item): json.loads(item.value_json) for item in record.run.config.update})
+        elif record.HasField("summary"):
+            found["summary"] += [key(item) for item in record.summary.update]
+    return found

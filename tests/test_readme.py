@@ -1,0 +1,87 @@
+"""Every command of the README, run; what would be fetched or take hours is replaced by something tiny of its kind."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT, TINY, run
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("    #")[0].split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+PYTHON = [command for command in COMMANDS if command.startswith("python ")]
+ELSEWHERE = {  # run by what sets up the environment that this test runs in
+    "make demo": "Makefile",
+    "make test": ".ci/run",
+    'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
+}
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    """A file of rows, a folder of weights, a folder of configuration and a finished run, all tiny."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from ift.data.demo import demo_rows
+
+    folder = tmp_path_factory.mktemp("readme")
+    rows = demo_rows(60)
+    (folder / "rows.json").write_text(json.dumps([{**row, "completion": row["output"]} for row in rows]))
+    config = GPT2Config(vocab_size=1025, n_positions=256, n_layer=1, n_head=2, n_embd=16)
+    GPT2LMHeadModel(config).save_pretrained(folder / "weights")
+    (folder / "my_conf" / "prompt").mkdir(parents=True)
+    mine = (ROOT / "conf" / "prompt" / "phi3.yaml").read_text().replace("name: phi3", "name: mine")
+    (folder / "my_conf" / "prompt" / "mine.yaml").write_text(mine)
+    result = run("train.py", *TINY, "logger=none", f"output_dir={folder / 'run'}")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_commands_that_are_not_run_here_are_run_elsewhere():
+    assert [command for command in COMMANDS if command not in PYTHON and command not in ELSEWHERE] == []
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", PYTHON)
+def test_the_command_works(command: str, things: Path, tmp_path: Path):
+    words = shlex.split(command)[1:]
+    words = [
+        word.replace("=FILE", f"={things / 'rows.json'}").replace("=FOLDER", f"={things / 'weights'}")
+        .replace("=RUN", f"={things / 'run'}").replace("=my_conf", f"={things / 'my_conf'}")
+        for word in words
+    ]  # fmt: skip
+    if words[0] == "train.py":
+        words += small(words, things, tmp_path)
+    else:
+        words += ["eval.generate.max_new_tokens=3"]
+    result = run(*words)
+    assert result.returncode == 0, result.stderr
+    if words[0] == "train.py" and "dry_run=true" not in words and "-m" not in words:
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:
+    """The overrides that make a README command tiny, without changing what it shows."""
+    decided = {word.split("=")[0] for word in words}
+    changes = [f"output_dir={tmp_path / 'run'}", "trainer.max_steps=2", "data.demo_rows=60", "data.batch_size=4"]
+    changes += ["samples.rows=1", "samples.max_new_tokens=2", "generate.max_new_tokens=2"]
+    changes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.context_length=256"]
+    changes += ["model.tokenizer=demo"]
+    if "data=alpaca" in words or "experiment=seed_chapter" in words:
+        changes += [f"data.path={things / 'rows.json'}"]
+    if "model=gpt2-medium" in words or "experiment=seed_chapter" in words:
+        changes += [f"model.pretrained={things / 'weights'}"]
+    if "experiment=optuna_lr" in words:
+        changes += ["hydra.sweeper.n_trials=2"]
+    if "trainer=ddp" in words:
+        changes += ["trainer.accelerator=cpu"]
+    if "logger=none" not in words and not any(word.startswith("logger.") for word in words):
+        changes += ["logger=none"]  # W&B has its own tests; here it would cost seconds a command
+    return [change for change in changes if change.split("=")[0] not in decided or change == "logger=none"]

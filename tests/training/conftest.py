@@ -1,0 +1,113 @@
+"""A tiny model, tiny rows and a short training run, as functions that tests call."""
+
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ift.data.examples import Example
+from ift.data.module import SFTDataModule
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+from ift.settings import OptimSettings
+from ift.training.module import SFTModule
+from ift.training.trainer import quiet_lightning
+
+VOCABULARY, CONTEXT, END = 50, 16, 49
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet():
+    quiet_lightning()
+
+
+@pytest.fixture
+def make_examples():
+    def make(rows: int, *, seed: int = 0) -> list[Example]:
+        """Rows of 3 to 16 tokens, of which the first one to all but one are prompt; every fourth has no end."""
+        random = np.random.default_rng(seed)
+        examples = []
+        for row in range(rows):
+            length = int(random.integers(3, CONTEXT + 1))
+            prompt = int(random.integers(1, length))
+            ids = random.integers(0, END, size=length).astype(np.int32)
+            examples.append(Example(ids, np.arange(length) >= prompt, ends=row % 4 != 3, row=row))
+        return examples
+
+    return make
+
+
+@pytest.fixture
+def make_model():
+    def make(*, seed: int = 0, **changes) -> GPT:
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "n_layer": 2, "n_head": 2, "n_embd": 16}
+        return GPT(GPTConfig(**sizes | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_optim():
+    def make(**changes) -> OptimSettings:
+        """A constant rate, nothing clipped."""
+        values = {
+            "lr": 1e-3, "weight_decay": 0.1, "decay": "matrices", "beta1": 0.9, "beta2": 0.999,
+            "schedule": "constant", "warmup": 0.0, "min_lr": 0.0, "clip": None,
+        }  # fmt: skip
+        return OptimSettings(**values | changes)
+
+    return make
+
+
+class Steps(Callback):
+    """What each optimizer step was: its loss, and its gradients as the optimizer saw them."""
+
+    def __init__(self):
+        self.losses: list[float] = []
+        self.gradients: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer, module, *args):
+        if trainer.global_step > len(self.losses):
+            self.losses.append(module.last_loss)
+            self.gradients.append({name: p.grad.clone() for name, p in module.model.named_parameters()})
+
+
+@pytest.fixture
+def make_data():
+    def make(train, val=(), test=(), *, batch_size: int = 8, accumulate: int = 1) -> SFTDataModule:
+        settings = SimpleNamespace(batch_size=batch_size, pad_to=None, drop_last=False, num_workers=0)
+        examples = {"train": list(train), "val": list(val), "test": list(test)}
+        return SFTDataModule(examples, settings, end_of_text=END, accumulate=accumulate, seed=11)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer():
+    def make(*, callbacks=(), **options) -> L.Trainer:
+        """As train.py makes it, without what a person looks at."""
+        defaults = {
+            "accelerator": "cpu", "devices": 1, "max_epochs": -1, "check_val_every_n_epoch": None, "logger": False,
+            "use_distributed_sampler": False, "inference_mode": False, "num_sanity_val_steps": 0,
+            "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+        }  # fmt: skip
+        return L.Trainer(callbacks=list(callbacks), **defaults | options)
+
+    return make
+
+
+@pytest.fixture
+def fit(make_model, make_optim, make_data, make_trainer):
+    def fit(examples, *, steps: int, batch_size: int = 8, accumulate: int = 1, module=None, **optim):
+        """Train; return the module and what its steps were."""
+        module = module or SFTModule(make_model(), optim=make_optim(**optim), total_steps=steps)
+        seen = Steps()
+        trainer = make_trainer(max_steps=steps, accumulate_grad_batches=accumulate, callbacks=[seen])
+        trainer.fit(module, make_data(examples, batch_size=batch_size, accumulate=accumulate))
+        return module, seen
+
+    return fit

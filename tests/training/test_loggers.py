@@ -1,0 +1,73 @@
+"""metrics.jsonl and W&B: every number arrives, nothing asks, nothing leaks."""
+
+import json
+
+import pytest
+
+from ift.training.loggers import MetricsFile, wandb_mode
+from tests.running import read_offline_run, train
+
+
+def test_training_and_validation_of_a_step_share_one_line(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.jsonl")
+    log.log_metrics({"train/loss": 2.0}, step=1)
+    log.log_metrics({"train/loss": 1.5}, step=2)
+    log.log_metrics({"val/loss": 1.75}, step=2)
+    log.finalize("success")
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "train/loss": 2.0},
+        {"step": 2, "train/loss": 1.5, "val/loss": 1.75},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode", "says_why"),
+    [
+        ({}, "offline", True),
+        ({"WANDB_API_KEY": "x" * 40}, "online", False),
+        ({"WANDB_MODE": "disabled"}, "disabled", False),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40}, "offline", False),
+    ],
+)
+def test_without_a_key_wandb_is_offline_and_says_so(monkeypatch, tmp_path, environment, mode, says_why):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found, why = wandb_mode()
+    assert (found, why is not None) == (mode, says_why)
+
+
+def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "k" * 40)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert wandb_mode() == ("online", None)
+
+
+def test_wandb_offline_holds_the_curves_the_config_and_the_samples(tmp_path):
+    out = tmp_path / "run"
+    result = train(f"output_dir={out}")
+    assert result.returncode == 0, result.stderr
+    assert "no W&B key" in result.stdout
+    found = read_offline_run(out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for name in ("train/loss", "val/loss"):
+        assert [h[name] for h in found["history"] if name in h] == pytest.approx([m[name] for m in lines if name in m])
+    assert sum("samples/nrows" in h for h in found["history"]) == 3  # untuned, step 2, step 4
+    assert found["config"][0]["optim"]["lr"] == 0.003
+    assert found["exit"] == [0]
+    assert {"val_loss", "exact_match", "best_step"} <= set(found["summary"])
+
+
+def test_a_run_that_fails_is_closed_as_failed_and_keeps_its_key_to_itself(tmp_path):
+    out, key = tmp_path / "run", "abcdef0123456789" * 2 + "abcdef01"
+    result = train(f"output_dir={out}", "optim.lr=1e38", "optim.clip=null", WANDB_API_KEY=key, WANDB_MODE="offline")
+    assert result.returncode == 6, result.stderr
+    assert read_offline_run(out)["exit"] == [1]
+    assert json.loads((out / "summary.json").read_text())["status"].startswith("failed: step ")
+    for path in out.rglob("*"):
+        if path.is_file():
+            assert key.encode() not in path.read_bytes(), path
