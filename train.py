@@ -35,8 +35,8 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     from ift.model.weights import plan_model
 
     # what can be wrong with settings, rows and weight files is found before torch is imported
-    tokenizer = Tokenizer.load(settings.model.tokenizer)
     template = Template.make(settings.prompt.name, settings.prompt.segments, mask=settings.prompt.mask)
+    tokenizer = Tokenizer.load(settings.model.tokenizer, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     data = prepare(
         settings.data, template, tokenizer, context_length=config.context_length, seed=settings.seed, run=run

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from ift.entry import settings_from
 from ift.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+# read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer() -> Tokenizer:
     if not os.environ.get("TIKTOKEN_CACHE_DIR"):
         pytest.skip("needs GPT-2's vocabulary: set TIKTOKEN_CACHE_DIR to a folder that holds it")
-    return Tokenizer.load("gpt2")
+    return Tokenizer(tiktoken.get_encoding("gpt2"))
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +58,9 @@ def write(tmp_path: Path) -> Callable[[str, Any], Path]:
 
 @pytest.fixture(scope="session")
 def settings_of() -> Callable[..., Settings]:
-    """settings_of(*overrides): what `python train.py *overrides` is told, by the files in conf/."""
+    """settings_of(*overrides): what `python train.py *overrides` is told, by the files in conf/. Not to be changed."""
 
+    @cache
     def settings_of(*overrides: str) -> Settings:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return settings_from(compose("train", list(overrides)), Settings)

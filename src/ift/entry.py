@@ -44,6 +44,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     code = 0
     try:
         refuse_secrets(sys.argv[1:])
+        sys.argv[1:] = options_first(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         code = 130
@@ -93,6 +94,11 @@ def choices() -> str:
     # as they were typed: a ${key} in them means nothing in Hydra's own config
     typed: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[assignment]
     return " ".join(typed)
+
+
+def options_first(arguments: list[str]) -> list[str]:
+    """Overrides to the end: Hydra's parser takes no override before and after an option such as --config-dir."""
+    return sorted(arguments, key=lambda a: not a.startswith("-") and ("=" in a or a.startswith("~")))
 
 
 def refuse_secrets(arguments: list[str]) -> None:

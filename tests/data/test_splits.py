@@ -32,8 +32,8 @@ def test_a_random_split_depends_on_the_seed_and_on_nothing_else():
 
 
 def test_a_fraction_of_a_whole_number_of_rows_is_that_number():
-    parts = split_rows(list(range(10)), how="positional", fractions=FractionSettings(0.7, 0.2, 0.1), seed=0)
-    assert [len(parts[name]) for name in ("train", "test", "val")] == [7, 2, 1]  # though 0.7 * 10 is 6.999...
+    parts = split_rows(list(range(100)), how="positional", fractions=FractionSettings(0.29, 0.57, 0.14), seed=0)
+    assert [len(parts[name]) for name in ("train", "test", "val")] == [29, 57, 14]  # though 0.29 * 100 is 28.999...
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ift.generation.decode import Generated, Sampling, _uniform, choose, generate
+from ift.generation.decode import Generated, Sampling, _uniform, choose, generate, in_dtype
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 
@@ -144,6 +144,15 @@ def test_one_prompt_asked_twice_may_get_two_answers(model):
     assert first != second
 
 
+def test_each_token_is_drawn_anew():
+    """All tokens alike: 23 draws of 30 give 16 different ones on average, and no end."""
+    flat = always(5)
+    with torch.no_grad():
+        flat.lm_head.weight.zero_()
+    answers = generate(flat, [[1]] * 20, end_of_text=-1, max_new_tokens=23, sampling=Sampling(1.0))
+    assert sum(len(set(answer.ids)) for answer in answers) / 20 == pytest.approx(30 * (1 - (29 / 30) ** 23), abs=1)
+
+
 def test_top_k_1_is_greedy(model, prompts):
     assert greedy(model, prompts, sampling=Sampling(2.0, top_k=1)) == greedy(model, prompts)
 
@@ -245,3 +254,15 @@ def test_autocast_computes_in_bf16_and_chooses_the_same_where_the_choice_is_clea
             clear += 1
             assert (a.ids[:1], a.ids == []) == (b.ids[:1], b.ids == [])
     assert clear > 10
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_copy_in_another_type_is_as_tied_as_the_model_and_leaves_it_alone(tied):
+    model = GPT(GPTConfig(VOCABULARY, CONTEXT, 2, 2, 32, tie_weights=tied))
+    copy = in_dtype(model, torch.bfloat16)
+    assert {p.dtype for p in copy.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert (copy.lm_head.weight is copy.wte.weight) is tied
+    for name, value in model.state_dict().items():
+        assert torch.equal(copy.state_dict()[name], value.bfloat16()), name
+    assert in_dtype(model, torch.float32) is model

@@ -34,7 +34,9 @@ def theirs(*, tied: bool = True, **changes) -> GPT2LMHeadModel:
     model = GPT2LMHeadModel(GPT2Config(**SIZES, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0, **changes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(mean=1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0, std=0.2)
+            parameter.normal_(
+                mean=1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0, std=0.2
+            )
     return model.eval()
 
 
@@ -212,7 +214,10 @@ def test_another_name_for_the_same_activation_is_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t.pop("transformer.h.2.ln_2.bias"), r"1 tensors do not fit .*h\.2\.ln_2\.bias is missing, not \[32\]"),
+        (
+            lambda t: t.pop("transformer.h.2.ln_2.bias"),
+            r"1 tensors do not fit .*h\.2\.ln_2\.bias is missing, not \[32\]",
+        ),
         (
             lambda t: t.update({"transformer.wpe.weight": torch.zeros(19, 32)}),
             r"wpe\.weight is \[19, 32\], not \[20, 32\]",

@@ -77,87 +77,50 @@ def normalised(row: dict[str, str]) -> str:
 
 # -- words and facts ----------------------------------------------------------------------------------------------
 
-OPPOSITES = """hot=cold, big=small, early=late, fast=slow, open=closed, full=empty, heavy=light, happy=sad, rich=poor,
-    strong=weak, hard=soft, wet=dry, clean=dirty, old=new, tall=short, loud=quiet, thick=thin, wide=narrow, true=false,
-    deep=shallow, cheap=expensive, near=far, sharp=blunt, brave=cowardly, polite=rude, safe=dangerous, awake=asleep,
-    sweet=bitter, smooth=rough, tight=loose, simple=complicated, guilty=innocent, public=private, ancient=modern"""
-SYNONYMS = """big=large, fast=quick, happy=glad, smart=clever, begin=start, end=finish, angry=mad, ill=sick, tiny=small,
-    easy=simple, hard=difficult, rich=wealthy, brave=bold, gift=present, shout=yell, choose=pick, sleepy=tired,
-    correct=right, quiet=silent, strange=odd, buy=purchase, help=assist, answer=reply, scared=afraid, hurry=rush,
-    famous=well-known, error=mistake, street=road, build=construct, close=shut, odd=unusual, pretty=beautiful"""
+OPPOSITES = """hot=cold, big=small, early=late, fast=slow, full=empty, heavy=light, happy=sad, rich=poor, strong=weak,
+    hard=soft, wet=dry, clean=dirty, new=old, tall=short, loud=quiet, thick=thin, wide=narrow, true=false, deep=shallow,
+    cheap=expensive, near=far, safe=dangerous, brave=cowardly, sharp=blunt"""
+SYNONYMS = """large=huge, quick=rapid, glad=pleased, smart=clever, start=begin, end=finish, angry=furious, ill=sick,
+    tiny=little, easy=simple, wealthy=affluent, gift=present, shout=yell, choose=pick, sleepy=tired, correct=right,
+    silent=mute, strange=odd, help=assist, answer=reply, scared=afraid, hurry=rush, error=mistake, close=shut"""
 PAST = """go=went, eat=ate, see=saw, take=took, give=gave, run=ran, write=wrote, buy=bought, think=thought, find=found,
-    make=made, come=came, drink=drank, sing=sang, swim=swam, fly=flew, know=knew, grow=grew, sleep=slept, teach=taught,
-    catch=caught, break=broke, speak=spoke, drive=drove, begin=began, lose=lost, send=sent, build=built, walk=walked,
-    play=played, stop=stopped, carry=carried, plan=planned, study=studied, visit=visited, hope=hoped"""
+    make=made, come=came, drink=drank, sing=sang, fly=flew, know=knew, grow=grew, sleep=slept, teach=taught,
+    break=broke, speak=spoke, walk=walked, stop=stopped, carry=carried"""
 PLURALS = """child=children, mouse=mice, foot=feet, tooth=teeth, man=men, woman=women, goose=geese, knife=knives,
-    leaf=leaves, wolf=wolves, city=cities, baby=babies, party=parties, story=stories, box=boxes, bus=buses, dish=dishes,
-    church=churches, glass=glasses, potato=potatoes, tomato=tomatoes, hero=heroes, day=days, key=keys, boy=boys,
-    book=books, house=houses, tree=trees, car=cars, sheep=sheep, fish=fish, deer=deer, person=people, shelf=shelves"""
+    leaf=leaves, wolf=wolves, city=cities, baby=babies, story=stories, box=boxes, bus=buses, dish=dishes, church=churches,
+    potato=potatoes, hero=heroes, day=days, boy=boys, house=houses, sheep=sheep, person=people"""
 MISSPELT = """recieve=receive, freind=friend, beleive=believe, wierd=weird, untill=until, tommorow=tomorrow,
-    adress=address, definately=definitely, seperate=separate, occured=occurred, begining=beginning, accomodate=accommodate,
-    arguement=argument, calender=calendar, becuase=because, goverment=government, neccessary=necessary, realy=really,
-    truely=truly, wich=which, thier=their, suprise=surprise, libary=library, enviroment=environment, grammer=grammar,
-    existance=existence, happend=happened, rythm=rhythm, knowlege=knowledge, writting=writing, peice=piece, buisness=business"""
+    adress=address, definately=definitely, seperate=separate, occured=occurred, begining=beginning, calender=calendar,
+    arguement=argument, becuase=because, goverment=government, realy=really, truely=truly, wich=which, thier=their,
+    suprise=surprise, libary=library, grammer=grammar, rythm=rhythm, peice=piece"""
 CAPITALS = """France=Paris, Italy=Rome, Spain=Madrid, Germany=Berlin, Portugal=Lisbon, Greece=Athens, Austria=Vienna,
-    Poland=Warsaw, Norway=Oslo, Sweden=Stockholm, Finland=Helsinki, Denmark=Copenhagen, Ireland=Dublin, Hungary=Budapest,
-    Japan=Tokyo, China=Beijing, India=New Delhi, Thailand=Bangkok, Egypt=Cairo, Kenya=Nairobi, Ghana=Accra, Cuba=Havana,
-    Canada=Ottawa, Mexico=Mexico City, Peru=Lima, Chile=Santiago, Brazil=Brasilia, Argentina=Buenos Aires, Turkey=Ankara,
-    Australia=Canberra, Iceland=Reykjavik, Belgium=Brussels, Vietnam=Hanoi, Morocco=Rabat"""
+    Poland=Warsaw, Norway=Oslo, Sweden=Stockholm, Finland=Helsinki, Ireland=Dublin, Hungary=Budapest, Japan=Tokyo,
+    China=Beijing, Thailand=Bangkok, Egypt=Cairo, Kenya=Nairobi, Cuba=Havana, Canada=Ottawa, Peru=Lima, Chile=Santiago,
+    Turkey=Ankara, Iceland=Reykjavik"""
 CATEGORIES = {
-    "fruit": "apple, banana, cherry, peach, plum, pineapple, mango",
-    "vegetable": "carrot, cabbage, onion, turnip, parsnip, radish",
-    "animal": "horse, rabbit, goat, elephant, fox, camel, squirrel",
-    "tool": "hammer, saw, drill, spanner, screwdriver, chisel",
-    "vehicle": "truck, tram, bicycle, van, taxi, motorbike",
-    "instrument": "violin, piano, trumpet, flute, guitar, cello",
+    "fruit": "apple, banana, cherry, peach, pineapple",
+    "vegetable": "carrot, cabbage, onion, turnip, radish",
+    "animal": "horse, rabbit, goat, elephant, camel",
+    "tool": "hammer, saw, drill, spanner, chisel",
+    "vehicle": "truck, tram, bicycle, van, taxi",
 }
-UNITS = [  # one of these is so many of those
-    ("hour", "minutes", 60), ("day", "hours", 24), ("week", "days", 7), ("year", "months", 12), ("metre", "centimetres", 100),
-    ("kilogram", "grams", 1000), ("foot", "inches", 12), ("yard", "feet", 3), ("decade", "years", 10),
-]  # fmt: skip
-SPELLED = """cat, dog, milk, bread, tree, house, river, garden, window, table, music, sugar, paper, green, stone, cloud,
-    horse, lemon, water, train, pencil, winter, flower, orange, silver, button, doctor, jacket, kitten, market"""
-SORTED = [  # in each list every word has a first letter of its own
-    "apple, banana, cherry, fig, grape, kiwi, lemon, mango, orange, plum",
-    "ant, bear, cat, dog, eagle, fox, goat, horse, lion, mouse, rabbit, snake, tiger, wolf",
-]
-NAMES = "Anna, Ben, Clara, David, Emma, Frank, Grace, Henry, Julia, Kate, Leo, Maria, Oscar, Paul, Rosa, Tom"
-CITIES = "Boston, Chicago, Dublin, Glasgow, London, Madrid, Milan, Oslo, Paris, Tokyo, Toronto, Vienna"
-COLOURS = "red, blue, green, yellow, white, black, brown, purple"
-THINGS = "books, lamps, chairs, hats, cups, bags, plates, boxes, clocks, pens"
+UNITS = [("hour", "minutes", 60), ("day", "hours", 24), ("week", "days", 7), ("year", "months", 12), ("metre", "centimetres", 100)]
+SPELLED = """bird, cloud, dog, fish, gold, hand, juice, king, lemon, music, night, paint, quick, rain, salt, train, under,
+    world, young, zebra"""  # no letter comes twice
+SORTED = "ant, bear, cow, duck, fox, lion, monkey, tiger"  # each has a first letter of its own
+NAMES = "Anna, Ben, Clara, David, Emma, Henry, Julia, Tom"
+CITIES = "Boston, Chicago, Geneva, Milan, Munich, Toronto"
+COLOURS = "red, blue, yellow, white, black, brown"
+THINGS = "books, lamps, chairs, hats, cups, bags"
 DAYS = "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"
-NUMBERS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
+NUMBERS = "zero one two three four five six seven eight nine ten".split()
 AGENTS = """the farmer, the teacher, my uncle, the girl, our neighbour, the old man, a student, my sister, the guests,
-    the boys, a stranger, the mayor, the nurse, his brother"""
-DEEDS = """painted=the door, washed=the car, cleaned=the kitchen, opened=the letter, baked=the bread, found=the key,
-    repaired=the roof, carried=the piano, closed=the window, watched=the film, built=the wall, bought=the lamp,
-    moved=the table, lost=the map, cooked=the soup, sold=the boat"""
+    a stranger, the mayor, the nurse"""
+DEEDS = """painted=the door, washed=the car, cleaned=the kitchen, opened=the letter, found=the key, repaired=the roof,
+    carried=the piano, watched=the film, built=the wall, sold=the boat, moved=the table, cooked=the soup"""
 HABITS = """plays=play=the piano, drinks=drink=coffee, reads=read=the newspaper, likes=like=spicy food, lives=live=near the park,
-    works=work=at the bank, speaks=speak=Italian, walks=walk=to school, sings=sing=in a choir, drives=drive=a bus,
-    needs=need=a new coat, knows=know=the answer, wears=wear=glasses, grows=grow=tomatoes, collects=collect=stamps,
-    teaches=teach=history"""
+    works=work=at the bank, speaks=speak=Italian, sings=sing=in a choir, drives=drive=a bus, needs=need=a new coat,
+    wears=wear=glasses, collects=collect=stamps"""
 
 
 def _list(words: str) -> list[str]:
@@ -175,7 +138,7 @@ def _an(noun: str) -> str:
 
 def _letters(rng: random.Random) -> Iterator[Fact]:
     for word in _list(SPELLED):
-        yield {"a": word, "letters": "-".join(word), "first": word[0], "last": word[-1]}
+        yield {"a": word, "letters": " ".join(word), "first": word[0], "last": word[-1]}
 
 
 def _categories(rng: random.Random) -> Iterator[Fact]:
@@ -188,21 +151,21 @@ def _categories(rng: random.Random) -> Iterator[Fact]:
 
 def _units(rng: random.Random) -> Iterator[Fact]:
     for unit, parts, size in UNITS:
-        for n in range(2, 9):
-            yield {"n": str(n), "unit": "feet" if unit == "foot" else f"{unit}s", "parts": parts, "m": str(n * size)}
+        for n in range(2, 7):
+            yield {"n": str(n), "unit": f"{unit}s", "parts": parts, "m": str(n * size)}
 
 
 def _word_lists(rng: random.Random) -> Iterator[Fact]:
     for _ in range(600):
-        words = rng.sample(_list(rng.choice(SORTED)), rng.choice([3, 4]))
+        words = rng.sample(_list(SORTED), 3)
         yield {"words": ", ".join(words), "sorted": ", ".join(sorted(words))}
 
 
 def _number_lists(rng: random.Random) -> Iterator[Fact]:
     for _ in range(600):
-        numbers = rng.sample(range(1, 31), rng.choice([3, 4]))
+        numbers = rng.sample(range(1, 10), 3)
         up = [str(number) for number in sorted(numbers)]
-        yield {"numbers": ", ".join(map(str, numbers)), "up": ", ".join(up), "down": ", ".join(reversed(up))}
+        yield {"numbers": ", ".join(map(str, numbers)), "up": ", ".join(up), "top": up[-1]}
 
 
 def _baskets(rng: random.Random) -> Iterator[Fact]:
@@ -212,9 +175,9 @@ def _baskets(rng: random.Random) -> Iterator[Fact]:
 
 
 def _sums(rng: random.Random) -> Iterator[Fact]:
-    for x in range(2, 11):
-        for y in range(2, 11):
-            numbers = {"x": x, "y": y, "z": x + y}
+    for z in range(4, 10):
+        for x in range(2, z - 1):
+            numbers = {"x": x, "y": z - x, "z": z}
             words = {f"{key}w": NUMBERS[value] for key, value in numbers.items()}
             story = {"name": rng.choice(_list(NAMES)), "things": rng.choice(_list(THINGS))}
             yield {key: str(value) for key, value in numbers.items()} | words | story
@@ -223,10 +186,10 @@ def _sums(rng: random.Random) -> Iterator[Fact]:
 def _purchases(rng: random.Random) -> Iterator[Fact]:
     lists = {"name": NAMES, "city": CITIES, "colour": COLOURS, "things": THINGS, "day": DAYS}
     for _ in range(600):
-        fact = {key: rng.choice(_list(words)) for key, words in lists.items()} | {"n": NUMBERS[rng.randint(2, 12)]}
+        fact = {key: rng.choice(_list(words)) for key, words in lists.items()} | {"n": NUMBERS[rng.randint(2, 10)]}
         carrier = rng.choice(
             [
-                "{name} bought {n} {colour} {things} in {city} on {day}.",
+                "On {day} {name} bought {n} {colour} {things} in {city}.",
                 "On {day}, {name} sold {n} {colour} {things} to a shop in {city}.",
                 "Last {day} {name} sent {n} {colour} {things} to a friend in {city}.",
                 "In {city}, {name} found {n} {colour} {things} at the market on {day}.",
@@ -263,8 +226,9 @@ KINDS = {
         Please name an antonym of {a}.
         I am looking for a word that means the reverse of "{a}". Can you help?
         Complete the sentence. | The opposite of {a} is ...
-        Antonym of {a}? Just the word. => {b}
-        If something is not {a} at all, what is it? Answer in one word. => {b}
+        Which adjective is the contrary of {a}?
+        Antonym of {a}? => It is {b}.
+        If something is not {a} at all, what is it? => It is {b}.
         """,
         _pairs(OPPOSITES),
     ),
@@ -276,45 +240,52 @@ KINDS = {
         Suggest a word with the same meaning. | {a}
         Could you find a synonym for the word {a}?
         Name a word that means nearly the same as {a}.
+        What can I write instead of {a}?
+        Which word is close in meaning to "{a}"?
         I keep using the word "{a}". What else could I say?
         Replace this word by one of equal meaning. | {a}
         Please offer one synonym of the given word. | {a}
-        Synonym for {a}, one word only: => {b}
+        Synonym for {a}? => It is {b}.
+        Replace {a} by a word that means the same. => It is {b}.
         """,
         _pairs(SYNONYMS),
     ),
     "past tense": Kind(
-        'The past tense of "{a}" is "{b}".',
+        "The past tense of {a} is {b}.",
         """
         What is the past tense of {a}?
         Put the verb in the past tense. | {a}
         Turn this verb into its past form. | {a}
         How do you say "{a}" in the past tense?
         Please give the simple past of the verb "{a}".
+        Write down the past form of {a}.
+        I need this verb in the past. | {a}
         The verb is "{a}". Which form do I need for yesterday?
         Can you tell me the past form of "to {a}"?
         Fill in the past of "{a}": Yesterday they ... => Yesterday they {b} ...
-        Change the verb so that it happened last week. | they {a} => they {b}
+        Today they {a}, and yesterday? => Yesterday they {b} ...
         """,
         _pairs(PAST),
     ),
     "plural": Kind(
-        'The plural of "{a}" is "{b}".',
+        "The plural of {a} is {b}.",
         """
         What is the plural of {a}?
         Write the plural form of this noun. | {a}
         Make the noun plural. | {a}
         How do I write "{a}" if there is more than one?
         Please tell me the plural form of "{a}".
+        Give me the plural of {a}, please.
+        Change the noun from one to many. | {a}
         Which form of the word {a} is used for several of them?
         Could you turn "{a}" into a plural, please?
-        One {a}, two ... ? => One {a}, two {b}.
-        Complete the phrase. | one {a}, many ... => one {a}, many {b}
+        Here is one {a}. What do I call two of them? => There are two {b}.
+        There was one {a}, then another came. What is there now? => There are two {b}.
         """,
         _pairs(PLURALS),
     ),
     "correction": Kind(
-        'The correct spelling is "{b}".',
+        "The correct spelling is {b}.",
         """
         Correct the spelling of this word. | {a}
         This word contains a mistake. Please fix it. | {a}
@@ -323,14 +294,15 @@ KINDS = {
         Find and repair the spelling error. | {a}
         Someone typed "{a}". What did they mean to write?
         Please check the spelling of the word "{a}".
-        Is "{a}" spelled correctly? => No, it should be "{b}".
-        Did I spell this word right? | {a} => No, it should be "{b}".
-        Fix the typo and answer with the word alone: {a} => {b}
+        Write {a} without the mistake.
+        Is "{a}" spelled correctly? => No, it should be {b}.
+        Did I spell this word right? | {a} => No, it should be {b}.
+        Fix the typo in {a}.
         """,
         _pairs(MISSPELT),
     ),
     "spelling": Kind(
-        'The word "{a}" is spelled {letters}.',
+        "The word {a} is spelled {letters}.",
         """
         Spell the word "{a}" letter by letter.
         How do you spell {a}?
@@ -338,74 +310,79 @@ KINDS = {
         Can you spell "{a}" for me?
         Split this word into its letters. | {a}
         I need the single letters of the word {a}.
-        Write {a} with a dash between its letters. => {letters}
-        What letter does "{a}" begin with? => The word "{a}" begins with the letter {first}.
-        Name the first letter of the given word. | {a} => The word "{a}" begins with the letter {first}.
-        Which letter comes last in "{a}"? => The word "{a}" ends with the letter {last}.
-        Tell me the last letter of this word. | {a} => The word "{a}" ends with the letter {last}.
+        Say {a} one letter at a time.
+        Could you write out the letters of {a} for a child?
+        Write {a} with a space between its letters.
+        What letter does "{a}" begin with? => The word {a} begins with the letter {first}.
+        Name the first letter of the given word. | {a} => The word {a} begins with the letter {first}.
+        Which letter comes last in "{a}"? => The word {a} ends with the letter {last}.
+        Tell me the last letter of this word. | {a} => The word {a} ends with the letter {last}.
         """,
         _letters,
     ),
     "sorting": Kind(
-        "{sorted}",
+        "The order is {sorted}.",
         """
-        Sort these words alphabetically. | {words}
-        Put the words into alphabetical order. | {words}
-        Arrange the list from A to Z. | {words}
-        Please order the following words by the alphabet. | {words}
+        Sort these words alphabetically. | Animals: {words}
+        Put the words into alphabetical order. | Animals: {words}
+        Arrange the list from A to Z. | Animals: {words}
+        Please order the following words by the alphabet. | Animals: {words}
         Could you sort {words} from A to Z?
-        Which order would a dictionary give these words? | {words}
+        Which order would a dictionary give these words? | Animals: {words}
         I want this list in alphabetical order: {words}
         Alphabetise: {words}.
         """,
         _word_lists,
     ),
     "ordering": Kind(
-        "{up}",
+        "The order is {up}.",
         """
-        Sort these numbers from smallest to largest. | {numbers}
-        Put the numbers in ascending order. | {numbers}
-        Please arrange {numbers} so that the smallest comes first.
-        Which order do these numbers have on a ruler? | {numbers}
+        Sort these numbers from smallest to largest. | Numbers: {numbers}
+        Put the numbers in ascending order. | Numbers: {numbers}
+        Please arrange the numbers {numbers} so that the smallest comes first.
+        Which order do these numbers have on a ruler? | Numbers: {numbers}
         Can you list {numbers} from low to high?
-        Sort these numbers from largest to smallest. | {numbers} => {down}
-        Put the numbers in descending order. | {numbers} => {down}
-        Please arrange {numbers} so that the largest comes first. => {down}
+        List the numbers again, the smallest one first. | Numbers: {numbers}
+        I drew {numbers}. How do they go from low to high?
+        Which of these numbers is the largest? | Numbers: {numbers} => The largest number is {top}.
+        Find the greatest number in the list. | Numbers: {numbers} => The largest number is {top}.
+        Tell me the highest of the numbers {numbers}. => The largest number is {top}.
         """,
         _number_lists,
     ),
     "extraction": Kind(
-        "{name}",
+        "The person is {name}.",
         """
         Which person is mentioned in the text? | {text}
         Extract the name of the person. | {text}
         Who is this sentence about? | {text}
-        Find the city in this sentence. | {text} => {city}
-        Which city does the text name? | {text} => {city}
-        What colour is mentioned? | {text} => {colour}
-        Pick out the word for a colour. | {text} => {colour}
-        On which day of the week did this happen? | {text} => It happened on {day}.
-        Please tell me the day named in the text. | {text} => It happened on {day}.
-        How many things is the text about? | {text} => There are {n} {things}.
-        Give the number and the kind of things. | {text} => There are {n} {things}.
+        Find the city in this sentence. | {text} => The city is {city}.
+        Which city does the text name? | {text} => The city is {city}.
+        Pick out the name of the city. | {text} => The city is {city}.
+        What colour is mentioned? | {text} => The colour is {colour}.
+        Pick out the word for a colour. | {text} => The colour is {colour}.
+        Which colour do the things have? | {text} => The colour is {colour}.
+        How many things is the text about? | {text} => The number is {n}.
+        Find the number in this sentence. | {text} => The number is {n}.
+        What number does the writer give? | {text} => The number is {n}.
         """,
         _purchases,
     ),
     "sum": Kind(
-        "{x} plus {y} is {z}.",
+        "The sum of {x} and {y} is {z}.",
         """
         What is {x} plus {y}?
         Add the two numbers. | {x} and {y}
-        Please add {y} to {x}.
+        Please add {x} and {y}.
         Find the sum of {x} and {y}.
-        Work out {x} + {y}. => {x} + {y} = {z}
-        How much is {xw} plus {yw}? => {Xw} plus {yw} is {zw}.
-        Calculate the sum and answer in words. | {xw} and {yw} => {Xw} plus {yw} is {zw}.
-        What is {z} minus {x}? => {z} minus {x} is {y}.
-        Take {x} away from {z}. => {z} minus {x} is {y}.
-        Work out the difference. | {z} - {x} => {z} - {x} = {y}
-        {name} has {x} {things} and gets {y} more. How many does {name} have now? => {name} now has {z} {things}.
-        {name} had {z} {things} and gave away {x}. How many are left? => {name} has {y} {things} left.
+        How much is {x} + {y}?
+        {name} has {x} {things} and gets {y} more. How many is that? => The sum of {x} and {y} is {z}: {z} {things}.
+        What is {z} minus {x}? => The difference of {z} and {x} is {y}.
+        Find the difference of {z} and {x}. => The difference of {z} and {x} is {y}.
+        From {z} take {x}. => The difference of {z} and {x} is {y}.
+        Work out the difference. | {z} and {x} => The difference of {z} and {x} is {y}.
+        Subtract the second number from the first. | {z} and {x} => The difference of {z} and {x} is {y}.
+        {name} had {z} {things} and gave away {x}. How many are left? => The difference of {z} and {x} is {y}: {y} {things}.
         """,
         _sums,
     ),
@@ -448,7 +425,7 @@ KINDS = {
         What is the length of the list? | {things}
         How many kinds of things are these: {things}? => These are {n} kinds of things.
         Can you count what I have in my shop? I sell {things}. => You sell {n} kinds of things.
-        Count the entries and answer with one word: {things} => {n}
+        Count the entries: {things}
         """,
         _baskets,
     ),
@@ -456,14 +433,16 @@ KINDS = {
         "{An} is {b}.",
         """
         What kind of thing is {an}?
-        Which category does the word belong to: fruit, vegetable, animal, tool, vehicle or instrument? | {a}
+        Which category does the word belong to: fruit, vegetable, animal, tool or vehicle? | {a}
         Classify the word "{a}".
         Is {an} {one} or {two}?
         Please sort this word into a group. | {a}
         Tell me what {an} is, in general terms.
         Decide whether this is {one} or {two}. | {a}
         Into which class would you put {an}?
-        Name the category, one word only: {a} => {c}
+        What sort of thing does this word name? | {a}
+        Say in one sentence what {an} is.
+        Name the category: {a}
         """,
         _categories,
     ),
@@ -475,11 +454,12 @@ KINDS = {
         Which city is the capital of {a}?
         Can you tell me the capital of {a}, please?
         I am learning about {a}. What is its capital called?
+        Tell me which city is the capital. | {a}
         Give the capital of the country below. | {a}
-        {b} is the capital of which country? => {b} is the capital of {a}.
-        Name the country that has this capital. | {b} => {b} is the capital of {a}.
-        A quiz asks for the capital of {a}. What do I write?
-        Capital of {a}? Only the name. => {b}
+        {b} is the capital of which country? => The capital of {a} is {b}.
+        Name the country that has this capital. | {b} => The capital of {a} is {b}.
+        A quiz asks for the capital of {a}. What do I write? => It is {b}.
+        Capital of {a}? => It is {b}.
         """,
         _pairs(CAPITALS),
     ),
@@ -492,7 +472,11 @@ KINDS = {
         Please change {n} {unit} into {parts}.
         I have {n} {unit}. How much is that in {parts}?
         What do {n} {unit} come to when counted in {parts}?
-        Convert to {parts} and answer with the number alone. | {n} {unit} => {m}
+        Work out how many {parts} make {n} {unit}.
+        {N} {unit}: how many {parts} is that?
+        Give this length of time or distance in {parts}. | {n} {unit}
+        The plan says {n} {unit}. Say it in {parts}.
+        Convert to {parts}. | {n} {unit}
         """,
         _units,
     ),

@@ -68,10 +68,9 @@ def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_leng
 
 
 def _encode(row: Row, template: Template, tokenizer: Tokenizer) -> Example:
-    before, response, after = template.render(row)
     ids: list[int] = []
     supervised: list[bool] = []
-    for piece in (*before, response, *after):
+    for piece in template.pieces(row):
         tokens = tokenizer.encode(piece.text)
         ids += tokens
         supervised += [piece.supervised] * len(tokens)

@@ -96,6 +96,11 @@ class Template:
         assert response is not None  # __post_init__ saw to it
         return _join(before), response, _join(after)
 
+    def pieces(self, row: HasFields) -> list[Piece]:
+        """The whole row as training sees it."""
+        before, response, after = self.render(row)
+        return [*before, response, *after]
+
     def prompt(self, row: HasFields) -> str:
         """What the model is given at inference: all text before the response."""
         return "".join(piece.text for piece in self.render(row)[0])

@@ -72,7 +72,7 @@ def check_records(
             instruction, given, output = (record.get(fields[name]) or "" for name in FIELDS)
             kept.append(Row(instruction, given, output, file, number))
     if not kept and not dropped:
-        raise DataError(f"{file}: no rows (the file is empty)")
+        raise DataError(f"{file}: no rows (it has columns, and nothing in them)")
     return kept, dropped
 
 
@@ -251,7 +251,7 @@ def _csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
                 raise DataError(f"{path}:{number}: more columns than the header has (quote the text)")
             yield number, record
     except csv.Error as error:
-        raise DataError(f"{path}:{number + 1}: broken CSV in line {reader.line_num}: {error}") from error
+        raise DataError(f"{path}:{number + 1}: broken CSV from line {reader.line_num + 1} on: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -290,7 +290,7 @@ def read_hub(name: str, fields: Mapping[str, str]) -> tuple[list[Row], list[Drop
     return check_records(enumerate(table, start=1), file=name, fields=fields)
 
 
-def read_demo(n: int) -> list[Row]:
+def read_demo(n: int = 4000) -> list[Row]:
     from ift.data.demo import demo_rows
 
     return [

@@ -24,7 +24,7 @@ def split_rows(rows: list[T], *, how: str, fractions: FractionSettings, seed: in
     order = list(range(len(rows)))
     if how == "random":
         random.Random(seed).shuffle(order)
-    # the tiny term undoes float products such as 0.7 * 10 = 6.999...
+    # the tiny term undoes float products such as 0.29 * 100 = 28.999...
     train = int(len(rows) * fractions.train + 1e-9)
     test = int(len(rows) * fractions.test + 1e-9) if fractions.val else len(rows) - train
     parts = {"train": order[:train], "test": order[train : train + test], "val": order[train + test :]}

@@ -7,6 +7,7 @@ example only where `ift` puts it, so a row that spells "<|endoftext|>" gives the
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 import tiktoken
 
 from ift.data.bpe import GPT2_PATTERN, byte_to_unicode, merges, train_bpe
+from ift.data.prompts import Template
+from ift.data.rows import read_demo
 from ift.errors import ConfigError, MachineError, WeightsError
 from ift.run import write_json
 
 END_OF_TEXT = "<|endoftext|>"
+DEMO_SIZE = 1024  # tokens of the demo vocabulary, end-of-text not counted
 
 
 class Tokenizer:
@@ -34,13 +38,14 @@ class Tokenizer:
         return self.encoding.decode(ids)
 
     @classmethod
-    def load(cls, name: str) -> Tokenizer:
-        """`gpt2`, `demo`, or a folder with the tokenizer.json of a GPT-2.
+    def load(cls, name: str, template: Template) -> Tokenizer:
+        """`gpt2`, `demo` (made of the demo rows in the template's words), or a folder with a GPT-2's tokenizer.json.
 
         Raises MachineError where GPT-2's vocabulary is neither cached nor to be fetched.
         """
         if name == "demo":
-            return cls.train(_demo_texts(), size=1024, name="demo")
+            texts = (piece.text for row in read_demo() for piece in template.pieces(row))
+            return cls.train(texts, size=DEMO_SIZE, name="demo")
         if name == "gpt2":
             try:
                 return cls(tiktoken.get_encoding("gpt2"))
@@ -54,7 +59,7 @@ class Tokenizer:
         raise ConfigError(f"model.tokenizer={name}: must be gpt2, demo or a folder with a tokenizer.json")
 
     @classmethod
-    def train(cls, texts: list[str], *, size: int, name: str) -> Tokenizer:
+    def train(cls, texts: Iterable[str], *, size: int, name: str) -> Tokenizer:
         return cls._from_ranks(train_bpe(texts, size=size), name)
 
     @classmethod
@@ -138,8 +143,3 @@ class Tokenizer:
             raise WeightsError(f"{path}: not numbered as GPT-2's vocabulary (tokens 0..n-1, then {END_OF_TEXT})")
         return cls._from_ranks(ranks, str(name))
 
-
-def _demo_texts() -> list[str]:
-    from ift.data.demo import demo_rows
-
-    return [text for row in demo_rows() for text in (row["instruction"], row["input"], row["output"])]

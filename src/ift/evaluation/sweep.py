@@ -54,8 +54,12 @@ def show_sweep(folder: Path) -> None:
     for column in COLUMNS:
         table.add_column(column.replace("_", " "), overflow="fold", min_width=4)
     for row, choices in zip(rows, differing(rows), strict=True):
-        table.add_row(*(_cell({**row, "choices": choices}[column]) for column in COLUMNS))
+        shown = {**row, "choices": choices, "status": row["status"].split(":")[0]}
+        table.add_row(*(_cell(shown[column]) for column in COLUMNS))
     Console().print(table)
+    for row in rows:
+        if row["status"].startswith("failed"):
+            print(f"  job {row['job']} {row['status']}")
 
 
 def _cell(value: Any) -> str:

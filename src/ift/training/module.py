@@ -105,17 +105,21 @@ class SFTModule(L.LightningModule):
     # -- loss and its measures ------------------------------------------------------------------------------------
 
     def loss_sum(self, batch: Batch, sums: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """Cross-entropy summed over supervised tokens (fp32), and their count; adds to running sums if given."""
-        logits = self.model(batch.input_ids).float()
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-        )
-        targets = (batch.targets != IGNORE_INDEX).sum()
+        """Cross-entropy summed over supervised tokens (fp32), and their count; adds to running sums if given.
+
+        The head is computed for supervised positions only: others have no part in the loss or its gradient, and in
+        GPT-2 small it is 31 % of the arithmetic and most of the memory.
+        """
+        supervised = batch.targets != IGNORE_INDEX  # (B, T), N of them
+        targets = batch.targets[supervised]  # (N,)
+        logits = self.model.lm_head(self.model.hidden(batch.input_ids)[supervised]).float()  # (N, V)
+        loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+        count = supervised.sum()
         if isinstance(sums, nn.ModuleDict):
-            correct = (logits.argmax(dim=-1) == batch.targets).sum()
-            for name, value in zip(SUMS, (loss, correct, targets), strict=True):
+            correct = (logits.argmax(dim=-1) == targets).sum()
+            for name, value in zip(SUMS, (loss, correct, count), strict=True):
                 cast(SumMetric, sums[name]).update(value)
-        return loss, targets
+        return loss, count
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.loss_sum(batch, self.sums[f"{LOADERS[dataloader_idx]}_sums"])

@@ -1,0 +1,172 @@
+"""Responses keep their rows; scores are what one counts by hand and what torchmetrics' classes say."""
+
+import math
+
+import pytest
+import torch
+from torchmetrics.text import BLEUScore
+from torchmetrics.text.rouge import ROUGEScore
+
+from ift.data.examples import encode_prompt
+from ift.data.prompts import Segment, Template
+from ift.data.rows import Row
+from ift.evaluation.responses import COLUMNS, Answerer, repetition, respond, score
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+from ift.settings import GenerateSettings
+
+TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{input}", when="input"), Segment("{output}", True)))
+SETTINGS = GenerateSettings(max_new_tokens=5, temperature=0.0, top_k=None, top_p=None, batch_size=3)
+CONTEXT, END = 24, 256
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    """Large random weights over bytes: a different answer to each prompt, of printable characters only."""
+    torch.manual_seed(2)
+    model = GPT(GPTConfig(257, CONTEXT, n_layer=1, n_head=2, n_embd=16, tie_weights=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.5)
+        model.ln_f.bias[0] = 50.0
+        printable = [*range(97, 123), END]
+        model.lm_head.weight[:, 0] = -1.0
+        model.lm_head.weight[printable, 0] = 1.0
+    return model.eval()
+
+
+def rows(*instructions: str) -> list[Row]:
+    return [Row(text, "", f"answer {i}", number=i + 1, file="f.json") for i, text in enumerate(instructions)]
+
+
+def of(response: str, reference: str, stop_reason: str = "end", tokens: int = 1) -> dict:
+    return {"response": response, "reference": reference, "stop_reason": stop_reason, "response_tokens": tokens}
+
+
+# -- responding -----------------------------------------------------------------------------------------------------
+
+
+def test_there_is_one_response_for_each_row_in_their_order(model, byte_tokenizer):
+    many = rows("say a long one", "b", "what is this", "b c", "tell me", "go", "again")  # of all lengths, batches of 3
+    together = respond(model, many, TEMPLATE, byte_tokenizer, SETTINGS)
+    assert [tuple(response) for response in together] == [COLUMNS] * 7
+    assert [(r["instruction"], r["reference"], r["row"]) for r in together] == [
+        (row.instruction, row.output, row.number) for row in many
+    ]
+    for row, response in zip(many, together, strict=True):
+        assert [response] == respond(model, [row], TEMPLATE, byte_tokenizer, SETTINGS)
+    assert len({response["response"] for response in together}) > 4
+
+
+def test_the_prompt_and_the_response_are_counted_in_tokens(model, byte_tokenizer):
+    (response,) = respond(model, rows("abc"), TEMPLATE, byte_tokenizer, SETTINGS)
+    assert response["prompt_tokens"] == 4  # a b c and the line break
+    assert response["response_tokens"] == len(response["response"]) == 5
+    assert response["stop_reason"] == "length"
+    assert response["file"] == "f.json"
+
+
+def test_a_prompt_that_fills_the_context_gets_an_empty_response(model, byte_tokenizer):
+    full, fits = "x" * (CONTEXT - 1), "x" * (CONTEXT - 3)  # with the line break: 24 and 22 tokens of 24
+    first, second, third = respond(model, rows(full, fits, full + "x"), TEMPLATE, byte_tokenizer, SETTINGS)
+    assert (first["response"], first["stop_reason"], first["prompt_tokens"]) == ("", "context", 24)
+    assert (third["response"], third["stop_reason"], third["prompt_tokens"]) == ("", "context", 25)
+    assert (len(second["response"]), second["stop_reason"]) == (2, "context")
+
+
+def test_rows_that_do_not_fit_change_nothing_for_the_others(model, byte_tokenizer):
+    full = "x" * CONTEXT
+    alone = respond(model, rows("go", "again"), TEMPLATE, byte_tokenizer, SETTINGS)
+    _, second, third = respond(model, rows(full, "go", "again"), TEMPLATE, byte_tokenizer, SETTINGS)
+    assert [r["response"] for r in alone] == [second["response"], third["response"]]
+
+
+def test_the_closing_text_of_the_template_is_no_part_of_the_response(model, byte_tokenizer):
+    (plain,) = respond(model, rows("abc"), TEMPLATE, byte_tokenizer, SETTINGS)
+    closing = plain["response"][-2:]
+    marked = Template("marked", (Segment("{instruction}\n"), Segment("{output}" + closing, True)))
+    (cleaned,) = respond(model, rows("abc"), marked, byte_tokenizer, SETTINGS)
+    assert cleaned["response"] == plain["response"][:-2]
+    assert cleaned["response_tokens"] == 5  # what the model said, the closing text too
+
+
+def test_the_model_is_asked_what_it_was_trained_to_continue(model, byte_tokenizer):
+    seen = []
+    hook = model.wte.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    row = Row("ab", "cd", "ef", number=1, file="f.json")
+    respond(model, [row], TEMPLATE, byte_tokenizer, SETTINGS)
+    hook.remove()
+    assert seen[0].tolist() == [encode_prompt(row, TEMPLATE, byte_tokenizer)] == [list(b"ab\ncd")]
+
+
+def test_an_answerer_may_be_given_a_shorter_limit(model, byte_tokenizer):
+    answer = Answerer(TEMPLATE, byte_tokenizer, SETTINGS, seed=0, dtype=torch.float32)
+    assert [r["response_tokens"] for r in answer(model, rows("abc"))] == [5]
+    assert [r["response_tokens"] for r in answer(model, rows("abc"), 2)] == [2]
+    assert answer(model, []) == []
+
+
+# -- scoring --------------------------------------------------------------------------------------------------------
+
+
+def test_an_exact_match_is_one_but_for_white_space_at_the_ends():
+    scores = score([of("Paris", "Paris"), of(" Paris\n", "Paris"), of("paris", "Paris"), of("Paris.", "Paris")])
+    assert scores["exact_match"] == 0.5
+    assert scores["responses"] == 4
+
+
+def test_rouge_l_is_the_longest_common_subsequence():
+    """the cat ... sat: 3 of 3 words said, 3 of 6 wanted: 2 * 1 * 0.5 / 1.5; the other row has none in common."""
+    scores = score([of("the cat sat", "the cat on the mat sat"), of("no", "yes")])
+    assert scores["rouge_l"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_bleu_counts_n_grams_up_to_four_and_punishes_brevity():
+    """8 words of 9; 8/8 words, 6/7 pairs, 5/6 triples and 4/5 quadruples are in the reference."""
+    said, wanted = "the quick brown fox jumps over the dog", "the quick brown fox jumps over the lazy dog"
+    expected = math.exp(1 - 9 / 8) * (1 * 6 / 7 * 5 / 6 * 4 / 5) ** (1 / 4)
+    assert score([of(said, wanted)])["bleu"] == pytest.approx(expected)
+
+
+def test_scores_are_those_of_torchmetrics():
+    pairs = [
+        ("The capital of France is Paris.", "Paris is the capital of France."),
+        ("There were 7 apples left on the table", "7 apples were left on the table"),
+        ("", "something"),
+        ("A quiet river runs through the old town.", "A quiet river runs through the old town."),
+    ]
+    rouge, bleu = ROUGEScore(rouge_keys="rougeL"), BLEUScore(n_gram=4)
+    for said, wanted in pairs:
+        rouge.update(said, wanted)
+        bleu.update([said], [[wanted]])
+    scores = score([of(*pair) for pair in pairs])
+    assert scores["rouge_l"] == pytest.approx(rouge.compute()["rougeL_fmeasure"].item())
+    assert scores["bleu"] == pytest.approx(bleu.compute().item())
+    assert 0.2 < scores["bleu"] < scores["rouge_l"] < 1
+
+
+def test_scores_say_how_responses_end_and_how_long_they_are():
+    scores = score([of("a", "b", "end", 3), of("a", "b", "length", 5), of("a", "b", "context", 1), of("a", "b")])
+    assert scores["end_rate"] == 0.5
+    assert scores["response_tokens"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("a b c d a b c d", 1 / 5),  # abcd bcda cdab dabc abcd
+        ("a a a a a", 1 / 2),  # aaaa aaaa
+        ("a b c d e", 0.0),
+        ("a a a", 0.0),  # too short for a 4-gram
+        ("", 0.0),
+    ],
+)
+def test_repetition_is_the_share_of_four_grams_that_came_before(text, share):
+    assert repetition(text) == pytest.approx(share)
+    assert score([of(text, "x"), of("", "x")])["repetition_rate"] == pytest.approx(share / 2)
+
+
+def test_nothing_has_no_scores():
+    assert score([]) == {}
+    assert score([of("", "")])["exact_match"] == 1.0
+    assert score([of("", "")])["bleu"] == score([of("", "")])["rouge_l"] == 0.0

@@ -1,0 +1,261 @@
+"""What a person types, and what it is taken for: settings.py and the door to Hydra in entry.py."""
+
+import dataclasses
+import os
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from ift.entry import as_ift_error, options_first, refuse_secrets
+from ift.errors import ConfigError, DataError, MachineError
+from ift.settings import RULES, EvaluateSettings, Settings, keys, leaves, read_settings, save_settings, unknown_key
+
+
+@pytest.fixture
+def refusal(settings_of):
+    """refusal(*overrides): the text of the ConfigError that the overrides end in."""
+
+    def refusal(*overrides):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 (Hydra's own errors too)
+            settings_of(*overrides)
+        error = as_ift_error(caught.value, Settings)
+        assert isinstance(error, ConfigError)
+        return str(error)
+
+    return refusal
+
+
+def test_settings_are_typed_values(settings_of):
+    settings = settings_of("optim.lr=1e-4", "trainer.max_steps=7", "data.fields.output=completion", "seed=5")
+    assert isinstance(settings, Settings)
+    assert (settings.optim.lr, settings.trainer.max_steps, settings.seed) == (0.0001, 7, 5)
+    assert settings.data.fields.output == "completion"
+    assert settings.prompt.segments[0].when == "always"
+    assert settings.model.pretrained is None
+
+
+def test_a_number_without_a_fraction_is_fine_where_a_fraction_is_meant(settings_of):
+    assert settings_of("optim.weight_decay=0", "generate.temperature=1").generate.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epoch=3", "trainer.max_epoch: no such key (did you mean trainer.max_epochs?)"),
+        ("lr=1", "lr: no such key (did you mean optim.lr?)"),
+        ("batch_size=4", "batch_size: no such key (did you mean data.batch_size?)"),
+        ("optim.learning_rate=1", "optim.learning_rate: no such key (did you mean "),
+        ("+foo=1", "foo: no such key (python train.py --cfg job shows every key)"),
+        ("+trainer.foo=1", "trainer.foo: no such key"),
+        ("data.fields.answer=a", "data.fields.answer: no such key"),
+        ("modle=nano", "modle: no such key (did you mean model?)"),
+        ("~optm", "optm: no such key (did you mean optim?)"),
+        ("prompt.segments=[{text: a, supervise: true}]", "supervise: no such key"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_an_error_with_the_nearest_one(refusal, override, message):
+    assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "choices"),
+    [
+        ("model=gpt9", "gpt2-large, gpt2-medium, gpt2-small, gpt2-xl, nano, pretrained"),
+        ("logger=mlflow", "none, wandb"),
+        ("trainer=tpu", "auto, ddp"),
+    ],
+)
+def test_a_wrong_choice_lists_what_there_is(refusal, override, choices):
+    assert refusal(override) == f"{override}: no such choice (there is {choices})"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epochs=abc", "trainer.max_epochs: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("optim.lr=fast", "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
+        ("data.drop_last=maybe", "data.drop_last: Value 'maybe' is not a valid bool"),
+        ("trainer.early_stopping=3", "trainer.early_stopping: Invalid type assigned"),
+        ("data.fields=abc", "data.fields: Invalid type assigned"),
+        ("data.path=[1]", "data.path: Cannot convert 'ListConfig' to string"),
+        ("prompt.segments=3", "prompt.segments: Invalid value assigned"),
+        ("seed=null", "seed: "),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error_with_its_key(refusal, override, message):
+    assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("trainer.max_epochs=0", "1 or more"),
+        ("data.batch_size=-1", "1 or more"),
+        ("generate.batch_size=0", "1 or more"),
+        ("seed=-1", "from 0 to 4,294,967,295"),
+        ("seed=4294967296", "from 0 to 4,294,967,295"),
+        ("optim.lr=0.0", "above 0"),
+        ("optim.lr=inf", "a finite number"),
+        ("optim.lr=nan", "a finite number"),
+        ("data.fractions.val=1.5", "from 0 to 1"),
+        ("data.split=alphabetical", "one of random, positional"),
+        ("data.too_long=cut", "one of drop, truncate_prompt, truncate_response, error"),
+        ("trainer.precision=fp16", "one of auto, fp32, bf16"),
+        ("data.demo_rows=10", "from 50 to 20,000"),
+        ("generate.top_p=0.0", "from 0.001 to 1"),
+        ("trainer.early_stopping.patience=0", "1 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_an_error_with_its_rule(refusal, override, rule):
+    assert refusal(override) == f"{override}: must be {rule}"
+
+
+def test_a_rule_holds_in_a_list_too(refusal):
+    segments = "prompt.segments=[{text: '{instruction}', when: never}, {text: '{output}', supervised: true}]"
+    assert refusal(segments) == "prompt.segments.when=never: must be one of always, input, no_input"
+
+
+def test_null_always_means_not_set(settings_of):
+    assert settings_of("optim.clip=null", "trainer.early_stopping.patience=null").optim.clip is None
+
+
+def test_every_rule_is_about_a_setting_that_exists():
+    known = [*keys(Settings), *keys(EvaluateSettings), "prompt.segments.when"]
+    assert [rule for rule in RULES if not any(key == rule or key.endswith("." + rule) for key in known)] == []
+
+
+@pytest.mark.parametrize("override", ["model=pretrained", "~optim.lr"])
+def test_a_setting_without_a_value_is_an_error_that_says_how_to_set_it(refusal, override):
+    key = {"model=pretrained": "model.pretrained", "~optim.lr": "optim.lr"}[override]
+    assert refusal(override) == f"{key}: not set (add {key}=... to the command)"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("foo bar", "foo bar: not key=value"),
+        ("optim.lr=[1,2", "optim.lr=[1,2: not key=value"),
+        ("model=nano,gpt2-small", "Ambiguous value for argument 'model=nano,gpt2-small' (add -m for a sweep)"),
+        ("optim.lr=${nope}", "optim.lr: Interpolation key 'nope' not found"),
+        ("model=null", "Config group override must be a string or a list"),
+        ("+model=gpt2-small", "Multiple values for model"),
+    ],
+)
+def test_what_hydra_cannot_read_is_one_line_too(refusal, override, message):
+    text = refusal(override)
+    assert text.startswith(message)
+    assert "\n" not in text
+
+
+def test_a_setting_may_refer_to_another(settings_of):
+    assert settings_of("generate.batch_size=${data.batch_size}", "data.batch_size=3").generate.batch_size == 3
+
+
+def test_every_choice_of_every_group_can_be_composed(settings_of):
+    for group in ("model", "data", "prompt", "optim", "trainer", "logger"):
+        for file in sorted(os.listdir(f"{os.path.dirname(__file__)}/../conf/{group}")):
+            choice = file.removesuffix(".yaml")
+            given = {"pretrained": ["model.pretrained=folder"], "json": ["data.path=file"]}.get(choice, [])
+            assert settings_of(f"{group}={choice}", *given).output_dir.startswith("runs/")
+
+
+def test_evaluate_has_settings_of_its_own():
+    with initialize_config_dir(os.path.abspath(f"{os.path.dirname(__file__)}/../conf"), version_base="1.3"):
+        settings = read_settings(compose("evaluate", ["run=runs/a", "eval.generate.top_k=3"]), EvaluateSettings)
+        with pytest.raises(ConfigError, match=r"run: not set \(add run=... to the command\)"):
+            read_settings(compose("evaluate"), EvaluateSettings)
+    assert (settings.run, settings.eval.generate.top_k) == ("runs/a", 3)
+
+
+def test_saved_settings_read_back_as_the_same_settings(settings_of, tmp_path):
+    settings = settings_of("prompt=chatml", "data.path=a b.json", "optim.lr=1e-5", "trainer.max_steps=null")
+    save_settings(settings, tmp_path / "config.yaml")
+    assert read_settings(yaml.safe_load((tmp_path / "config.yaml").read_text()), Settings) == settings
+
+
+def test_leaves_are_the_values_and_keys_are_their_names(settings_of):
+    values = dict(leaves(settings_of("seed=5", "data.fields.input=context")))
+    assert (values["seed"], values["data.fields.input"], values["trainer.early_stopping.patience"]) == (5, "context", 3)
+    groups = {key for key in keys(Settings) if any(other.startswith(key + ".") for other in keys(Settings))}
+    assert set(keys(Settings)) - groups == {key for key in values if not key.startswith("prompt.segments.")} | {
+        "prompt.segments"
+    }
+
+
+def test_the_nearest_key_is_looked_for_by_its_last_part_too():
+    assert "did you mean trainer.early_stopping.patience?" in str(unknown_key("patience", Settings))
+    assert "did you mean eval.generate.top_k?" in str(unknown_key("top_k", EvaluateSettings))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# secrets, options, errors from below
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "wandb.api_key=0123",
+        "+token=0123",
+        "++logger.password=0123",
+        "WANDB_API_KEY=0123",
+        "apikey=0123",
+        "hub.token=0123",
+        "data.hub=hf_" + "a1B2" * 9,
+        "logger.entity='sk-" + "a1B2" * 9,
+        "x=ghp_" + "a1B2" * 9,
+        "x=AKIA" + "A1B2" * 4,
+    ],
+)
+def test_a_secret_on_the_command_line_is_refused_without_being_repeated(argument):
+    with pytest.raises(ConfigError) as caught:
+        refuse_secrets(["model=nano", argument])
+    assert str(caught.value).startswith(argument.split("=")[0] + ": a secret on the command line")
+    assert argument.split("=")[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["model.tokenizer=gpt2", "data.path=hf_data.json", "data.path=sk-learn/rows.json", "generate.max_new_tokens=5"],
+)
+def test_an_argument_that_only_looks_a_little_like_a_secret_is_none(argument):
+    refuse_secrets([argument])
+
+
+def test_options_may_stand_anywhere_among_the_overrides():
+    typed = ["data=json", "--config-dir", "mine", "prompt=mine", "-m", "~optim.clip", "--cfg", "job"]
+    assert options_first(typed) == [
+        "--config-dir",
+        "mine",
+        "-m",
+        "--cfg",
+        "job",
+        "data=json",
+        "prompt=mine",
+        "~optim.clip",
+    ]
+
+
+def test_an_error_of_ours_is_found_below_those_it_caused():
+    ours = DataError("rows.json:3: no")
+    outer = RuntimeError("a job failed")
+    outer.__cause__ = ValueError("because")
+    outer.__cause__.__cause__ = ours
+    assert as_ift_error(outer, Settings) is ours
+
+
+def test_an_error_of_the_system_names_its_file():
+    error = as_ift_error(OSError(28, "No space left on device", "runs/a/metrics.jsonl"), Settings)
+    assert isinstance(error, MachineError)
+    assert str(error).startswith("runs/a/metrics.jsonl: No space left on device")
+
+
+def test_an_error_nobody_foresaw_stays_what_it_is():
+    error = ZeroDivisionError("division by zero")
+    assert as_ift_error(error, Settings) is error
+
+
+def test_settings_know_no_secret():
+    names = {field.name for field in dataclasses.fields(Settings)} | {key.split(".")[-1] for key in keys(Settings)}
+    assert not [name for name in names if name.endswith(("key", "token", "secret", "password"))]

@@ -1,0 +1,174 @@
+"""Which model is kept, when validation runs, and when a run stops."""
+
+import json
+import math
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ift.data.prompts import Segment, Template
+from ift.model.weights import inspect_folder, load_model
+from ift.settings import EarlyStoppingSettings, TrainerSettings
+from ift.training.callbacks import KeepBest, KeepLast, ValidateAtTheEnd
+from ift.training.checkpoint import SafeCheckpointIO
+from ift.training.module import SFTModule
+from ift.training.trainer import early_stopping, stop_reason, total_steps, val_interval
+
+TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{output}", supervised=True)))
+
+
+class Scripted(SFTModule):
+    """Trains for real; its validation losses are read from a list."""
+
+    losses: list[float]
+
+    def on_validation_epoch_end(self):
+        self.log("val/loss", torch.tensor(self.losses.pop(0), dtype=torch.float64), logger=False)
+
+
+class Validations(Callback):
+    """The step of every validation, and the weights at that step."""
+
+    def __init__(self):
+        self.steps: list[int] = []
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_validation_end(self, trainer, module):
+        self.steps.append(trainer.global_step)
+        self.weights.append({name: value.clone() for name, value in module.model.state_dict().items()})
+
+
+@pytest.fixture
+def run(tmp_path, make_examples, make_model, make_optim, make_data, make_trainer, byte_tokenizer):
+    def run(losses, *, rows=40, max_epochs=2, max_steps=None, val_every=1, accumulate=1, patience=None, untuned=False):
+        """As train.py puts it together: 8 rows a step. Returns what happened."""
+        settings = TrainerSettings(
+            max_epochs=max_epochs, max_steps=max_steps, accumulate=accumulate, precision="fp32", accelerator="cpu",
+            devices=1, strategy="auto", val_every=val_every,
+            early_stopping=EarlyStoppingSettings(patience=patience, min_delta=0.0),
+        )  # fmt: skip
+        data = make_data(make_examples(rows), make_examples(3), batch_size=8 // accumulate, accumulate=accumulate)
+        steps = total_steps(settings, data.steps_per_epoch(1))
+        module = Scripted(make_model(vocab_size=byte_tokenizer.vocab_size), optim=make_optim(), total_steps=steps)
+        module.losses = list(losses)
+        best = KeepBest(tmp_path / "model", byte_tokenizer, TEMPLATE, about={"data": "abc"})
+        stopping, seen = early_stopping(settings.early_stopping), Validations()
+        trainer = make_trainer(
+            max_steps=steps,
+            accumulate_grad_batches=accumulate,
+            val_check_interval=val_interval(settings, steps),
+            callbacks=[best, seen, stopping, KeepLast(tmp_path / "checkpoints"), ValidateAtTheEnd()],
+            plugins=[SafeCheckpointIO()],
+            enable_checkpointing=True,
+        )
+        if untuned:
+            trainer.validate(module, data.baseline_dataloaders(), verbose=False)
+        trainer.fit(module, data)
+        return trainer, best, seen, stop_reason(trainer, settings, stopping)
+
+    return run
+
+
+# -- when validation runs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("val_every", "validated"),
+    [(4, [4, 8, 10]), (5, [5, 10]), (1, list(range(1, 11))), (10, [10]), (99, [10]), (None, list(range(1, 11)))],
+)
+def test_validation_runs_every_so_many_steps_and_after_the_last_one(run, val_every, validated):
+    """40 rows, 8 a step: 5 steps an epoch, 10 in all; validations do not start anew with an epoch."""
+    _, _, seen, reason = run([1.0] * 10, val_every=val_every)
+    assert seen.steps == validated
+    assert reason == "max_epochs=2"
+
+
+def test_steps_are_counted_in_optimizer_steps_when_gradients_are_accumulated(run):
+    trainer, _, seen, _ = run([1.0] * 10, val_every=3, accumulate=4, rows=38)  # the last window: 2 + 2 + 2 + 0 rows
+    assert trainer.global_step == 10
+    assert seen.steps == [3, 6, 9, 10]
+
+
+def test_max_steps_ends_a_run_within_an_epoch_and_says_so(run):
+    trainer, _, seen, reason = run([1.0] * 9, max_epochs=9, max_steps=7, val_every=3)
+    assert trainer.global_step == 7
+    assert seen.steps == [3, 6, 7]
+    assert reason == "max_steps=7"
+
+
+# -- early stopping -------------------------------------------------------------------------------------------------
+
+
+def test_patience_counts_validations_without_a_better_loss(run):
+    """Best at the second validation; the next three are not better, across the end of an epoch too."""
+    trainer, best, seen, reason = run([3.0, 2.0, 2.1, 2.0, 2.5, 1.0], val_every=2, max_epochs=9, patience=3)
+    assert seen.steps == [2, 4, 6, 8, 10]
+    assert trainer.global_step == 10
+    assert best.best_step == 4
+    assert reason == "early stopping: no better val/loss in 3 validations"
+
+
+def test_a_better_loss_starts_the_count_again(run):
+    trainer, best, _, reason = run([3.0, 3.1, 3.1, 2.0, 2.1, 2.1, 1.9, 2.0, 2.0, 2.0], patience=3)
+    assert trainer.global_step == 10
+    assert best.best_step == 7
+    assert reason.startswith("early stopping")
+
+
+def test_without_patience_a_run_goes_on_to_its_end(run):
+    trainer, _, _, reason = run([1.0] + [2.0] * 9, patience=None)
+    assert trainer.global_step == 10
+    assert reason == "max_epochs=2"
+
+
+# -- which model is kept --------------------------------------------------------------------------------------------
+
+
+def about(tmp_path):
+    return json.loads((tmp_path / "model" / "ift.json").read_text())
+
+
+def test_the_model_that_is_kept_is_the_one_with_the_best_validation_loss(run, tmp_path):
+    _, best, seen, _ = run([3.0, 2.0, 2.5, 1.5, 1.6], val_every=2)
+    assert (best.best_loss, best.best_step) == (1.5, 8)
+    assert about(tmp_path) == {"data": "abc", "step": 8, "val_loss": 1.5}
+    kept = load_model(inspect_folder(tmp_path / "model")).state_dict()
+    at_best, last = seen.weights[3], seen.weights[4]
+    for name, value in kept.items():
+        assert torch.equal(value, at_best[name]), name
+    assert not torch.equal(kept["wte.weight"], last["wte.weight"])
+
+
+def test_of_two_equal_losses_the_earlier_model_is_kept(run):
+    _, best, _, _ = run([2.0, 1.0, 1.0], val_every=4)
+    assert best.best_step == 8
+
+
+def test_the_last_step_can_be_the_best(run, tmp_path):
+    _, best, _, _ = run([3.0, 2.0, 1.0], val_every=4)
+    assert best.best_step == 10
+    assert about(tmp_path)["step"] == 10
+
+
+def test_an_untuned_model_that_is_better_than_all_after_it_is_kept(run, tmp_path, make_model, byte_tokenizer):
+    _, best, _, _ = run([0.5, 3.0, 2.0, 1.0], val_every=4, untuned=True)
+    assert (best.best_loss, best.best_step) == (0.5, 0)
+    fresh = make_model(vocab_size=byte_tokenizer.vocab_size).state_dict()
+    kept = load_model(inspect_folder(tmp_path / "model")).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in fresh.items())
+
+
+def test_a_loss_that_is_no_number_is_never_the_best_and_ends_the_run(run):
+    trainer, best, seen, _ = run([2.0, math.nan, 1.0], val_every=2)
+    assert (best.best_loss, best.best_step) == (2.0, 2)
+    assert trainer.global_step == 4
+
+
+def test_the_last_checkpoint_is_that_of_the_latest_validation(run, tmp_path):
+    run([1.0, 2.0, 3.0], val_every=4)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last"]
+    state = SafeCheckpointIO().load_checkpoint(tmp_path / "checkpoints" / "last")
+    assert state["global_step"] == 10
+    (kept,) = [value for key, value in state["callbacks"].items() if "KeepBest" in key]
+    assert kept == {"best_loss": 1.0, "best_step": 4}
