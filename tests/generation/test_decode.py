@@ -1,4 +1,4 @@
-"""Decoding: a batched answer is the answer of the row alone, it stops where it should, and choices follow their odds."""
+"""Decoding: a batched answer is the answer of the row alone, stops where it should, and choices follow their odds."""
 
 import math
 from collections import Counter

@@ -160,7 +160,7 @@ def test_an_untuned_model_that_is_better_than_all_after_it_is_kept(run, tmp_path
 
 
 def test_a_loss_that_is_no_number_is_never_the_best_and_ends_the_run(run):
-    trainer, best, seen, _ = run([2.0, math.nan, 1.0], val_every=2)
+    trainer, best, _, _ = run([2.0, math.nan, 1.0], val_every=2)
     assert (best.best_loss, best.best_step) == (2.0, 2)
     assert trainer.global_step == 4
 

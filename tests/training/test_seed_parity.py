@@ -1,6 +1,6 @@
 """The same numbers as the seed of this project, chapter 7 of rasbt's "Build a Large Language Model From Scratch".
 
-Its model is untied, its loss asks for the prompt too, its AdamW decays every parameter, with no schedule and no clipping.
+Its model is untied, its loss asks for the prompt too, its AdamW decays every parameter; no schedule, no clipping.
 """
 
 import importlib

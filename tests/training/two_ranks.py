@@ -1,4 +1,4 @@
-"""A short run on one or two processes, for test_two_ranks.py: python two_ranks.py RESULT DEVICES BATCH_SIZE ACCUMULATE"""
+"""A short run on one or two processes: python two_ranks.py FOLDER DEVICES BATCH_SIZE ACCUMULATE"""
 
 import json
 import sys

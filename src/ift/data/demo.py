@@ -108,11 +108,10 @@ UNITS = [("hour", "minutes", 60), ("day", "hours", 24), ("week", "days", 7), ("y
 SPELLED = """bird, cloud, dog, fish, gold, hand, juice, king, lemon, music, night, paint, quick, rain, salt, train, under,
     world, young, zebra"""  # no letter comes twice
 SORTED = "ant, bear, cow, duck, fox, lion, monkey, tiger"  # each has a first letter of its own
-NAMES = "Anna, Ben, Clara, David, Emma, Henry, Julia, Tom"
-CITIES = "Boston, Chicago, Geneva, Milan, Munich, Toronto"
-COLOURS = "red, blue, yellow, white, black, brown"
+NAMES = "Anna, Ben, Clara, David, Emma, Tom"
+CITIES = "Boston, Chicago, Geneva, Milan, Toronto"
+COLOURS = "red, blue, yellow, white, black"
 THINGS = "books, lamps, chairs, hats, cups, bags"
-DAYS = "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 AGENTS = """the farmer, the teacher, my uncle, the girl, our neighbour, the old man, a student, my sister, the guests,
     a stranger, the mayor, the nurse"""
@@ -163,9 +162,9 @@ def _word_lists(rng: random.Random) -> Iterator[Fact]:
 
 def _number_lists(rng: random.Random) -> Iterator[Fact]:
     for _ in range(600):
-        numbers = rng.sample(range(1, 10), 3)
+        numbers = rng.sample(range(10, 90, 10), 3)
         up = [str(number) for number in sorted(numbers)]
-        yield {"numbers": ", ".join(map(str, numbers)), "up": ", ".join(up), "top": up[-1]}
+        yield {"numbers": ", ".join(map(str, numbers)), "up": ", ".join(up)}
 
 
 def _baskets(rng: random.Random) -> Iterator[Fact]:
@@ -184,15 +183,15 @@ def _sums(rng: random.Random) -> Iterator[Fact]:
 
 
 def _purchases(rng: random.Random) -> Iterator[Fact]:
-    lists = {"name": NAMES, "city": CITIES, "colour": COLOURS, "things": THINGS, "day": DAYS}
+    lists = {"name": NAMES, "city": CITIES, "colour": COLOURS, "things": THINGS}
     for _ in range(600):
-        fact = {key: rng.choice(_list(words)) for key, words in lists.items()} | {"n": NUMBERS[rng.randint(2, 10)]}
+        fact = {key: rng.choice(_list(words)) for key, words in lists.items()}
         carrier = rng.choice(
             [
-                "On {day} {name} bought {n} {colour} {things} in {city}.",
-                "On {day}, {name} sold {n} {colour} {things} to a shop in {city}.",
-                "Last {day} {name} sent {n} {colour} {things} to a friend in {city}.",
-                "In {city}, {name} found {n} {colour} {things} at the market on {day}.",
+                "Yesterday {name} bought {colour} {things} in {city}.",
+                "This morning {name} sold {colour} {things} to a shop in {city}.",
+                "A friend in {city} sent {name} {colour} {things}.",
+                "In {city}, {name} found {colour} {things} at the market.",
             ]
         )
         yield fact | {"text": carrier.format_map(fact)}
@@ -307,16 +306,16 @@ KINDS = {
         Spell the word "{a}" letter by letter.
         How do you spell {a}?
         Please spell the following word. | {a}
-        Can you spell "{a}" for me?
         Split this word into its letters. | {a}
-        I need the single letters of the word {a}.
         Say {a} one letter at a time.
-        Could you write out the letters of {a} for a child?
-        Write {a} with a space between its letters.
-        What letter does "{a}" begin with? => The word {a} begins with the letter {first}.
-        Name the first letter of the given word. | {a} => The word {a} begins with the letter {first}.
-        Which letter comes last in "{a}"? => The word {a} ends with the letter {last}.
-        Tell me the last letter of this word. | {a} => The word {a} ends with the letter {last}.
+        What letter does {a} begin with? => The word {a} begins with {first}.
+        Name the first letter of the given word. | {a} => The word {a} begins with {first}.
+        With which letter does "{a}" start? => The word {a} begins with {first}.
+        I look for {a} in a dictionary. Under which letter is it? => The word {a} begins with {first}.
+        Which letter comes last in {a}? => The word {a} ends with {last}.
+        Tell me the last letter of this word. | {a} => The word {a} ends with {last}.
+        What is the final letter of "{a}"? => The word {a} ends with {last}.
+        How does the word {a} end? Give me one letter. => The word {a} ends with {last}.
         """,
         _letters,
     ),
@@ -344,9 +343,8 @@ KINDS = {
         Can you list {numbers} from low to high?
         List the numbers again, the smallest one first. | Numbers: {numbers}
         I drew {numbers}. How do they go from low to high?
-        Which of these numbers is the largest? | Numbers: {numbers} => The largest number is {top}.
-        Find the greatest number in the list. | Numbers: {numbers} => The largest number is {top}.
-        Tell me the highest of the numbers {numbers}. => The largest number is {top}.
+        Order these numbers, please. | Numbers: {numbers}
+        I have the numbers {numbers}. Write them down in rising order.
         """,
         _number_lists,
     ),
@@ -356,15 +354,14 @@ KINDS = {
         Which person is mentioned in the text? | {text}
         Extract the name of the person. | {text}
         Who is this sentence about? | {text}
+        Somebody is named here. Who? | {text}
         Find the city in this sentence. | {text} => The city is {city}.
         Which city does the text name? | {text} => The city is {city}.
         Pick out the name of the city. | {text} => The city is {city}.
         What colour is mentioned? | {text} => The colour is {colour}.
         Pick out the word for a colour. | {text} => The colour is {colour}.
         Which colour do the things have? | {text} => The colour is {colour}.
-        How many things is the text about? | {text} => The number is {n}.
-        Find the number in this sentence. | {text} => The number is {n}.
-        What number does the writer give? | {text} => The number is {n}.
+        Name the colour of the things in this sentence. | {text} => The colour is {colour}.
         """,
         _purchases,
     ),
@@ -376,13 +373,13 @@ KINDS = {
         Please add {x} and {y}.
         Find the sum of {x} and {y}.
         How much is {x} + {y}?
-        {name} has {x} {things} and gets {y} more. How many is that? => The sum of {x} and {y} is {z}: {z} {things}.
+        {name} has {x} {things} and gets {y} more. How many is that? => The sum of {x} and {y} is {z}.
         What is {z} minus {x}? => The difference of {z} and {x} is {y}.
         Find the difference of {z} and {x}. => The difference of {z} and {x} is {y}.
         From {z} take {x}. => The difference of {z} and {x} is {y}.
         Work out the difference. | {z} and {x} => The difference of {z} and {x} is {y}.
         Subtract the second number from the first. | {z} and {x} => The difference of {z} and {x} is {y}.
-        {name} had {z} {things} and gave away {x}. How many are left? => The difference of {z} and {x} is {y}: {y} {things}.
+        {name} had {z} {things} and gave away {x}. How many are left? => The difference of {z} and {x} is {y}.
         """,
         _sums,
     ),

@@ -21,7 +21,7 @@ from ift.errors import ConfigError, MachineError, WeightsError
 from ift.run import write_json
 
 END_OF_TEXT = "<|endoftext|>"
-DEMO_SIZE = 1024  # tokens of the demo vocabulary, end-of-text not counted
+DEMO_SIZE = 2048  # tokens of the demo vocabulary, end-of-text not counted
 
 
 class Tokenizer:
@@ -142,4 +142,3 @@ class Tokenizer:
         if special != {END_OF_TEXT: len(ranks)} or sorted(ranks.values()) != list(range(len(ranks))):
             raise WeightsError(f"{path}: not numbered as GPT-2's vocabulary (tokens 0..n-1, then {END_OF_TEXT})")
         return cls._from_ranks(ranks, str(name))
-
