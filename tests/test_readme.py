@@ -34,7 +34,7 @@ def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     rows = demo_rows(60)
     (folder / "rows.json").write_text(json.dumps([{**row, "completion": row["output"]} for row in rows]))
-    config = GPT2Config(vocab_size=1025, n_positions=256, n_layer=1, n_head=2, n_embd=16)
+    config = GPT2Config(vocab_size=2049, n_positions=256, n_layer=1, n_head=2, n_embd=16)
     GPT2LMHeadModel(config).save_pretrained(folder / "weights")
     (folder / "my_conf" / "prompt").mkdir(parents=True)
     mine = (ROOT / "conf" / "prompt" / "phi3.yaml").read_text().replace("name: phi3", "name: mine")

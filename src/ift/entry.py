@@ -110,7 +110,14 @@ def refuse_secrets(arguments: list[str]) -> None:
 
 
 def as_ift_error(error: BaseException, kind: type) -> BaseException:
-    """Hydra's errors of several lines as one; anything else as it is."""
+    """Hydra's errors of several lines as one, which it becomes the cause of; anything else as it is."""
+    found = _find_ift_error(error, kind)
+    if found is not error and found.__cause__ is None:
+        found.__cause__ = error
+    return found
+
+
+def _find_ift_error(error: BaseException, kind: type) -> BaseException:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, IftError):
@@ -135,5 +142,6 @@ def as_ift_error(error: BaseException, kind: type) -> BaseException:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
     if isinstance(error, OSError) and error.filename is not None:
-        return MachineError(f"{error.filename}: {error.strerror} (is the disk full, the folder writable?)")
+        hint = "" if isinstance(error, FileNotFoundError) else " (is the disk full, the folder writable?)"
+        return MachineError(f"{error.filename}: {error.strerror}{hint}")
     return error

@@ -37,7 +37,7 @@ class RunFolder:
         run = cls(path)
         if is_other_rank():
             return run
-        if run.metrics.exists() or run.summary.exists():
+        if run.metrics.exists() or run.model.exists():  # a run that was refused before its first number left neither
             raise ConfigError(f"{run.path}: holds a run already (choose another output_dir)")
         try:
             run.path.mkdir(parents=True, exist_ok=True)

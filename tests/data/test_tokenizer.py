@@ -49,7 +49,8 @@ def test_any_text_comes_back_from_its_tokens_and_none_of_them_is_the_end(demo, t
 
 
 def test_the_demo_tokenizer_is_small_and_always_the_same(demo):
-    assert (demo.name, demo.vocab_size, demo.end_of_text) == ("demo", 1025, 1024)
+    assert (demo.name, demo.vocab_size) == ("demo", demo.end_of_text + 1)
+    assert 1500 < demo.vocab_size <= 2049  # merges may run out before the 2,048th token
     assert demo.encoding._mergeable_ranks == Tokenizer.load("demo", TEMPLATE).encoding._mergeable_ranks
 
 

@@ -9,8 +9,14 @@ from ift.training.trainer import total_steps, val_interval
 
 def settings(**changes) -> TrainerSettings:
     values = {
-        **{"max_epochs": 2, "max_steps": None, "accumulate": 1, "precision": "fp32", "accelerator": "cpu"},
-        **{"devices": 1, "strategy": "auto", "val_every": None},
+        "max_epochs": 2,
+        "max_steps": None,
+        "accumulate": 1,
+        "precision": "fp32",
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "auto",
+        "val_every": None,
         "early_stopping": EarlyStoppingSettings(patience=3, min_delta=0.0),
     }
     return TrainerSettings(**{**values, **changes})

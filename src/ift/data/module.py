@@ -61,7 +61,7 @@ class SFTDataModule(L.LightningDataModule):
     def baseline_dataloaders(self) -> list[DataLoader[Batch]]:
         """Validation rows and as many training rows: what the untuned model is measured on."""
         train = self.examples["train"][: max(len(self.examples["val"]), self.batch_size)]
-        return [self._loader(part) for part in (self.examples["val"], train) if part]
+        return [self._loader(part) for part in (self.examples["val"], train)]
 
     def longest_batch(self) -> Batch:
         """The training batch that needs most memory."""

@@ -29,7 +29,7 @@ def finish(
     best: KeepBest,
     device: Device,
     **about: Any,
-) -> float:
+) -> float | None:
     """Write responses.jsonl, summary.json, curves.png and report.html; return the best validation loss.
 
     about: what else belongs into the summary (why training stopped, how long it took, ...).
@@ -39,7 +39,7 @@ def finish(
     if rows:
         trainer.test(module, datamodule, verbose=False)
     if not trainer.is_global_zero:
-        return best.best_loss
+        return best.val_loss
     for logger in trainer.loggers:
         logger.save()
     metrics = read_jsonl(run.metrics)
@@ -51,7 +51,7 @@ def finish(
         "best_step": best.best_step,
         "steps": trainer.global_step,
         "untuned_val_loss": metrics[0].get("val/loss"),
-        "val_loss": best.best_loss,
+        "val_loss": best.val_loss,
         "val_perplexity": at_best.get("val/perplexity"),
         "val_accuracy": at_best.get("val/accuracy"),
         **{f"test_{key}": value for key, value in tested.items()},
@@ -67,7 +67,7 @@ def finish(
     write_json(run.summary, summary)
     module.model.to(device.torch_device)
     write_responses(run, module.model, rows, answer)
-    return best.best_loss
+    return best.val_loss
 
 
 def write_responses(run: RunFolder, model: GPT, rows: list[Row], answer: Answerer) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def write_responses(run: RunFolder, model: GPT, rows: list[Row], answer: Answere
 def show_summary(run: RunFolder) -> None:
     """The closing lines: the numbers, a few answers, and what to look at next."""
     summary, responses = read_json(run.summary), read_jsonl(run.responses)
-    if "val_loss" in summary:
+    if summary.get("val_loss") is not None:
         print(
             f"best      validation loss {summary['val_loss']:.3f} at step {summary['best_step']} of {summary['steps']} "
             f"(untuned {summary['untuned_val_loss']:.3f}); stopped by {summary['stop_reason']}"

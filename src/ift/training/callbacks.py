@@ -38,6 +38,11 @@ class KeepBest(Callback):
         self.path, self.tokenizer, self.template, self.about = path, tokenizer, template, about or {}
         self.best_loss, self.best_step = math.inf, 0
 
+    @property
+    def val_loss(self) -> float | None:
+        """Of the best model; None without validation rows."""
+        return None if self.best_loss == math.inf else self.best_loss
+
     def state_dict(self) -> dict[str, Any]:
         return {"best_loss": self.best_loss, "best_step": self.best_step}
 
@@ -45,15 +50,19 @@ class KeepBest(Callback):
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        loss = float(trainer.callback_metrics["val/loss"])
+        loss = float(trainer.callback_metrics.get("val/loss", math.inf))
         if loss < self.best_loss:
             self.best_loss = loss
+            self.keep(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        if self.best_loss == math.inf:  # no validation rows
             self.keep(trainer, module)
 
     def keep(self, trainer: L.Trainer, module: Any) -> None:
         self.best_step = trainer.global_step
         if trainer.is_global_zero:
-            about = {**self.about, "step": self.best_step, "val_loss": self.best_loss}
+            about = {**self.about, "step": self.best_step, "val_loss": self.val_loss}
             save_model_folder(self.path, module.model, self.tokenizer, self.template, about)
 
 
@@ -163,3 +172,7 @@ class KeepLast(ModelCheckpoint):
             auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
         )
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        if not self.best_model_path:  # no validation rows: nothing has been saved yet
+            trainer.save_checkpoint(self.format_checkpoint_name({}))

@@ -19,7 +19,12 @@ VALIDATIONS = 10  # in a run, where trainer.val_every is not set
 def quiet_lightning() -> None:
     """Leave out Lightning's hints and notes on itself: what a person should know is said by us, once."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*treespec.*", ".*does not have many workers.*", ".*Checkpoint directory.*exists.*"):
+    for message in (
+        ".*treespec.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*across ranks is zero.*",
+    ):
         warnings.filterwarnings("ignore", message)
 
 
@@ -46,6 +51,8 @@ def early_stopping(settings: EarlyStoppingSettings) -> EarlyStopping:
 
 
 def stop_reason(trainer: L.Trainer, settings: TrainerSettings, stopping: EarlyStopping) -> str:
+    if stopping.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
+        return "early stopping: val/loss is no finite number"
     if stopping.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
         return f"early stopping: no better val/loss in {stopping.patience} validations"
     if settings.max_steps is not None and trainer.global_step >= settings.max_steps:
