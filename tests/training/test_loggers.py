@@ -20,6 +20,20 @@ def test_training_and_validation_of_a_step_share_one_line(tmp_path):
     ]
 
 
+def test_a_step_that_is_written_and_goes_on_still_has_one_line(tmp_path):
+    log = MetricsFile(tmp_path / "metrics.jsonl")
+    log.log_metrics({"train/loss": 2.0}, step=1)
+    log.log_metrics({"val/loss": 1.5}, step=2)
+    log.save()
+    log.log_metrics({"test/loss": 1.25}, step=2)
+    log.finalize("success")
+    log.finalize("success")
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "train/loss": 2.0},
+        {"step": 2, "val/loss": 1.5, "test/loss": 1.25},
+    ]
+
+
 @pytest.mark.parametrize(
     ("environment", "mode", "says_why"),
     [

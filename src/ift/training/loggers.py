@@ -24,8 +24,8 @@ from ift.settings import LoggerSettings, Settings
 class MetricsFile(Logger):
     """metrics.jsonl: one line a step with every number of that step. The truth that W&B mirrors.
 
-    Training and validation of one step arrive one after the other; the line is written when the next step begins,
-    and at the end.
+    Training, validation and test of one step arrive one after the other; the line is written when the next step
+    begins, and whenever Lightning asks for it.
     """
 
     def __init__(self, path: Path):
@@ -33,6 +33,7 @@ class MetricsFile(Logger):
         self.path = path
         self._step: int | None = None
         self._values: dict[str, Any] = {}
+        self._offset: int | None = None  # where the line of this step begins, once it is written
 
     @property
     def name(self) -> str:
@@ -50,15 +51,17 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step != self._step:
             self.save()
-            self._step = step
+            self._step, self._values, self._offset = step, {}, None
         self._values |= metrics
 
     @rank_zero_only
     def save(self) -> None:
+        """Write the line of this step, in the place of the one that an earlier call wrote for it."""
         if self._values:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self._step, **self._values}) + "\n")
-            self._values = {}
+            with self.path.open("ab") as file:
+                self._offset = file.tell() if self._offset is None else self._offset
+                file.truncate(self._offset)
+                file.write((json.dumps({"step": self._step, **self._values}) + "\n").encode())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
