@@ -29,20 +29,28 @@ def main(config: DictConfig) -> float | None:
 
 def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     """Rows in; model, responses and report out. Returns the best validation loss, for sweeps."""
-    from ift.data.prepare import prepare, show_report
-    from ift.data.prompts import Template
+    from ift.data.chat_template import template_from
+    from ift.data.page import write_page
+    from ift.data.prepare import prepare
+    from ift.data.show import show_report
     from ift.data.tokenizer import Tokenizer
     from ift.model.weights import plan_model
 
     # what can be wrong with settings, rows and weight files is found before torch is imported
-    template = Template.make(settings.prompt.name, settings.prompt.segments, mask=settings.prompt.mask)
+    template = template_from(settings.prompt)
     tokenizer = Tokenizer.load(settings.model.tokenizer, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     data = prepare(
-        settings.data, template, tokenizer, context_length=config.context_length, seed=settings.seed, run=run
+        settings.data,
+        template,
+        tokenizer,
+        context_length=config.context_length,
+        seed=settings.seed,
+        run=None if is_other_rank() else run,
     )
     if not is_other_rank():
-        print(*show_report(data.report), sep="\n", flush=True)
+        write_page(run, data, tokenizer)
+        print(*show_report(data.report), data.cached, sep="\n", flush=True)
 
     import lightning as L
 
@@ -76,7 +84,8 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
         return None
     answer = Answerer(template, tokenizer, settings.generate, seed=settings.seed, dtype=device.dtype)
     sample_rows = data.rows["val"][: settings.samples.rows]
-    best = KeepBest(run.model, tokenizer, template, about={"data": data.report["fingerprint"]})
+    about = {"data": data.report["fingerprint"], "data_report": data.hash}
+    best = KeepBest(run.model, tokenizer, template, about=about)
     stopping = early_stopping(options.early_stopping)
 
     with open_loggers(settings, run, group=entry.sweep_name()) as loggers:

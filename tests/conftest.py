@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,8 @@ from ift.settings import Settings
 ROOT = Path(__file__).parents[1]
 # read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["IFT_CACHE_DIR"] = tempfile.mkdtemp(prefix="ift-tests-")  # never the person's own cache
+atexit.register(shutil.rmtree, os.environ["IFT_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ CASES = [
     Case("max_length", ROWS + "good.json data.max_length=300", 2, "data.max_length=300: the model's context is 256"),
     # rows
     Case("missing file", ROWS + "none.json", 3, "none.json: no such file"),
-    Case("folder", ROWS + "folder", 3, "folder: not a file"),
+    Case("folder", ROWS + "folder", 3, "folder: no data files in this folder (.json .jsonl"),
     Case("empty file", ROWS + "empty.json", 3, "empty.json: no rows (the file is empty)"),
     Case("empty list", ROWS + "no-rows.json", 3, "no-rows.json: no rows (an empty list)"),
     Case("only a header", ROWS + "header.csv", 3, "header.csv: no rows"),
@@ -82,7 +82,7 @@ CASES = [
         "object", ROWS + "object.json", 3, 'object.json:1: one JSON object, not a list of rows; its rows are under "d'
     ),
     Case("Git LFS", ROWS + "lfs.json", 3, "lfs.json: a Git LFS pointer"),
-    Case("HTML", ROWS + "page.json", 3, "page.json:1: neither JSON, JSONL, CSV, TSV nor Parquet"),
+    Case("HTML", ROWS + "page.json", 3, "page.json: an HTML page, not data (was the download an error page?)"),
     Case("not UTF-8", ROWS + "latin1.json", 3, "latin1.json:2: byte "),
     Case("no Parquet", ROWS + "wrong.parquet", 3, "wrong.parquet: broken Parquet"),
     Case("empty split", ROWS + "nine.json", 3, "data.fractions.test=0.1: 9 rows give 0 for test"),
@@ -183,7 +183,8 @@ def test_bad_input_ends_in_one_line_and_an_exit_code_before_torch_is_imported(ca
 
 def test_rows_that_cannot_be_used_are_kept_with_their_reason_though_the_run_is_refused(ended, folder):
     number = [case.what for case in CASES].index("no output")
-    (rejected,) = read_jsonl(folder / f"out/{number}/rejected.jsonl")
+    rejected, merged = read_jsonl(folder / f"out/{number}/rejected.jsonl")
+    assert merged["reason"] == "merged: equal to no-output.jsonl:1"
     assert (rejected["file"], rejected["row"]) == ("no-output.jsonl", 2)
     assert rejected["reason"].startswith('no "output"')
     assert rejected["raw"] == {"instruction": "a", "completion": "b"}

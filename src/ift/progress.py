@@ -7,32 +7,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextmanager
-def progress(what: str | None, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of units just done. Without a title nothing is shown."""
+def progress(what: str | None, total: int, unit: str, *, scale: float = 1) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the amount just done; shown divided by scale, so that bytes can be seen as MB.
+
+    Without a title nothing is shown.
+    """
     if what is None:
-        yield lambda count: None
+        yield lambda amount: None
         return
     console = Console()
     columns = (
         TextColumn(what),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit + " {task.fields[speed]}"),
+        TextColumn(f"{{task.fields[done]}}/{total / scale:,.0f} {unit} {{task.fields[speed]}}"),
         TimeRemainingColumn(),
     )
     start, done = time.perf_counter(), 0
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=total, speed="")
+        task = bar.add_task("", total=total, done="0", speed="")
 
-        def advance(count: int) -> None:
+        def advance(amount: int) -> None:
             nonlocal done
-            done += count
-            bar.update(task, advance=count, speed=f"{done / (time.perf_counter() - start):.1f}/s")
+            done += amount
+            speed = done / scale / (time.perf_counter() - start)
+            bar.update(task, advance=amount, done=f"{done / scale:,.0f}", speed=f"{speed:.1f}/s")
 
         yield advance
     seconds = time.perf_counter() - start
-    console.print(f"{what:<9} {done:,} {unit} in {seconds:.1f} s ({done / max(seconds, 1e-9):.1f}/s)", highlight=False)
+    amount = done / scale
+    speed = f"{amount / max(seconds, 1e-9):.1f}/s"
+    console.print(f"{what:<9} {amount:,.0f} {unit} in {seconds:.1f} s ({speed})", highlight=False)

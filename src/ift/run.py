@@ -19,7 +19,11 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.data_report = self.path / "data_report.json"
+        self.data_page = self.path / "data_report.html"
         self.rejected = self.path / "rejected.jsonl"
+        self.cut = self.path / "cut.jsonl"
+        self.leaks = self.path / "leaks.jsonl"
+        self.overlaps = self.path / "overlaps.jsonl"
         self.test_rows = self.path / "test.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"
@@ -74,9 +78,13 @@ def is_other_rank() -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -87,7 +95,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
-    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+    write_lines(path, (json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def read_jsonl(path: Path) -> list[Any]:

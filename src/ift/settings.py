@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -37,6 +37,10 @@ class FieldSettings:
     instruction: str
     input: str
     output: str
+    system: str
+    category: str
+    messages: str
+    conversations: str
 
 
 @dataclass
@@ -48,9 +52,10 @@ class FractionSettings:
 
 @dataclass
 class DataSettings:
-    path: str | None
-    val_path: str | None
-    test_path: str | None
+    path: Any  # one path or a list of them
+    weights: list[float] | None
+    val_path: Any
+    test_path: Any
     hub: str | None
     demo_rows: int | None
     fields: FieldSettings
@@ -59,6 +64,10 @@ class DataSettings:
     max_length: int | None
     too_long: str
     max_dropped: float
+    duplicates: str
+    twins: float | None
+    against: list[str]
+    cache_dir: str | None
     pad_to: int | None
     batch_size: int
     drop_last: bool
@@ -76,7 +85,9 @@ class SegmentSettings:
 class PromptSettings:
     name: str
     mask: bool
-    segments: list[SegmentSettings]
+    turns: str = "all"
+    chat_template: str | None = None
+    segments: list[SegmentSettings] = field(default_factory=list)
 
 
 @dataclass
@@ -154,6 +165,16 @@ class Settings:
 
 
 @dataclass
+class CheckSettings:
+    """What `ift check` is told: the part of training's settings that says what the rows become."""
+
+    seed: int
+    model: ModelSettings
+    data: DataSettings
+    prompt: PromptSettings
+
+
+@dataclass
 class EvalSettings:
     name: str
     generate: GenerateSettings
@@ -196,7 +217,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "context_length": _at_least(2),
     "dropout": _within(0, 0.99),
     "demo_rows": _within(50, 20000),
-    "split": _one_of("random", "positional"),
+    "split": _one_of("clustered", "random", "positional"),
+    "weights": _at_least(0),
+    "duplicates": _one_of("merge", "keep"),
+    "twins": _within(0.5, 1),
+    "turns": _one_of("all", "last"),
     "fractions.train": _within(0, 1),
     "fractions.test": _within(0, 1),
     "fractions.val": _within(0, 1),
@@ -206,7 +231,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pad_to": _at_least(1),
     "batch_size": _at_least(1),
     "num_workers": _at_least(0),
-    "when": _one_of("always", "input", "no_input"),
     "lr": _above(0),
     "weight_decay": _at_least(0),
     "decay": _one_of("matrices", "all"),
@@ -233,7 +257,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logger.name": _one_of("wandb", "none"),
 }
 
-T = TypeVar("T", Settings, EvaluateSettings)
+T = TypeVar("T", Settings, EvaluateSettings, CheckSettings)
 
 
 def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
@@ -270,8 +294,8 @@ def save_settings(settings: Settings | EvaluateSettings, path: Path) -> None:
 
 def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of every setting below a settings object."""
-    for field in dataclasses.fields(settings):
-        key, value = prefix + field.name, getattr(settings, field.name)
+    for each in dataclasses.fields(settings):
+        key, value = prefix + each.name, getattr(settings, each.name)
         items = value if isinstance(value, list) else [value]
         for item in items:
             if dataclasses.is_dataclass(item):

@@ -157,7 +157,7 @@ def test_clean_takes_away_the_closing_text_of_the_template_and_nothing_else(temp
         ([Segment("{instruction}{output}")], "the segment with {output} must be supervised"),
         (
             [Segment("{instruction}", when="sometimes"), OUTPUT],
-            "when=sometimes: must be one of always, input, no_input",
+            "when=sometimes: must be of always, input, no_input, system, no_system, later",
         ),
     ],
 )

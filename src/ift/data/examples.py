@@ -3,6 +3,8 @@
 ids         8 ... 21 30 31 32          prompt and response; collate adds the end-of-text
 supervised  0 ...  0  1  1  1          by position, never by looking for a token
 ends        True                       the response is whole, so its end may be learnt
+
+The ends of earlier turns of a conversation stand in ids; no other end-of-text does.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ift.data.prompts import HasFields, Template
+from ift.data.prompts import HasFields, Piece, Template
 from ift.data.rows import Row
 from ift.data.tokenizer import Tokenizer
 
@@ -24,6 +26,8 @@ class Example:
     ends: bool = True
     row: int = 0  # number of the row in its file, for messages
     truncated: str | None = None  # "prompt" or "response" where the length policy cut
+
+    shortened: Row | None = None  # what was encoded instead of the row where its prompt was cut
 
     @property
     def tokens(self) -> int:
@@ -63,7 +67,7 @@ def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_leng
             if not left:
                 raise TooLong(f"{length}: the response alone fills the context")
             example = _encode(shorter, template, tokenizer)
-        return replace(example, truncated="prompt")
+        return replace(example, truncated="prompt", shortened=shorter)
     raise TooLong(length)
 
 
@@ -71,7 +75,7 @@ def _encode(row: Row, template: Template, tokenizer: Tokenizer) -> Example:
     ids: list[int] = []
     supervised: list[bool] = []
     for piece in template.pieces(row):
-        tokens = tokenizer.encode(piece.text)
+        tokens = encode_piece(piece, tokenizer)
         ids += tokens
         supervised += [piece.supervised] * len(tokens)
     return Example(np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), row=row.number)
@@ -88,14 +92,40 @@ def _shorten(row: Row, tokenizer: Tokenizer, *, by: int) -> tuple[Row, bool]:
     return (replace(row, input=shorter) if name == "input" else replace(row, instruction=shorter)), True
 
 
+def encode_piece(piece: Piece, tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.end_of_text] if piece.end else tokenizer.encode(piece.text)
+
+
 def encode_prompt(row: HasFields, template: Template, tokenizer: Tokenizer) -> list[int]:
     """The tokens a model is given at inference: the same ones that stood before the response in training."""
-    return [token for piece in template.render(row)[0] for token in tokenizer.encode(piece.text)]
+    return [token for piece in template.render(row)[0] for token in encode_piece(piece, tokenizer)]
 
 
-def length_summary(lengths: Sequence[int]) -> dict[str, float]:
+def broken_law(example: Example, row: Row, template: Template, tokenizer: Tokenizer) -> str | None:
+    """The first law that an example breaks, or None. It looks at the tokens alone and asks what they say.
+
+    The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; an end-of-text
+    stands where a turn ends and nowhere else; a response that was cut ends in no end.
+    """
+    pieces = template.pieces(example.shortened or row)
+    end = example.ids == tokenizer.end_of_text
+    if int(end.sum()) != sum(piece.end for piece in pieces):
+        return "an end-of-text stands where no turn ends"
+    for supervised, what in ((True, "supervised tokens are not the response"), (False, "prompt tokens are not it")):
+        wanted = "".join(piece.text for piece in pieces if piece.supervised == supervised and not piece.end).encode()
+        found = tokenizer.decode_bytes(example.ids[(example.supervised == supervised) & ~end].tolist())
+        if found != wanted and not (example.truncated == "response" and wanted.startswith(found)):
+            return what
+    if int((end & example.supervised).sum()) != sum(piece.end and piece.supervised for piece in pieces):
+        return "the end of a supervised turn is not learnt"
+    if example.ends == (example.truncated == "response"):
+        return "a cut response ends, or a whole one does not"
+    return None
+
+
+def length_summary(lengths: Sequence[int] | np.ndarray) -> dict[str, float]:
     """Percentiles a person reads: p50, p90, p99, max and mean, in tokens."""
-    if not lengths:
+    if not len(lengths):
         return {}
     values = np.asarray(lengths)
     p50, p90, p99 = (int(np.percentile(values, q, method="higher")) for q in (50, 90, 99))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import lightning as L
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ift.data.batches import Batch, StepSampler, collate
+from ift.data.cache import lengths
 from ift.data.examples import Example
 from ift.settings import DataSettings
 
@@ -15,14 +18,16 @@ from ift.settings import DataSettings
 class Examples(Dataset[list[Example]]):
     """Indexed by a whole micro-batch, so that a loader without a batch size of its own can be used."""
 
-    def __init__(self, examples: list[Example]):
+    def __init__(self, examples: Sequence[Example], order: np.ndarray | None = None):
+        """order: another than the examples' own."""
         self.examples = examples
+        self.order = np.arange(len(examples)) if order is None else order
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, indices: list[int]) -> list[Example]:
-        return [self.examples[i] for i in indices]
+        return [self.examples[self.order[i]] for i in indices]
 
 
 class SFTDataModule(L.LightningDataModule):
@@ -33,7 +38,7 @@ class SFTDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        examples: dict[str, list[Example]],
+        examples: dict[str, Sequence[Example]],
         settings: DataSettings,
         *,
         end_of_text: int,
@@ -65,7 +70,8 @@ class SFTDataModule(L.LightningDataModule):
 
     def longest_batch(self) -> Batch:
         """The training batch that needs most memory."""
-        return self.collate(sorted(self.examples["train"], key=lambda e: -e.tokens)[: self.batch_size])
+        longest = np.argsort(-lengths(self.examples["train"]), kind="stable")[: self.batch_size]
+        return self.collate([self.examples["train"][int(i)] for i in longest])
 
     def _sampler(self, rows: int, *, train: bool, rank: int, world: int) -> StepSampler:
         return StepSampler(
@@ -78,12 +84,12 @@ class SFTDataModule(L.LightningDataModule):
             drop_last=self.settings.drop_last and train,
         )
 
-    def _loader(self, examples: list[Example], *, train: bool = False) -> DataLoader[Batch]:
-        if not train:  # no order to keep: rows of one length side by side need least padding
-            examples = sorted(examples, key=lambda example: example.tokens)
+    def _loader(self, examples: Sequence[Example], *, train: bool = False) -> DataLoader[Batch]:
+        # validation has no order to keep: rows of one length side by side need least padding
+        order = None if train else np.argsort(lengths(examples), kind="stable")
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return DataLoader(
-            Examples(examples),  # type: ignore[arg-type]
+            Examples(examples, order),  # type: ignore[arg-type]
             sampler=self._sampler(len(examples), train=train, rank=rank, world=world),
             batch_size=None,
             collate_fn=self.collate,

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ift.data.examples import Example, TooLong, length_summary, make_example
+import numpy as np
+
+from ift.data.cache import Store, StoredExamples, StoredRows, open_store
+from ift.data.check import CUT, Checker
+from ift.data.examples import Example, length_summary
 from ift.data.prompts import Template
-from ift.data.rows import Dropped, Row, fingerprint, read_demo, read_hub, read_rows
-from ift.data.splits import split_rows
+from ift.data.rows import Row
+from ift.data.sources import ROLES, Source, evaluation_sources, find_sources
+from ift.data.splits import SPLITS, split_rows
 from ift.data.tokenizer import Tokenizer
+from ift.data.twins import NgramIndex, similarity
 from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import DataSettings, FractionSettings
 
-SPLITS = ("train", "test", "val")
+BINS = 40  # of the histogram of lengths
+COMPARED = 200  # rows of a cluster that a test row is compared with
 
 
 @dataclass
 class Prepared:
-    """Rows and their examples under train, test and val (lists of the same length and order), and what was dropped."""
+    """Rows and their examples under train, test and val, of the same length and order, read when they are asked for."""
 
-    rows: dict[str, list[Row]]
-    examples: dict[str, list[Example]]
-    dropped: list[Dropped]
-    rows_in: int
-    report: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Sequence[Row]]
+    examples: dict[str, Sequence[Example]]
+    report: dict[str, Any]
+    leaks: list[dict[str, Any]]
+    store: Store
+
+    @property
+    def hash(self) -> str:
+        """Of the report: the model folder keeps it, so that a model can be told from one of other data."""
+        return hashlib.sha256(json.dumps(self.report, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def cached(self) -> str:
+        """The line that says where the tokens come from."""
+        how = "read from" if self.store.meta["from_cache"] else f"made in {self.store.meta['seconds']:.1f} s:"
+        return f"cache     {how} {self.store.folder}"
 
 
 def prepare(
@@ -39,72 +59,99 @@ def prepare(
     seed: int,
     run: RunFolder | None = None,
 ) -> Prepared:
-    """Read, check, encode and split. Raises ConfigError or DataError at the first thing a person must mend.
+    """Read, check, encode (or find all that in the cache) and split.
 
-    A row too long for the context follows `data.too_long`. Dropped rows are an error only where they are more than
-    `data.max_dropped` of all. With a run folder its data_report.json, rejected.jsonl and test.jsonl are written.
+    Raises ConfigError or DataError at the first thing a person must mend. A row too long for the context follows
+    `data.too_long`. Dropped rows are an error only where they are more than `data.max_dropped` of all. With a run
+    folder its data_report.json, rejected.jsonl, cut.jsonl, leaks.jsonl, overlaps.jsonl and test.jsonl are written.
     """
     max_length = settings.max_length or context_length
     for key, length in (("max_length", max_length), ("pad_to", settings.pad_to or 0)):
         if length > context_length:
             raise ConfigError(f"data.{key}={length}: the model's context is {context_length} (make it that or less)")
-    given = _read(settings)
-    dropped = [row for _, bad in given.values() for row in bad]
-    rows_in = sum(len(good) + len(bad) for good, bad in given.values())
-    _refuse_if_too_many(dropped, rows_in, settings.max_dropped, run)
-
-    pairs: dict[str, list[tuple[Row, Example]]] = {}
-    for name, (rows, _) in given.items():
-        pairs[name] = []
-        for row in rows:
-            try:
-                example = make_example(row, template, tokenizer, max_length=max_length, too_long=settings.too_long)
-                pairs[name].append((row, example))
-            except TooLong as error:
-                if settings.too_long == "error":
-                    raise DataError(f"{row.file}:{row.number}: {error} (data.too_long=drop leaves it out)") from error
-                dropped.append(Dropped(row.file, row.number, str(error), row.to_json()))
-    _refuse_if_too_many(dropped, rows_in, settings.max_dropped, run)
-
-    for name in pairs.keys() - {"all"}:
-        if not pairs[name]:
-            raise DataError(f"{settings.test_path if name == 'test' else settings.val_path}: no row of it can be used")
-    fractions = _remaining(settings.fractions, pairs)
-    split = split_rows(pairs.pop("all"), how=settings.split, fractions=fractions, seed=seed)
-    split.update(pairs)
-    prepared = Prepared(
-        rows={name: [row for row, _ in split[name]] for name in SPLITS},
-        examples={name: [example for _, example in split[name]] for name in SPLITS},
-        dropped=dropped,
-        rows_in=rows_in,
+    sources = find_sources(settings)
+    evaluation, evaluated = _evaluation_rows(settings)
+    checker = Checker(template, tokenizer, asdict(settings.fields), max_length, settings.too_long, evaluation)
+    store = open_store(
+        sources,
+        checker,
+        merge=settings.duplicates == "merge",
+        twins=settings.twins,
+        cache_dir=settings.cache_dir,
+        key=evaluated,
     )
-    prepared.report = make_report(prepared, template, tokenizer, max_length=max_length)
+    if run is not None:  # before a refusal too: nothing is lost
+        run.path.mkdir(parents=True, exist_ok=True)
+        for path in (run.rejected, run.cut, run.overlaps, run.leaks):
+            path.unlink(missing_ok=True)  # of a check before this one
+            if path != run.leaks and (store.folder / path.name).stat().st_size:
+                shutil.copyfile(store.folder / path.name, path)
+    _refuse_if_too_many(store, settings.max_dropped)
+    order = _split(store, sources, settings, seed)
+    leaks = find_leaks(store, order, settings.twins)
+    report = make_report(store, order, leaks, template, tokenizer, max_length=max_length)
+    order["train"] = _weigh(store, sources, order["train"], seed)
+    report["rows_an_epoch"] = len(order["train"])
+    prepared = Prepared(
+        rows={name: StoredRows(store, order[name]) for name in SPLITS},
+        examples={name: StoredExamples(store, order[name]) for name in SPLITS},
+        report=report,
+        leaks=leaks,
+        store=store,
+    )
     if run is not None:
-        write_json(run.data_report, prepared.report)
+        write_json(run.data_report, report)
         write_jsonl(run.test_rows, (row.to_json() for row in prepared.rows["test"]))
+        if leaks:
+            write_jsonl(run.leaks, leaks)
     return prepared
 
 
-def _read(settings: DataSettings) -> dict[str, tuple[list[Row], list[Dropped]]]:
-    """What each given file holds: `all` is still to be split, `test` and `val` are ready-made."""
-    fields = asdict(settings.fields)
-    if settings.path:
-        given = {"all": read_rows(settings.path, fields)}
-    elif settings.hub:
-        given = {"all": read_hub(settings.hub, fields)}
-    elif settings.demo_rows:
-        given = {"all": (read_demo(settings.demo_rows), [])}
-    else:
-        raise ConfigError("data.path: not set (data.path=FILE, data.hub=NAME or data=demo)")
-    for name, path in (("test", settings.test_path), ("val", settings.val_path)):
-        if path:
-            given[name] = read_rows(path, fields)
-    return given
+def _evaluation_rows(settings: DataSettings) -> tuple[NgramIndex | None, list[Any]]:
+    """An index over the texts of data.against, and what tells these files from others."""
+    files = evaluation_sources(settings)
+    texts = ("\n".join(all_text(record)) for file in files for _, record in file.records())
+    return (NgramIndex(texts) if files else None), [file.stamp for file in files]
+
+
+def all_text(value: Any) -> Iterator[str]:
+    """Every text inside a record of an unknown schema."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from all_text(inside)
+
+
+def _refuse_if_too_many(store: Store, max_dropped: float) -> None:
+    meta = store.meta
+    if not meta["dropped"] or (meta["rows"] and meta["dropped"] <= max_dropped * meta["rows_in"]):
+        return
+    first = meta["first_dropped"]
+    raise DataError(
+        f"{first['file']}:{first['row']}: {first['reason']}; {meta['dropped']} of {meta['rows_in']} rows cannot be "
+        f"used (mend them or raise data.max_dropped={max_dropped:g})"
+    )
+
+
+def _split(store: Store, sources: list[Source], settings: DataSettings, seed: int) -> dict[str, np.ndarray]:
+    """Indices of rows under train, test and val: what is not ready-made is split off data.path."""
+    role = np.array([ROLES.index(source.role) for source in sources])[store.index["source"]]
+    role[store.merged] = -1
+    given = {name: np.flatnonzero(role == ROLES.index(name)) for name in ("test", "val")}
+    given = {name: rows for name, rows in given.items() if any(source.role == name for source in sources)}
+    for name, rows in given.items():
+        if not len(rows):
+            raise DataError(f"{settings.test_path if name == 'test' else settings.val_path}: no row of it can be used")
+    whole = np.flatnonzero(role == ROLES.index("all"))
+    fractions = _remaining(settings.fractions, given)
+    parts = split_rows(store.clusters[whole], how=settings.split, fractions=fractions, seed=seed)
+    return {name: given.get(name, whole[parts[name]]) for name in SPLITS}
 
 
 def _remaining(fractions: FractionSettings, given: dict[str, Any]) -> FractionSettings:
     """The fractions for data.path: the part of a split that has a file of its own goes to the others."""
-    if given.keys() == {"all"}:
+    if not given:
         return fractions
     test = 0.0 if "test" in given else fractions.test
     val = 0.0 if "val" in given else fractions.val
@@ -112,65 +159,100 @@ def _remaining(fractions: FractionSettings, given: dict[str, Any]) -> FractionSe
     return FractionSettings(fractions.train / total, test / total, val / total) if total else fractions
 
 
-def _refuse_if_too_many(dropped: list[Dropped], rows_in: int, max_dropped: float, run: RunFolder | None) -> None:
-    if run is not None and dropped:  # before a refusal too: nothing is lost
-        write_jsonl(run.rejected, (row.to_json() for row in dropped))
-    if not dropped or (len(dropped) <= max_dropped * rows_in and len(dropped) < rows_in):
-        return
-    first = dropped[0]
-    raise DataError(
-        f"{first.file}:{first.row}: {first.reason}; {len(dropped)} of {rows_in} rows cannot be used "
-        f"(mend them or raise data.max_dropped={max_dropped:g})"
-    )
+def _weigh(store: Store, sources: list[Source], rows: np.ndarray, seed: int) -> np.ndarray:
+    """The training rows of one epoch: weight 2 has each row of a source twice, weight 0.25 a quarter of them, drawn."""
+    weights = np.array([source.weight for source in sources])[store.index["source"][rows]]
+    if (weights == 1).all():
+        return rows
+    times = weights.astype(int)
+    extra = np.zeros(len(rows), bool)
+    for source, given in enumerate(sources):
+        part = np.flatnonzero(store.index["source"][rows] == source)
+        drawn = np.random.RandomState(seed).permutation(part)[: round(given.weight % 1 * len(part))]
+        extra[drawn] = True
+    return np.repeat(rows, times + extra)
 
 
-def make_report(prepared: Prepared, template: Template, tokenizer: Tokenizer, *, max_length: int) -> dict[str, Any]:
+def find_leaks(store: Store, order: dict[str, np.ndarray], threshold: float | None) -> list[dict[str, Any]]:
+    """Test and validation rows that have a near twin in training, each with the nearest one."""
+    if threshold is None:
+        return []
+    train = order["train"][np.argsort(store.clusters[order["train"]], kind="stable")]
+    of_train = store.clusters[train]
+    found = []
+    for name in ("test", "val"):
+        clusters = store.clusters[order[name]]
+        begins, ends = (np.searchsorted(of_train, clusters, side) for side in ("left", "right"))
+        for i, begin, end in zip(order[name].tolist(), begins.tolist(), ends.tolist(), strict=True):
+            if begin == end:
+                continue
+            text = store.prompt(i)
+            rivals = train[begin : min(end, begin + COMPARED)].tolist()
+            nearest, twin = max((similarity(text, store.prompt(j)), -j) for j in rivals)
+            twin = -twin
+            if nearest > threshold:
+                row, other = store.row(i), store.row(twin)
+                twin_place = {"twin_file": other.file, "twin_row": other.number, "similarity": round(nearest, 4)}
+                found.append({"split": name, "file": row.file, "row": row.number, **twin_place})
+    return found
+
+
+def twin_groups(data: Prepared, limit: int) -> list[list[Row]]:
+    """The largest groups of near twins, equal rows counted once."""
+    clusters = np.where(data.store.merged, -1, data.store.clusters)
+    numbers, sizes = np.unique(clusters[clusters >= 0], return_counts=True)
+    largest = np.argsort(-sizes, kind="stable")[:limit]
+    return [
+        [data.store.row(i) for i in np.flatnonzero(clusters == number).tolist()[:50]]
+        for number, size in zip(numbers[largest].tolist(), sizes[largest].tolist(), strict=True)
+        if size > 1
+    ]
+
+
+def make_report(
+    store: Store,
+    order: dict[str, np.ndarray],
+    leaks: list[dict[str, Any]],
+    template: Template,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+) -> dict[str, Any]:
     """What `data_report.json` says: counts in and out, lengths in tokens, what is supervised, what was cut."""
-    everything = [example for name in SPLITS for example in prepared.examples[name]]
-    tokens = sum(example.tokens for example in everything)
-    targets = sum(example.targets for example in everything)
+    meta, rows = store.meta, np.concatenate([order[name] for name in SPLITS])
+    index = store.index[rows]
+    tokens, targets = int(index["length"].sum(dtype="i8")), int(index["targets"].sum(dtype="i8"))
+    sizes = np.bincount(np.unique(store.clusters[rows], return_inverse=True)[1])
+    shortest, longest = int(index["length"].min()), int(index["length"].max())
+    width = -(-(longest - shortest + 1) // BINS)  # whole tokens: each bar counts as many lengths as the next
+    counts, edges = np.histogram(index["length"], bins=np.arange(shortest, longest + width + 1, width))
+    cut = np.bincount(index["cut"], minlength=len(CUT))
+    categories = np.bincount(index["category"] + 1, minlength=1 + len(meta["categories"]))
     return {
-        "rows_in": prepared.rows_in,
-        "kept": len(everything),
-        "dropped": len(prepared.dropped),
-        "dropped_by_reason": dict(Counter(_reason_class(row.reason) for row in prepared.dropped)),
-        "truncated": dict(Counter(example.truncated for example in everything if example.truncated)),
-        "splits": {name: len(prepared.examples[name]) for name in SPLITS},
+        "rows_in": meta["rows_in"],
+        "kept": len(rows),
+        "dropped": meta["dropped"],
+        "merged": meta["merged"],
+        "dropped_by_reason": meta["dropped_by_reason"],
+        "files": meta["files"],
+        "truncated": {what: int(n) for what, n in zip(CUT[1:], cut[1:].tolist(), strict=True) if n},
+        "splits": {name: len(order[name]) for name in SPLITS},
         "tokens": tokens,
         "supervised_tokens": targets,
         "supervised_share": round(targets / max(1, tokens), 4),
-        "supervised_ends": sum(example.ends for example in everything),
-        "length": length_summary([example.tokens for example in everything]),
-        "response_length": length_summary([example.targets for example in everything]),
+        "supervised_ends": int(index["ends"].sum()),
+        "length": length_summary(index["length"]),
+        "response_length": length_summary(index["targets"]),
+        "histogram": {"edges": edges.tolist(), "rows": counts.tolist()},
         "max_length": max_length,
+        "categories": {name: int(categories[i + 1]) for i, name in enumerate(meta["categories"])},
+        "twins": {"rows": int(sizes[sizes > 1].sum()), "clusters": int((sizes > 1).sum()), "largest": int(sizes.max())},
+        "leaks": {name: sum(leak["split"] == name for leak in leaks) for name in ("test", "val")},
+        "overlaps": meta["overlaps"],
+        "warnings": meta["warnings"],
         "tokenizer": tokenizer.name,
         "prompt": template.name,
         "prompt_hash": template.hash,
         "prompt_masked": template.mask,
-        "fingerprint": fingerprint(row for name in SPLITS for row in prepared.rows[name]),
+        "fingerprint": hashlib.sha256(store.index["digest"][rows].tobytes()).hexdigest(),
     }
-
-
-def _reason_class(reason: str) -> str:
-    """Reasons that differ only in a number count as one."""
-    return "too long" if " tokens, more than " in reason else reason
-
-
-def show_report(report: dict[str, Any]) -> Iterator[str]:
-    """The lines that training prints before the first step."""
-    splits, length = report["splits"], report["length"]
-    yield (
-        f"data      {report['rows_in']:,} rows in = {report['kept']:,} kept + {report['dropped']:,} dropped; "
-        f"train {splits['train']:,}, test {splits['test']:,}, validation {splits['val']:,}"
-    )
-    for reason, count in report["dropped_by_reason"].items():
-        yield f"          dropped {count:,}: {reason} (see rejected.jsonl)"
-    for part, count in report["truncated"].items():
-        yield f"          {count:,} rows with a cut {part}"
-    percentiles = ", ".join(f"{name} {length[name]}" for name in ("p50", "p90", "p99", "max"))
-    yield (
-        f"tokens    {report['tokens']:,} ({report['supervised_share']:.0%} supervised), "
-        f"a row {percentiles} of {report['max_length']}"
-    )
-    in_loss = "response only" if report["prompt_masked"] else "prompt too"
-    yield f"prompt    {report['prompt']} {report['prompt_hash']}, {in_loss} in the loss"

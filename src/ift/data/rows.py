@@ -1,42 +1,78 @@
-"""Rows of instruction, input and output, read from a file, the Hub or the demo; and the ones that cannot be used.
+"""Rows of instruction, input and output: records of any known format made into them, and those that cannot be.
 
-rows in = kept + dropped, and a dropped row keeps its file, place, reason and text
+Formats, told apart by the names in a record:
+
+alpaca         {"instruction", "input", "output"}, by whatever names data.fields gives them; with "system" or without
+prompt         {"prompt", "completion"}
+messages       {"messages": [{"role": "system"|"user"|"assistant", "content"}, ...]}       as OpenAI's
+conversations  {"conversations": [{"from": "system"|"human"|"gpt", "value"}, ...]}         as ShareGPT's
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ift.errors import DataError, MachineError, missing_extra
+from ift.data.containers import Unreadable
+from ift.errors import DataError
 from ift.run import read_jsonl
 
-FIELDS = ("instruction", "input", "output")
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+}
+# what other data sets call a field: for the hint in a message, never to guess in silence
+SYNONYMS = {
+    "instruction": ("prompt", "question", "query", "ask", "problem", "user", "request", "q"),
+    "output": ("completion", "response", "answer", "reply", "target", "chosen", "assistant", "solution", "a"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """One instruction and the output it asks for; in a conversation the last turn, the earlier ones in history."""
+
     instruction: str
     input: str
     output: str
     file: str
     number: int  # of the record in its file, from 1; the line for JSONL
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()  # (instruction, output) of the earlier turns, oldest first
+    category: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        return {key: value[key] for key in value if value[key] or key not in ("system", "history", "category")}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Row:
+        history = tuple((instruction, output) for instruction, output in value.get("history", ()))
+        return cls(**{**value, "history": history})
+
+    @property
+    def prompt(self) -> str:
+        """All text that stands before the output, a line for each part: what makes two rows ask the same."""
+        earlier = [text for turn in self.history for text in turn]
+        return "\n".join(text for text in (self.system, *earlier, self.instruction, self.input) if text)
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes of BLAKE2b over all that the model sees: equal for equal rows wherever they stand."""
+        text = json.dumps([self.instruction, self.input, self.output, self.system, self.history])
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that cannot be used: where it stands, why, and what it was."""
+    """A row that is not used: where it stands, why, and what it was."""
 
     file: str
     row: int
@@ -49,56 +85,103 @@ class Dropped:
         return {"file": self.file, "row": self.row, "reason": self.reason, "raw": json.loads(text)}
 
 
-def read_rows(path: str | Path, fields: Mapping[str, str]) -> tuple[list[Row], list[Dropped]]:
-    """All rows of a JSON, JSONL, CSV, TSV or Parquet file, told apart by content where that is possible.
-
-    fields: the file's own names for instruction, input and output.
-    Raises DataError where the container cannot be read or holds no row.
-    """
-    path = Path(path)
-    return check_records(read_records(path), file=str(path), fields=fields)
+class BadRow(ValueError):
+    """Why a record is no row."""
 
 
-def check_records(
-    records: Iterable[tuple[int, Any]], *, file: str, fields: Mapping[str, str]
-) -> tuple[list[Row], list[Dropped]]:
-    kept: list[Row] = []
-    dropped: list[Dropped] = []
-    for number, record in records:
-        problem = find_problem(record, fields)
-        if problem:
-            dropped.append(Dropped(file, number, problem, record))
-        else:
-            instruction, given, output = (record.get(fields[name]) or "" for name in FIELDS)
-            kept.append(Row(instruction, given, output, file, number))
-    if not kept and not dropped:
-        raise DataError(f"{file}: no rows (it has columns, and nothing in them)")
-    return kept, dropped
-
-
-def find_problem(record: Any, fields: Mapping[str, str]) -> str | None:
-    """Why a record is no row of text, or None. A missing or null input is an empty one."""
+def format_of(record: Any, fields: Mapping[str, str]) -> str | None:
+    """The name of the format that a record's keys show, or None."""
     if not isinstance(record, dict):
-        return f"{kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}"
-    for name in FIELDS:
-        key = fields[name]
-        if key not in record:
-            if name == "input":
-                continue
-            has = ", ".join(str(k) for k in list(record)[:6]) or "no fields"
-            return f'no "{key}" (it has: {has}; set data.fields.{name}=...)'
-        value = record[key]
-        if value is None and name == "input":
-            continue
-        if not isinstance(value, str):
-            return f'"{key}" is {kind_of(value)}, not text'
-        if HALF_CHARACTER.search(value):
-            return f'"{key}" holds half a character (a lone surrogate, no text in UTF-8)'
-        if not value.strip() and name == "output":
-            return f'"{key}" is empty'
-    if not record[fields["instruction"]].strip() and not (record.get(fields["input"]) or "").strip():
-        return "instruction and input are empty"
-    return None
+        return None
+    for name in ("messages", "conversations"):
+        if isinstance(record.get(fields[name]), list):
+            return name
+    if fields["instruction"] in record and fields["output"] in record:
+        return "alpaca"
+    return "prompt" if "prompt" in record and "completion" in record else None
+
+
+def make_row(record: Any, fields: Mapping[str, str], *, file: str, number: int) -> Row:
+    """A record as a row. A missing or null input is an empty one. Raises BadRow with the reason where it is none.
+
+    fields: the file's own names for instruction, input, output, system, category, messages and conversations.
+    """
+    if isinstance(record, Unreadable):
+        raise BadRow(record.reason)
+    if not isinstance(record, dict):
+        raise BadRow(f"{kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}")
+    kind = format_of(record, fields)
+    if kind == "prompt":
+        fields = {**fields, "instruction": "prompt", "output": "completion"}
+    if kind in ("messages", "conversations"):
+        system, turns = _turns(record, fields[kind])
+    else:
+        turn = (_text(record, fields, "instruction"), _text(record, fields, "output"))
+        system, turns = _text(record, fields, "system", optional=True), [turn]
+    given = _text(record, fields, "input", optional=True) if kind in ("alpaca", "prompt") else ""
+    for instruction, output in turns:
+        if not output.strip():
+            raise BadRow(f'"{fields["output"]}" is empty' if len(turns) == 1 else "an answer is empty")
+        if not instruction.strip() and not given.strip():
+            raise BadRow("instruction and input are empty" if len(turns) == 1 else "an instruction is empty")
+    (instruction, output), history = turns[-1], tuple(turns[:-1])
+    category = record.get(fields["category"])
+    category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
+    return Row(instruction, given, output, file, number, system, history, category)
+
+
+def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, optional: bool = False) -> str:
+    key = fields[name]
+    value = record.get(key)
+    if value is None and optional:
+        return ""
+    if key not in record:
+        has = ", ".join(str(k) for k in list(record)[:6]) or "no fields"
+        raise BadRow(f'no "{key}" (it has: {has}; set data.fields.{name}={_likely(name, record)})')
+    return _checked(value, f'"{key}"')
+
+
+def _checked(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"{what} is {kind_of(value)}, not text")
+    if not value.isascii() and HALF_CHARACTER.search(value):
+        raise BadRow(f"{what} holds half a character (a lone surrogate, no text in UTF-8)")
+    if "\0" in value:
+        raise BadRow(f"{what} holds a NUL character (is it text?)")
+    return value
+
+
+def _likely(name: str, record: Mapping[str, Any]) -> str:
+    """The key that the person may mean by a field, for the hint."""
+    keys = {str(key).strip().lower(): str(key) for key in record}
+    return next((keys[known] for known in (name, *SYNONYMS.get(name, ())) if known in keys), "...")
+
+
+def _turns(record: Mapping[str, Any], key: str) -> tuple[str, list[tuple[str, str]]]:
+    """System text and (instruction, output) of each turn. OpenAI's and ShareGPT's spelling may be mixed."""
+    messages = []
+    for number, message in enumerate(record[key], start=1):
+        if not isinstance(message, dict):
+            raise BadRow(f"message {number} is {kind_of(message)}, not an object")
+        role = message.get("role", message.get("from"))
+        if not isinstance(role, str | None) or role not in ROLES:
+            named = repr(role[:30]) if isinstance(role, str) else kind_of(role)
+            raise BadRow(f"message {number} is of {named}, not of system, user or assistant")
+        content = message.get("content", message.get("value"))
+        if isinstance(content, list):  # OpenAI's parts
+            if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+                raise BadRow(f"message {number} has parts that are not text")
+            content = "".join(_checked(part.get("text"), f"message {number}") for part in content)
+        messages.append((ROLES[role], _checked(content, f"message {number}")))
+    given = record.get("system")  # ShareGPT's other place for it
+    system = given if isinstance(given, str) else ""
+    if messages and messages[0][0] == "system":
+        system = messages.pop(0)[1]
+    roles = [role for role, _ in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
+        raise BadRow(f"turns are {', '.join(roles[:5]) or 'none'}, not user and assistant in turn, assistant last")
+    texts = [text for _, text in messages]
+    return _checked(system, "the system text"), list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def kind_of(value: Any) -> str:
@@ -108,207 +191,17 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# containers
-
-
-def read_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and value of each record in a file. Raises DataError at `FILE:ROW` where it is broken."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file (check data.path)")
-    if not path.is_file():
-        raise DataError(f"{path}: not a file (give one JSON, JSONL, CSV, TSV or Parquet file)")
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if start.startswith(b"PAR1"):
-        return _parquet(path)
-    text = _text(path)
-    first = text.lstrip()[:1]
-    if not first:
-        raise DataError(f"{path}: no rows (the file is empty)")
-    if text.startswith("version https://git-lfs"):
-        raise DataError(f"{path}: a Git LFS pointer, not the data (run: git lfs pull)")
-    if first == "[":
-        return _json_array(text, path)
-    if first == "{":
-        return _json_lines(text, path)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return _csv(text, path)
-    raise DataError(f"{path}:1: neither JSON, JSONL, CSV, TSV nor Parquet (it begins {text.lstrip()[:20]!r})")
-
-
-def _text(path: Path) -> str:
-    raw = path.read_bytes()
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: byte {error.start} is not UTF-8 (convert it with iconv)") from error
-
-
-def _json_array(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Elements of one JSON array, decoded one by one so that an error can name its row."""
-    decode = json.JSONDecoder().raw_decode
-    space = " \t\r\n"
-
-    def skip(at: int) -> int:
-        while at < len(text) and text[at] in space:
-            at += 1
-        return at
-
-    at, number = skip(text.index("[") + 1), 0
-    if text[at : at + 1] == "]":
-        raise DataError(f"{path}: no rows (an empty list)")
-    while True:
-        number += 1
-        try:
-            value, at = decode(text, at)
-        except (ValueError, RecursionError) as error:
-            raise _broken(path, number, text, at, error) from error
-        yield number, value
-        at = skip(at)
-        mark = text[at : at + 1]
-        if mark == "]":
-            if text[skip(at + 1) :]:
-                raise DataError(f"{path}:{number}: text after the end of the list (one JSON list, or JSONL)")
-            return
-        if mark != ",":
-            raise _broken(path, number, text, at, "no comma or ] after this row")
-        at = skip(at + 1)
-        if text[at : at + 1] == "]":
-            raise DataError(f"{path}:{number}: a comma before the closing ] (take it out)")
-
-
-def _broken(path: Path, number: int, text: str, at: int, why: object) -> DataError:
-    if not text[at:].strip() or _is_cut_off(text, why):
-        return DataError(f"{path}:{number}: the file ends in the middle of this row (was it cut off?)")
-    reason = why.msg if isinstance(why, json.JSONDecodeError) else str(why)
-    place = why.pos if isinstance(why, json.JSONDecodeError) else at
-    line = text.count("\n", 0, place) + 1
-    return DataError(f"{path}:{number}: broken JSON in line {line}: {reason}")
-
-
-def _is_cut_off(text: str, why: object) -> bool:
-    """Whether JSON went wrong because it ended: at its end, or in a string that nothing closes."""
-    if not isinstance(why, json.JSONDecodeError):
-        return False
-    return why.pos >= len(text.rstrip()) - 1 or why.msg.startswith("Unterminated string")
-
-
-def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    lines = text.rstrip().split("\n")  # not splitlines(): JSON text may hold U+2028, which is no line end
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _not_json_line(text, path, number, error, last=number == len(lines)) from error
-        if len(lines) == 1 and _list_inside(value):
-            raise _one_object(path, value)
-        yield number, value
-
-
-def _not_json_line(text: str, path: Path, number: int, error: Exception, *, last: bool) -> DataError:
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
-        whole = None
-    if isinstance(whole, dict):  # over several lines
-        return _one_object(path, whole)
-    if last:
-        return DataError(f"{path}:{number}: the file ends in the middle of this row (was it cut off?)")
-    return DataError(f"{path}:{number}: broken JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}")
-
-
-def _one_object(path: Path, value: dict[str, Any]) -> DataError:
-    name = _list_inside(value)
-    inside = f'; its rows are under "{name}"' if name else ""
-    return DataError(f"{path}:1: one JSON object, not a list of rows{inside} (save the list alone)")
-
-
-def _list_inside(value: Any) -> str | None:
-    """The key under which an object holds a list of objects."""
-    for key, inside in value.items() if isinstance(value, dict) else ():
-        if isinstance(inside, list) and inside and isinstance(inside[0], dict):
-            return str(key)
-    return None
-
-
-def _csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(2**24)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    # strict: a quote that nothing closes is an error here, and not one field that swallows all rows after it
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    number = 0
-    try:
-        for number, record in enumerate(reader, start=1):
-            if None in record:
-                raise DataError(f"{path}:{number}: more columns than the header has (quote the text)")
-            yield number, record
-    except csv.Error as error:
-        raise DataError(f"{path}:{number + 1}: broken CSV from line {reader.line_num + 1} on: {error}") from error
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "parquet") from error
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches():
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: broken Parquet: {error} (was it cut off?)") from error
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# other sources
-
-
-def read_hub(name: str, fields: Mapping[str, str]) -> tuple[list[Row], list[Dropped]]:
-    """The train split of a data set on the Hugging Face Hub (or in a folder that `datasets` can load)."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise missing_extra("datasets", "hub") from error
-    try:
-        table = datasets.load_dataset(name, split="train")
-    except Exception as error:  # the library raises whatever its transport raises
-        what = f"{type(error).__name__}: {error}"
-        raise MachineError(
-            f"{name}: not loaded from the Hub ({what[:70]}); give a local file: data.path=FILE"
-        ) from error
-    return check_records(enumerate(table, start=1), file=name, fields=fields)
-
-
 def read_demo(n: int = 4000) -> list[Row]:
     from ift.data.demo import demo_rows
 
     return [
-        Row(row["instruction"], row["input"], row["output"], "demo", number)
+        Row(row["instruction"], row["input"], row["output"], "demo", number, category=row["category"])
         for number, row in enumerate(demo_rows(n), start=1)
     ]
-
-
-def fingerprint(rows: Iterable[Row]) -> str:
-    """sha256 over the text of the rows in order: the same data gives the same value wherever its file lies."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.instruction, row.input, row.output]).encode())
-    return digest.hexdigest()
 
 
 def read_stored_rows(path: Path) -> list[Row]:
     """Rows that a run kept in test.jsonl. Raises DataError where there are none."""
     if not path.exists():
         raise DataError(f"{path}: no such file (did the training run get past its data?)")
-    return [Row(**value) for value in read_jsonl(path)]
+    return [Row.from_json(value) for value in read_jsonl(path)]

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
-import random
-from typing import TypeVar
+import numpy as np
 
 from ift.errors import ConfigError, DataError
 from ift.settings import FractionSettings
 
-T = TypeVar("T")
+SPLITS = ("train", "test", "val")
 
 
-def split_rows(rows: list[T], *, how: str, fractions: FractionSettings, seed: int) -> dict[str, list[T]]:
-    """Lists under train, test and val, in that order of the rows: train first, test next, the rest validates.
+def split_rows(clusters: np.ndarray, *, how: str, fractions: FractionSettings, seed: int) -> dict[str, np.ndarray]:
+    """Row indices under train, test and val.
 
-    how: `random` (shuffled with the seed) or `positional` (as they stand; 1,100 rows: 935, 110, 55).
+    clusters: (N,) a number for each row, the same for near twins
+    how: `clustered` (whole clusters, drawn with the seed, so that no twin of a training row is tested), `random` (rows,
+    drawn with the seed) or `positional` (as they stand, train first, then test; 1,100 rows: 935, 110, 55).
     A fraction of 0 goes without that split. Raises ConfigError where they do not add up to 1, and DataError where a
     wanted split would be empty; training rows are always wanted.
     """
     total = fractions.train + fractions.test + fractions.val
     if abs(total - 1) > 1e-6:
         raise ConfigError(f"data.fractions: train, test and val add up to {total:g} (make it 1)")
-    order = list(range(len(rows)))
-    if how == "random":
-        random.Random(seed).shuffle(order)
+    n = len(clusters)
     # the tiny term undoes float products such as 0.29 * 100 = 28.999...
-    train = int(len(rows) * fractions.train + 1e-9)
-    test = int(len(rows) * fractions.test + 1e-9) if fractions.val else len(rows) - train
-    parts = {"train": order[:train], "test": order[train : train + test], "val": order[train + test :]}
-    for name, part in parts.items():
+    train = int(n * fractions.train + 1e-9)
+    test = int(n * fractions.test + 1e-9) if fractions.val else n - train
+    sizes = {"train": train, "test": test, "val": n - train - test}
+    for name, size in sizes.items():
         wanted = getattr(fractions, name)
-        if not part and (wanted or name == "train"):
+        if not size and (wanted or name == "train"):
             raise DataError(
-                f"data.fractions.{name}={wanted:g}: {len(rows)} rows give 0 for {name} "
+                f"data.fractions.{name}={wanted:g}: {n} rows give 0 for {name} "
                 f"(give more rows, or another fraction{'' if name == 'train' else ', or 0 to go without'})"
             )
-    return {name: [rows[i] for i in part] for name, part in parts.items()}
+    # RandomState, since NumPy promises that its stream never changes
+    order = np.arange(n) if how == "positional" else np.random.RandomState(seed).permutation(n)
+    if how == "clustered":
+        part = _whole_clusters(clusters[order], sizes)
+        for name, size in sizes.items():
+            if size and not (part == SPLITS.index(name)).any():
+                raise DataError(
+                    f"data.split=clustered: nearly all {n} rows are near twins, none is left for {name} (random splits "
+                    "them all the same; the report then says which test rows have a twin in training)"
+                )
+    else:
+        part = np.repeat(np.arange(3), [sizes[name] for name in SPLITS])
+    return {name: order[part == i] for i, name in enumerate(SPLITS)}
+
+
+def _whole_clusters(clusters: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
+    """The split of each row: clusters go to test and val while they fit, in the order of their first rows.
+
+    One that would be more than a tenth of a split stays in training, unless nothing else fills it: a split of few
+    clusters says little, however many rows it has.
+    """
+    _, first, member, count = np.unique(clusters, return_index=True, return_inverse=True, return_counts=True)
+    split_of = np.zeros(len(count), np.int8)
+    left = dict(sizes)
+    queue = np.argsort(first, kind="stable")
+    for largest in (0.1, 1.0):
+        waiting = []
+        for cluster in queue.tolist():
+            if not (left["test"] or left["val"]):
+                break
+            size = count[cluster]
+            name = next((s for s in ("test", "val") if size <= min(left[s], max(1, largest * sizes[s]))), None)
+            if name is None:
+                waiting.append(cluster)
+            else:
+                left[name] -= size
+                split_of[cluster] = SPLITS.index(name)
+        queue = np.array(waiting, dtype=int)
+    return split_of[member]

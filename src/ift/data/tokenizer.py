@@ -6,6 +6,7 @@ example only where `ift` puts it, so a row that spells "<|endoftext|>" gives the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -37,6 +38,18 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         return self.encoding.decode(ids)
 
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        """Exactly what was encoded, where decode() shows half a character as a replacement."""
+        return self.encoding.decode_bytes(ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the vocabulary and the way text is cut into words: equal hashes give equal tokens."""
+        digest = hashlib.sha256(f"{self.encoding._pat_str} {self.end_of_text}".encode())
+        for token, rank in self.encoding._mergeable_ranks.items():
+            digest.update(token + rank.to_bytes(4, "little"))
+        return digest.hexdigest()[:16]
+
     @classmethod
     def load(cls, name: str, template: Template) -> Tokenizer:
         """`gpt2`, `demo` (made of the demo rows in the template's words), or a folder with a GPT-2's tokenizer.json.
@@ -67,7 +80,7 @@ class Tokenizer:
         special = {END_OF_TEXT: len(ranks)}
         return cls(tiktoken.Encoding(name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special))
 
-    def save(self, folder: Path, *, context_length: int) -> None:
+    def save(self, folder: Path, *, context_length: int, chat_template: str | None = None) -> None:
         """tokenizer.json and tokenizer_config.json, as transformers, vLLM and our own `from_folder` read them."""
         write_json(folder / "tokenizer.json", self._hf_tokenizer)
         write_json(
@@ -80,6 +93,7 @@ class Tokenizer:
                 "add_prefix_space": False,
                 "model_max_length": context_length,
                 "name_or_path": self.name,
+                **({"chat_template": chat_template} if chat_template else {}),
             },
         )
 

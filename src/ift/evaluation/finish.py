@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -24,7 +25,7 @@ def finish(
     trainer: L.Trainer,
     module: SFTModule,
     datamodule: SFTDataModule,
-    rows: list[Row],
+    rows: Sequence[Row],
     answer: Answerer,
     best: KeepBest,
     device: Device,
@@ -70,7 +71,7 @@ def finish(
     return best.val_loss
 
 
-def write_responses(run: RunFolder, model: GPT, rows: list[Row], answer: Answerer) -> dict[str, Any]:
+def write_responses(run: RunFolder, model: GPT, rows: Sequence[Row], answer: Answerer) -> dict[str, Any]:
     """Answer the rows into responses.jsonl, put the scores into summary.json and the page; return the summary."""
     responses = answer(model, rows, what="answering") if rows else []
     write_jsonl(run.responses, responses)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from itertools import groupby
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
 from ift.data.batches import Batch
-from ift.data.examples import Example
 from ift.data.module import SFTDataModule
+from ift.data.show import LEGEND, show_example
 from ift.data.tokenizer import Tokenizer
 from ift.training.machine import Device, peak_memory_bytes
 from ift.training.module import SFTModule
@@ -21,9 +19,7 @@ SHOWN = 3  # rows
 
 def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, device: Device) -> None:
     console = Console()
-    console.print(
-        "\nafter [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt; ✂ is a cut, no end learnt\n"
-    )
+    console.print(f"\n{LEGEND}\n")
     for example in datamodule.examples["train"][:SHOWN]:
         console.print(show_example(example, tokenizer), soft_wrap=True)
         console.print(f"[dim]{example.tokens} tokens, {example.targets} with a loss[/]\n")
@@ -43,14 +39,3 @@ def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, 
         highlight=False,
     )
     console.print("dry run: nothing was trained")
-
-
-def show_example(example: Example, tokenizer: Tokenizer) -> Text:
-    """The decoded row, green where the loss may ask for a token, dim elsewhere."""
-    text = Text()
-    marked = zip(example.supervised.tolist(), example.ids.tolist(), strict=True)
-    for supervised, tokens in groupby(marked, key=lambda pair: pair[0]):
-        shown = tokenizer.decode([token for _, token in tokens])
-        text.append("▸" + shown if supervised else shown, style="green" if supervised else "dim")
-    text.append("⏎" if example.ends else "✂", style="bold green" if example.ends else "bold red")
-    return text

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ift.data.chat_template import export_chat_template, read_template
 from ift.data.prompts import Template
 from ift.data.tokenizer import Tokenizer
 from ift.errors import WeightsError
@@ -27,7 +28,7 @@ def save_model_folder(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     save_weights(model, partial, end_of_text=tokenizer.end_of_text)
-    tokenizer.save(partial, context_length=model.config.context_length)
+    tokenizer.save(partial, context_length=model.config.context_length, chat_template=export_chat_template(template))
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})
     write_json(partial / "ift.json", about or {})
     if path.exists():
@@ -46,7 +47,7 @@ def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
         stored = json.loads((path / "prompt.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}/prompt.json: cannot be read (a model folder holds its prompt template)") from error
-    template = Template.from_json(stored)
+    template = read_template(stored)
     if stored.get("hash") != template.hash:
         raise WeightsError(f"{path}/prompt.json: changed since the model was trained ({template.name} {template.hash})")
     return load_model(folder), tokenizer, template

@@ -1,0 +1,98 @@
+"""The data contract in a terminal: the report in lines, lengths as bars, rows with their supervised tokens green."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from rich.text import Text
+
+from ift.data.examples import Example
+from ift.data.rows import Row
+from ift.data.tokenizer import Tokenizer
+from ift.errors import one_line
+
+LEGEND = "after [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt; ✂ is a cut, no end learnt"
+BAR = 48  # characters of the longest bar
+
+
+def show_report(report: dict[str, Any]) -> Iterator[str]:
+    """The lines that training prints before the first step."""
+    splits, length = report["splits"], report["length"]
+    merged = f" + {report['merged']:,} merged" if report["merged"] else ""
+    yield (
+        f"data      {report['rows_in']:,} rows in = {report['kept']:,} kept + {report['dropped']:,} dropped{merged}; "
+        f"train {splits['train']:,}, test {splits['test']:,}, validation {splits['val']:,}"
+    )
+    for reason, count in report["dropped_by_reason"].items():
+        yield f"          dropped {count:,}: {reason} (see rejected.jsonl)"
+    for part, count in report["truncated"].items():
+        yield f"          {count:,} rows with a cut {part} (see cut.jsonl)"
+    percentiles = ", ".join(f"{name} {length[name]:,}" for name in ("p50", "p90", "p99", "max"))
+    yield (
+        f"tokens    {report['tokens']:,} ({report['supervised_share']:.0%} supervised), "
+        f"a row {percentiles} of {report['max_length']:,}"
+    )
+    in_loss = "response only" if report["prompt_masked"] else "prompt too"
+    yield f"prompt    {report['prompt']} {report['prompt_hash']}, {in_loss} in the loss"
+    twins, leaks = report["twins"], report["leaks"]
+    if twins["rows"]:
+        yield (
+            f"twins     {twins['rows']:,} rows in {twins['clusters']:,} groups of near twins; "
+            f"{leaks['test']:,} test and {leaks['val']:,} validation rows have one in training"
+            + (" (leaks.jsonl)" if any(leaks.values()) else "")
+        )
+    if report["overlaps"]:
+        yield f"overlap   {report['overlaps']:,} rows share 13 words in a row with the evaluation (see overlaps.jsonl)"
+    for warning, about in report["warnings"].items():
+        places = ", ".join(map(str, about["first"][:3])) + (", ..." if about["rows"] > 3 else "")
+        yield f"look at   {about['rows']:,} rows: {warning} (rows {places})"
+
+
+def show_details(report: dict[str, Any]) -> Iterator[str]:
+    """What `ift check` prints besides: files with their formats, categories, and lengths as bars."""
+    for file in report["files"]:
+        yield f"file      {file['file']}: {file['rows_in']:,} rows, {file['format']}"
+    if report["categories"]:
+        most = sorted(report["categories"].items(), key=lambda item: -item[1])[:12]
+        yield "kinds     " + ", ".join(f"{name} {count:,}" for name, count in most)
+    edges, rows = report["histogram"]["edges"], report["histogram"]["rows"]
+    step = -(-len(rows) // 12)  # at most a dozen bars
+    sums = [sum(rows[i : i + step]) for i in range(0, len(rows), step)]
+    yield "lengths   tokens a row"
+    for i, count in enumerate(sums):
+        low, high = edges[i * step], edges[min((i + 1) * step, len(rows))]
+        bar = "█" * round(BAR * count / max(sums)) or ("▏" if count else "")
+        yield f"{low:>7,}-{high - 1:<7,} {bar} {count:,}"
+
+
+def show_duplicates(groups: list[list[Row]], report: dict[str, Any]) -> Iterator[str]:
+    """The groups of near twins, a few rows of each."""
+    yield f"\n{report['merged']:,} rows equal to another (see rejected.jsonl); near twins, the largest groups:"
+    for group in groups:
+        yield ""
+        for row in group[:4]:
+            yield f"  {row.file}:{row.number}  {one_line(row.prompt, 120)}"
+        if len(group) > 4:
+            yield f"  and {len(group) - 4} more"
+
+
+def show_example(example: Example, tokenizer: Tokenizer) -> Text:
+    """The decoded row, green where the loss may ask for a token, dim elsewhere."""
+    text = Text()
+    for supervised, shown in runs(example, tokenizer):
+        text.append("▸" + shown if supervised else shown, style="green" if supervised else "dim")
+    text.append("⏎" if example.ends else "✂", style="bold green" if example.ends else "bold red")
+    return text
+
+
+def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, str]]:
+    """The text of an example in runs of the same supervision; the end of an earlier turn is shown as ⏎."""
+    marked = zip(example.supervised.tolist(), example.ids.tolist(), strict=True)
+    for supervised, tokens in groupby(marked, key=lambda pair: pair[0]):
+        text = ""
+        for end, group in groupby((token for _, token in tokens), key=lambda token: token == tokenizer.end_of_text):
+            ids = list(group)
+            text += "⏎" * len(ids) if end else tokenizer.decode(ids)
+        yield supervised, text
