@@ -193,7 +193,7 @@ def test_the_ids_are_those_of_transformers_ends_included(theirs, trained, style,
     )
     assert encode_prompt(row, template, trained) == ids
     example = make_example(row, template, trained, max_length=1000, too_long="error")
-    assert broken_law(example, row, template, trained) is None
+    assert broken_law(example, trained) is None
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=30) | st.text("aZ \n\t{%}'<|im_end>/s[INST]\x1f", max_size=30)

@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
 
+NO_INPUT_LEFT_OUT = Template("whole", (Segment("{instruction}{input}"), Segment("{output}", supervised=True)))
 TEMPLATE = Template("small", (Segment("Q:{instruction}\nA:"), Segment("{output}", supervised=True)))
 
 
@@ -300,3 +302,14 @@ def test_the_histogram_counts_every_row(prepared):
 
 def test_the_hash_of_the_report_changes_with_the_data_and_not_with_the_day(prepared):
     assert prepared(rows(20)).hash == prepared(rows(20)).hash != prepared(rows(21)).hash
+
+
+def test_the_seed_leaks_by_position_and_not_in_clusters(settings_of, byte_tokenizer):
+    path = Path(__file__).parents[3] / "shared" / "data" / "seed_instructions_1100.json"
+    if not path.exists():
+        pytest.skip(f"{path.name}: not found (the seed's rows are no part of the repository)")
+    for split, leaks in (("positional", {"test": 11, "val": 10}), ("clustered", {"test": 0, "val": 0})):
+        settings = settings_of("data=json", f"data.path={path}", f"data.split={split}").data
+        report = prepare(settings, NO_INPUT_LEFT_OUT, byte_tokenizer, context_length=1024, seed=1).report
+        assert report["leaks"] == leaks
+        assert report["splits"] == {"train": 935, "test": 110, "val": 55}

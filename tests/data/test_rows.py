@@ -173,8 +173,8 @@ def test_two_rows_that_say_the_same_have_the_same_digest_wherever_they_stand():
 
 
 def test_the_prompt_of_a_row_is_all_text_before_its_output():
-    assert CONVERSATION.prompt == "Be brief.\n1+1?\n2\nAnd 2+2?"
-    assert Row("a", "b", "c", "f", 1).prompt == "a\nb"
+    assert CONVERSATION.prompt == "Be brief. | 1+1? | 2 | And 2+2? | "
+    assert Row("a", "b", "c", "f", 1).prompt == "a | b"
 
 
 def test_whatever_was_dropped_can_be_written_down(tmp_path):

@@ -370,6 +370,7 @@ _checker: Checker | None = None  # of a worker process
 def _begin_work(checker: Checker) -> None:
     global _checker
     _checker = checker
+    os.environ["RAYON_NUM_THREADS"] = "1"  # of rensa: the processes are parallel already
 
 
 def _work(chunk: Chunk) -> Checked:

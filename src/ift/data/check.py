@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,20 @@ SECRET = re.compile(
     r"\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}|\bhf_[A-Za-z]{30,}|\bxox[abp]-[\w-]{10,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-SECRET_SIGNS = ("sk-", "AKIA", "gh", "hf_", "xox", "PRIVATE KEY")  # a plain search is ten times faster than a pattern
+SECRET_SIGNS = (
+    "sk-",
+    "AKIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "hf_",
+    "xox",
+    "PRIVATE KEY",
+)  # a plain search is ten times faster than a pattern
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
-BLOB = re.compile(r"[A-Za-z0-9+/=_-]{400,}")
+BLOB = 400
 MAX_CATEGORIES = 1000
 
 
@@ -128,7 +140,7 @@ class Checker:
             if self.too_long == "error":
                 raise DataError(f"{row.file}:{row.number}: {error} (data.too_long=drop leaves it out)") from error
             raise
-        broken = broken_law(example, row, self.template, self.tokenizer)
+        broken = broken_law(example, self.tokenizer)
         if broken:
             raise DataError(
                 f"{row.file}:{row.number}: {broken} (prompt {self.template.name}, tokenizer {self.tokenizer.name})"
@@ -176,28 +188,23 @@ class Checker:
             yield "the output repeats the instruction"
         if END_OF_TEXT in text:
             yield f"spells {END_OF_TEXT}, which stays ordinary text"
-        if any(marker in text for marker in markers(self.template)):
+        if any(marker in text for marker in self._markers):
             yield "spells a marker of the prompt template, which moves no boundary"
-        if INVISIBLE.search(text):
+        if not text.replace("\n", " ").isprintable() and INVISIBLE.search(text):
             yield "invisible or control characters"
         if any(sign in text for sign in SECRET_SIGNS) and SECRET.search(text):
             yield "what looks like a secret key"
         if "@" in text and EMAIL.search(text):
             yield "an e-mail address"
-        if len(text) > 400 and BLOB.search(text):
-            yield "400 characters without a break (encoded data?)"
+        if len(text) > BLOB and max(map(len, text.split())) > BLOB:
+            yield f"{BLOB} characters without a break (encoded data?)"
 
-
-_markers: dict[Template, tuple[str, ...]] = {}
-
-
-def markers(template: Template) -> tuple[str, ...]:
-    """The template's own words that stand around fields: what could look like a border inside a row's text."""
-    if template not in _markers:
-        literals = [part.strip() for segment in template.segments for part in FIELD.split(segment.text)[::2]]
+    @cached_property
+    def _markers(self) -> list[str]:
+        """The template's own words that stand around fields: what could look like a border inside a row's text."""
+        literals = [part.strip() for segment in self.template.segments for part in FIELD.split(segment.text)[::2]]
         lines = {line for literal in literals for line in literal.splitlines() if not line.isalnum()}
-        _markers[template] = tuple(sorted(line for line in lines if len(line) >= 5))
-    return _markers[template]
+        return sorted(line for line in lines if len(line) >= 5)
 
 
 def count(reasons: Counter[str], reason: str, limit: int = 50) -> None:

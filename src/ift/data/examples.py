@@ -27,7 +27,7 @@ class Example:
     row: int = 0  # number of the row in its file, for messages
     truncated: str | None = None  # "prompt" or "response" where the length policy cut
 
-    shortened: Row | None = None  # what was encoded instead of the row where its prompt was cut
+    pieces: Sequence[Piece] = ()  # the text that was encoded, while it is at hand
 
     @property
     def tokens(self) -> int:
@@ -51,7 +51,7 @@ def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_leng
     template), truncate_response (cut its end; the end-of-text is then not learnt, since the answer does not end there).
     Raises TooLong too where a policy leaves no response token.
     """
-    example = _encode(row, template, tokenizer)
+    example = encode(template.pieces(row), tokenizer, row.number)
     if example.tokens <= max_length:
         return example
     length = f"{example.tokens} tokens, more than {max_length}"
@@ -66,19 +66,23 @@ def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_leng
             shorter, left = _shorten(shorter, tokenizer, by=example.tokens - max_length)
             if not left:
                 raise TooLong(f"{length}: the response alone fills the context")
-            example = _encode(shorter, template, tokenizer)
-        return replace(example, truncated="prompt", shortened=shorter)
+            example = encode(template.pieces(shorter), tokenizer, row.number)
+        return replace(example, truncated="prompt", pieces=template.pieces(shorter))
     raise TooLong(length)
 
 
-def _encode(row: Row, template: Template, tokenizer: Tokenizer) -> Example:
+def encode(pieces: list[Piece], tokenizer: Tokenizer, row: int) -> Example:
     ids: list[int] = []
-    supervised: list[bool] = []
-    for piece in template.pieces(row):
-        tokens = encode_piece(piece, tokenizer)
-        ids += tokens
-        supervised += [piece.supervised] * len(tokens)
-    return Example(np.array(ids, dtype=np.int32), np.array(supervised, dtype=bool), row=row.number)
+    runs: list[tuple[int, int]] = []
+    for piece in pieces:
+        begin = len(ids)
+        ids += encode_piece(piece, tokenizer)
+        if piece.supervised:
+            runs.append((begin, len(ids)))
+    supervised = np.zeros(len(ids), dtype=bool)
+    for begin, end in runs:
+        supervised[begin:end] = True
+    return Example(np.array(ids, dtype=np.int32), supervised, row=row, pieces=pieces)
 
 
 def _shorten(row: Row, tokenizer: Tokenizer, *, by: int) -> tuple[Row, bool]:
@@ -101,23 +105,22 @@ def encode_prompt(row: HasFields, template: Template, tokenizer: Tokenizer) -> l
     return [token for piece in template.render(row)[0] for token in encode_piece(piece, tokenizer)]
 
 
-def broken_law(example: Example, row: Row, template: Template, tokenizer: Tokenizer) -> str | None:
+def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
     """The first law that an example breaks, or None. It looks at the tokens alone and asks what they say.
 
     The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; an end-of-text
     stands where a turn ends and nowhere else; a response that was cut ends in no end.
     """
-    pieces = template.pieces(example.shortened or row)
-    end = example.ids == tokenizer.end_of_text
-    if int(end.sum()) != sum(piece.end for piece in pieces):
-        return "an end-of-text stands where no turn ends"
+    pieces = example.pieces
+    is_end = example.ids == tokenizer.end_of_text
     for supervised, what in ((True, "supervised tokens are not the response"), (False, "prompt tokens are not it")):
-        wanted = "".join(piece.text for piece in pieces if piece.supervised == supervised and not piece.end).encode()
-        found = tokenizer.decode_bytes(example.ids[(example.supervised == supervised) & ~end].tolist())
+        part = example.supervised == supervised
+        if int((is_end & part).sum()) != sum(piece.end for piece in pieces if piece.supervised == supervised):
+            return "an end-of-text stands where no turn ends, or a turn without one"
+        wanted = "".join([piece.text for piece in pieces if piece.supervised == supervised]).encode()
+        found = tokenizer.decode_bytes(example.ids[part & ~is_end].tolist())
         if found != wanted and not (example.truncated == "response" and wanted.startswith(found)):
             return what
-    if int((end & example.supervised).sum()) != sum(piece.end and piece.supervised for piece in pieces):
-        return "the end of a supervised turn is not learnt"
     if example.ends == (example.truncated == "response"):
         return "a cut response ends, or a whole one does not"
     return None

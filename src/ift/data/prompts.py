@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol
 
@@ -48,10 +49,9 @@ class Turn:
 
 def turns_of(row: HasFields) -> list[Turn]:
     """The conversation of a row, oldest turn first; a row without a history is one turn."""
-    earlier = [Turn(instruction, "", output) for instruction, output in row.history]
-    turns = [*earlier, Turn(row.instruction, row.input, row.output)]
-    turns[0] = replace(turns[0], system=row.system)
-    return [turns[0], *(replace(turn, first=False) for turn in turns[1:])]
+    turns = [(instruction, "", output) for instruction, output in row.history]
+    turns.append((row.instruction, row.input, row.output))
+    return [Turn(*turn, "" if i else row.system, not i) for i, turn in enumerate(turns)]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Piece:
     text: str
     supervised: bool
     end: bool = False
+
+
+Slot = tuple[list[str], bool]  # text and names of fields in turn, and whether it is supervised
+Layout = tuple[list[Slot], bool, list[Slot]]  # before the response, whether that is supervised, after it
 
 
 @dataclass(frozen=True)
@@ -138,19 +142,31 @@ class Template:
         return [*history, *join(before)], response, join(after)
 
     def _turn(self, turn: Turn) -> tuple[list[Piece], Piece, list[Piece]]:
-        before: list[Piece] = []
-        after: list[Piece] = []
-        response = None
+        before, supervised, after = self._layouts[bool(turn.input), bool(turn.system), turn.first]
+        return (
+            [Piece(_fill(parts, turn), mark) for parts, mark in before],
+            Piece(turn.output, supervised),
+            [Piece(_fill(parts, turn), mark) for parts, mark in after],
+        )
+
+    @cached_property
+    def _layouts(self) -> dict[tuple[bool, bool, bool], Layout]:
+        """The segments of each kind of turn (with input, with system, first): millions of rows are of few kinds."""
+        kinds = list(product((True, False), (True, False), (True, False)))
+        return {kind: self._layout(Turn("", "x" * kind[0], "", "x" * kind[1], kind[2])) for kind in kinds}
+
+    def _layout(self, turn: Turn) -> Layout:
+        before: list[Slot] = []
+        after: list[Slot] = []
+        response = True
         for segment in self.segments:
-            if not segment.applies(turn):
-                continue
-            supervised = segment.supervised or not self.mask
-            head, marker, tail = segment.text.partition("{output}")
-            (before if response is None else after).append(Piece(_fill(head, turn), supervised))
-            if marker:
-                response = Piece(turn.output, supervised)
-                after.append(Piece(_fill(tail, turn), supervised))
-        assert response is not None  # __post_init__ saw to it
+            if segment.applies(turn):
+                supervised = segment.supervised or not self.mask
+                head, marker, tail = segment.text.partition("{output}")
+                (after if after else before).append((FIELD.split(head), supervised))
+                if marker:
+                    response = supervised
+                    after.append((FIELD.split(tail), supervised))
         return before, response, after
 
     def _earlier(self, turn: Turn) -> Iterator[Piece]:
@@ -189,8 +205,9 @@ class Template:
             raise WeightsError(f"prompt.json: not a prompt template: {error}") from error
 
 
-def _fill(text: str, turn: Turn) -> str:
-    return FIELD.sub(lambda match: str(getattr(turn, match.group(1))), text)
+def _fill(parts: list[str], turn: Turn) -> str:
+    """Text and names of fields in turn, as FIELD.split gives them."""
+    return "".join([getattr(turn, part) if i % 2 else part for i, part in enumerate(parts)])
 
 
 def join(pieces: Iterable[Piece]) -> list[Piece]:
@@ -199,7 +216,7 @@ def join(pieces: Iterable[Piece]) -> list[Piece]:
     joined: list[Piece] = []
     for piece in pieces:
         if joined and joined[-1].supervised == piece.supervised and not (joined[-1].end or piece.end):
-            joined[-1] = replace(piece, text=joined[-1].text + piece.text)
+            joined[-1] = Piece(joined[-1].text + piece.text, piece.supervised)
         elif piece.text or piece.end:
             joined.append(piece)
     return joined

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ class Row:
     category: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        value = asdict(self)
-        return {key: value[key] for key in value if value[key] or key not in ("system", "history", "category")}
+        value: dict[str, Any] = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        value |= {"file": self.file, "number": self.number}
+        rare = {"system": self.system, "history": self.history, "category": self.category}
+        return value | {name: given for name, given in rare.items() if given}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Row:
@@ -59,15 +61,21 @@ class Row:
 
     @property
     def prompt(self) -> str:
-        """All text that stands before the output, a line for each part: what makes two rows ask the same."""
+        """All text that stands before the output: what makes two rows ask the same. The last bar is always there."""
         earlier = [text for turn in self.history for text in turn]
-        return "\n".join(text for text in (self.system, *earlier, self.instruction, self.input) if text)
+        return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
 
     @property
     def digest(self) -> bytes:
         """16 bytes of BLAKE2b over all that the model sees: equal for equal rows wherever they stand."""
-        text = json.dumps([self.instruction, self.input, self.output, self.system, self.history])
-        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+        texts = (
+            self.instruction,
+            self.input,
+            self.output,
+            self.system,
+            *(text for turn in self.history for text in turn),
+        )
+        return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()  # no text holds a NUL
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ Hashes = NDArray[np.uint64]
 
 # A slot of two rows' MinHash is equal with the probability s that is the Jaccard similarity of their trigram sets. ROWS
 # slots make a band, and a pair is a candidate where it shares one of the BANDS: 1 - (1 - s**ROWS)**BANDS. Long texts in
-# one language have s = 0.4 and would all be candidates, so half of the slots must be equal too (EQUAL of 128):
-#   s =                         0.81       0.8       0.7     0.6    0.5    0.4    0.3       0.2
-#   a band                      0.9999999  0.9999999 0.9998  0.988  0.873  0.564  0.229     0.050
-#   a band and half the slots   0.9999999  0.9999999 0.9998  0.981  0.506  0.013  0.000002  0
+# one language have s = 0.4 and would all be candidates, so EQUAL of the 128 slots must be equal too:
+#   s =                   0.81       0.8        0.7     0.6    0.5    0.4     0.3
+#   a band                0.9999999  0.9999999  0.9998  0.988  0.873  0.564   0.229
+#   EQUAL of the slots    0.9999999  0.9999999  0.9996  0.840  0.100  0.0002  0
 # For sets cosine 0.9 means s >= 0.81 (0.81 where one holds the other, 0.818 at equal size). Counts can have it at a
 # lower s, where a trigram that both repeat outweighs many that differ: "aaaaaaaaab" and "aaaaaaaaac" have s = 0.33.
-BANDS, ROWS, EQUAL = 32, 4, 64
+BANDS, ROWS, EQUAL = 32, 4, 72
 HALF = np.uint64(32)
 SEED = 1
 WINDOW = 16  # candidates per row and band: see _candidates
@@ -85,8 +85,8 @@ def _profile(text: str) -> Profile:
 def _cosine(a: Profile, b: Profile) -> float:
     if a[0] == b[0]:
         return 1.0  # not 0.9999999999999998
-    count = b[0].get
-    return sum(n * count(gram, 0) for gram, n in a[0].items()) / (a[1] * b[1])
+    short, long = sorted((a[0], b[0]), key=len)
+    return sum([n * long[gram] for gram, n in short.items() if gram in long]) / (a[1] * b[1])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def _cosine(a: Profile, b: Profile) -> float:
 def band_hashes(texts: Sequence[str]) -> Hashes:
     """(N, BANDS) uint64: upper half a hash of the band's 4 slots, lower half the last 8 bits of each of them.
 
-    Rows are compared where they share an upper half and, over all bands, half of the slots (b-bit minwise hashing, Li
+    Rows are compared where they share an upper half and, over all bands, EQUAL slots (b-bit minwise hashing, Li
     and König 2010, arXiv:0910.3349, with b = 8).
 
     A row's hashes depend on its text alone, and on no machine or process: worker processes can make them in pieces.
@@ -184,35 +184,6 @@ def find_twins(
             parent[other] = one  # the smallest row stays the root, and names the cluster
             pairs.append(pair)
     return Twins(_roots(parent, np.arange(len(bands))), sorted(pairs, key=lambda pair: (pair.a, pair.b)))
-
-
-def cross_pairs(
-    bands: Hashes,
-    text: Callable[[int], str],
-    held_out: NDArray[np.bool_],
-    *,
-    threshold: float = 0.9,
-    advance: Callable[[int], None] = lambda bands: None,
-) -> list[Pair]:
-    """One pair for each held-out row (test, validation) that has a twin among the others (training), sorted.
-
-    held_out  (N,) true for the rows that should have no twin among the rest; the other arguments as in find_twins
-
-    Twins directly, not by chains as in a cluster: the count of pairs is the count of held-out rows with a twin.
-    """
-    open_rows = held_out.copy()  # held-out rows without a twin so far
-    compare = _Comparison(text, threshold)
-    pairs: list[Pair] = []
-
-    def across(a: Integers, b: Integers) -> NDArray[np.bool_]:
-        return (held_out[a] != held_out[b]) & (open_rows[a] | open_rows[b])
-
-    for a, b in _candidates(bands, across, advance):
-        row = a if held_out[a] else b
-        if open_rows[row] and (pair := compare(a, b)):
-            open_rows[row] = False
-            pairs.append(pair)
-    return sorted(pairs, key=lambda pair: (pair.a, pair.b))
 
 
 class _Comparison:
