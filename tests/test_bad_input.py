@@ -49,7 +49,7 @@ class Case:
     words: str
 
 
-ROWS = "data=json model.tokenizer=bytes data.path="
+ROWS = "data=json data.split=random model.tokenizer=bytes data.path="
 WEIGHTS = "data=json model.tokenizer=bytes data.path=good.json model=gpt2-small model.pretrained="
 CASES = [
     # settings
@@ -61,7 +61,7 @@ CASES = [
     Case("broken reference", "optim.lr=${nope}", 2, "optim.lr: Interpolation key 'nope' not found"),
     Case("no output folder", "output_dir=", 2, "output_dir=: must be the path of a folder"),
     Case("unknown tokenizer", "model.tokenizer=gpt3", 2, "model.tokenizer=gpt3: must be gpt2, demo or a folder"),
-    Case("no template", "prompt.segments=[]", 2, "prompt.segments: {output} must stand once"),
+    Case("no template", "prompt.segments=[]", 2, "prompt.segments: none, and no prompt.chat_template (give one"),
     Case("fractions", ROWS + "good.json data.fractions.train=0.5", 2, "train, test and val add up to 0.65"),
     Case("max_length", ROWS + "good.json data.max_length=300", 2, "data.max_length=300: the model's context is 256"),
     # rows

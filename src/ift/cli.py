@@ -6,23 +6,33 @@ ift check FILE... [KEY=VALUE...]    the data contract of a file: what training o
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from ift.errors import ConfigError, report
+from ift.errors import ConfigError, MachineError, report
 from ift.run import RunFolder
-from ift.settings import CheckSettings, read_settings
+from ift.settings import CheckSettings, Settings, keys, read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help shows how)")
+
+
 def main() -> int:
     """The console script. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="ift", description=__doc__.split("\n")[0])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a row may hold what the terminal's encoding has not
+    parser = Parser(prog="ift", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check_parser = commands.add_parser(
         "check",
@@ -35,10 +45,16 @@ def main() -> int:
     check_parser.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (runs/check/NAME)")
     check_parser.add_argument("--duplicates", action="store_true", help="list the groups of near twins")
     try:
-        arguments = parser.parse_args()
-        check(arguments.what, output=arguments.output, duplicates=arguments.duplicates)
+        arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
+        unknown = [word for word in more if word.startswith("-")]
+        if unknown:
+            parser.error(f"{unknown[0]}: no such option")
+        check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        where = error.filename if error.filename is not None else "stdout"
+        return report(MachineError(f"{where}: {error.strerror or error} (is the disk full, the folder writable?)"))
     except Exception as error:
         return report(error)
     return 0
@@ -46,21 +62,19 @@ def main() -> int:
 
 def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
     """Print the report on some files; write it, the page and what was dropped into a folder."""
-    files = [word for word in what if "=" not in word or Path(word).exists()]
+    files = [word for word in what if "=" not in word or os.path.exists(word)]
     settings = check_settings(files, [word for word in what if word not in files])
 
     from rich.console import Console
 
     from ift.data.chat_template import template_from
-    from ift.data.page import write_page
     from ift.data.prepare import prepare, twin_groups
     from ift.data.show import LEGEND, show_details, show_duplicates, show_example, show_report
     from ift.data.tokenizer import Tokenizer
 
     template = template_from(settings.prompt)
     tokenizer = Tokenizer.load(settings.model.tokenizer, template)
-    first = settings.data.path[0] if isinstance(settings.data.path, list) else settings.data.path
-    run = RunFolder(output or Path("runs/check") / Path(first).stem)
+    run = RunFolder(output or Path("runs/check") / _stem(settings.data.path))
     data = prepare(
         settings.data,
         template,
@@ -69,6 +83,9 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
         seed=settings.seed,
         run=run,
     )
+
+    from ift.data.page import write_page
+
     write_page(run, data, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
     for line in (*show_report(data.report), *show_details(data.report)):
@@ -83,6 +100,12 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
     console.print(f"look at   {run.data_page}", markup=False)
 
 
+def _stem(path: Any) -> str:
+    """The name of a report's folder: that of the first file, which may be "." or nothing that is a path."""
+    first = path[0] if isinstance(path, list) and path else path
+    return (Path(os.path.abspath(first)).stem if isinstance(first, str) else "") or "rows"
+
+
 def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
     """The settings that training would have, from the same files in conf/. Raises ConfigError as training does."""
     if not CONF.is_dir():
@@ -93,24 +116,35 @@ def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
     settings = []
     for word in overrides:
         key, _, value = word.partition("=")
+        group = key.partition(".")[0]
         if key in chosen:
             chosen[key] = value
+        elif key == "data" or (group in keys(Settings) and group not in keys(CheckSettings)):
+            raise ConfigError(f"{key}: means something to train.py alone (leave it out)")
         else:
-            settings.append(word)
+            settings.append(_override(word))
     base: Any = OmegaConf.load(CONF / "train.yaml")
     config = OmegaConf.create({"seed": base.seed, "data": {**base.data, "path": files or None}})
     for group, name in chosen.items():
-        path = CONF / group / f"{name}.yaml"
-        if not path.is_file():
-            there = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-            raise ConfigError(f"{group}={name}: no such choice (there is {there})")
-        loaded: Any = OmegaConf.load(path)
+        there = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if name not in there:
+            raise ConfigError(f"{group}={name}: no such choice (there is {', '.join(there)})")
+        loaded: Any = OmegaConf.load(CONF / group / f"{name}.yaml")
         config[group] = loaded.get(group, loaded)  # a model's file sets more than the model
     try:
-        plain = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(settings)))
+        plain = OmegaConf.to_container(OmegaConf.merge(config, *settings))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     return read_settings(plain, CheckSettings)  # type: ignore[arg-type]
+
+
+def _override(word: str) -> Any:
+    try:
+        if word.startswith("="):
+            raise ValueError
+        return OmegaConf.from_dotlist([word])
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        raise ConfigError(f"{word}: not key=value (quote it: 'key=\"a value\"')") from error
 
 
 if __name__ == "__main__":

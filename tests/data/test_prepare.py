@@ -148,7 +148,7 @@ def test_splits_may_be_ready_made_and_take_nothing_from_the_training_rows(prepar
 
 def test_one_ready_made_split_leaves_its_part_to_the_others(prepared, write):
     data = prepared(rows(95), test_path=str(write("test.json", rows(4))))
-    assert {name: len(part) for name, part in data.rows.items()} == {"train": 89, "test": 4, "val": 6}  # 85 : 5
+    assert data.report["splits"] == {"train": 89, "test": 4, "val": 6}  # 85 : 5
 
 
 def test_a_ready_made_split_of_which_nothing_is_left_is_an_error(prepared, write):
@@ -222,6 +222,7 @@ def test_ready_made_splits_that_overlap_are_reported_with_their_pairs(prepared, 
     data = prepared(rows(30), test_path=str(test), run=run)
     assert data.report["merged"] == 0  # equal rows across splits are a leak, and no reason to lose one of them
     train = {row.number for row in data.rows["train"]}
+    assert [row.number for row in data.rows["clean_test"]][-2:] == [4, 5]
     pairs = [(leak["row"], leak["twin_row"], leak["similarity"]) for leak in read_jsonl(run.leaks)]
     assert pairs == [(i, i + 5, 1.0) for i in (1, 2, 3) if i + 5 in train]
     assert data.report["leaks"]["test"] == len(pairs) >= 2

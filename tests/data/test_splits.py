@@ -99,6 +99,15 @@ def test_a_large_cluster_trains_as_long_as_others_can_fill_the_test():
         assert len(parts["test"]) == 50
 
 
+def test_a_large_cluster_is_tested_no_more_often_than_its_share_of_the_rows():
+    clusters = np.array([0] * 20 + list(range(1, 981)))  # 2 % of the rows
+    tested = 0
+    for seed in range(300):
+        parts = split_rows(clusters, how="clustered", fractions=FractionSettings(0.7, 0.3, 0), seed=seed)
+        tested += (clusters[parts["test"]] == 0).sum()
+    assert 0.25 * 20 * 300 < tested < 0.35 * 20 * 300  # 30 % of the rows are tested
+
+
 def test_rows_that_are_all_twins_cannot_be_split_by_cluster_and_the_way_out_is_named():
     with pytest.raises(DataError, match=r"data.split=clustered: nearly all 100 rows .* none is left for test \(random"):
         split_rows(np.zeros(100, int), how="clustered", fractions=SEED_CHAPTER, seed=0)

@@ -167,6 +167,8 @@ def template_from(settings: Any) -> Template:
     """From settings with name, mask, turns, segments and chat_template (a tokenizer folder, or None for segments)."""
     if settings.chat_template is not None:
         return ChatTemplate.from_folder(Path(settings.chat_template), mask=settings.mask, turns=settings.turns)
+    if not settings.segments:
+        raise ConfigError("prompt.segments: none, and no prompt.chat_template (give one of the two)")
     return Template.make(settings.name, settings.segments, mask=settings.mask, turns=settings.turns)
 
 

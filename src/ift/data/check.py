@@ -21,7 +21,7 @@ from ift.data.prompts import FIELD, Template
 from ift.data.rows import BadRow, Dropped, Row, format_of, make_row
 from ift.data.tokenizer import END_OF_TEXT, Tokenizer
 from ift.data.twins import NgramIndex, band_hashes
-from ift.errors import DataError
+from ift.errors import DataError, one_line
 
 INDEX = np.dtype(
     [  # one entry for each row that has an example
@@ -106,7 +106,8 @@ class Checker:
                 row = self._row(record, chunk, number)
                 pairs.append((row, self._example(row)))
             except (BadRow, TooLong) as error:
-                dropped.append(Dropped(chunk.file, number, str(error), getattr(record, "raw", record)))
+                reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
+                dropped.append(Dropped(chunk.file, number, reason, getattr(record, "raw", record)))
         checked = self._pack(chunk, pairs)
         checked.rows_in, checked.dropped = len(chunk.records), dropped
         for row, example in pairs:

@@ -102,6 +102,8 @@ def _check_kind(path: Path) -> None:
             raise DataError(f"{path}: a link that leads back to itself (check data.path)") from error
         if code not in (errno.ENOENT, errno.ENOTDIR):
             raise DataError(f"{path}: cannot be read: {os.strerror(code)}") from error
+        if path.parts[:1] in (("http:",), ("https:",)):
+            raise DataError(f"{path}: an address, not a file (download it first)") from error
         what = f"a link to {os.readlink(path)!r}, which is not there" if os.path.islink(path) else "no such file"
         raise DataError(f"{path}: {what} (check data.path)") from error
     if not stat.S_ISREG(mode):
@@ -143,6 +145,7 @@ MAGIC = {
     b"BZh": "compressed with bzip2 (run: bunzip2)",
     b"\xfd7zXZ": "compressed with xz (run: unxz)",
     b"%PDF": "a PDF, no rows of text (export them as CSV)",
+    b"<?xml": "an XML page, not data (was the download an error page?)",
     b"version https://git-lfs": "a Git LFS pointer, not the data (run: git lfs pull)",
 }
 ENCODINGS = {  # by the mark a file begins with; the mark of UTF-32 begins with that of UTF-16
@@ -152,6 +155,7 @@ ENCODINGS = {  # by the mark a file begins with; the mark of UTF-32 begins with 
     codecs.BOM_UTF16_BE: "utf-16",
 }
 COMMENT = ("//", "/*", "#")
+SKIPPED = codecs.BOM_UTF8 + b" \t\r\n"  # bytes that may stand before the first row
 
 
 def _text_records(path: Path, head: bytes, chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
@@ -159,11 +163,15 @@ def _text_records(path: Path, head: bytes, chunks: Iterator[bytes]) -> Iterator[
     for magic, what in MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path}: {what}")
-    if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n").lower().startswith((b"<!doctype", b"<html")):
+    if head.lstrip(SKIPPED).lower().startswith((b"<!doctype", b"<html")):
         raise DataError(f"{path}: an HTML page, not data (was the download an error page?)")
     encoding = next((encoding for mark, encoding in ENCODINGS.items() if head.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in head[:HEAD]:
-        raise DataError(f"{path}: a binary file, no rows of text")
+        if re.match(rb"[ -~]\0|\0[ -~]", head):
+            unmarked = "UTF-16BE" if head[0] == 0 else "UTF-16LE"
+            raise DataError(f"{path}: {unmarked} without its mark (run: iconv -f {unmarked} -t UTF-8)")
+        if not head.lstrip(SKIPPED).startswith((b"[", b"{")):  # with them, the row that holds the NUL will be named
+            raise DataError(f"{path}: a binary file, no rows of text (unpack it, or export its rows as JSONL or CSV)")
 
     window = _Window(_decoded(path, chunks, encoding))
     first = window.skip_space()
@@ -177,8 +185,10 @@ def _text_records(path: Path, head: bytes, chunks: Iterator[bytes]) -> Iterator[
         yield from _csv(window, path)
     else:
         begins = window.text[window.at : window.at + 20]
-        what = f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r})"
-        if begins.startswith(COMMENT):
+        what = f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table's name ends in .csv or .tsv)"
+        if begins.startswith("\ufeff"):
+            what = "two byte order marks (take one out)"
+        elif begins.startswith(COMMENT):
             what = "begins with a comment, which JSON does not have (take it out)"
         raise DataError(f"{path}:{window.line(window.at)}: {what}")
 
@@ -349,7 +359,7 @@ def _json_lines(window: _Window, path: Path) -> Iterator[tuple[int, Any]]:
             records += 1
             first = first if records > 1 else (number, text)
             yield number, line if isinstance(line, Unreadable) else _value(text, window, path, number, records == 1)
-    if records == 1 and (key := _key_of_rows(first[1])):
+    if records == 1 and (key := _key_of_rows(first[1])) and key not in ('"messages"', '"conversations"'):  # one row
         raise _one_object(path, first[0], key)
 
 
@@ -496,7 +506,9 @@ def _reason(error: json.JSONDecodeError) -> str:
         return "a comma after the row (take it out, or put all rows in [ ])"
     if error.msg.startswith("Illegal trailing comma"):  # in Python 3.13 and later
         return f"a comma before the closing {'}' if error.msg.endswith('object') else ']'} (take it out)"
-    return error.msg
+    if here.startswith("\ufeff"):
+        return "a byte order mark in the middle of the file (take it out)"
+    return f"{error.msg.removesuffix(' at')}{f' at {here!r}' if here else ''} (write rows with json.dumps)"
 
 
 KEYS = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)(\s*:\s*\[\s*\{)?|[\[\]{}]', re.DOTALL)
@@ -566,7 +578,7 @@ def _csv(window: _Window, path: Path) -> Iterator[tuple[int, Any]]:
         if "field larger" in str(error):
             what = f"a line or field of more than {MAX_ROW:,} bytes from line {line} on (is a quote not closed?)"
         else:
-            what = f"broken CSV from line {line} on: {error}"
+            what = f"broken CSV from line {line} on: {error} (is a quote not closed, or one inside a text not doubled?)"
         raise DataError(f"{path}:{number + 1}: {what}") from error
     if not number:
         raise _no_rows(path)

@@ -32,7 +32,7 @@ class Examples(Dataset[list[Example]]):
 
 class SFTDataModule(L.LightningDataModule):
     """
-    examples: lists under train, test and val, as `prepare` makes them
+    examples: under train, test and val (and clean_test), as `prepare` makes them
     settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
     """
 
@@ -60,8 +60,9 @@ class SFTDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.examples["val"])
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.examples["test"])
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """The test rows and, where some have a near twin in training, those that have none."""
+        return [self._loader(self.examples[name]) for name in ("test", "clean_test") if name in self.examples]
 
     def baseline_dataloaders(self) -> list[DataLoader[Batch]]:
         """Validation rows and as many training rows: what the untuned model is measured on."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 import jinja2
 
 from ift.data.examples import Example
 from ift.data.prepare import Prepared
+from ift.data.show import printable
 from ift.data.tokenizer import Tokenizer
 from ift.run import RunFolder, write_text
 
@@ -94,9 +94,8 @@ def shorten(spans: list[Span], longest: int = LONGEST) -> list[Span]:
 
 
 def visible(text: str) -> str:
-    """Newlines marked, and characters that show nothing or turn the text around by their number."""
-    shown = (c if c in "\n\t" or category(c) not in ("Cc", "Cf") else f"⟨U+{ord(c):04X}⟩" for c in text)
-    return "".join(shown).replace("\n", "↵\n")
+    """As `printable`, with newlines marked."""
+    return printable(text).replace("\n", "↵\n")
 
 
 def histogram(report: Mapping[str, Any], *, width: int = 1000, height: int = 190) -> dict[str, Any]:

@@ -30,7 +30,10 @@ COMPARED = 200  # rows of a cluster that a test row is compared with
 
 @dataclass
 class Prepared:
-    """Rows and their examples under train, test and val, of the same length and order, read when they are asked for."""
+    """Rows and their examples under train, test and val, of the same length and order, read when they are asked for.
+
+    Where test rows have a near twin in training, clean_test holds the others.
+    """
 
     rows: dict[str, Sequence[Row]]
     examples: dict[str, Sequence[Example]]
@@ -92,9 +95,12 @@ def prepare(
     report = make_report(store, order, leaks, template, tokenizer, max_length=max_length)
     order["train"] = _weigh(store, sources, order["train"], seed)
     report["rows_an_epoch"] = len(order["train"])
+    clean = _without_leaks(store, order["test"], leaks)
+    if 0 < len(clean) < len(order["test"]):
+        order["clean_test"] = clean
     prepared = Prepared(
-        rows={name: StoredRows(store, order[name]) for name in SPLITS},
-        examples={name: StoredExamples(store, order[name]) for name in SPLITS},
+        rows={name: StoredRows(store, part) for name, part in order.items()},
+        examples={name: StoredExamples(store, part) for name, part in order.items()},
         report=report,
         leaks=leaks,
         store=store,
@@ -142,7 +148,8 @@ def _split(store: Store, sources: list[Source], settings: DataSettings, seed: in
     given = {name: rows for name, rows in given.items() if any(source.role == name for source in sources)}
     for name, rows in given.items():
         if not len(rows):
-            raise DataError(f"{settings.test_path if name == 'test' else settings.val_path}: no row of it can be used")
+            path = settings.test_path if name == "test" else settings.val_path
+            raise DataError(f"{path}: no row of it can be used (see rejected.jsonl)")
     whole = np.flatnonzero(role == ROLES.index("all"))
     fractions = _remaining(settings.fractions, given)
     parts = split_rows(store.clusters[whole], how=settings.split, fractions=fractions, seed=seed)
@@ -197,6 +204,13 @@ def find_leaks(store: Store, order: dict[str, np.ndarray], threshold: float | No
     return found
 
 
+def _without_leaks(store: Store, rows: np.ndarray, leaks: list[dict[str, Any]]) -> np.ndarray:
+    leaked = {(leak["file"], leak["row"]) for leak in leaks if leak["split"] == "test"}
+    files = [file["file"] for file in store.meta["files"]]
+    places = zip(store.index["source"][rows].tolist(), store.index["number"][rows].tolist(), strict=True)
+    return rows[[(files[source], number) not in leaked for source, number in places]]
+
+
 def twin_groups(data: Prepared, limit: int) -> list[list[Row]]:
     """The largest groups of near twins, equal rows counted once."""
     clusters = np.where(data.store.merged, -1, data.store.clusters)
@@ -245,7 +259,9 @@ def make_report(
         "response_length": length_summary(index["targets"]),
         "histogram": {"edges": edges.tolist(), "rows": counts.tolist()},
         "max_length": max_length,
-        "categories": {name: int(categories[i + 1]) for i, name in enumerate(meta["categories"])},
+        "categories": {
+            name: int(count) for name, count in zip(meta["categories"], categories[1:].tolist(), strict=True) if count
+        },
         "twins": {"rows": int(sizes[sizes > 1].sum()), "clusters": int((sizes > 1).sum()), "largest": int(sizes.max())},
         "leaks": {name: sum(leak["split"] == name for leak in leaks) for name in ("test", "val")},
         "overlaps": meta["overlaps"],

@@ -119,6 +119,9 @@ def make_row(record: Any, fields: Mapping[str, str], *, file: str, number: int) 
     if not isinstance(record, dict):
         raise BadRow(f"{kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}")
     kind = format_of(record, fields)
+    for key in (fields["messages"], fields["conversations"]):
+        if kind is None and key in record and fields["instruction"] not in record:
+            raise BadRow(f'"{key}" is {kind_of(record[key])}, not a list of messages')
     if kind == "prompt":
         fields = {**fields, "instruction": "prompt", "output": "completion"}
     if kind in ("messages", "conversations"):
@@ -144,8 +147,8 @@ def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, op
     if value is None and optional:
         return ""
     if key not in record:
-        has = ", ".join(str(k) for k in list(record)[:6]) or "no fields"
-        raise BadRow(f'no "{key}" (it has: {has}; set data.fields.{name}={_likely(name, record)})')
+        has = ", ".join(_spelled(k) for k in list(record)[:6]) or "no fields"
+        raise BadRow(f'no "{key}" (it has: {has}; set data.fields.{_likely(name, record)})')
     return _checked(value, f'"{key}"')
 
 
@@ -160,9 +163,24 @@ def _checked(value: Any, what: str) -> str:
 
 
 def _likely(name: str, record: Mapping[str, Any]) -> str:
-    """The key that the person may mean by a field, for the hint."""
-    keys = {str(key).strip().lower(): str(key) for key in record}
-    return next((keys[known] for known in (name, *SYNONYMS.get(name, ())) if known in keys), "...")
+    """A field and the key that the person may mean by it, for the hint."""
+    keys = {str(key).strip().lower(): _spelled(key) for key in record}
+    for known in (name, *SYNONYMS.get(name, ())):
+        if known in keys:
+            return f"{name}={keys[known]}"
+    talk = next((_spelled(key) for key, value in record.items() if isinstance(value, list) and _is_talk(value)), None)
+    return f"messages={talk}" if talk else f"{name}=..."
+
+
+def _spelled(key: Any) -> str:
+    """A key for a message; in quotes where one would not see the white space around it."""
+    text = str(key)[:40]
+    return text if text == text.strip() else f'"{text}"'
+
+
+def _is_talk(messages: list[Any]) -> bool:
+    first = messages[0] if messages else None
+    return isinstance(first, dict) and ("role" in first or "from" in first)
 
 
 def _turns(record: Mapping[str, Any], key: str) -> tuple[str, list[tuple[str, str]]]:

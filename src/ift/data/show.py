@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
+from unicodedata import category
 
 from rich.text import Text
 
@@ -56,7 +57,7 @@ def show_details(report: dict[str, Any]) -> Iterator[str]:
         yield f"file      {file['file']}: {file['rows_in']:,} rows, {file['format']}"
     if report["categories"]:
         most = sorted(report["categories"].items(), key=lambda item: -item[1])[:12]
-        yield "kinds     " + ", ".join(f"{name} {count:,}" for name, count in most)
+        yield "kinds     " + ", ".join(f"{one_line(name, 40)} {count:,}" for name, count in most)
     edges, rows = report["histogram"]["edges"], report["histogram"]["rows"]
     step = -(-len(rows) // 12)  # at most a dozen bars
     sums = [sum(rows[i : i + step]) for i in range(0, len(rows), step)]
@@ -87,6 +88,13 @@ def show_example(example: Example, tokenizer: Tokenizer) -> Text:
     return text
 
 
+def printable(text: str) -> str:
+    """Characters that show nothing, turn the text around or steer a terminal are shown by their number."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf") else f"⟨U+{ord(c):04X}⟩" for c in text)
+
+
 def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, str]]:
     """The text of an example in runs of the same supervision; the end of an earlier turn is shown as ⏎."""
     marked = zip(example.supervised.tolist(), example.ids.tolist(), strict=True)
@@ -95,4 +103,4 @@ def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, str]]:
         for end, group in groupby((token for _, token in tokens), key=lambda token: token == tokenizer.end_of_text):
             ids = list(group)
             text += "⏎" * len(ids) if end else tokenizer.decode(ids)
-        yield supervised, text
+        yield supervised, printable(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,10 @@ class Source:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+        try:
+            return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+        except OSError:
+            return 0  # reading it will say what is wrong
 
     def refuse_if_changed(self, before: list[Any]) -> None:
         if self.stamp != before:
@@ -65,13 +69,18 @@ def find_sources(settings: DataSettings) -> list[Source]:
     if settings.weights and not settings.path:
         raise ConfigError("data.weights: only files have weights (data.path=[A,B] data.weights=[2,1])")
     for role, path in (("test", settings.test_path), ("val", settings.val_path)):
-        sources += [Source(str(file), role, path=file) for file in data_files(_paths(f"{role}_path", path))]
+        sources += [Source(_name(file), role, path=file) for file in data_files(_paths(f"{role}_path", path))]
     return sources
 
 
 def evaluation_sources(settings: DataSettings) -> list[Source]:
     """The files of data.against, whatever their schema: nothing of them is trained on or tested."""
-    return [Source(str(file), "against", path=file) for file in data_files(_paths("against", settings.against))]
+    return [Source(_name(file), "against", path=file) for file in data_files(_paths("against", settings.against))]
+
+
+def _name(file: Path) -> str:
+    """As UTF-8 can hold it: a file's name may be any bytes."""
+    return os.fsencode(file).decode("utf-8", "replace")
 
 
 def _paths(key: str, value: Any) -> list[str]:
@@ -85,8 +94,10 @@ def _weighted(paths: list[str], weights: list[float] | None) -> list[Source]:
     """One source a file. A folder's weight goes to each file in it."""
     if weights is not None and len(weights) != len(paths):
         raise ConfigError(f"data.weights: {len(weights)} for {len(paths)} in data.path (give one for each)")
+    if weights is not None and not any(weights):
+        raise ConfigError("data.weights: all are 0, no row would be trained on (make one more than 0)")
     given = zip(paths, weights or [1.0] * len(paths), strict=True)
-    return [Source(str(file), "all", weight, path=file) for path, weight in given for file in data_files([path])]
+    return [Source(_name(file), "all", weight, path=file) for path, weight in given for file in data_files([path])]
 
 
 def load_hub(name: str) -> Any:

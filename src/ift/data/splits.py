@@ -37,7 +37,7 @@ def split_rows(clusters: np.ndarray, *, how: str, fractions: FractionSettings, s
     # RandomState, since NumPy promises that its stream never changes
     order = np.arange(n) if how == "positional" else np.random.RandomState(seed).permutation(n)
     if how == "clustered":
-        part = _whole_clusters(clusters[order], sizes)
+        part = _whole_clusters(clusters, order, sizes)[order]
         for name, size in sizes.items():
             if size and not (part == SPLITS.index(name)).any():
                 raise DataError(
@@ -49,8 +49,9 @@ def split_rows(clusters: np.ndarray, *, how: str, fractions: FractionSettings, s
     return {name: order[part == i] for i, name in enumerate(SPLITS)}
 
 
-def _whole_clusters(clusters: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
-    """The split of each row: clusters go to test and val while they fit, in the order of their first rows.
+def _whole_clusters(clusters: np.ndarray, order: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
+    """The split of each row: clusters go to test and val while they fit, in the order in which their first rows stand
+    in `order`, so that each cluster has the same chance however large it is.
 
     One that would be more than a tenth of a split stays in training, unless nothing else fills it: a split of few
     clusters says little, however many rows it has.
@@ -58,7 +59,7 @@ def _whole_clusters(clusters: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
     _, first, member, count = np.unique(clusters, return_index=True, return_inverse=True, return_counts=True)
     split_of = np.zeros(len(count), np.int8)
     left = dict(sizes)
-    queue = np.argsort(first, kind="stable")
+    queue = np.argsort(np.argsort(order)[first])
     for largest in (0.1, 1.0):
         waiting = []
         for cluster in queue.tolist():

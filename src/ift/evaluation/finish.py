@@ -46,6 +46,7 @@ def finish(
     metrics = read_jsonl(run.metrics)
     at_best: dict[str, Any] = next((m for m in metrics if m["step"] == best.best_step), {})
     tested = {key: metrics[-1].get(f"test/{key}") for key in ("loss", "perplexity", "accuracy")}
+    clean_loss = metrics[-1].get("clean_test/loss")
     summary = {
         "status": "finished",
         **about,
@@ -56,6 +57,7 @@ def finish(
         "val_perplexity": at_best.get("val/perplexity"),
         "val_accuracy": at_best.get("val/accuracy"),
         **{f"test_{key}": value for key, value in tested.items()},
+        **({} if clean_loss is None else {"clean_test_loss": clean_loss}),
         "train_tokens": module.tokens_seen,
         "supervised_tokens": module.supervised_seen,
         "tokens_per_second": module.tokens_seen / about["train_seconds"],
@@ -76,9 +78,17 @@ def write_responses(run: RunFolder, model: GPT, rows: Sequence[Row], answer: Ans
     responses = answer(model, rows, what="answering") if rows else []
     write_jsonl(run.responses, responses)
     summary = {**(read_json(run.summary) if run.summary.exists() else {}), **score(responses)}
+    summary |= {f"clean_{key}": value for key, value in score(without_leaks(run, responses)).items()}
     write_json(run.summary, summary)
     write_report(run)
     return summary
+
+
+def without_leaks(run: RunFolder, responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Responses to test rows that have no near twin in training; none where all are so, since all say the same then."""
+    leaked = {(leak["file"], leak["row"]) for leak in read_jsonl(run.leaks)} if run.leaks.exists() else set()
+    clean = [response for response in responses if (response["file"], response["row"]) not in leaked]
+    return clean if len(clean) < len(responses) else []
 
 
 def show_summary(run: RunFolder) -> None:
@@ -95,6 +105,12 @@ def show_summary(run: RunFolder) -> None:
         f"test      {summary['responses']} answers: exact match {summary['exact_match']:.1%}, "
         f"ROUGE-L {summary['rouge_l']:.3f}, BLEU {summary['bleu']:.3f}, ended by itself {summary['end_rate']:.1%}"
     )
+    if "clean_responses" in summary:
+        print(
+            f"          {summary['clean_responses']} of them without a near twin in training: "
+            f"exact match {summary['clean_exact_match']:.1%}, ROUGE-L {summary['clean_rouge_l']:.3f}, "
+            f"BLEU {summary['clean_bleu']:.3f}"
+        )
     for shown in responses[: 4 * (len(responses) // 4 or 1) : len(responses) // 4 or 1]:
         print(f"\n  {_short(shown['instruction'])}" + (f"\n  | {_short(shown['input'])}" if shown["input"] else ""))
         print(f"  -> {_short(shown['response'])}")

@@ -24,6 +24,7 @@ from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
 
 SUMS = ("loss", "correct", "targets")
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
+TEST_LOADERS = ("test", "clean_test")  # the second: test rows without a near twin in training
 
 
 def _sums() -> nn.ModuleDict:
@@ -42,7 +43,7 @@ class SFTModule(L.LightningModule):
         super().__init__()
         self.model = model
         self.optim, self.total_steps = optim, total_steps
-        self.sums = nn.ModuleDict({f"{prefix}_sums": _sums() for prefix in ("val", "train", "test")})
+        self.sums = nn.ModuleDict({f"{prefix}_sums": _sums() for prefix in LOADERS + TEST_LOADERS})
         self.tokens_seen = self.supervised_seen = 0
         self._window: list[Tensor] = []  # loss, supervised tokens and tokens of each micro-batch of this step
         self._window_rows: list[int] = []
@@ -124,14 +125,14 @@ class SFTModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.loss_sum(batch, self.sums[f"{LOADERS[dataloader_idx]}_sums"])
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.loss_sum(batch, self.sums["test_sums"])
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.loss_sum(batch, self.sums[f"{TEST_LOADERS[dataloader_idx]}_sums"])
 
     def on_validation_epoch_end(self) -> None:
         self._report(*LOADERS)
 
     def on_test_epoch_end(self) -> None:
-        self._report("test")
+        self._report(*TEST_LOADERS)
 
     def _report(self, *prefixes: str) -> None:
         values: dict[str, float] = {}
