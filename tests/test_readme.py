@@ -16,7 +16,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
-PYTHON = [command for command in COMMANDS if command.startswith("python ")]
+PYTHON = [command for command in COMMANDS if command.startswith(("python ", "ift "))]
 ELSEWHERE = {  # run by what sets up the environment that this test runs in
     "make demo": "Makefile",
     "make test": ".ci/run",
@@ -37,6 +37,10 @@ def things(tmp_path_factory):
     config = GPT2Config(vocab_size=2049, n_positions=256, n_layer=1, n_head=2, n_embd=16)
     GPT2LMHeadModel(config).save_pretrained(folder / "weights")
     (folder / "my_conf" / "prompt").mkdir(parents=True)
+    (folder / "chat").mkdir()
+    source = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    source += "{% if add_generation_prompt %}[assistant] {% endif %}"
+    (folder / "chat" / "chat_template.jinja").write_text(source)
     mine = (ROOT / "conf" / "prompt" / "phi3.yaml").read_text().replace("name: phi3", "name: mine")
     (folder / "my_conf" / "prompt" / "mine.yaml").write_text(mine)
     result = run("train.py", *TINY, "logger=none", f"output_dir={folder / 'run'}")
@@ -51,13 +55,14 @@ def test_commands_that_are_not_run_here_are_run_elsewhere():
 
 @pytest.mark.parametrize("command", PYTHON)
 def test_the_command_works(command: str, things: Path, tmp_path: Path):
-    words = shlex.split(command)[1:]
-    words = [
-        word.replace("=FILE", f"={things / 'rows.json'}").replace("=FOLDER", f"={things / 'weights'}")
-        .replace("=RUN", f"={things / 'run'}").replace("=my_conf", f"={things / 'my_conf'}")
-        for word in words
-    ]  # fmt: skip
-    if words[0] == "train.py":
+    program, *words = shlex.split(command)
+    stand_ins = {"FILE": "rows.json", "FOLDER": "weights", "RUN": "run", "CHAT": "chat", "my_conf": "my_conf"}
+    for name, thing in stand_ins.items():
+        words = [re.sub(rf"\b{name}\b", str(things / thing), word) for word in words]
+    if program == "ift":
+        words = ["-m", "ift.cli", *words, f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
+        words += ["data.split=random", "data.max_dropped=0.5"]
+    elif words[0] == "train.py":
         words += small(words, things, tmp_path)
     else:
         words += ["eval.generate.max_new_tokens=3"]

@@ -166,8 +166,7 @@ def _cache_root(given: str | None) -> Path:
     try:
         path = Path(root).expanduser()
         path.mkdir(parents=True, exist_ok=True)
-        (probe := path / f".{os.getpid()}.probe").touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
         why = getattr(error, "strerror", None) or error
         print(f"ift: {root}: no cache: {why} (data.cache_dir=FOLDER names another)", file=sys.stderr)
@@ -213,8 +212,9 @@ def code_hash() -> str:
 
 
 def _build(folder: Path, sources: Sequence[Source], checker: Checker, *, merge: bool, twins: float | None) -> None:
+    for leftover in folder.parent.glob(f"{folder.name}.*.part"):  # of a process that was killed: the lock is ours now
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
         meta = _encode(partial, sources, checker)
@@ -225,7 +225,7 @@ def _build(folder: Path, sources: Sequence[Source], checker: Checker, *, merge: 
         (partial / "bands.bin").unlink()
         meta["sizes"] = {file.name: file.stat().st_size for file in partial.iterdir() if file.name != "meta.json"}
         write_json(partial / "meta.json", meta)
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
         partial.rename(folder)
     except OSError as error:
         raise MachineError(

@@ -234,14 +234,15 @@ def make_report(
 ) -> dict[str, Any]:
     """What `data_report.json` says: counts in and out, lengths in tokens, what is supervised, what was cut."""
     meta, rows = store.meta, np.concatenate([order[name] for name in SPLITS])
-    index = store.index[rows]
-    tokens, targets = int(index["length"].sum(dtype="i8")), int(index["targets"].sum(dtype="i8"))
-    sizes = np.bincount(np.unique(store.clusters[rows], return_inverse=True)[1])
-    shortest, longest = int(index["length"].min()), int(index["length"].max())
+    # a column at a time: all of them together would be half a gigabyte for ten million rows
+    length, targets = store.index["length"][rows], store.index["targets"][rows]
+    tokens, supervised = int(length.sum(dtype="i8")), int(targets.sum(dtype="i8"))
+    sizes = np.bincount(store.clusters[rows])
+    shortest, longest = int(length.min()), int(length.max())
     width = -(-(longest - shortest + 1) // BINS)  # whole tokens: each bar counts as many lengths as the next
-    counts, edges = np.histogram(index["length"], bins=np.arange(shortest, longest + width + 1, width))
-    cut = np.bincount(index["cut"], minlength=len(CUT))
-    categories = np.bincount(index["category"] + 1, minlength=1 + len(meta["categories"]))
+    counts, edges = np.histogram(length, bins=np.arange(shortest, longest + width + 1, width))
+    cut = np.bincount(store.index["cut"][rows], minlength=len(CUT))
+    categories = np.bincount(store.index["category"][rows] + 1, minlength=1 + len(meta["categories"]))
     return {
         "rows_in": meta["rows_in"],
         "kept": len(rows),
@@ -252,11 +253,11 @@ def make_report(
         "truncated": {what: int(n) for what, n in zip(CUT[1:], cut[1:].tolist(), strict=True) if n},
         "splits": {name: len(order[name]) for name in SPLITS},
         "tokens": tokens,
-        "supervised_tokens": targets,
-        "supervised_share": round(targets / max(1, tokens), 4),
-        "supervised_ends": int(index["ends"].sum()),
-        "length": length_summary(index["length"]),
-        "response_length": length_summary(index["targets"]),
+        "supervised_tokens": supervised,
+        "supervised_share": round(supervised / max(1, tokens), 4),
+        "supervised_ends": int(store.index["ends"][rows].sum()),
+        "length": length_summary(length),
+        "response_length": length_summary(targets),
         "histogram": {"edges": edges.tolist(), "rows": counts.tolist()},
         "max_length": max_length,
         "categories": {
@@ -270,5 +271,5 @@ def make_report(
         "prompt": template.name,
         "prompt_hash": template.hash,
         "prompt_masked": template.mask,
-        "fingerprint": hashlib.sha256(store.index["digest"][rows].tobytes()).hexdigest(),
+        "fingerprint": hashlib.sha256(np.ascontiguousarray(store.index["digest"][rows])).hexdigest(),
     }

@@ -62,7 +62,7 @@ def _whole_clusters(clusters: np.ndarray, order: np.ndarray, sizes: dict[str, in
     queue = np.argsort(np.argsort(order)[first])
     for largest in (0.1, 1.0):
         waiting = []
-        for cluster in queue.tolist():
+        for cluster in map(int, queue):  # millions: no list of them
             if not (left["test"] or left["val"]):
                 break
             size = count[cluster]
