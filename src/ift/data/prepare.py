@@ -271,5 +271,5 @@ def make_report(
         "prompt": template.name,
         "prompt_hash": template.hash,
         "prompt_masked": template.mask,
-        "fingerprint": hashlib.sha256(np.ascontiguousarray(store.index["digest"][rows])).hexdigest(),
+        "fingerprint": hashlib.sha256(np.ascontiguousarray(store.index["digest"][rows]).data).hexdigest(),
     }
