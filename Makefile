@@ -1,11 +1,12 @@
 # make demo    trains the built-in default on a fresh machine and shows its answers
 # make test    runs the tests
+# make long    the property tests of the data contract over 10,000 examples, some minutes
 # make check   format, lint, types, imports, tests: what a commit must pass
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check long format clean
 
 demo: .venv/core
 	$(BIN)/python train.py
@@ -19,6 +20,9 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+long: .venv/test
+	IFT_EXAMPLES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_bad_files.py -k "every_row or tokens_with_a_loss"
 
 format: .venv/dev
 	$(BIN)/ruff format .

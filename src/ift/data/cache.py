@@ -16,12 +16,14 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -77,8 +79,11 @@ class Store:
         return _starts(self.index["text"])
 
     @cached_property
-    def _text(self) -> np.ndarray:
-        return _map(self.folder / "rows.jsonl", np.dtype("u1"))
+    def _text(self) -> int:
+        """rows.jsonl, open: what is read lies far apart, and a map would fill memory with the neighbours."""
+        descriptor = os.open(self.folder / "rows.jsonl", os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     def example(self, i: int) -> Example:
         entry, tokens = self.index[i], slice(self._starts[i], self._starts[i + 1])
@@ -91,7 +96,8 @@ class Store:
         )
 
     def row(self, i: int) -> Row:
-        return Row.from_json(json.loads(self._text[self._lines[i] : self._lines[i + 1]].tobytes()))
+        begin, end = int(self._lines[i]), int(self._lines[i + 1])
+        return Row.from_json(json.loads(_read(self._text, end - begin, begin)))
 
     def prompt(self, i: int) -> str:
         return self.row(i).prompt
@@ -421,10 +427,23 @@ def _cluster(store: Store, threshold: float | None) -> None:
     """Give near twins the same cluster number, that of the first of them."""
     if threshold is None or not len(store):
         return
-    bands = _map(store.folder / "bands.bin", np.dtype("u8")).reshape(-1, BANDS)
+    bands = np.memmap(store.folder / "bands.bin", "u8", mode="r")
+
+    def next_band(n: int) -> None:
+        advance(n)
+        if hasattr(mmap, "MADV_DONTNEED"):  # else the whole map is ours in the end
+            bands._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
     with progress("twins" if len(store) > 100_000 else None, BANDS, "bands") as advance:
-        found = find_twins(bands, store.prompt, threshold=threshold, advance=advance)
+        found = find_twins(bands.reshape(-1, BANDS), store.prompt, threshold=threshold, advance=next_band)
     np.asarray(found.cluster, "i8").tofile(store.folder / "clusters.bin")
+
+
+def _read(descriptor: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):  # safe among processes that share the descriptor
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows, where they never do
+    return os.read(descriptor, length)
 
 
 def _json_lines(values: Iterable[Any]) -> bytes:
