@@ -45,6 +45,7 @@ def test_a_model_knows_the_report_of_its_data_and_scores_are_given_without_leaks
     run = tmp_path / "run"
     done = train("data=json", f"data.path={rows}", "data.split=positional", "logger=none", f"output_dir={run}")
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     report = read_json(run / "data_report.json")
     assert (report["rows_in"], report["kept"], report["merged"]) == (61, 60, 1)
     assert "60 kept" in (run / "data_report.html").read_text()

@@ -48,6 +48,8 @@ def test_a_stored_example_is_the_one_that_was_made(opened, byte_tokenizer):
         assert store.row(i) == row
         assert (example.ids == made.ids).all()
         assert (example.supervised == made.supervised).all()
+        assert example.ids.flags.writeable  # torch warns of any other
+        assert example.supervised.flags.writeable
         assert (example.row, example.ends, example.targets) == (i + 1, True, made.targets)
 
 

@@ -89,7 +89,7 @@ class Store:
         entry, tokens = self.index[i], slice(self._starts[i], self._starts[i + 1])
         return Example(
             ids=self.ids[tokens].astype(np.int32),
-            supervised=np.asarray(self.supervised[tokens]),
+            supervised=np.array(self.supervised[tokens]),  # a copy: torch wants arrays that could be written
             ends=bool(entry["ends"]),
             row=int(entry["number"]),
             truncated=CUT[entry["cut"]],
