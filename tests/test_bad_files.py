@@ -1065,6 +1065,29 @@ def test_ctrl_c_leaves_nothing_half_made(own, size):
     assert errors == b""
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_do_not_outlive_a_killed_check(own):
+    text = lines(*rows(2000))
+    make(own / "large.jsonl", text * int(20e6 / len(text)))
+    process = start("large.jsonl", "data.cache_dir=cache", cwd=own, stdout=subprocess.PIPE, start_new_session=True)
+    begun = time.monotonic()
+    while not any(part.stat().st_size for part in own.glob("cache/*.part/ids.bin")) and process.poll() is None:
+        assert time.monotonic() < begun + 60
+        time.sleep(0.02)
+    assert len(living(process.pid)) > 1
+    process.kill()
+    process.communicate(timeout=60)
+    while living(process.pid):
+        assert time.monotonic() < begun + 60
+        time.sleep(0.05)
+
+
+def living(session):
+    """Processes of a session that have not ended."""
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+    return [stat for stat in stats if int(stat[3]) == session and stat[0] != "Z"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_one_may_not_read_says_so(own):
     (own / "good.json").chmod(0)

@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 
 @contextmanager
 def progress(what: str | None, total: int, unit: str, *, scale: float = 1) -> Iterator[Callable[[int], None]]:
@@ -19,6 +16,9 @@ def progress(what: str | None, total: int, unit: str, *, scale: float = 1) -> It
     if what is None:
         yield lambda amount: None
         return
+    from rich.console import Console  # here: an error is told sooner without it
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console()
     columns = (
         TextColumn(what),

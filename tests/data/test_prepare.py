@@ -240,7 +240,8 @@ def test_weights_say_how_often_an_epoch_sees_the_rows_of_a_file(prepared, write)
 
 def test_training_rows_that_share_thirteen_words_with_an_evaluation_are_listed(prepared, write, tmp_path):
     words = [f"word{i}" for i in range(20)]
-    evaluation = write("evaluation.jsonl", {"question": " ".join(words), "choices": ["a", "b"]})
+    asked = json.dumps({"question": " ".join(words), "choices": ["a", "b"]})
+    evaluation = write("evaluation.jsonl", f"{asked}\n{asked}\n")
     records = [
         *rows(20),
         {"instruction": " ".join(words[3:16]), "output": "x"},
@@ -249,7 +250,7 @@ def test_training_rows_that_share_thirteen_words_with_an_evaluation_are_listed(p
     run = RunFolder(tmp_path / "run")
     data = prepared(records, against=[str(evaluation)], context_length=200, run=run)
     assert data.report["overlaps"] == 1
-    assert [(row["row"], row["evaluation_row"]) for row in read_jsonl(run.overlaps)] == [(21, 0)]
+    assert [(row["row"], row["evaluation_row"]) for row in read_jsonl(run.overlaps)] == [(21, 0), (21, 1)]
 
 
 def test_a_system_text_that_the_template_has_no_place_for_is_not_left_out_in_silence(prepared):

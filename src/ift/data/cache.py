@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -31,7 +32,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def _cache_root(given: str | None) -> Path:
     root = given or os.environ.get("IFT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/ift"
     try:
         path = Path(root).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold copies of rows
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
         why = getattr(error, "strerror", None) or error
@@ -293,7 +294,7 @@ class _Tally:
         self.kept += len(checked.index)
         self.dropped += len(checked.dropped)
         self.cut += len(checked.cut)
-        self.overlaps += len(checked.overlaps)
+        self.overlaps += len({overlap["row"] for overlap in checked.overlaps})  # rows, not pairs
         for dropped in checked.dropped:
             count(self.reasons, dropped.reason)
             if self.first_dropped is None:
@@ -392,6 +393,15 @@ def _begin_work(checker: Checker) -> None:
     global _checker
     _checker = checker
     os.environ["RAYON_NUM_THREADS"] = "1"  # of rensa: the processes are parallel already
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot say goodbye, and without this its workers would wait for it for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(chunk: Chunk) -> Checked:
