@@ -43,12 +43,15 @@ def test_a_check_prints_the_report_and_leaves_it_in_a_folder(ift, tmp_path):
     assert lines[0] == "data      40 rows in = 40 kept + 0 dropped; train 34, test 4, validation 2"
     assert any(line.startswith("file      rows.json: 40 rows, alpaca") for line in lines)
     assert any("█" in line for line in lines)
+    assert any(line.startswith("cache     made in ") for line in lines)
     assert "  rows.json:1  Say the number 0 in words of one syllable. |" in done.stdout
     assert "▸It is " in done.stdout
     assert lines[-1] == "look at   runs/check/rows/data_report.html"
     report = read_json(tmp_path / "runs/check/rows/data_report.json")
     assert (report["rows_in"], report["kept"], report["supervised_ends"]) == (40, 40, 40)
     assert "40 rows in" in (tmp_path / "runs/check/rows/data_report.html").read_text()
+    again = ift("check", "rows.json", "model.tokenizer=bytes", "data.split=random")
+    assert "\ncache     read from " in again.stdout
 
 
 def test_what_training_will_see_is_what_the_check_saw(ift, settings_of, tmp_path, byte_tokenizer, monkeypatch):

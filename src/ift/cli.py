@@ -88,7 +88,7 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
 
     write_page(run, data, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
-    for line in (*show_report(data.report), *show_details(data.report)):
+    for line in (*show_report(data.report), data.cached, *show_details(data.report)):
         console.print(line, markup=False)
     if duplicates:
         for line in show_duplicates(twin_groups(data, 10), data.report):
