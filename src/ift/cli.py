@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from ift.errors import ConfigError, MachineError, report
+from ift.errors import ConfigError, refused_by_disk, report
 from ift.run import RunFolder
 from ift.settings import CheckSettings, Settings, keys, read_settings
 
@@ -53,8 +53,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        where = error.filename if error.filename is not None else "stdout"
-        return report(MachineError(f"{where}: {error.strerror or error} (is the disk full, the folder writable?)"))
+        return report(refused_by_disk(error, "stdout"))
     except Exception as error:
         return report(error)
     return 0
@@ -69,7 +68,7 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
 
     from ift.data.chat_template import template_from
     from ift.data.prepare import prepare, twin_groups
-    from ift.data.show import LEGEND, show_details, show_duplicates, show_example, show_report
+    from ift.data.show import show_details, show_duplicates, show_examples, show_report
     from ift.data.tokenizer import Tokenizer
 
     template = template_from(settings.prompt)
@@ -93,10 +92,7 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
     if duplicates:
         for line in show_duplicates(twin_groups(data, 10), data.report):
             console.print(line, markup=False)
-    console.print(f"\n{LEGEND}\n")
-    for example in data.examples["train"][:3]:
-        console.print(show_example(example, tokenizer))
-        console.print(f"[dim]{example.tokens} tokens, {example.targets} with a loss[/]\n")
+    show_examples(console, data.examples["train"], tokenizer)
     console.print(f"look at   {run.data_page}", markup=False)
 
 

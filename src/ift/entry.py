@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ift.errors import ConfigError, IftError, MachineError, report
+from ift.errors import ConfigError, IftError, refused_by_disk, report
 from ift.settings import EvaluateSettings, Settings, T, read_settings, unknown_key
 
 # by the name of the key, or by the look of the value: a prefix and a long run of letters and digits
@@ -142,6 +142,5 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
     if isinstance(error, OSError) and error.filename is not None:
-        hint = "" if isinstance(error, FileNotFoundError) else " (is the disk full, the folder writable?)"
-        return MachineError(f"{error.filename}: {error.strerror}{hint}")
+        return refused_by_disk(error)
     return error

@@ -49,6 +49,13 @@ def missing_extra(package: str, extra: str) -> MachineError:
     return MachineError(f'this needs the package {package} (pip install "ift[{extra}]")')
 
 
+def refused_by_disk(error: OSError, where: str = "") -> MachineError:
+    """where: what was being written, if the error does not name a file."""
+    hint = "" if isinstance(error, FileNotFoundError) else " (is the disk full, the folder writable?)"
+    place = where if error.filename is None else error.filename
+    return MachineError(f"{place}: {error.strerror or error}{hint}")
+
+
 def one_line(text: str, limit: int = LIMIT) -> str:
     """Text from anywhere as a single printable line: no line breaks, no escape codes, at most `limit` characters."""
     printable = "".join(c if c.isprintable() else " " for c in text)

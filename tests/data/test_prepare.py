@@ -290,6 +290,12 @@ def test_what_a_person_should_look_at_is_counted_and_the_row_is_kept(prepared, t
     assert "AKIA" not in shown
 
 
+def test_a_long_word_is_looked_through_once_and_not_from_each_of_its_letters_on(prepared):
+    """With an open pattern this would take ten billion steps."""
+    row = {"instruction": 150_000 * "a" + " @", "output": "x"}
+    assert len(prepared([*rows(20), row], context_length=200_000).report["warnings"]) == 1
+
+
 def test_the_categories_of_the_rows_are_counted(prepared):
     data = prepared([{**row, "category": "even" if i % 2 == 0 else "odd"} for i, row in enumerate(rows(25))])
     assert data.report["categories"] == {"even": 13, "odd": 12}

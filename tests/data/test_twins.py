@@ -18,14 +18,14 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def clusters(texts, **options):
-    return find_twins(band_hashes(texts), texts.__getitem__, **options).cluster.tolist()
+    return find_twins(band_hashes(texts), texts.__getitem__, **options).tolist()
 
 
 def all_cosines(texts):
     """(N, N): the whole matrix, with 0 on its diagonal, by another way than the module's."""
     grams = [Counter(zip(text, text[1:], text[2:], strict=False)) for text in map(fold, texts)]
     columns = {gram: column for column, gram in enumerate(sorted(set().union(*grams)))}
-    counts = np.zeros((len(texts), len(columns)), np.float32)
+    counts = np.zeros((len(texts), len(columns)))
     for row, found in enumerate(grams):
         counts[row, [columns[gram] for gram in found]] = list(found.values())
     counts /= np.linalg.norm(counts, axis=1, keepdims=True)
@@ -35,19 +35,12 @@ def all_cosines(texts):
 
 
 def assert_clusters_are_those_of_all_pairs(texts):
-    """Each pair above 0.9 in one cluster, each pair given above 0.9, and as many as it takes to link the clusters."""
-    twins = find_twins(band_hashes(texts), texts.__getitem__)
-    for a, b in np.argwhere(all_cosines(texts) > 0.9 + 1e-6).tolist():
-        assert twins.cluster[a] == twins.cluster[b], (texts[a], texts[b])
+    """Each pair above 0.9 in one cluster, and no two clusters without such a pair between them."""
     linked = np.arange(len(texts))
-    for pair in twins.pairs:
-        assert pair.a < pair.b
-        assert pair.similarity == similarity(texts[pair.a], texts[pair.b]) > 0.9
-        one, other = sorted((linked[pair.a], linked[pair.b]))
-        assert one != other  # a tree: no pair that the others imply
+    for a, b in np.argwhere(np.triu(all_cosines(texts) > 0.9)).tolist():
+        one, other = sorted((linked[a], linked[b]))
         linked[linked == other] = one
-    assert twins.cluster.tolist() == linked.tolist()
-    assert [(pair.a, pair.b) for pair in twins.pairs] == sorted((pair.a, pair.b) for pair in twins.pairs)
+    assert clusters(texts) == linked.tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -86,12 +79,10 @@ def test_a_cluster_is_named_after_its_smallest_row():
         "Convert 9 kilometers to meters, and show how.",
         "translate this  sentence into french.",
     ]
-    twins = find_twins(band_hashes(texts), texts.__getitem__)
-    assert twins.cluster.tolist() == [0, 1, 2, 1, 2]
-    assert [(pair.a, pair.b) for pair in twins.pairs] == [(1, 3), (2, 4)]
+    assert clusters(texts) == [0, 1, 2, 1, 2]
     # 33 trigrams once and 5 twice, 33 + 5 * 4 = 53; three hold the digit
-    assert twins.pairs[0].similarity == pytest.approx(50 / 53)
-    assert twins.pairs[1].similarity == 1
+    assert similarity(texts[1], texts[3]) == pytest.approx(50 / 53)
+    assert similarity(texts[2], texts[4]) == 1
 
 
 def test_the_threshold_is_above_and_not_at():
@@ -109,20 +100,20 @@ def test_nothing_to_compare_is_no_error(texts):
     bands = band_hashes(texts)
     assert bands.shape == (len(texts), BANDS)
     assert bands.dtype == np.uint64
-    assert find_twins(bands, texts.__getitem__).cluster.tolist() == list(range(len(texts)))
+    assert find_twins(bands, texts.__getitem__).tolist() == list(range(len(texts)))
 
 
-def test_a_thousand_equal_rows_cost_999_comparisons():
+def test_a_thousand_equal_rows_cost_999_comparisons(monkeypatch):
     texts = ["Write a short poem about the sea and the wind."] * 1000
-    asked = []
+    asked, compared = [], []
+    monkeypatch.setattr("ift.data.twins._cosine", lambda a, b: compared.append((a, b)) or 1.0)
 
     def text(row):
         asked.append(row)
         return texts[row]
 
-    twins = find_twins(band_hashes(texts), text)
-    assert twins.cluster.tolist() == [0] * 1000
-    assert len(twins.pairs) == 999
+    assert find_twins(band_hashes(texts), text).tolist() == [0] * 1000
+    assert len(compared) == 999
     assert len(asked) == 1000
 
 
@@ -130,7 +121,7 @@ def test_a_bucket_of_strangers_is_compared_16_rows_wide_and_a_pair_only_once(mon
     compared = []
     monkeypatch.setattr("ift.data.twins._cosine", lambda a, b: compared.append((a, b)) or 0.0)
     bands = np.ones((500, BANDS), np.uint64)  # all rows share all bands, as if the hashes had failed
-    assert find_twins(bands, "row number {}".format).pairs == []
+    assert find_twins(bands, "row number {}".format).tolist() == list(range(500))
     assert len(compared) == 500 * 16 - 16 * 17 / 2  # the last 16 rows have fewer behind them
 
 
@@ -162,7 +153,7 @@ def test_hashes_may_lie_on_disk(tmp_path):
     texts = ["Name a bird that cannot fly.", "Name a fish.", "Name a bird that cannot fly!"]
     np.save(tmp_path / "bands.npy", band_hashes(texts))
     bands = np.load(tmp_path / "bands.npy", mmap_mode="r")
-    assert find_twins(bands, texts.__getitem__).cluster.tolist() == [0, 1, 0]
+    assert find_twins(bands, texts.__getitem__).tolist() == [0, 1, 0]
 
 
 def test_progress_is_told_band_by_band():

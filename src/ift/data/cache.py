@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ift.data.check import CUT, INDEX, MAX_CATEGORIES, Checked, Checker, Chunk, count
+from ift.data.check import CUT, INDEX, Checked, Checker, Chunk
 from ift.data.examples import Example
 from ift.data.rows import Dropped, Row, format_of
 from ift.data.sources import ROLES, Source
@@ -51,6 +51,7 @@ from ift.run import read_json, write_json
 CHUNK_ROWS, CHUNK_BYTES = 500, 2**20
 PARALLEL = 16 * 2**20  # bytes of data from which worker processes pay
 PLACES = 20  # row numbers kept for each warning
+MAX_CATEGORIES, MAX_REASONS = 1000, 50  # kinds that are counted apart
 
 
 class Store:
@@ -96,50 +97,52 @@ class Store:
             truncated=CUT[entry["cut"]],
         )
 
-    def row(self, i: int) -> Row:
+    def line(self, i: int) -> bytes:
         begin, end = int(self._lines[i]), int(self._lines[i + 1])
-        return Row.from_json(json.loads(_read(self._text, end - begin, begin)))
+        return _read(self._text, end - begin, begin)
+
+    def row(self, i: int) -> Row:
+        return Row.from_json(json.loads(self.line(i)))
 
     def prompt(self, i: int) -> str:
         return self.row(i).prompt
 
 
-class StoredExamples(Sequence[Example]):
-    """The examples of a split; a list would do, this one needs no memory."""
+class Stored(Sequence[Any]):
+    """The rows of a split in their order, read one by one when they are asked for; a list would do, and need memory."""
 
     def __init__(self, store: Store, order: np.ndarray):
         self.store, self.order = store, order
-        self.lengths: np.ndarray = store.index["length"][order]
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return StoredExamples(self.store, self.order[i])
-        return self.store.example(int(self.order[i]))
+        return type(self)(self.store, self.order[i]) if isinstance(i, slice) else self.read(int(self.order[i]))
+
+    def read(self, i: int) -> Any:
+        raise NotImplementedError
+
+
+class StoredRows(Stored):
+    def read(self, i: int) -> Row:
+        return self.store.row(i)
+
+    def lines(self) -> Iterator[str]:
+        """Each row as JSON with its line end, as it is stored: to be written down without being read."""
+        return (self.store.line(i).decode() for i in self.order.tolist())
+
+
+class StoredExamples(Stored):
+    def read(self, i: int) -> Example:
+        return self.store.example(i)
 
 
 def lengths(examples: Sequence[Example]) -> np.ndarray:
     """Tokens of each example, without reading them where they are stored."""
     if isinstance(examples, StoredExamples):
-        return examples.lengths
+        return examples.store.index["length"][examples.order]
     return np.array([example.tokens for example in examples], dtype=int)
-
-
-class StoredRows(Sequence[Row]):
-    """The rows of a split, as StoredExamples."""
-
-    def __init__(self, store: Store, order: np.ndarray):
-        self.store, self.order = store, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return StoredRows(self.store, self.order[i])
-        return self.store.row(int(self.order[i]))
 
 
 def open_store(
@@ -273,8 +276,7 @@ def _encode(folder: Path, sources: Sequence[Source], checker: Checker) -> dict[s
             os.fsync(file.fileno())
     np.zeros(tally.kept, bool).tofile(folder / "merged.bin")
     np.arange(tally.kept).tofile(folder / "clusters.bin")
-    kind = "uint16" if checker.tokenizer.vocab_size <= 2**16 else "uint32"
-    return {"ids": kind, **tally.to_json(), "seconds": time.perf_counter() - started}
+    return {"ids": checker.dtype.name, **tally.to_json(), "seconds": time.perf_counter() - started}
 
 
 class _Tally:
@@ -296,7 +298,7 @@ class _Tally:
         self.cut += len(checked.cut)
         self.overlaps += len({overlap["row"] for overlap in checked.overlaps})  # rows, not pairs
         for dropped in checked.dropped:
-            count(self.reasons, dropped.reason)
+            self._count(dropped.reason)
             if self.first_dropped is None:
                 self.first_dropped = {"file": dropped.file, "row": dropped.row, "reason": dropped.reason}
         for warning, rows in checked.warnings.items():
@@ -310,6 +312,11 @@ class _Tally:
                 self.categories.append(name)
         numbers = np.array([known.get(name, -1) for name in checked.categories] + [-1])
         checked.index["category"] = numbers[checked.index["category"]]
+
+    def _count(self, reason: str) -> None:
+        """Reasons that differ only in a number are one, and after so many kinds the rest is one too."""
+        kind = "too long" if " tokens, more than " in reason else reason
+        self.reasons[kind if kind in self.reasons or len(self.reasons) < MAX_REASONS else "other reasons"] += 1
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -445,8 +452,8 @@ def _cluster(store: Store, threshold: float | None) -> None:
             bands._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     with progress("twins" if len(store) > 100_000 else None, BANDS, "bands") as advance:
-        found = find_twins(bands.reshape(-1, BANDS), store.prompt, threshold=threshold, advance=next_band)
-    np.asarray(found.cluster, "i8").tofile(store.folder / "clusters.bin")
+        clusters = find_twins(bands.reshape(-1, BANDS), store.prompt, threshold=threshold, advance=next_band)
+    clusters.tofile(store.folder / "clusters.bin")
 
 
 def _read(descriptor: int, length: int, offset: int) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,21 +43,10 @@ SECRET = re.compile(
     r"\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}|\bhf_[A-Za-z]{30,}|\bxox[abp]-[\w-]{10,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-SECRET_SIGNS = (
-    "sk-",
-    "AKIA",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "hf_",
-    "xox",
-    "PRIVATE KEY",
-)  # a plain search is ten times faster than a pattern
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
-BLOB = 400
-MAX_CATEGORIES = 1000
+# what each of these begins with, since a plain search is ten times faster than a pattern
+SECRET_SIGNS = ("sk-", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "hf_", "xox", "PRIVATE KEY")
+EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}\.\w")  # bounded: else a long word is tried from each of its letters on
+BLOB = 400  # characters without white space
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,6 @@ class Checked:
     text: bytes  # the rows as JSON, a line each
     categories: list[str]
     bands: np.ndarray  # (rows, BANDS) uint64
-    rows_in: int = 0
     dropped: list[Dropped] = field(default_factory=list)
     cut: list[dict[str, Any]] = field(default_factory=list)
     overlaps: list[dict[str, Any]] = field(default_factory=list)
@@ -109,7 +96,7 @@ class Checker:
                 reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
                 dropped.append(Dropped(chunk.file, number, reason, getattr(record, "raw", record)))
         checked = self._pack(chunk, pairs)
-        checked.rows_in, checked.dropped = len(chunk.records), dropped
+        checked.dropped = dropped
         for row, example in pairs:
             for warning in self._warnings(row):
                 checked.warnings.setdefault(warning, []).append(row.number)
@@ -166,16 +153,20 @@ class Checker:
                 categories.index(row.category) if row.category else -1,
                 np.frombuffer(row.digest, "u8"),
             )
-        kind = np.uint16 if self.tokenizer.vocab_size <= 2**16 else np.uint32
-        nothing = np.zeros(0, kind)
+        nothing = np.zeros(0, self.dtype)
         return Checked(
             index=index,
-            ids=np.concatenate([nothing, *(example.ids for _, example in pairs)]).astype(kind),
+            ids=np.concatenate([nothing, *(example.ids for _, example in pairs)]).astype(self.dtype),
             supervised=np.concatenate([nothing.astype(bool), *(example.supervised for _, example in pairs)]),
             text=b"".join(lines),
             categories=categories,
             bands=band_hashes([row.prompt for row, _ in pairs]),
         )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of stored ids: two bytes where the vocabulary allows it."""
+        return np.dtype("u2" if self.tokenizer.vocab_size <= 2**16 else "u4")
 
     def _what_was_cut(self, row: Row, example: Example) -> dict[str, Any]:
         whole = make_example(row, self.template, self.tokenizer, max_length=2**31, too_long="error")
@@ -206,9 +197,3 @@ class Checker:
         literals = [part.strip() for segment in self.template.segments for part in FIELD.split(segment.text)[::2]]
         lines = {line for literal in literals for line in literal.splitlines() if not line.isalnum()}
         return sorted(line for line in lines if len(line) >= 5)
-
-
-def count(reasons: Counter[str], reason: str, limit: int = 50) -> None:
-    """Count a reason; those that differ only in a number are one, and after `limit` kinds the rest is one too."""
-    kind = "too long" if " tokens, more than " in reason else reason
-    reasons[kind if kind in reasons or len(reasons) < limit else "other reasons"] += 1

@@ -24,7 +24,7 @@ LONGEST = 300  # tokens of a prompt or a response that are shown; a longer one l
 def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
     report = data.report
     page = (
-        _environment()
+        page_environment(Path(__file__).parent)
         .get_template("data_report.html.j2")
         .render(
             title=run.path.resolve().name,
@@ -135,9 +135,10 @@ def ticks(low: float, high: float, most: int) -> list[int]:
     return list(range(math.ceil(low / step) * step, math.floor(high) + 1, step))
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(  # autoescape: every text from rows is data, never markup
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+def page_environment(folder: Path) -> jinja2.Environment:
+    """For every page: autoescape, since each text from rows and models is data, never markup."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -21,7 +21,7 @@ from ift.data.splits import SPLITS, split_rows
 from ift.data.tokenizer import Tokenizer
 from ift.data.twins import NgramIndex, similarity
 from ift.errors import ConfigError, DataError
-from ift.run import RunFolder, write_json, write_jsonl
+from ift.run import RunFolder, write_json, write_jsonl, write_lines
 from ift.settings import DataSettings, FractionSettings
 
 BINS = 40  # of the histogram of lengths
@@ -95,7 +95,7 @@ def prepare(
     report = make_report(store, order, leaks, template, tokenizer, max_length=max_length)
     order["train"] = _weigh(store, sources, order["train"], seed)
     report["rows_an_epoch"] = len(order["train"])
-    clean = _without_leaks(store, order["test"], leaks)
+    clean = _without_leaks(store, order["test"], leaks) if leaks else order["test"]
     if 0 < len(clean) < len(order["test"]):
         order["clean_test"] = clean
     prepared = Prepared(
@@ -107,7 +107,7 @@ def prepare(
     )
     if run is not None:
         write_json(run.data_report, report)
-        write_jsonl(run.test_rows, (row.to_json() for row in prepared.rows["test"]))
+        write_lines(run.test_rows, StoredRows(store, order["test"]).lines())
         if leaks:
             write_jsonl(run.leaks, leaks)
     return prepared

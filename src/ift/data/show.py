@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 from unicodedata import category
 
+from rich.console import Console
 from rich.text import Text
 
 from ift.data.examples import Example
@@ -14,6 +15,7 @@ from ift.data.rows import Row
 from ift.data.tokenizer import Tokenizer
 from ift.errors import one_line
 
+SHOWN = 3  # rows
 LEGEND = "after [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt; ✂ is a cut, no end learnt"
 BAR = 48  # characters of the longest bar
 
@@ -77,6 +79,14 @@ def show_duplicates(groups: list[list[Row]], report: dict[str, Any]) -> Iterator
             yield f"  {row.file}:{row.number}  {one_line(row.prompt, 120)}"
         if len(group) > 4:
             yield f"  and {len(group) - 4} more"
+
+
+def show_examples(console: Console, examples: Sequence[Example], tokenizer: Tokenizer) -> None:
+    """The first rows in colour, and what the colours mean."""
+    console.print(f"\n{LEGEND}\n")
+    for example in examples[:SHOWN]:
+        console.print(show_example(example, tokenizer), soft_wrap=True)
+        console.print(f"[dim]{example.tokens} tokens, {example.targets} with a loss[/]\n")
 
 
 def show_example(example: Example, tokenizer: Tokenizer) -> Text:

@@ -13,7 +13,6 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from math import hypot
@@ -38,26 +37,6 @@ SEED = 1
 WINDOW = 16  # candidates per row and band: see _candidates
 PIECE = 1 << 16  # pairs that are looked at together; texts of four times as many characters
 FAILED = 1 << 20  # remembered pairs that were compared and are no twins (100 MB)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Twins: rows a < b and the cosine of their trigram counts."""
-
-    a: int
-    b: int
-    similarity: float
-
-
-@dataclass(frozen=True, slots=True)
-class Twins:
-    """cluster (N,): the smallest row that a row is linked to by twins, itself where it has none.
-
-    pairs: a spanning tree of each cluster, sorted; N - len(pairs) clusters in all.
-    """
-
-    cluster: Integers
-    pairs: list[Pair]
 
 
 def fold(text: str) -> str:
@@ -160,8 +139,10 @@ def find_twins(
     *,
     threshold: float = 0.9,
     advance: Callable[[int], None] = lambda bands: None,
-) -> Twins:
-    """Clusters of rows that chains of twins link: similarity above the threshold.
+) -> Integers:
+    """(N,) the smallest row that a row is linked to by chains of twins, itself where it has none.
+
+    Twins are rows whose similarity is above the threshold.
 
     bands    (N, B) from band_hashes; a memory map too: one column is sorted at a time, some 60 bytes a row
     text     a row's text, asked for candidates only
@@ -173,39 +154,36 @@ def find_twins(
     """
     parent = np.arange(len(bands))
     compare = _Comparison(text, threshold)
-    pairs: list[Pair] = []
 
     def apart(a: Integers, b: Integers) -> NDArray[np.bool_]:
         return _roots(parent, a) != _roots(parent, b)
 
     for a, b in _candidates(bands, apart, advance):
         one, other = sorted((_root(parent, a), _root(parent, b)))
-        if one != other and (pair := compare(a, b)):
+        if one != other and compare(a, b):
             parent[other] = one  # the smallest row stays the root, and names the cluster
-            pairs.append(pair)
-    return Twins(_roots(parent, np.arange(len(bands))), sorted(pairs, key=lambda pair: (pair.a, pair.b)))
+    return _roots(parent, np.arange(len(bands)))
 
 
 class _Comparison:
-    """The pair of two rows where they are twins. Remembers rows and failures: pairs come back in other bands."""
+    """Whether two rows are twins. Remembers rows and failures: pairs come back in other bands."""
 
     def __init__(self, text: Callable[[int], str], threshold: float) -> None:
         self.threshold = threshold
         self.profile = lru_cache(maxsize=512)(lambda row: _profile(text(row)))
         self.failed: set[int] = set()
 
-    def __call__(self, a: int, b: int) -> Pair | None:
+    def __call__(self, a: int, b: int) -> bool:
         a, b = min(a, b), max(a, b)
         key = a << 32 | b
         if key in self.failed:
-            return None
-        cosine = _cosine(self.profile(a), self.profile(b))
-        if cosine > self.threshold:
-            return Pair(a, b, cosine)
+            return False
+        if _cosine(self.profile(a), self.profile(b)) > self.threshold:
+            return True
         if len(self.failed) >= FAILED:
             self.failed.clear()
         self.failed.add(key)
-        return None
+        return False
 
 
 def _candidates(

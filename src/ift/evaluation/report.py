@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from ift.data.page import page_environment
 from ift.evaluation.plots import plot_curves
 from ift.run import RunFolder, read_json, read_jsonl, write_text
 
@@ -47,9 +48,6 @@ def before_and_after(samples: list[dict[str, Any]], best_step: int | None) -> li
 
 
 def _environment() -> jinja2.Environment:
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(  # autoescape: every text from rows and models is data, never markup
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters["number"] = lambda value, form: "–" if value is None else format(value, form)
     return environment

@@ -9,20 +9,15 @@ from rich.console import Console
 
 from ift.data.batches import Batch
 from ift.data.module import SFTDataModule
-from ift.data.show import LEGEND, show_example
+from ift.data.show import show_examples
 from ift.data.tokenizer import Tokenizer
 from ift.training.machine import Device, peak_memory_bytes
 from ift.training.module import SFTModule
 
-SHOWN = 3  # rows
-
 
 def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, device: Device) -> None:
     console = Console()
-    console.print(f"\n{LEGEND}\n")
-    for example in datamodule.examples["train"][:SHOWN]:
-        console.print(show_example(example, tokenizer), soft_wrap=True)
-        console.print(f"[dim]{example.tokens} tokens, {example.targets} with a loss[/]\n")
+    show_examples(console, datamodule.examples["train"], tokenizer)
     batch = datamodule.longest_batch()
     ids, targets = (tensor.to(device.torch_device) for tensor in batch[:2])
     module.to(device.torch_device)
