@@ -25,7 +25,7 @@ Hashes = NDArray[np.uint64]
 
 # A slot of two rows' MinHash is equal with the probability s that is the Jaccard similarity of their trigram sets. ROWS
 # slots make a band, and a pair is a candidate where it shares one of the BANDS: 1 - (1 - s**ROWS)**BANDS. Long texts in
-# one language have s = 0.4 and would all be candidates, so EQUAL of the 128 slots must be equal too:
+# one language have s = 0.4 and would all be candidates, so EQUAL of the 128 slots must be equal too (see _Comparison):
 #   s =                   0.81       0.8        0.7     0.6    0.5    0.4     0.3
 #   a band                0.9999999  0.9999999  0.9998  0.988  0.873  0.564   0.229
 #   EQUAL of the slots    0.9999999  0.9999999  0.9996  0.840  0.100  0.0002  0
@@ -149,47 +149,57 @@ def find_twins(
     advance  called with 1 after each of the B bands
 
     Rows that are in one cluster already are not compared again: a thousand equal rows cost 999 comparisons. Every pair
-    in the result was compared. Missed are twins that share no band (see BANDS) and, rarely, some that share only
-    crowded ones (see _candidates).
+    in the result was compared. Missed are twins that share no band (see BANDS) and, rarely, some in crowds (see
+    _Comparison and _candidates).
     """
     parent = np.arange(len(bands))
-    compare = _Comparison(text, threshold)
+    compare = _Comparison(text, threshold, len(bands))
 
     def apart(a: Integers, b: Integers) -> NDArray[np.bool_]:
         return _roots(parent, a) != _roots(parent, b)
 
-    for a, b in _candidates(bands, apart, advance):
+    for a, b, equal in _candidates(bands, apart, compare.bar, advance):
         one, other = sorted((_root(parent, a), _root(parent, b)))
-        if one != other and compare(a, b):
+        if one != other and compare(a, b, equal):
             parent[other] = one  # the smallest row stays the root, and names the cluster
     return _roots(parent, np.arange(len(bands)))
 
 
 class _Comparison:
-    """Whether two rows are twins. Remembers rows and failures: pairs come back in other bands."""
+    """Whether two rows are twins. Remembers rows and failures: pairs come back in other bands.
 
-    def __init__(self, text: Callable[[int], str], threshold: float) -> None:
+    Among rows that share a long preamble nearly every pair is a false candidate, so each failure raises the bar for
+    both rows: the next partner must share one slot more. At most 28 comparisons a row fail, however many rows there
+    are; twins in such a crowd share 104 slots of 128 on average, and few are missed.
+    """
+
+    def __init__(self, text: Callable[[int], str], threshold: float, n: int) -> None:
         self.threshold = threshold
         self.profile = lru_cache(maxsize=512)(lambda row: _profile(text(row)))
         self.failed: set[int] = set()
+        self.bar = np.full(n, EQUAL, np.uint8)  # (N,) slots that a partner must share
 
-    def __call__(self, a: int, b: int) -> bool:
+    def __call__(self, a: int, b: int, equal: int) -> bool:
         a, b = min(a, b), max(a, b)
         key = a << 32 | b
-        if key in self.failed:
+        if equal < max(self.bar[a], self.bar[b]) or key in self.failed:
             return False
         if _cosine(self.profile(a), self.profile(b)) > self.threshold:
             return True
         if len(self.failed) >= FAILED:
             self.failed.clear()
         self.failed.add(key)
+        self.bar[[a, b]] += 1
         return False
 
 
 def _candidates(
-    bands: Hashes, wanted: Callable[[Integers, Integers], NDArray[np.bool_]], advance: Callable[[int], None]
-) -> Iterator[tuple[int, int]]:
-    """Pairs of rows that share a band and are wanted at the moment, band by band.
+    bands: Hashes,
+    wanted: Callable[[Integers, Integers], NDArray[np.bool_]],
+    bar: NDArray[np.uint8],
+    advance: Callable[[int], None],
+) -> Iterator[tuple[int, int, int]]:
+    """Pairs of rows that share a band, are wanted at the moment and clear the bar, with their equal slots.
 
     A row is paired with its WINDOW nearest on either side among the rows with its hash, so that N rows have at most
     N * B * WINDOW candidates even if all share a bucket. Buckets of up to WINDOW + 1 rows are complete. In larger ones
@@ -206,8 +216,9 @@ def _candidates(
             a, b = np.broadcast_to(rows[at], same.shape)[same], rows[other][same]
             keep = wanted(a, b)
             a, b = a[keep], b[keep]
-            keep = _equal_slots(bands[a], bands[b]) >= EQUAL
-            yield from zip(a[keep].tolist(), b[keep].tolist(), strict=True)
+            equal = _equal_slots(bands[a], bands[b])
+            keep = equal >= np.maximum(bar[a], bar[b])
+            yield from zip(a[keep].tolist(), b[keep].tolist(), equal[keep].tolist(), strict=True)
         advance(1)
 
 
