@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ift import entry
-from ift.run import RunFolder, is_other_rank
+from ift.run import RunFolder, is_other_rank, write_lines
 from ift.settings import Settings, save_settings
 
 
@@ -50,6 +50,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     )
     if not is_other_rank():
         write_page(run, data, tokenizer)
+        write_lines(run.test_rows, data.rows["test"].lines())
         print(*show_report(data.report), data.cached, sep="\n", flush=True)
 
     import lightning as L

@@ -932,7 +932,6 @@ def test_an_odd_file_is_read_and_every_row_is_accounted_for(case, passed):
     assert all(set(each) == {"file", "row", "reason", "raw"} for each in rejected)
     assert sum(each["reason"].startswith("merged: equal to ") for each in rejected) == merged
     assert (own / "out/rejected.jsonl").exists() == bool(rejected)
-    assert len(read_jsonl(own / "out/test.jsonl")) == report["splits"]["test"]
     for key, value in case.report.items():
         if key == "files":
             value = [{"file": case.file, **value[0]}]

@@ -84,11 +84,12 @@ def test_the_report_is_shown_in_lines_a_person_reads(prepared):
     ]
 
 
-def test_a_run_keeps_its_report_its_test_rows_and_what_was_dropped(prepared, tmp_path):
+def test_a_run_keeps_its_report_and_what_was_dropped(prepared, tmp_path):
     run = RunFolder.create(tmp_path / "run")
     data = prepared([*rows(20), {"instruction": "é"}], max_dropped=0.5, run=run)
     assert read_json(run.data_report) == data.report
-    assert read_jsonl(run.test_rows) == [row.to_json() for row in data.rows["test"]]
+    lines = list(data.rows["test"].lines())  # as they are written into test.jsonl
+    assert [json.loads(line) for line in lines] == [row.to_json() for row in data.rows["test"]]
     (rejected,) = read_jsonl(run.rejected)
     assert (rejected["row"], rejected["raw"]) == (21, {"instruction": "é"})
 

@@ -21,7 +21,7 @@ from ift.data.splits import SPLITS, split_rows
 from ift.data.tokenizer import Tokenizer
 from ift.data.twins import NgramIndex, similarity
 from ift.errors import ConfigError, DataError
-from ift.run import RunFolder, write_json, write_jsonl, write_lines
+from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import DataSettings, FractionSettings
 
 BINS = 40  # of the histogram of lengths
@@ -35,7 +35,7 @@ class Prepared:
     Where test rows have a near twin in training, clean_test holds the others.
     """
 
-    rows: dict[str, Sequence[Row]]
+    rows: dict[str, StoredRows]
     examples: dict[str, Sequence[Example]]
     report: dict[str, Any]
     leaks: list[dict[str, Any]]
@@ -66,7 +66,7 @@ def prepare(
 
     Raises ConfigError or DataError at the first thing a person must mend. A row too long for the context follows
     `data.too_long`. Dropped rows are an error only where they are more than `data.max_dropped` of all. With a run
-    folder its data_report.json, rejected.jsonl, cut.jsonl, leaks.jsonl, overlaps.jsonl and test.jsonl are written.
+    folder its data_report.json, rejected.jsonl, cut.jsonl, leaks.jsonl and overlaps.jsonl are written.
     """
     max_length = settings.max_length or context_length
     for key, length in (("max_length", max_length), ("pad_to", settings.pad_to or 0)):
@@ -107,7 +107,6 @@ def prepare(
     )
     if run is not None:
         write_json(run.data_report, report)
-        write_lines(run.test_rows, StoredRows(store, order["test"]).lines())
         if leaks:
             write_jsonl(run.leaks, leaks)
     return prepared
