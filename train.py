@@ -64,11 +64,12 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     from ift.training.checkpoint import SafeCheckpointIO
     from ift.training.dry_run import dry_run
     from ift.training.loggers import open_loggers
-    from ift.training.machine import choose_device
+    from ift.training.machine import choose_device, keep_freed_memory
     from ift.training.module import SFTModule
     from ift.training.trainer import early_stopping, quiet_lightning, stop_reason, total_steps, val_interval
 
     quiet_lightning()
+    keep_freed_memory()
     L.seed_everything(settings.seed, verbose=False)
     options = settings.trainer
     device = choose_device(options.accelerator, options.precision, n_embd=config.n_embd, devices=options.devices)

@@ -108,25 +108,25 @@ class FlatAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, flat: Flat, n_head: int) -> Tensor:
         ctx.save_for_backward(qkv)
         ctx.flat, ctx.n_head = flat, n_head
-        out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-        heads = _heads(qkv, n_head)
+        out = torch.empty(len(qkv), qkv.shape[1] // 3, device=qkv.device)
+        heads = _heads(qkv.float(), n_head)
         seen = out.view(len(out), n_head, -1).transpose(0, 1)  # (H, N, D)
         for queries, keys, prefix in flat.blocks():
-            q, k, v = heads[0, :, queries].float(), _keys(heads[1], keys, prefix), _keys(heads[2], keys, prefix)
-            seen[:, queries] = torch.bmm(_weights(q, k), v).to(out.dtype)
-        return out
+            q, k, v = heads[0, :, queries], _keys(heads[1], keys, prefix), _keys(heads[2], keys, prefix)
+            seen[:, queries] = torch.bmm(_weights(q, k), v)
+        return out.to(qkv.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (qkv,) = ctx.saved_tensors
-        heads = _heads(qkv, ctx.n_head)
+        heads = _heads(qkv.float(), ctx.n_head)
         d_qkv = torch.zeros_like(qkv, dtype=torch.float32)
         d_heads = _heads(d_qkv, ctx.n_head)
-        d_seen = gradient.view(len(gradient), ctx.n_head, -1).transpose(0, 1)
+        d_seen = gradient.float().view(len(gradient), ctx.n_head, -1).transpose(0, 1)
         for queries, keys, prefix in ctx.flat.blocks():
-            q, k, v = heads[0, :, queries].float(), _keys(heads[1], keys, prefix), _keys(heads[2], keys, prefix)
-            weights, d_out = _weights(q, k), d_seen[:, queries].float()
+            q, k, v = heads[0, :, queries], _keys(heads[1], keys, prefix), _keys(heads[2], keys, prefix)
+            weights, d_out = _weights(q, k), d_seen[:, queries]
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, torch.float32)
             d_scores *= _scale(q)
@@ -147,9 +147,9 @@ def _heads(qkv: Tensor, n_head: int) -> Tensor:
 
 
 def _keys(heads: Tensor, keys: slice, prefix: int) -> Tensor:
-    """(H, N, D) -> (H, P + K, D) in fp32."""
+    """(H, N, D) -> (H, P + K, D)."""
     own = heads[:, keys]
-    return (torch.cat([heads[:, :prefix], own], dim=1) if prefix else own).float()
+    return torch.cat([heads[:, :prefix], own], dim=1) if prefix else own
 
 
 def _add(heads: Tensor, keys: slice, prefix: int, gradient: Tensor) -> None:

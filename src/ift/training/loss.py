@@ -59,7 +59,9 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_hidden, d_weight = ctx.gradients
         ctx.gradients = None
-        return d_hidden.to(ctx.dtype) * gradient, d_weight.mul_(gradient), None, None, None
+        if gradient.is_cuda or gradient.item() != 1:  # one: what a step without accumulation has
+            d_hidden, d_weight = d_hidden * gradient, d_weight.mul_(gradient)
+        return d_hidden.to(ctx.dtype), d_weight, None, None, None
 
 
 def _slices(length: int, step: int) -> Iterator[slice]:
