@@ -98,6 +98,6 @@ def test_with_dropout_rows_share_nothing_and_each_is_dropped_by_itself(make_mode
     assert make_data(case).train_dataloader().collate_fn(case).prefix == 9  # row 5 has its first target at 10
     data = make_data(case, dropout=0.1)
     assert data.train_dataloader().collate_fn(case).prefix == 0
-    module = SFTModule(make_model(dropout=0.1), optim=make_optim(), total_steps=1).train()
+    module = SFTModule(make_model(dropout=0.1, context_length=320), optim=make_optim(), total_steps=1).train()
     losses = {module.loss_sum(collate_unpadded(case, end_of_text=END))[0].item() for _ in range(3)}
     assert len(losses) == 3

@@ -5,6 +5,7 @@ n rows, H heads, D channels of a head, C = H * D, P tokens that all prompts begi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -58,22 +59,27 @@ class Prefill:
 
 
 class Step:
-    """Layout of one new token (n,) for each of the first n slots, at positions (n,); `seen` is the largest plus one."""
+    """Layout of one new token (n,) for each of the first n slots, at positions (n,); `seen` is the largest plus one.
+
+    Plain batched products: for one query a row they take half the time of torch's fused attention on a CPU, or less.
+    """
 
     def __init__(self, cache: Cache, positions: Tensor, seen: int):
-        self.cache, self.at = cache, positions
+        self.cache, self.at, self.seen = cache, positions, seen
         self.rows = torch.arange(len(positions), device=positions.device)
-        self.mask = (torch.arange(seen, device=positions.device) <= positions[:, None])[
-            :, None, None
-        ]  # (n, 1, 1, seen)
+        unseen = torch.arange(seen, device=positions.device) > positions[:, None]
+        self.mask = torch.zeros(unseen.shape, device=positions.device).masked_fill(unseen, -math.inf)[:, None]
 
     def positions(self, input_ids: Tensor) -> Tensor:
         return self.at
 
     def attend(self, layer: int, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
-        n, seen = len(qkv), self.mask.shape[-1]
+        n = len(qkv)
         q, k, v = qkv.view(n, 3, n_head, -1).unbind(1)  # (n, H, D) each
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows, :, self.at], values[self.rows, :, self.at] = k, v
-        y = F.scaled_dot_product_attention(q[:, :, None], keys[:n, :, :seen], values[:n, :, :seen], attn_mask=self.mask)
-        return y[:, :, 0].flatten(1)
+        store = self.cache.keys[layer], self.cache.values[layer]
+        store[0][self.rows, :, self.at], store[1][self.rows, :, self.at] = k, v
+        keys, values = (part[:n].flatten(0, 1)[:, : self.seen] for part in store)  # (n * H, seen, D)
+        q = (q / math.sqrt(q.shape[-1])).reshape(n * n_head, 1, -1)
+        scores = torch.bmm(q, keys.transpose(1, 2)).view(n, n_head, self.seen)
+        weights = torch.softmax(scores + self.mask, dim=-1).to(qkv.dtype)  # fp32: the mask is
+        return torch.bmm(weights.view(n * n_head, 1, self.seen), values).view(n, -1)
