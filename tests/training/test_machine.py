@@ -10,7 +10,8 @@ from ift.errors import MachineError
 from ift.training.machine import choose_device, fast_bf16
 
 FAULTS = """
-import platform, resource, sys, torch
+import platform, resource, sys
+import numpy as np
 from ift.training.machine import keep_freed_memory
 if platform.libc_ver()[0] != "glibc":
     sys.exit()
@@ -18,7 +19,7 @@ if sys.argv[1] == "kept":
     keep_freed_memory()
 for turn in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(100_000_000, dtype=torch.uint8).fill_(1)
+    np.empty(100_000_000, dtype=np.uint8).fill(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
