@@ -23,19 +23,11 @@ from ift.settings import Settings
 from tests.running import NO_TORCH, ROOT, Warm
 
 BEFORE_TORCH = (
-    *(
-        "hydra",
-        "jinja2.compiler",
-        "numpy.random",
-        "rensa",
-        "rich.console",
-        "tiktoken",
-        "ift.entry",
-        "ift.model.weights",
-    ),
+    *("hydra", "jinja2.compiler", "numpy.random", "rensa", "rich.console", "tiktoken", "ift.entry"),
     *("ift.data.chat_template", "ift.data.page", "ift.data.prepare", "ift.data.show", "ift.data.tokenizer"),
+    "ift.model.weights",
 )
-WITH_TORCH = (
+WITH_TORCH = (  # but not wandb: its folder of temporary files would go with the first process that ends
     *("lightning", "ift.data.module", "ift.evaluation.finish", "ift.evaluation.responses", "ift.training.callbacks"),
     *("ift.training.checkpoint", "ift.training.dry_run", "ift.training.loggers", "ift.training.machine"),
     *("ift.training.model_folder", "ift.training.module", "ift.training.trainer"),
@@ -44,6 +36,13 @@ WITH_TORCH = (
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["IFT_CACHE_DIR"] = tempfile.mkdtemp(prefix="ift-tests-")  # never the person's own cache
 atexit.register(shutil.rmtree, os.environ["IFT_CACHE_DIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers none is to be left at the end with the files that take a minute and more: they come first."""
+    if hasattr(config, "workerinput"):
+        longest = ("test_demo_run", "test_bad_files", "test_readme")
+        items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 
 @pytest.fixture(scope="session")

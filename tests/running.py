@@ -22,12 +22,10 @@ TINY = (  # a second or two of training on demo rows
         "generate.max_new_tokens=3",
     ),
 )
-
-
 TRAIN = str(ROOT / "train.py")
-NO_TORCH = {
-    "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/no_torch"), *filter(None, [os.environ.get("PYTHONPATH")])])
-}
+NO_TORCH = {"PYTHONPATH": str(ROOT / "tests/no_torch")}  # where importing torch is an error
+if os.environ.get("PYTHONPATH"):
+    NO_TORCH["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
 
 
 def clean_environment() -> dict[str, str]:
@@ -72,6 +70,7 @@ class Warm:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is the tests' to hear; without them it finds its stdin closed, and ends
         )
 
     def run(
@@ -89,7 +88,9 @@ class Warm:
                 **{name: str(file) for name, file in files.items()},
             }
             print(json.dumps(start), file=self.process.stdin, flush=True)
-            code = int(self.process.stdout.readline())
+            answer = self.process.stdout.readline()
+            assert answer, "the process that is to be forked has ended"
+            code = int(answer)
             out, errors = (file.read_text() for file in files.values())
         if code == -signal.SIGALRM:
             raise subprocess.TimeoutExpired(command, timeout, out, errors)

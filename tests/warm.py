@@ -42,7 +42,8 @@ def become(start: dict) -> None:
         sys.argv = [program, *words]
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
-        sys.path[0] = os.path.dirname(os.path.abspath(program))
+        program = os.path.abspath(program)
+        sys.path[0] = os.path.dirname(program)
         sys.argv = [program, *words]
         runpy.run_path(program, run_name="__main__")
 
