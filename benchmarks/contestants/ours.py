@@ -1,0 +1,219 @@
+"""`ift`: the objects that train.py and evaluate.py build, in the same way, given rows that are tokens already."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings_of(overrides: list[str]) -> Any:
+    """What `python train.py *overrides` is told."""
+    from hydra import compose, initialize_config_dir
+
+    from ift.entry import settings_from
+    from ift.settings import Settings
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return settings_from(compose("train", overrides), Settings)
+
+
+def main() -> None:
+    from workload import Job
+
+    from ift.settings import Settings, keys
+
+    job = Job()
+    known = set(keys(Settings))
+    overrides = [o for o in job.options.get("overrides", []) if o.split("=")[0] in known]
+    settings = settings_of([*job.workload.plan["overrides"], f"trainer.precision={job.precision}", *overrides])
+    if job.job["logits"]:
+        job.compare_logits(load(job).eval())
+    elif "new_tokens" in job.options:
+        answer(job, settings)
+    elif job.options.get("bare"):
+        train_bare(job, settings)
+    else:
+        train(job, settings)
+
+
+def load(job: Any) -> Any:
+    from ift.model.weights import find_weights, load_model
+
+    return load_model(find_weights(str(job.workload.model)))
+
+
+def save(job: Any, model: Any) -> None:
+    from ift.model.weights import save_weights
+
+    if job.job["save"]:
+        folder = Path(job.job["save"]).with_suffix("")
+        folder.mkdir()
+        save_weights(model, folder, end_of_text=job.workload.end_of_text)
+        (folder / "model.safetensors").rename(job.job["save"])
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
+    """Device, data module and module as train.py makes them; the sampler visits the rows in the order of the plan."""
+    from ift.data.batches import StepSampler
+    from ift.data.examples import Example
+    from ift.data.module import SFTDataModule
+    from ift.training.machine import choose_device
+    from ift.training.module import SFTModule
+
+    workload, rows = job.workload, [i for step in job.steps for i in step]
+    order = StepSampler(len(rows), batch_size=settings.data.batch_size, seed=settings.seed).order()
+    examples: list[Any] = [None] * len(rows)
+    for place, i in zip(order, rows, strict=True):
+        examples[place] = Example(*workload.row(i), ends=bool(workload.ends[i]), row=i)
+    data = SFTDataModule(
+        {"train": examples, "val": examples, "test": examples},
+        settings.data,
+        end_of_text=workload.end_of_text,
+        accumulate=settings.trainer.accumulate,
+        seed=settings.seed,
+    )
+    model = load(job)
+    options = settings.trainer
+    device = choose_device("cpu", options.precision, n_embd=model.config.n_embd, devices=1)
+    module = SFTModule(model, optim=settings.optim, total_steps=len(job.steps))
+    return device, data, module
+
+
+def train(job: Any, settings: Any) -> None:
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers.logger import Logger
+
+    from ift.training.trainer import quiet_lightning
+
+    quiet_lightning()
+    device, data, module = objects(job, settings)
+    computed: list[int] = []
+    seen: list[list[int]] = []
+
+    class Laps(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            job.step_done()
+            computed.append(batch.input_ids.numel())
+            seen.append(list(batch.rows))
+
+    class Kept(Logger):
+        """Loss and gradient norm, as they leave for the loggers."""
+
+        name, version = "kept", 0
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            if "train/loss" in metrics:
+                job.losses.append(float(metrics["train/loss"]))
+                job.norms.append(float(metrics["grad_norm"]))
+
+    trainer = L.Trainer(
+        accelerator=device.accelerator,
+        devices=1,
+        precision=lightning_precision(device),
+        max_epochs=-1,
+        max_steps=len(job.steps),
+        check_val_every_n_epoch=None,
+        limit_val_batches=0,
+        logger=Kept(),
+        log_every_n_steps=1,
+        callbacks=[Laps()],
+        use_distributed_sampler=False,
+        inference_mode=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    finish(job, computed, seen, module)
+
+
+def lightning_precision(device: Any) -> Any:
+    """What train.py gives the Trainer: nothing where the modules do their own casting."""
+    return device.precision if device.precision in ("bf16-mixed", "32-true") else "32-true"
+
+
+def train_bare(job: Any, settings: Any) -> None:
+    """The same module, hook by hook, in a loop of its own: what Lightning adds is the difference."""
+    device, data, module = objects(job, settings)
+    (optimizer,), (schedule,) = module.configure_optimizers()
+    stand_in = SimpleNamespace(
+        accumulate_grad_batches=settings.trainer.accumulate,
+        world_size=1,
+        global_rank=0,
+        is_global_zero=True,
+        global_step=0,
+        current_epoch=0,
+        loggers=[],
+        logger=None,
+        optimizers=[optimizer],
+        sanity_checking=False,
+        strategy=SimpleNamespace(reduce=lambda tensor, **_: tensor),
+    )
+    module._trainer = stand_in
+    computed: list[int] = []
+    seen: list[list[int]] = []
+    mixed = lightning_precision(device) == "bf16-mixed"
+    for number, batch in enumerate(data.train_dataloader()):
+        optimizer.zero_grad()
+        with job.autocast() if mixed else torch_nothing():
+            loss = module.training_step(batch, number)
+        loss.backward()
+        module.on_before_optimizer_step(optimizer)
+        optimizer.step()
+        schedule["scheduler"].step()
+        stand_in.global_step += 1
+        job.step_done(float(module.last_loss))
+        computed.append(batch.input_ids.numel())
+        seen.append(list(batch.rows))
+    finish(job, computed, seen, module)
+
+
+def torch_nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def finish(job: Any, computed: list[int], seen: list[list[int]], module: Any) -> None:
+    if seen != job.steps:
+        raise SystemExit("the rows of a step are not those of the plan")
+    job.finish(computed=computed)
+    save(job, module.model)
+
+
+# -- generation -------------------------------------------------------------------------------------------------------
+
+
+def answer(job: Any, settings: Any) -> None:
+    from workload import say
+
+    from ift.generation.decode import generate, in_dtype
+
+    model = in_dtype(load(job), job.dtype)
+    prompts = [job.workload.plan["questions"][i] for i in job.options["prompts"]]
+    end = job.options["end"]
+    began = time.monotonic()
+    answers = generate(
+        model,
+        prompts,
+        end_of_text=-1 if end is None else end,
+        max_new_tokens=job.options["new_tokens"],
+        batch_size=settings.generate.batch_size,
+    )
+    say({"ids": [answer.ids for answer in answers], "seconds": time.monotonic() - began})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
