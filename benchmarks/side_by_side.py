@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 CONTESTANTS = Path(__file__).parent / "contestants"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ift-benchmarks"
@@ -44,6 +46,7 @@ class Contestant:
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""  # what a reader of its row must know
     precision: str | None = None  # where it is not that of the run
+    side: bool = False  # after some rounds it leaves, unless it is the best of its kind by then
 
 
 @dataclass
@@ -123,11 +126,9 @@ def threads() -> str:
     return os.environ.get("OMP_NUM_THREADS") or str(cores)
 
 
-def interleaved(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """All of them in each round, every other round backwards, so that nobody always follows the same one."""
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            yield number, name
+def turns(names: Sequence[T], number: int) -> Sequence[T]:
+    """The order of a round: every other one backwards, so that nobody always follows the same one."""
+    return names if number % 2 == 0 else names[::-1]
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------
@@ -208,8 +209,13 @@ class Lines:
 @dataclass(frozen=True)
 class Column:
     title: str
-    value: Callable[[dict[str, Any]], float]
+    value: Callable[[dict[str, Any]], float | None]
     form: str = "{:,.0f}"
+
+    def of(self, rounds: Sequence[dict[str, Any]]) -> str:
+        """The median, or nothing where a round has no such figure."""
+        figures = [figure for values in rounds if (figure := self.value(values)) is not None]
+        return self.form.format(statistics.median(figures)) if len(figures) == len(rounds) else ""
 
 
 def table(
@@ -230,7 +236,7 @@ def table(
             reason = reasons.get(contestant.name, "it never ran").replace("|", "/")
             cells = [contestant.name, *("" for _ in columns), "", "", f"**INVALID**: {reason}"]
         else:
-            figures = [c.form.format(statistics.median(c.value(v) for v in values.values())) for c in columns]
+            figures = [column.of(list(values.values())) for column in columns]
             compared = compare(outcomes, ours, contestant.name, rate)
             cells = [contestant.name, *figures, str(compared or ""), str(len(values)), contestant.note]
         lines.append(f"| {' | '.join(cells)} |")
@@ -244,9 +250,7 @@ def compare(
     reasons = refuse(outcomes)
     if ours in reasons or theirs in reasons:
         return None
-    rates = {
-        name: {o.round: rate(o.values) for o in outcomes if o.contestant == name} for name in {ours, theirs}
-    }
+    rates = {name: {o.round: rate(o.values) for o in outcomes if o.contestant == name} for name in {ours, theirs}}
     both = sorted(rates[ours].keys() & rates[theirs].keys())
     return ratio([rates[ours][r] for r in both], [rates[theirs][r] for r in both]) if both else None
 

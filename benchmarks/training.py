@@ -10,7 +10,7 @@ python benchmarks/training.py --layers 2 --width 64 --heads 2 --rounds 1     a t
 
 Without --rows: generated ones. Peers are installed on first use, each into an environment of its own in --cache.
 Before anything is timed all must agree on the logits of four prompts. Then each round gives every contestant, in a
-fresh process, the next few steps; the first ones warm up. A row is INVALID if in any round its first step's loss or
+fresh process, the next few steps; the first ones warm up. Rows that are nobody's best leave after --side-rounds. A row is INVALID if in any round its first step's loss or
 gradient norm is not that of a plain fp32 reference, or its validation loss after the steps of the first round is not.
 What each row means is at the contestants below; --output gets results.jsonl, table.md and plot.png.
 """
@@ -39,14 +39,13 @@ from side_by_side import (
     best_of,
     compare,
     environment,
-    interleaved,
     plot,
     python_of,
-    ratio,
     run,
     slope,
     table,
     threads,
+    turns,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -56,9 +55,13 @@ PACKED = NO_CHECKPOINTS | {"packing": True, "per_device_train_batch_size": 1, "g
 CONTESTANTS = [
     Contestant("ift", "ours.py"),
     Contestant(
-        "ift, padded", "ours.py", options={"overrides": ["data.batching=padded"]}, note="our own plain reference"
+        "ift, padded",
+        "ours.py",
+        options={"overrides": ["data.batching=padded"]},
+        note="our own plain reference",
+        side=True,
     ),
-    Contestant("bare loop", "bare.py", note="nanoGPT's way: padded, head everywhere, fused AdamW"),
+    Contestant("bare loop", "bare.py", note="nanoGPT's way: padded, head everywhere, fused AdamW", side=True),
     Contestant(
         "llms-from-scratch",
         "from_scratch.py",
@@ -73,15 +76,19 @@ CONTESTANTS = [
         "trl",
         {"trainer": "transformers", "order": "grouped"},
         "its best: other rows in a step, sorted by length",
+        side=True,
     ),
     Contestant("TRL", "hugging_face.py", "trl", SFT | {"config": {}}, "as it comes: padded, gradient checkpointing"),
-    Contestant("TRL, padded", "hugging_face.py", "trl", SFT | {"config": NO_CHECKPOINTS}, "without checkpointing"),
+    Contestant(
+        "TRL, padded", "hugging_face.py", "trl", SFT | {"config": NO_CHECKPOINTS}, "without checkpointing", side=True
+    ),
     Contestant(
         "TRL, by length",
         "hugging_face.py",
         "trl",
         SFT | {"config": NO_CHECKPOINTS, "order": "grouped"},
         "other rows in a step, sorted by length",
+        side=True,
     ),
     Contestant(
         "TRL, padding-free",
@@ -89,6 +96,7 @@ CONTESTANTS = [
         "trl",
         SFT | {"config": NO_CHECKPOINTS | {"padding_free": True, "max_length": None}},
         "the rows of a step as one",
+        side=True,
     ),
     Contestant(
         "TRL, packed",
@@ -96,6 +104,7 @@ CONTESTANTS = [
         "trl",
         SFT | {"config": PACKED, "gates": "packed"},
         "other rows in a step, 2 x 1,024 tokens: validation loss alone is compared, loosely",
+        side=True,
     ),
     Contestant(
         "LitGPT",
@@ -105,7 +114,12 @@ CONTESTANTS = [
         "pythia-160m, not GPT-2: no loss is compared; micro-batch 1 as it comes",
     ),
     Contestant(
-        "LitGPT, batch 8", "lit.py", "litgpt", {"micro_batch": 8, "gates": "none"}, "pythia-160m; padded, one micro-batch"
+        "LitGPT, batch 8",
+        "lit.py",
+        "litgpt",
+        {"micro_batch": 8, "gates": "none"},
+        "pythia-160m; padded, one micro-batch",
+        side=True,
     ),
 ]
 OVERHEAD = [
@@ -128,6 +142,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process (%(default)s)")
     parser.add_argument("--warmup", type=int, default=1, help="steps before them (%(default)s)")
+    parser.add_argument(
+        "--side-rounds", type=int, default=2, help="rounds of rows that are nobody's best (%(default)s)"
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--overhead", action="store_true")
@@ -180,28 +197,38 @@ def race(arguments: argparse.Namespace) -> None:
         lines.add("reference", reference)
         outcomes = []
         ceilings: list[dict[str, Any]] = []
-        for number, name in interleaved([c.name for c in contestants], arguments.rounds):
-            contestant = next(c for c in contestants if c.name == name)
-            saved = Path(temporary) / f"{contestants.index(contestant)}.safetensors"
-            kept = str(saved) if number == 0 and gates_of(contestant) != "none" else None
-            outcome = run(
-                contestant,
-                {**job, "round": number, "save": kept},
-                python=pythons[name],
-                timeout=arguments.timeout,
-            )
-            outcome.invalid = outcome.invalid or reference["disagree"].get(name)
-            complete(outcome, contestant, workload, plan, arguments.warmup)
-            outcome.invalid = outcome.invalid or first_step_gate(outcome, contestant, arguments.precision, reference)
-            outcomes.append(outcome)
-            lines.add("outcome", dataclasses.asdict(outcome))
-            say(f"round {number + 1}  {name:<20} {shown(outcome)}", began)
-            if name == "ift":
-                ceilings.append(measure_ceilings(outcome, job, number, workload, plan, arguments))
-                lines.add("ceilings", ceilings[-1])
-            if number == 0 and name == contestants[-1].name:
-                validation_gates(contestants, outcomes, Path(temporary), job, reference, arguments, lines)
+        for number in range(arguments.rounds):
+            running = contestants if number < arguments.side_rounds else still_in(contestants, outcomes)
+            for contestant in turns(running, number):
+                saved = Path(temporary) / f"{contestants.index(contestant)}.safetensors"
+                kept = str(saved) if number == 0 and gates_of(contestant) != "none" else None
+                this = {**job, "round": number, "save": kept}
+                outcome = run(contestant, this, python=pythons[contestant.name], timeout=arguments.timeout)
+                complete(outcome, contestant, workload, plan, arguments.warmup)
+                outcome.invalid = (
+                    outcome.invalid
+                    or reference["disagree"].get(contestant.name)
+                    or first_step_gate(outcome, contestant, arguments.precision, reference)
+                )
+                outcomes.append(outcome)
+                lines.add("outcome", dataclasses.asdict(outcome))
+                say(f"round {number + 1}  {contestant.name:<20} {shown(outcome)}", began)
+                if contestant.name == "ift":
+                    ceilings.append(measure_ceilings(outcome, job, number, workload, plan, arguments))
+                    lines.add("ceilings", ceilings[-1])
+            if number == 0:
+                validation_gates(contestants, outcomes, Path(temporary), job, reference, lines)
     finish(arguments, contestants, outcomes, ceilings, plan, reference, began)
+
+
+def still_in(contestants: list[Contestant], outcomes: list[Outcome]) -> list[Contestant]:
+    """Who runs on after the side rows have left; of TRL's and Trainer's configurations the best one stays."""
+    best = best_of(rivals(contestants), outcomes, useful)
+    return [c for c in contestants if not c.side or c.name == best]
+
+
+def rivals(contestants: list[Contestant]) -> list[str]:
+    return [c.name for c in contestants if c.name.startswith(("TRL", "Trainer"))]
 
 
 def chosen(only: list[str] | None) -> list[Contestant]:
@@ -260,17 +287,13 @@ def check(
     return reference
 
 
-def first_step_gate(
-    outcome: Outcome, contestant: Contestant, precision: str, reference: dict[str, Any]
-) -> str | None:
+def first_step_gate(outcome: Outcome, contestant: Contestant, precision: str, reference: dict[str, Any]) -> str | None:
     """Why the first step is not the reference's, or None."""
     if gates_of(contestant) != "all":
         return None
     expected = reference["first"][outcome.round][contestant.options.get("order", "plain")]
     found = [(outcome.values.get(key) or [math.nan])[0] for key in ("losses", "norms")]
-    for gate, value, key in zip(
-        GATES[contestant.precision or precision], found, ("loss", "norm"), strict=True
-    ):
+    for gate, value, key in zip(GATES[contestant.precision or precision], found, ("loss", "norm"), strict=True):
         if reason := gate.broken_by(value, expected[key]):
             return reason
     return None
@@ -282,7 +305,6 @@ def validation_gates(
     folder: Path,
     job: dict[str, Any],
     reference: dict[str, Any],
-    arguments: argparse.Namespace,
     lines: Lines,
 ) -> None:
     """One evaluator on the weights that each saved after the first round; outcomes that fail are marked."""
@@ -382,7 +404,9 @@ def shown(outcome: Outcome) -> str:
     if outcome.invalid:
         return f"INVALID: {outcome.invalid}"
     v = outcome.values
-    return f"{v['rate']['useful']:8,.0f} useful tokens/s, {v['step']:.2f} s a step, first step after {v['start_up']:.1f} s"
+    return (
+        f"{v['rate']['useful']:8,.0f} useful tokens/s, {v['step']:.2f} s a step, first step after {v['start_up']:.1f} s"
+    )
 
 
 def useful(values: dict[str, Any]) -> float:
@@ -411,13 +435,12 @@ def finish(
     reference: dict[str, Any],
     began: float,
 ) -> None:
-    named = [dataclasses.replace(c, name=c.name) for c in contestants]
     ours = "ift, bare loop" if arguments.overhead else "ift"
     text = [
         f"{arguments.rows.name if arguments.rows else 'generated rows'}, {arguments.layers} layers of {arguments.width}, "
         f"batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, {arguments.rounds} rounds of "
         f"{arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals over rounds\n",
-        table(named, outcomes, COLUMNS, rate=useful, ours=ours),
+        table(contestants, outcomes, COLUMNS, rate=useful, ours=ours),
         f"The loss is {reference['validation']['plain']:.4f} on {len(plan['val'])} validation rows, from "
         f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds are from the process's "
         "start. Padded batches of these rows are "
@@ -429,7 +452,9 @@ def finish(
     report = "\n".join(text)
     (arguments.output / "table.md").write_text(report + "\n")
     title = f"Fine-tuning a GPT-2 of {arguments.layers} layers, {arguments.precision}, {threads()} CPU threads"
-    plot(contestants, outcomes, arguments.output / "plot.png", rate=useful, title=title, label="useful tokens per second")
+    plot(
+        contestants, outcomes, arguments.output / "plot.png", rate=useful, title=title, label="useful tokens per second"
+    )
     print(f"\n{report}\n{arguments.output}/table.md, plot.png, results.jsonl")
 
 
@@ -455,11 +480,11 @@ def bar_lines(contestants: list[Contestant], outcomes: list[Outcome], ours: str)
     names = [c.name for c in contestants]
     found = []
     for name in ("llms-from-scratch", "TRL"):
-        if name in names and (ratio := compare(outcomes, ours, name, useful)):
-            found.append(f"{ours} over {name} as it comes: {ratio}")
-    best = best_of([n for n in names if n.startswith(("TRL", "Trainer"))], outcomes, useful)
-    if best and (ratio := compare(outcomes, ours, best, useful)):
-        found.append(f"{ours} over the best of TRL and Trainer ({best}): {ratio}")
+        if name in names and (faster := compare(outcomes, ours, name, useful)):
+            found.append(f"{ours} over {name} as it comes: {faster}")
+    best = best_of(rivals(contestants), outcomes, useful)
+    if best and (faster := compare(outcomes, ours, best, useful)):
+        found.append(f"{ours} over the best of TRL and Trainer ({best}): {faster}")
     memory = compare(outcomes, "TRL", ours, lambda v: 1 / v["peak_bytes"]) if {"TRL", ours} <= set(names) else None
     if memory:
         found.append(f"peak memory of {ours} over that of TRL: {memory}")
@@ -484,7 +509,7 @@ def scaling(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             (Path(folder) / f"{size}.json").write_text(json.dumps(demo_rows(size)))
-        for number, size in interleaved(sizes, arguments.rounds):
+        for number, size in ((number, size) for number in range(arguments.rounds) for size in turns(sizes, number)):
             output = Path(folder) / f"run-{size}-{number}"
             given = [f"data.path={folder}/{size}.json", f"data.cache_dir={output}/cache", f"output_dir={output}"]
             began = time.monotonic()
