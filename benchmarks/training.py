@@ -10,8 +10,9 @@ python benchmarks/training.py --layers 2 --width 64 --heads 2 --rounds 1     a t
 
 Without --rows: generated ones. Peers are installed on first use, each into an environment of its own in --cache.
 Before anything is timed all must agree on the logits of four prompts. Then each round gives every contestant, in a
-fresh process, the next few steps; the first ones warm up. Rows that are nobody's best leave after --side-rounds. A row is INVALID if in any round its first step's loss or
-gradient norm is not that of a plain fp32 reference, or its validation loss after the steps of the first round is not.
+fresh process, the next few steps; the first ones warm up. Rows that are nobody's best leave after --side-rounds.
+A row is INVALID if in any round its first step's loss or gradient norm is not that of a plain fp32 reference, or if its
+validation loss after the steps of the first round is not.
 What each row means is at the contestants below; --output gets results.jsonl, table.md and plot.png.
 """
 
@@ -41,6 +42,7 @@ from side_by_side import (
     environment,
     plot,
     python_of,
+    refuse,
     run,
     slope,
     table,
@@ -195,10 +197,11 @@ def race(arguments: argparse.Namespace) -> None:
         job = {"workload": str(workload), "precision": arguments.precision, "round": 0}
         reference = check(contestants, pythons, job, plan, arguments, began)
         lines.add("reference", reference)
-        outcomes = []
+        outcomes: list[Outcome] = []
         ceilings: list[dict[str, Any]] = []
         for number in range(arguments.rounds):
             running = contestants if number < arguments.side_rounds else still_in(contestants, outcomes)
+            running = [c for c in running if c.name not in refuse(outcomes)]  # one bad round is enough
             for contestant in turns(running, number):
                 saved = Path(temporary) / f"{contestants.index(contestant)}.safetensors"
                 kept = str(saved) if number == 0 and gates_of(contestant) != "none" else None
@@ -222,7 +225,7 @@ def race(arguments: argparse.Namespace) -> None:
 
 
 def still_in(contestants: list[Contestant], outcomes: list[Outcome]) -> list[Contestant]:
-    """Who runs on after the side rows have left; of TRL's and Trainer's configurations the best one stays."""
+    """Who runs on after the side rows have left: of TRL's and Trainer's configurations the best one stays."""
     best = best_of(rivals(contestants), outcomes, useful)
     return [c for c in contestants if not c.side or c.name == best]
 
@@ -368,7 +371,7 @@ class Tokens:
 
 
 def step_flops(plan: dict[str, Any], useful: float, supervised: float) -> float:
-    """What the step needs: products of the blocks at every token, of the head at supervised ones; attention left out."""
+    """What a step needs: the blocks at every token, the head at supervised ones; attention, 1 % of it, is left out."""
     C, L, V = plan["n_embd"], plan["n_layer"], plan["vocab_size"]
     return 6 * (12 * C * C * L * useful + C * V * supervised)
 
@@ -437,14 +440,13 @@ def finish(
 ) -> None:
     ours = "ift, bare loop" if arguments.overhead else "ift"
     text = [
-        f"{arguments.rows.name if arguments.rows else 'generated rows'}, {arguments.layers} layers of {arguments.width}, "
-        f"batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, {arguments.rounds} rounds of "
-        f"{arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals over rounds\n",
+        f"{arguments.rows.name if arguments.rows else 'generated rows'}, {arguments.layers} layers of "
+        f"{arguments.width}, batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, "
+        f"{arguments.rounds} rounds of {arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals over rounds\n",
         table(contestants, outcomes, COLUMNS, rate=useful, ours=ours),
         f"The loss is {reference['validation']['plain']:.4f} on {len(plan['val'])} validation rows, from "
-        f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds are from the process's "
-        "start. Padded batches of these rows are "
-        f"{plan['padding']:.0%} tokens.",
+        f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds to it "
+        f"are from the start of the process. Padded batches of these rows are {plan['padding']:.0%} tokens.",
         *ceiling_lines(ceilings, arguments.precision),
         *bar_lines(contestants, outcomes, ours),
         f"{(time.monotonic() - began) / 60:.1f} minutes in all",
@@ -509,7 +511,7 @@ def scaling(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             (Path(folder) / f"{size}.json").write_text(json.dumps(demo_rows(size)))
-        for number, size in ((number, size) for number in range(arguments.rounds) for size in turns(sizes, number)):
+        for number, size in [(n, size) for n in range(arguments.rounds) for size in turns(sizes, n)]:
             output = Path(folder) / f"run-{size}-{number}"
             given = [f"data.path={folder}/{size}.json", f"data.cache_dir={output}/cache", f"output_dir={output}"]
             began = time.monotonic()

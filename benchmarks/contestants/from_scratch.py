@@ -17,7 +17,7 @@ from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.ch05 import calc_loss_batch, generate
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from workload import Job, decay_groups, say
+from workload import Job, decay_groups
 
 
 def load(job: Job) -> GPTModel:
@@ -87,15 +87,13 @@ def train(job: Job, model: GPTModel) -> None:
 def answer(job: Job, model: GPTModel) -> None:
     """Its `generate`: one prompt at a time, everything computed again for each token."""
     model.eval()
-    plan = job.workload.plan
-    ids, seconds = [], []
-    for i in job.options["prompts"]:
-        began = time.monotonic()
-        prompt = torch.tensor([plan["questions"][i]])
-        out = generate(model, prompt, job.options["new_tokens"], plan["context_length"], eos_id=job.options["end"])
-        seconds.append(time.monotonic() - began)
-        ids.append(out[0, prompt.shape[1] :].tolist())
-    say({"ids": ids, "seconds": sum(seconds)})
+    context, new_tokens = job.workload.plan["context_length"], job.options["new_tokens"]
+    ids = []
+    began = time.monotonic()
+    for question in job.questions():
+        out = generate(model, torch.tensor([question]), new_tokens, context, eos_id=job.options["end"])
+        ids.append(out[0, len(question) :].tolist())
+    job.answered(ids, began)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from workload import IGNORE_INDEX, Job, say
+from workload import IGNORE_INDEX, Job
 
 PACK = 1024  # tokens of a packed row, TRL's own max_length
 
@@ -141,7 +141,7 @@ def answer(job: Job, model: Any) -> None:
     """Prompts sorted by length, in batches padded on the left; nothing stops a row but `end` and the length."""
     options = job.options
     model = model.to(job.dtype).eval()
-    questions = [job.workload.plan["questions"][i] for i in options["prompts"]]
+    questions = job.questions()
     order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
     # the configuration's own end-of-text goes, unless it is asked for
     model.generation_config.eos_token_id = options["end"]
@@ -161,11 +161,10 @@ def answer(job: Job, model: Any) -> None:
                 do_sample=False,
                 pad_token_id=pad,
             )
-            found |= {i: row for i, row in zip(part, out[:, length:].tolist(), strict=True)}
-    seconds = time.monotonic() - began
-    end = options["end"]
-    answers = [found[i][: found[i].index(end)] if end in found[i] else found[i] for i in range(len(questions))]
-    say({"ids": answers, "seconds": seconds})
+            found |= dict(zip(part, out[:, length:].tolist(), strict=True))
+    answers = [found[i] for i in range(len(questions))]
+    end = options["end"]  # a finished row is filled up with padding
+    job.answered([ids[: ids.index(end)] if end in ids else ids for ids in answers], began)
 
 
 if __name__ == "__main__":

@@ -197,22 +197,19 @@ def finish(job: Any, computed: list[int], seen: list[list[int]], module: Any) ->
 
 
 def answer(job: Any, settings: Any) -> None:
-    from workload import say
-
     from ift.generation.decode import generate, in_dtype
 
     model = in_dtype(load(job), job.dtype)
-    prompts = [job.workload.plan["questions"][i] for i in job.options["prompts"]]
     end = job.options["end"]
     began = time.monotonic()
     answers = generate(
         model,
-        prompts,
+        job.questions(),
         end_of_text=-1 if end is None else end,
         max_new_tokens=job.options["new_tokens"],
         batch_size=settings.generate.batch_size,
     )
-    say({"ids": [answer.ids for answer in answers], "seconds": time.monotonic() - began})
+    job.answered([answer.ids for answer in answers], began)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,14 @@ class Job:
         about = {"start_up": seconds[0], "seconds": seconds, "computed": computed, "peak_bytes": peak_bytes()}
         say({**about, "losses": self.losses, "norms": self.norms, **more})
 
+    def questions(self) -> list[list[int]]:
+        """Ids of the prompts that this job answers."""
+        return [self.workload.plan["questions"][i] for i in self.options["prompts"]]
+
+    def answered(self, ids: list[list[int]], began: float) -> None:
+        """Print the answers, without prompt and end, and the seconds since time.monotonic() was `began`."""
+        say({"ids": ids, "seconds": time.monotonic() - began, "peak_bytes": peak_bytes()})
+
 
 def say(result: dict[str, Any]) -> None:
     """The one line of a contestant that the driver reads."""
