@@ -14,7 +14,7 @@ HF, batch N        transformers' generate, prompts sorted by length; N is the fa
 HF, one by one     transformers' generate, a sample of the prompts
 llms-from-scratch  the package's own loop: no cache, fp32, one by one, a sample of the prompts
 
-A sample is another part of the prompts each round, spread over their lengths; its rate is taken for that of all of them.
+A sample is another part of the prompts each round, spread over their lengths; its rate is taken for that of all.
 Before anything is timed all answer a few prompts in fp32. INVALID is whose tokens are not those of transformers one by
 one; a single answer may turn off at a tie.
 """
@@ -81,6 +81,7 @@ class Race:
                 tokenizer=a.tokenizer,
                 sizes=sizes,
                 batch_size=8,
+                warmup=0,
                 steps=1,
                 rounds=1,
                 lr=1e-3,
@@ -196,8 +197,9 @@ class Race:
     ) -> None:
         a = self.arguments
         text = [
-            f"{a.rows.name if a.rows else 'generated rows'}, {a.prompts} prompts, {a.new_tokens} new tokens, {a.layers} "
-            f"layers of {a.width}, {a.precision}, {threads()} threads, {a.rounds} rounds; medians, 95 % intervals\n",
+            f"{a.rows.name if a.rows else 'generated rows'}, {a.prompts} prompts, {a.new_tokens} new tokens, "
+            f"{a.layers} layers of {a.width}, {a.precision}, {threads()} threads, {a.rounds} rounds; medians, "
+            "95 % intervals\n",
             table(contestants, whole, COLUMNS, rate=rate, ours="ift"),
             table(ending, ended, COLUMNS, rate=rate, ours=ending[0].name),
             "Tokens equal to those of transformers one by one, in fp32: "

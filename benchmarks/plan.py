@@ -20,6 +20,7 @@ def make_plan(
     tokenizer: str,
     sizes: dict[str, int],
     batch_size: int,
+    warmup: int,
     steps: int,
     rounds: int,
     lr: float,
@@ -28,10 +29,11 @@ def make_plan(
 ) -> dict[str, Any]:
     """Write rows.npz, plan.json and model/ into the folder; return the plan.
 
-    rows    a file of instructions, or None for generated ones
-    sizes   n_layer, n_head, n_embd and context_length
-    steps   optimizer steps of a round: each round takes the next ones of the order, so that rounds differ in their rows
-    scale   of the fresh matrices of the blocks: more than 1 gives greedy answers that are not one token for ever
+    rows            a file of instructions, or None for generated ones
+    sizes           n_layer, n_head, n_embd and context_length
+    warmup, steps   optimizer steps of a round, of which the first are not timed; each round takes the next ones of the
+                    order, so that rounds differ in their rows
+    scale           of the fresh matrices of the blocks: more than 1 gives greedy answers that are not one token for ever
     """
     import torch
 
@@ -84,7 +86,8 @@ def make_plan(
     )
 
     sampler = StepSampler(len(train), batch_size=batch_size, seed=seed, drop_last=True)
-    epochs = -(-rounds * steps // sampler.steps)
+    each = warmup + steps
+    epochs = -(-rounds * each // sampler.steps)
     order: list[list[int]] = []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
@@ -106,8 +109,8 @@ def make_plan(
         },
         "rounds": [
             {
-                "plain": order[number * steps : (number + 1) * steps],
-                "grouped": grouped(order, lengths, steps, number),
+                "plain": order[number * each : (number + 1) * each],
+                "grouped": grouped(order, lengths, warmup, steps, number),
             }
             for number in range(rounds)
         ],
@@ -121,18 +124,19 @@ def make_plan(
     return plan
 
 
-def grouped(order: list[list[int]], lengths: list[int], steps: int, number: int) -> list[list[int]]:
+def grouped(order: list[list[int]], lengths: list[int], warmup: int, steps: int, number: int) -> list[list[int]]:
     """Steps as sorting by length makes them: POOL batches sorted together, and of the sorted ones evenly spaced ones.
 
     A round of a few steps cannot take what sorting gives first (the longest), since it would stand for nothing else.
+    Batches of middle length warm up.
     """
     begin = number * POOL % max(1, len(order) - POOL + 1)
     pool = sorted((i for step in order[begin : begin + POOL] for i in step), key=lambda i: -lengths[i])
     size = len(order[0])
     batches = [pool[at : at + size] for at in range(0, len(pool), size)]
-    places = [int((k + 0.5) * len(batches) / steps) for k in range(steps)]
-    middle = steps // 2  # not the longest first: the warm-up would take it
-    return [batches[places[(k + middle) % steps]] for k in range(steps)]
+    shift = (0.5 + 0.37 * number) % 1  # other lengths each round
+    places = [int((k + shift) * len(batches) / steps) for k in range(steps)]
+    return [batches[(len(batches) // 2 + k) % len(batches)] for k in range(warmup)] + [batches[k] for k in places]
 
 
 def padding(order: list[list[int]], lengths: list[int]) -> float:

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,8 @@ def race(arguments: argparse.Namespace) -> None:
             tokenizer=arguments.tokenizer,
             sizes=sizes | {"context_length": arguments.context},
             batch_size=arguments.batch_size,
-            steps=arguments.warmup + arguments.steps,
+            warmup=arguments.warmup,
+            steps=arguments.steps,
             rounds=arguments.rounds,
             lr=arguments.lr,
             seed=arguments.seed,
@@ -339,10 +341,10 @@ def complete(outcome: Outcome, contestant: Contestant, workload: Path, plan: dic
         return
     steps = plan["rounds"][outcome.round][contestant.options.get("order", "plain")]
     if gates_of(contestant) != "packed":
-        tokens = Tokens(workload)
+        work = workload_in(workload)
         values["examples"] = [len(step) for step in steps]
-        values["useful"] = [tokens.useful(step) for step in steps]
-        values["supervised"] = [tokens.supervised(step) for step in steps]
+        values["useful"] = [work.useful(step) for step in steps]
+        values["supervised"] = [work.supervised(step) for step in steps]
     values["warmup"] = warmup
     timed = {key: sum(values[key][warmup:]) for key in ("seconds", "examples", "useful", "supervised", "computed")}
     values["rate"] = {key: timed[key] / timed["seconds"] for key in timed if key != "seconds"}
@@ -351,23 +353,11 @@ def complete(outcome: Outcome, contestant: Contestant, workload: Path, plan: dic
     values["to_loss"] = sum(values["seconds"]) if gates_of(contestant) == "all" else None
 
 
-class Tokens:
-    """Lengths of the rows of a workload, without torch."""
+@cache
+def workload_in(folder: Path) -> Any:
+    from contestants.workload import Workload  # imports torch
 
-    def __init__(self, workload: Path):
-        import numpy as np
-
-        arrays = np.load(workload / "rows.npz")
-        self.starts, self.ends = arrays["starts"].tolist(), arrays["ends"].tolist()
-        self.supervised_until = np.concatenate([[0], np.cumsum(arrays["supervised"])]).tolist()
-
-    def useful(self, rows: list[int]) -> int:
-        return sum(self.starts[i + 1] - self.starts[i] for i in rows)
-
-    def supervised(self, rows: list[int]) -> int:
-        """Targets: all supervised tokens but a first one, and the end where it is learnt."""
-        until = self.supervised_until
-        return sum(until[self.starts[i + 1]] - until[self.starts[i] + 1] + self.ends[i] for i in rows)
+    return Workload(folder)
 
 
 def step_flops(plan: dict[str, Any], useful: float, supervised: float) -> float:
@@ -381,12 +371,12 @@ def measure_ceilings(
 ) -> dict[str, Any]:
     """Peaks, and the products of our step alone, beside the process of `ift` in the same round."""
     valid = not outcome.invalid
-    tokens = Tokens(workload)
+    work = workload_in(workload)
     rows = plan["rounds"][number]["plain"][arguments.warmup :] if valid else []
     options = {
-        "lengths": [[tokens.useful([i]) for i in step] for step in rows],
+        "lengths": [[work.useful([i]) for i in step] for step in rows],
         "computed": outcome.values["computed"][arguments.warmup :] if valid else [],
-        "supervised": [tokens.supervised(step) for step in rows],
+        "supervised": [work.supervised(step) for step in rows],
     }
     ceiling = Contestant("ceilings", "ceilings.py", options=options)
     done = run(ceiling, {**job, "round": number}, python=sys.executable, timeout=arguments.timeout)
@@ -442,7 +432,7 @@ def finish(
     text = [
         f"{arguments.rows.name if arguments.rows else 'generated rows'}, {arguments.layers} layers of "
         f"{arguments.width}, batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, "
-        f"{arguments.rounds} rounds of {arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals over rounds\n",
+        f"{arguments.rounds} rounds of {arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals\n",
         table(contestants, outcomes, COLUMNS, rate=useful, ours=ours),
         f"The loss is {reference['validation']['plain']:.4f} on {len(plan['val'])} validation rows, from "
         f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds to it "
