@@ -33,7 +33,7 @@ def make_plan(
     sizes           n_layer, n_head, n_embd and context_length
     warmup, steps   optimizer steps of a round, of which the first are not timed; each round takes the next ones of the
                     order, so that rounds differ in their rows
-    scale           of the fresh matrices of the blocks: more than 1 gives greedy answers that are not one token for ever
+    scale           of the blocks' fresh matrices: more than 1 gives greedy answers that are not one token for ever
     """
     import torch
 

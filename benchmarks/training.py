@@ -218,7 +218,7 @@ def race(arguments: argparse.Namespace) -> None:
                 outcomes.append(outcome)
                 lines.add("outcome", dataclasses.asdict(outcome))
                 say(f"round {number + 1}  {contestant.name:<20} {shown(outcome)}", began)
-                if contestant.name == "ift":
+                if contestant.name == "ift" and not arguments.overhead:
                     ceilings.append(measure_ceilings(outcome, job, number, workload, plan, arguments))
                     lines.add("ceilings", ceilings[-1])
             if number == 0:
@@ -437,7 +437,7 @@ def finish(
         f"The loss is {reference['validation']['plain']:.4f} on {len(plan['val'])} validation rows, from "
         f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds to it "
         f"are from the start of the process. Padded batches of these rows are {plan['padding']:.0%} tokens.",
-        *ceiling_lines(ceilings, arguments.precision),
+        *([] if arguments.overhead else ceiling_lines(ceilings, arguments.precision)),
         *bar_lines(contestants, outcomes, ours),
         f"{(time.monotonic() - began) / 60:.1f} minutes in all",
     ]

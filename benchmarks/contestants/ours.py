@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,7 +91,6 @@ def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
 def train(job: Any, settings: Any) -> None:
     import lightning as L
     from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.loggers.logger import Logger
 
     from ift.training.trainer import quiet_lightning
 
@@ -105,18 +105,6 @@ def train(job: Any, settings: Any) -> None:
             computed.append(batch.input_ids.numel())
             seen.append(list(batch.rows))
 
-    class Kept(Logger):
-        """Loss and gradient norm, as they leave for the loggers."""
-
-        name, version = "kept", 0
-
-        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
-
-        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-            if "train/loss" in metrics:
-                job.losses.append(float(metrics["train/loss"]))
-                job.norms.append(float(metrics["grad_norm"]))
-
     trainer = L.Trainer(
         accelerator=device.accelerator,
         devices=1,
@@ -125,7 +113,7 @@ def train(job: Any, settings: Any) -> None:
         max_steps=len(job.steps),
         check_val_every_n_epoch=None,
         limit_val_batches=0,
-        logger=Kept(),
+        logger=kept_in(job),
         log_every_n_steps=1,
         callbacks=[Laps()],
         use_distributed_sampler=False,
@@ -137,6 +125,23 @@ def train(job: Any, settings: Any) -> None:
     )
     trainer.fit(module, data)
     finish(job, computed, seen, module)
+
+
+def kept_in(job: Any) -> Any:
+    """A logger that keeps loss and gradient norm of each step, as they leave for W&B."""
+    from lightning.pytorch.loggers.logger import Logger
+
+    class Kept(Logger):
+        name, version = "kept", 0
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            if "train/loss" in metrics:
+                job.losses.append(float(metrics["train/loss"]))
+                job.norms.append(float(metrics["grad_norm"]))
+
+    return Kept()
 
 
 def lightning_precision(device: Any) -> Any:
@@ -155,8 +160,7 @@ def train_bare(job: Any, settings: Any) -> None:
         is_global_zero=True,
         global_step=0,
         current_epoch=0,
-        loggers=[],
-        logger=None,
+        loggers=[kept_in(job)],
         optimizers=[optimizer],
         sanity_checking=False,
         strategy=SimpleNamespace(reduce=lambda tensor, **_: tensor),
@@ -167,23 +171,17 @@ def train_bare(job: Any, settings: Any) -> None:
     mixed = lightning_precision(device) == "bf16-mixed"
     for number, batch in enumerate(data.train_dataloader()):
         optimizer.zero_grad()
-        with job.autocast() if mixed else torch_nothing():
+        with job.autocast() if mixed else nullcontext():
             loss = module.training_step(batch, number)
         loss.backward()
         module.on_before_optimizer_step(optimizer)
         optimizer.step()
         schedule["scheduler"].step()
         stand_in.global_step += 1
-        job.step_done(float(module.last_loss))
+        job.step_done()
         computed.append(batch.input_ids.numel())
         seen.append(list(batch.rows))
     finish(job, computed, seen, module)
-
-
-def torch_nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def finish(job: Any, computed: list[int], seen: list[list[int]], module: Any) -> None:
