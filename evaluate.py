@@ -27,13 +27,14 @@ def evaluate(settings: EvaluateSettings) -> None:
 
     from ift.evaluation.finish import show_summary, write_responses
     from ift.evaluation.responses import Answerer
+    from ift.model.linear import compute_in
     from ift.training.machine import choose_device
     from ift.training.model_folder import load_model_folder
 
     model, tokenizer, template = load_model_folder(run.model)
     device = choose_device(settings.accelerator, settings.precision, n_embd=model.config.n_embd)
-    model.to(device.torch_device)
-    answer = Answerer(template, tokenizer, settings.eval.generate, seed=settings.seed, dtype=device.dtype)
+    compute_in(model.to(device.torch_device), device.dtype)
+    answer = Answerer(template, tokenizer, settings.eval.generate, seed=settings.seed)
     write_responses(run, model, rows, answer)
     show_summary(run)
 

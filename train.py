@@ -58,6 +58,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     from ift.data.module import SFTDataModule
     from ift.evaluation.finish import finish, show_summary
     from ift.evaluation.responses import Answerer
+    from ift.model.linear import compute_in
     from ift.model.weights import build_model
     from ift.training.callbacks import KeepBest, KeepLast, Samples, ShowProgress, ValidateAtTheEnd
     from ift.training.checkpoint import SafeCheckpointIO
@@ -76,14 +77,17 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
         settings.data,
         end_of_text=tokenizer.end_of_text,
         accumulate=options.accumulate,
+        dropout=config.dropout,
         seed=settings.seed,
     )
     steps = total_steps(options, datamodule.steps_per_epoch(options.devices))
-    module = SFTModule(build_model(config, weights), optim=settings.optim, total_steps=steps)
+    model = build_model(config, weights)
+    compute_in(model, device.dtype)
+    module = SFTModule(model, optim=settings.optim, total_steps=steps)
     if settings.dry_run:
         dry_run(module, datamodule, tokenizer, device)
         return None
-    answer = Answerer(template, tokenizer, settings.generate, seed=settings.seed, dtype=device.dtype)
+    answer = Answerer(template, tokenizer, settings.generate, seed=settings.seed)
     sample_rows = data.rows["val"][: settings.samples.rows]
     about = {"data": data.report["fingerprint"], "data_report": data.hash}
     best = KeepBest(run.model, tokenizer, template, about=about)
@@ -94,7 +98,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
             accelerator=device.accelerator,
             devices=options.devices,
             strategy=options.strategy,
-            precision=device.precision,
+            precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
             max_epochs=-1,
             max_steps=steps,
             accumulate_grad_batches=options.accumulate,

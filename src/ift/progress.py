@@ -34,10 +34,10 @@ def progress(what: str | None, total: int, unit: str, *, scale: float = 1) -> It
             nonlocal done
             done += amount
             speed = done / scale / (time.perf_counter() - start)
-            bar.update(task, advance=amount, done=f"{done / scale:,.0f}", speed=f"{speed:.1f}/s")
+            bar.update(task, advance=amount, done=f"{done / scale:,.0f}", speed=f"{speed:.1f} {unit}/s")
 
         yield advance
     seconds = time.perf_counter() - start
     amount = done / scale
-    speed = f"{amount / max(seconds, 1e-9):.1f}/s"
+    speed = f"{amount / max(seconds, 1e-9):.1f} {unit}/s"
     console.print(f"{what:<9} {amount:,.0f} {unit} in {seconds:.1f} s ({speed})", highlight=False)

@@ -68,6 +68,8 @@ class DataSettings:
     twins: float | None
     against: list[str]
     cache_dir: str | None
+    batching: str
+    share_prefix: bool
     pad_to: int | None
     batch_size: int
     drop_last: bool
@@ -228,6 +230,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_length": _at_least(2),
     "too_long": _one_of("drop", "truncate_prompt", "truncate_response", "error"),
     "max_dropped": _within(0, 1),
+    "batching": _one_of("unpadded", "padded"),
     "pad_to": _at_least(1),
     "batch_size": _at_least(1),
     "num_workers": _at_least(0),

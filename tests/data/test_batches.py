@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ift.data.batches import IGNORE_INDEX, StepSampler, collate
+from ift.data.batches import IGNORE_INDEX, StepSampler, collate_padded, collate_unpadded
 from ift.data.examples import Example
 
 P = 50256  # end-of-text of GPT-2: the padding, and the last target of a whole response
@@ -16,7 +16,7 @@ def example(ids, *, prompt=0, ends=True, row=0):
 
 
 def test_the_worked_example_of_the_seed_chapter():
-    batch = collate([example([0, 1, 2, 3, 4]), example([5, 6]), example([7, 8, 9])], end_of_text=P)
+    batch = collate_padded([example([0, 1, 2, 3, 4]), example([5, 6]), example([7, 8, 9])], end_of_text=P)
     assert batch.input_ids.tolist() == [
         [0, 1, 2, 3, 4],
         [5, 6, P, P, P],
@@ -32,7 +32,7 @@ def test_the_worked_example_of_the_seed_chapter():
 
 
 def test_targets_keep_the_response_and_its_end_and_nothing_else():
-    batch = collate([example([10, 11], prompt=1), example([20, 21, 22, 23], prompt=3)], end_of_text=P)
+    batch = collate_padded([example([10, 11], prompt=1), example([20, 21, 22, 23], prompt=3)], end_of_text=P)
     assert batch.input_ids.tolist() == [[10, 11, P, P], [20, 21, 22, 23]]
     assert batch.targets.tolist() == [
         [11, P, X, X],
@@ -41,7 +41,9 @@ def test_targets_keep_the_response_and_its_end_and_nothing_else():
 
 
 def test_an_end_of_text_id_inside_the_text_is_a_token_like_any_other():
-    batch = collate([example([5, P, 6], prompt=1), example([P, 7, P], prompt=2), example([1, 2, 3, 4])], end_of_text=P)
+    batch = collate_padded(
+        [example([5, P, 6], prompt=1), example([P, 7, P], prompt=2), example([1, 2, 3, 4])], end_of_text=P
+    )
     assert batch.targets.tolist()[:2] == [
         [P, 6, P, X],
         [X, P, P, X],
@@ -49,28 +51,83 @@ def test_an_end_of_text_id_inside_the_text_is_a_token_like_any_other():
 
 
 def test_a_response_that_was_cut_has_no_end_to_learn():
-    assert collate([example([1, 2, 3], prompt=1, ends=False)], end_of_text=P).targets.tolist() == [[2, 3, X]]
+    assert collate_padded([example([1, 2, 3], prompt=1, ends=False)], end_of_text=P).targets.tolist() == [[2, 3, X]]
+
+
+def test_without_padding_rows_stand_one_after_the_other_with_the_same_targets():
+    rows = [example([10, 11], prompt=1, row=7), example([20, 21, 22, 23], prompt=3, row=8)]
+    batch = collate_unpadded(rows, end_of_text=P)
+    assert batch.input_ids.tolist() == [10, 11, 20, 21, 22, 23]
+    assert batch.targets.tolist() == [11, P, X, X, 23, P]
+    assert batch.supervised.tolist() == [0, 1, 4, 5]
+    assert (batch.lengths, batch.prefix, batch.rows, batch.tokens) == ([2, 4], 0, [7, 8], 6)
+
+
+def test_what_rows_begin_with_stands_once():
+    rows = [example([1, 2, 3, 4, 10], prompt=4), example([1, 2, 3, 5, 20, 21], prompt=5)]
+    batch = collate_unpadded(rows, end_of_text=P, share_prefix=True)
+    assert batch.input_ids.tolist() == [1, 2, 3, 4, 10, 5, 20, 21]
+    assert batch.targets.tolist() == [X, X, X, 10, P, X, 21, P]
+    assert (batch.lengths, batch.prefix, batch.tokens) == ([2, 3], 3, 5 + 6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "prefix"),
+    [
+        (
+            [example([1, 2, 3, 4, 5], prompt=4), example([1, 2, 3, 4, 6], prompt=3)],
+            2,
+        ),  # token 3 of the second is a target
+        (
+            [example([1, 2, 3, 4, 5], prompt=5), example([1, 2, 3, 4, 5], prompt=5)],
+            4,
+        ),  # the end is said from the last one
+        ([example([1, 2, 3, 4, 5], prompt=5), example([1, 2], prompt=2)], 1),
+        ([example([1, 2, 3], prompt=3), example([4, 2, 3], prompt=3)], 0),
+        ([example([1, 2, 3]), example([1, 2, 3])], 0),  # the prompt bears a loss: nothing is shared
+        ([example([1, 2, 3], prompt=3)], 0),  # with whom?
+    ],
+)
+def test_a_shared_prefix_holds_no_target_and_leaves_each_row_a_token(rows, prefix):
+    assert collate_unpadded(rows, end_of_text=P, share_prefix=True).prefix == prefix
+    assert collate_unpadded(rows, end_of_text=P).prefix == 0
+
+
+def test_the_targets_are_the_same_with_and_without_padding():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        rows = [
+            example(random.integers(0, 9, n).tolist(), prompt=int(random.integers(0, n + 1)), ends=bool(n % 2))
+            for n in random.integers(1, 12, size=5)
+        ]
+        padded, unpadded = (collate(rows, end_of_text=P) for collate in (collate_padded, collate_unpadded))
+        real = torch.arange(padded.input_ids.shape[1]) < torch.tensor(unpadded.lengths)[:, None]
+        assert torch.equal(padded.input_ids[real], unpadded.input_ids)
+        assert torch.equal(padded.targets[real], unpadded.targets)
+        for batch in (padded, unpadded):
+            assert (batch.targets.flatten()[batch.supervised] != X).all()
+            assert len(batch.supervised) == sum(row.targets for row in rows)
 
 
 def test_pad_to_is_a_least_width_and_cuts_nothing():
-    wide = collate([example([1, 2])], end_of_text=P, pad_to=4)
+    wide = collate_padded([example([1, 2])], end_of_text=P, pad_to=4)
     assert wide.input_ids.tolist() == [[1, 2, P, P]]
     assert wide.targets.tolist() == [[2, P, X, X]]
-    assert collate([example([1, 2, 3])], end_of_text=P, pad_to=2).input_ids.tolist() == [[1, 2, 3]]
+    assert collate_padded([example([1, 2, 3])], end_of_text=P, pad_to=2).input_ids.tolist() == [[1, 2, 3]]
 
 
 def test_no_examples_give_a_blank_batch_that_weighs_nothing():
-    batch = collate([], end_of_text=P)
+    batch = collate_padded([], end_of_text=P)
     assert (batch.input_ids.tolist(), batch.targets.tolist(), batch.rows, batch.tokens) == ([[P]], [[X]], [], 0)
 
 
 def test_a_batch_knows_the_numbers_of_its_rows():
-    assert collate([example([1, 2], row=17), example([3], row=4)], end_of_text=P).rows == [17, 4]
+    assert collate_padded([example([1, 2], row=17), example([3], row=4)], end_of_text=P).rows == [17, 4]
 
 
 def test_the_number_of_targets_is_what_the_examples_say():
     examples = [example([1, 2, 3], prompt=2), example([1, 2, 3], prompt=1, ends=False), example([1, 2], prompt=0)]
-    batch = collate(examples, end_of_text=P)
+    batch = collate_padded(examples, end_of_text=P)
     assert [e.targets for e in examples] == [2, 2, 2]
     assert (batch.targets != X).sum(dim=1).tolist() == [2, 2, 2]
 

@@ -52,8 +52,16 @@ def test_validation_and_test_take_every_row_shortest_first(datamodule):
 
 
 def test_a_batch_is_padded_to_its_own_longest_row_or_to_pad_to(datamodule):
-    assert [tuple(batch.input_ids.shape) for batch in datamodule().val_dataloader()] == [(2, 8), (1, 9)]
-    assert [tuple(batch.input_ids.shape) for batch in datamodule(pad_to=12).val_dataloader()] == [(2, 12), (1, 12)]
+    def shapes(**changes):
+        return [tuple(batch.input_ids.shape) for batch in datamodule(batching="padded", **changes).val_dataloader()]
+
+    assert shapes() == [(2, 8), (1, 9)]
+    assert shapes(pad_to=12) == [(2, 12), (1, 12)]
+
+
+def test_without_padding_a_batch_is_as_long_as_its_rows(datamodule):
+    assert [batch.lengths for batch in datamodule().val_dataloader()] == [[7, 8], [9]]
+    assert [tuple(batch.input_ids.shape) for batch in datamodule().val_dataloader()] == [(15,), (9,)]
 
 
 def test_drop_last_is_for_training_alone(datamodule):
@@ -65,7 +73,7 @@ def test_drop_last_is_for_training_alone(datamodule):
 
 def test_the_longest_batch_is_of_the_longest_training_rows(datamodule):
     assert datamodule().longest_batch().rows == [1, 5]
-    assert datamodule().longest_batch().input_ids.shape == (2, 5)
+    assert datamodule().longest_batch().lengths == [5, 4]
 
 
 def test_the_untuned_model_is_measured_on_validation_rows_and_as_many_training_rows(datamodule):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ift.generation.decode import Generated, Sampling, _uniform, choose, generate, in_dtype
+from ift.generation.decode import Generated, Sampling, _stream, choose, generate
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
+from ift.model.linear import compute_in
 
 VOCABULARY, CONTEXT, END = 30, 24, 29
 
@@ -53,25 +54,52 @@ def greedy(model: GPT, prompts: list[list[int]], *, max_new_tokens: int = 12, **
 # -- batches --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("check_every", [1, 5, None])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 40, 100])
-def test_a_batched_answer_is_the_answer_of_the_row_alone(model, prompts, batch_size):
+def test_a_batched_answer_is_the_answer_of_the_row_alone(model, prompts, batch_size, check_every):
     expected = [alone(model, prompt, 12) for prompt in prompts]
-    assert greedy(model, prompts, batch_size=batch_size) == expected
+    assert greedy(model, prompts, batch_size=batch_size, check_every=check_every) == expected
     # and there was something to get wrong
     assert {answer.stop_reason for answer in expected} == {"end", "length", "context"}
     assert len({tuple(answer.ids) for answer in expected}) > 30
     assert len({len(answer.ids) for answer in expected}) > 8
 
 
-def test_rows_that_have_ended_are_not_computed_any_more(model, prompts):
+@pytest.mark.parametrize("batch_size", [1, 3, 40])
+def test_prompts_that_begin_alike_are_answered_as_if_alone(model, prompts, batch_size):
+    alike = [[7, 3, 9, 9, 1, *prompt[:18]] for prompt in prompts]
+    assert len({tuple(prompt) for prompt in alike}) > 30
+    assert greedy(model, alike, batch_size=batch_size) == [alone(model, prompt, 12) for prompt in alike]
+
+
+def tokens_of_forwards(model, prompts, **options) -> tuple[list[int], list[Generated]]:
     sizes = []
     hook = model.ln_f.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    answers = greedy(model, prompts, batch_size=40)
+    answers = greedy(model, prompts, **options)
     hook.remove()
+    return sizes, answers
+
+
+def test_rows_that_have_ended_are_not_computed_any_more(model, prompts):
+    sizes, answers = tokens_of_forwards(model, prompts, batch_size=40)
     # after the prompts, forward number n takes in token n of each answer that has one and goes on after it
     asked = [len(answer.ids) + (answer.stop_reason != "length") for answer in answers]
-    assert sizes == [sum(n > step for n in asked) for step in range(12)]
-    assert sizes[0] == 40 > sizes[-1] > 0
+    assert sizes == [sum(map(len, prompts)), *(sum(n > step for n in asked) for step in range(1, 12))]
+    assert 40 >= sizes[1] > sizes[-1] > 0
+
+
+def test_what_all_prompts_begin_with_is_computed_once(model):
+    sizes, _ = tokens_of_forwards(model, [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3]], max_new_tokens=1)
+    assert sizes == [2, 1 + 2 + 3]  # 1 2, once; each prompt has a token of its own left to answer from
+
+
+def test_prompts_take_the_places_of_rows_that_have_ended(model, prompts):
+    sizes, answers = tokens_of_forwards(model, [p + [1] * (6 - len(p)) for p in prompts], batch_size=4)
+    assert len({len(answer.ids) for answer in answers}) > 3
+    steps = [size for size in sizes if size <= 4]  # a prompt has 6 tokens or more
+    while steps[-1] < 4:  # the last rows have nobody to follow them
+        steps.pop()
+    assert sum(steps) / len(steps) > 3.2  # of a row that has just ended the place stays empty for one step
 
 
 def test_no_prompts_give_no_answers(model):
@@ -212,11 +240,11 @@ def test_sampled_tokens_follow_the_softmax_of_the_model(model):
 
 
 def test_numbers_of_a_row_are_uniform_and_rows_have_their_own():
-    u = _uniform(range(200), 50, seed=0)
-    assert u.shape == (200, 50)
+    u = np.stack([_stream(0, row).random(50) for row in range(200)])
     assert u.mean() == pytest.approx(0.5, abs=4 / math.sqrt(12 * u.size))
     assert len(np.unique(u)) == u.size
-    assert (_uniform([7, 3], 50, seed=0) == u[[7, 3]]).all()
+    one_by_one = _stream(0, 7)
+    assert [one_by_one.random() for _ in range(50)] == u[7].tolist()
 
 
 # -- around it ------------------------------------------------------------------------------------------------------
@@ -238,14 +266,15 @@ def test_the_mode_of_the_model_is_as_before(model, prompts, training):
     assert {module.training for module in dropping.modules()} == {training}
 
 
-def test_autocast_computes_in_bf16_and_chooses_the_same_where_the_choice_is_clear(model, prompts):
+def test_in_bf16_the_choice_is_the_same_where_it_is_clear(model, prompts):
+    whole = greedy(model, prompts, max_new_tokens=3)
     types = []
     hook = model.h[1].mlp.c_fc.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = greedy(model, prompts, max_new_tokens=3)
+    compute_in(model, torch.bfloat16)
+    half = greedy(model, prompts, max_new_tokens=3)
+    compute_in(model, torch.float32)
     hook.remove()
     assert set(types) == {torch.bfloat16}
-    whole = greedy(model, prompts, max_new_tokens=3)
     clear = 0
     for prompt, a, b in zip(prompts, half, whole, strict=True):
         with torch.no_grad():
@@ -254,15 +283,3 @@ def test_autocast_computes_in_bf16_and_chooses_the_same_where_the_choice_is_clea
             clear += 1
             assert (a.ids[:1], a.ids == []) == (b.ids[:1], b.ids == [])
     assert clear > 10
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_copy_in_another_type_is_as_tied_as_the_model_and_leaves_it_alone(tied):
-    model = GPT(GPTConfig(VOCABULARY, CONTEXT, 2, 2, 32, tie_weights=tied))
-    copy = in_dtype(model, torch.bfloat16)
-    assert {p.dtype for p in copy.parameters()} == {torch.bfloat16}
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert (copy.lm_head.weight is copy.wte.weight) is tied
-    for name, value in model.state_dict().items():
-        assert torch.equal(copy.state_dict()[name], value.bfloat16()), name
-    assert in_dtype(model, torch.float32) is model

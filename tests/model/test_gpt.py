@@ -9,7 +9,8 @@ import yaml
 
 from ift.errors import ConfigError
 from ift.model.config import GPTConfig
-from ift.model.gpt import GPT, KVCache
+from ift.model.gpt import GPT
+from ift.model.layout import PADDED
 from ift.model.weights import expected_shapes
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -99,32 +100,6 @@ def test_padding_on_the_right_does_not_change_a_row():
     torch.testing.assert_close(together[1:], model(long), atol=1e-5, rtol=0)
 
 
-def test_the_cache_gives_what_the_whole_row_gives():
-    model = tiny(std=0.3)
-    ids = torch.randint(40, (3, 12), generator=torch.Generator().manual_seed(3))
-    lengths = torch.tensor([2, 7, 4])  # of the prompts; the rest comes token by token
-    prompts = torch.where(torch.arange(7) < lengths[:, None], ids[:, :7], 39)
-    cache = KVCache(lengths, capacity=12)
-    whole = model.hidden(ids)
-    torch.testing.assert_close(model.hidden(prompts, cache)[0, :2], whole[0, :2], atol=1e-5, rtol=0)
-    rows = torch.arange(3)
-    for _ in range(5):
-        at = cache.lengths
-        hidden = model.hidden(ids[rows, at][:, None], cache)
-        torch.testing.assert_close(hidden[:, 0], whole[rows, at], atol=1e-5, rtol=0)
-    assert cache.lengths.tolist() == [7, 12, 9]
-
-
-def test_a_cache_keeps_the_selected_rows_only():
-    model = tiny(std=0.3)
-    ids = torch.randint(40, (3, 6), generator=torch.Generator().manual_seed(4))
-    cache = KVCache(torch.tensor([5, 5, 5]), capacity=6)
-    model.hidden(ids[:, :5], cache)
-    kept = torch.tensor([2, 0])
-    cache.select(kept)
-    torch.testing.assert_close(model.hidden(ids[kept, 5:], cache), model.hidden(ids)[kept, 5:], atol=1e-5, rtol=0)
-
-
 def test_dropout_acts_in_training_only():
     plain, dropping = tiny(dropout=0.0), tiny(dropout=0.5)
     ids = torch.arange(16)[None]
@@ -142,7 +117,7 @@ def test_dropout_acts_on_embeddings_attention_and_both_residuals(monkeypatch):
     block = tiny(n_layer=1, std=0.3).h[0].train()
     x = torch.randn(1, 16, 24)
     block.attn.dropout = block.mlp.dropout = 1 - 1e-7
-    assert block.attn(x, None).abs().max() == 0
+    assert block.attn(x, PADDED).abs().max() == 0
     assert block.mlp(x).abs().max() == 0
     nothing = GPT(GPTConfig(40, 16, 1, 2, 24, dropout=1 - 1e-7)).train()
     assert nothing.hidden(ids).abs().max() == 0

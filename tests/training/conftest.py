@@ -78,10 +78,26 @@ class Steps(Callback):
 
 @pytest.fixture
 def make_data():
-    def make(train, val=(), test=(), *, batch_size=8, accumulate=1, end_of_text=END) -> SFTDataModule:
-        settings = SimpleNamespace(batch_size=batch_size, pad_to=None, drop_last=False, num_workers=0)
+    def make(
+        train,
+        val=(),
+        test=(),
+        *,
+        batch_size=8,
+        accumulate=1,
+        end_of_text=END,
+        batching="unpadded",
+        share_prefix=True,
+        dropout=0.0,
+    ) -> SFTDataModule:
+        settings = SimpleNamespace(
+            batch_size=batch_size, batching=batching, share_prefix=share_prefix, pad_to=None, drop_last=False,
+            num_workers=0,
+        )  # fmt: skip
         examples = {"train": list(train), "val": list(val), "test": list(test)}
-        return SFTDataModule(examples, settings, end_of_text=end_of_text, accumulate=accumulate, seed=11)
+        return SFTDataModule(
+            examples, settings, end_of_text=end_of_text, accumulate=accumulate, dropout=dropout, seed=11
+        )
 
     return make
 
@@ -102,12 +118,16 @@ def make_trainer():
 
 @pytest.fixture
 def fit(make_model, make_optim, make_data, make_trainer):
-    def fit(examples, *, steps: int, batch_size=8, accumulate=1, end_of_text=END, module=None, **optim):
+    def fit(
+        examples, *, steps: int, batch_size=8, accumulate=1, end_of_text=END, batching="unpadded", module=None, **optim
+    ):
         """Train; return the module and what its steps were."""
         module = module or SFTModule(make_model(), optim=make_optim(**optim), total_steps=steps)
         seen = Steps()
         trainer = make_trainer(max_steps=steps, accumulate_grad_batches=accumulate, callbacks=[seen])
-        data = make_data(examples, batch_size=batch_size, accumulate=accumulate, end_of_text=end_of_text)
+        data = make_data(
+            examples, batch_size=batch_size, accumulate=accumulate, end_of_text=end_of_text, batching=batching
+        )
         trainer.fit(module, data)
         return module, seen
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ift.data.batches import StepSampler, collate
+from ift.data.batches import StepSampler, collate_padded
 from ift.data.examples import Example
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
@@ -85,7 +85,7 @@ def our_example(ids: list[int]) -> Example:
 def test_our_collate_makes_the_tensors_of_the_seed(chapter):
     rows = token_lists(8)
     inputs, targets = chapter(7).custom_collate_fn(rows, pad_token_id=END)
-    batch = collate([our_example(ids) for ids in rows], end_of_text=END)
+    batch = collate_padded([our_example(ids) for ids in rows], end_of_text=END)
     assert torch.equal(batch.input_ids, inputs)
     assert torch.equal(batch.targets, targets)
     assert (targets == -100).sum() > 50  # there was padding
@@ -93,7 +93,7 @@ def test_our_collate_makes_the_tensors_of_the_seed(chapter):
 
 def test_our_collate_gives_the_example_of_the_book(chapter):
     rows = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]
-    batch = collate([our_example(ids) for ids in rows], end_of_text=50256)
+    batch = collate_padded([our_example(ids) for ids in rows], end_of_text=50256)
     assert batch.input_ids.tolist() == [[0, 1, 2, 3, 4], [5, 6, 50256, 50256, 50256], [7, 8, 9, 50256, 50256]]
     assert batch.targets.tolist() == [[1, 2, 3, 4, 50256], [6, 50256, -100, -100, -100], [8, 9, 50256, -100, -100]]
     inputs, targets = chapter(7).custom_collate_fn(rows)

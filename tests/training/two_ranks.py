@@ -50,7 +50,9 @@ def fit(result: Path, *, devices: int, batch_size: int, accumulate: int) -> None
     torch.manual_seed(0)
     optim = OptimSettings(1e-3, 0.1, "matrices", 0.9, 0.999, "cosine", warmup=0.2, min_lr=0.1, clip=0.5)
     module = SFTModule(GPT(GPTConfig(50, 16, n_layer=2, n_head=2, n_embd=16)), optim=optim, total_steps=STEPS)
-    settings = SimpleNamespace(batch_size=batch_size, pad_to=None, drop_last=False, num_workers=0)
+    settings = SimpleNamespace(
+        batch_size=batch_size, batching="unpadded", share_prefix=True, pad_to=None, drop_last=False, num_workers=0
+    )
     examples = {"train": rows(17, seed=1), "val": rows(5, seed=2), "test": []}
     data = SFTDataModule(examples, settings, end_of_text=END, accumulate=accumulate, seed=11)
     losses = Losses()

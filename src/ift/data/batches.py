@@ -1,6 +1,6 @@
-"""Examples to padded tensors, and the order in which rows are visited.
+"""Examples to padded or unpadded tensors, and the order in which rows are visited.
 
-B batch, T time. Targets are the inputs shifted by one, made here and nowhere else.
+B batch, T time, N tokens of all rows together. Targets are the inputs shifted by one, made here and nowhere else.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -17,13 +18,18 @@ IGNORE_INDEX = -100  # what torch's cross-entropy leaves out
 
 
 class Batch(NamedTuple):
-    input_ids: torch.Tensor  # (B, T) int64
-    targets: torch.Tensor  # (B, T) int64, -100 where the loss must not look
+    """Rows padded to one length, (B, T), or one after the other without padding, (N,): then `lengths` are there."""
+
+    input_ids: torch.Tensor  # (B, T) or (N,) int64
+    targets: torch.Tensor  # the same shape, int64, -100 where the loss must not look
+    supervised: torch.Tensor  # (S,) int64: where the other targets are, counted through the whole batch
     rows: list[int]  # numbers of the rows in their file, for messages
-    tokens: int  # positions that are not padding
+    tokens: int  # of all rows, without padding, a shared prefix counted in each
+    lengths: list[int] | None = None  # tokens of each row that follow the prefix
+    prefix: int = 0  # tokens that all rows begin with: they stand once, before the rows
 
 
-def collate(examples: Sequence[Example], *, end_of_text: int, pad_to: int | None = None) -> Batch:
+def collate_padded(examples: Sequence[Example], *, end_of_text: int, pad_to: int | None = None) -> Batch:
     """Pad on the right and shift by one; -100 where the loss must not look.
 
     input_ids  (B, T)  padded with end-of-text, T the longest row or pad_to if that is more
@@ -36,13 +42,53 @@ def collate(examples: Sequence[Example], *, end_of_text: int, pad_to: int | None
     input_ids = torch.full((max(1, len(examples)), length), end_of_text)
     targets = torch.full_like(input_ids, IGNORE_INDEX)
     for ids, target, example in zip(input_ids, targets, examples, strict=False):
-        n = example.tokens
-        ids[:n] = torch.from_numpy(example.ids)
-        supervised = torch.from_numpy(example.supervised[1:])
-        target[: n - 1][supervised] = ids[1:n][supervised]
-        if example.ends:
-            target[n - 1] = end_of_text
-    return Batch(input_ids, targets, [e.row for e in examples], sum(e.tokens for e in examples))
+        ids[: example.tokens] = torch.from_numpy(example.ids)
+        target[: example.tokens] = torch.from_numpy(targets_of(example, end_of_text))
+    return _batch(input_ids, targets, examples)
+
+
+def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_prefix: bool = False) -> Batch:
+    """The same rows and targets one after the other, without padding.
+
+    input_ids  (N,)  with share_prefix what all rows begin with stands once, before the first row
+    targets    (N,)  of each row as in collate_padded
+
+    A shared prefix ends before the first supervised token and before the end of the shortest row, so that every row has
+    its own last prompt token, from which its first target is said.
+    """
+    if not examples:
+        blank = collate_padded(examples, end_of_text=end_of_text)
+        return blank._replace(input_ids=blank.input_ids[0], targets=blank.targets[0], lengths=[1])
+    prefix = _common_prefix(examples) if share_prefix and len(examples) > 1 else 0
+    ids = [examples[0].ids[:prefix], *(example.ids[prefix:] for example in examples)]
+    targets = [np.full(prefix, IGNORE_INDEX), *(targets_of(example, end_of_text)[prefix:] for example in examples)]
+    flat, flat_targets = (torch.from_numpy(np.concatenate(parts).astype(np.int64)) for parts in (ids, targets))
+    batch = _batch(flat, flat_targets, examples)
+    return batch._replace(lengths=[example.tokens - prefix for example in examples], prefix=prefix)
+
+
+def targets_of(example: Example, end_of_text: int) -> np.ndarray:
+    """(T,) what each position has to say next; -100 where the loss must not look."""
+    after = np.append(example.ids[1:], end_of_text)
+    counts = np.append(example.supervised[1:], example.ends)
+    return np.where(counts, after, IGNORE_INDEX)
+
+
+def _batch(input_ids: torch.Tensor, targets: torch.Tensor, examples: Sequence[Example]) -> Batch:
+    supervised = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+    return Batch(input_ids, targets, supervised, [e.row for e in examples], sum(e.tokens for e in examples))
+
+
+def _common_prefix(examples: Sequence[Example]) -> int:
+    """How many tokens all rows begin with, each row's first supervised token and last one left out."""
+    first = examples[0].ids
+    shared = len(first)
+    for example in examples:
+        unsupervised = int(example.supervised.argmax()) if example.supervised.any() else example.tokens
+        shared = max(0, min(shared, unsupervised - 1, example.tokens - 1))
+        differs = np.flatnonzero(first[:shared] != example.ids[:shared])
+        shared = int(differs[0]) if len(differs) else shared
+    return shared
 
 
 class StepSampler(Sampler[list[int]]):

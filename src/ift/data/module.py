@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ift.data.batches import Batch, StepSampler, collate
+from ift.data.batches import Batch, StepSampler, collate_padded, collate_unpadded
 from ift.data.cache import lengths
 from ift.data.examples import Example
 from ift.settings import DataSettings
@@ -34,6 +34,7 @@ class SFTDataModule(L.LightningDataModule):
     """
     examples: under train, test and val (and clean_test), as `prepare` makes them
     settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
+    dropout: the model's; with it rows share no prefix, since each has dropped units of its own
     """
 
     def __init__(
@@ -43,12 +44,20 @@ class SFTDataModule(L.LightningDataModule):
         *,
         end_of_text: int,
         accumulate: int = 1,
+        dropout: float = 0.0,
         seed: int = 0,
     ):
         super().__init__()
         self.examples, self.settings = examples, settings
         self.batch_size, self.accumulate, self.seed = settings.batch_size, accumulate, seed
-        self.collate = partial(collate, end_of_text=end_of_text, pad_to=settings.pad_to)
+        if settings.batching == "padded":
+            self.collate: Callable[[list[Example]], Batch] = partial(
+                collate_padded, end_of_text=end_of_text, pad_to=settings.pad_to
+            )
+        else:
+            self.collate = partial(
+                collate_unpadded, end_of_text=end_of_text, share_prefix=settings.share_prefix and not dropout
+            )
 
     def steps_per_epoch(self, world: int) -> int:
         """Optimizer steps in an epoch on `world` ranks."""

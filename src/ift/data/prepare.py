@@ -72,6 +72,8 @@ def prepare(
     for key, length in (("max_length", max_length), ("pad_to", settings.pad_to or 0)):
         if length > context_length:
             raise ConfigError(f"data.{key}={length}: the model's context is {context_length} (make it that or less)")
+    if settings.pad_to and settings.batching == "unpadded":
+        raise ConfigError(f"data.pad_to={settings.pad_to}: nothing is padded (add data.batching=padded)")
     sources = find_sources(settings)
     evaluation, evaluated = _evaluation_rows(settings)
     checker = Checker(template, tokenizer, asdict(settings.fields), max_length, settings.too_long, evaluation)

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ift.data.examples import encode_prompt
 from ift.data.prompts import Template
 from ift.data.rows import Row
 from ift.data.tokenizer import Tokenizer
-from ift.generation.decode import Generated, Sampling, generate, in_dtype
+from ift.generation.decode import Generated, Sampling, generate
 from ift.model.gpt import GPT
 from ift.progress import progress
 from ift.settings import GenerateSettings
@@ -76,17 +74,13 @@ def respond(
 class Answerer:
     """Everything that turns rows into responses but the model: `answer(model, rows)`."""
 
-    def __init__(
-        self, template: Template, tokenizer: Tokenizer, settings: GenerateSettings, *, seed: int, dtype: torch.dtype
-    ):
-        """dtype: bf16 answers with a bf16 copy of the weights, since decoding is bound by reading them."""
-        self.template, self.tokenizer, self.settings, self.seed, self.dtype = template, tokenizer, settings, seed, dtype
+    def __init__(self, template: Template, tokenizer: Tokenizer, settings: GenerateSettings, *, seed: int):
+        self.template, self.tokenizer, self.settings, self.seed = template, tokenizer, settings, seed
 
     def __call__(
         self, model: GPT, rows: Sequence[Row], max_new_tokens: int | None = None, *, what: str | None = None
     ) -> list[dict[str, Any]]:
         """max_new_tokens: another limit than the settings'; what: the title of a progress bar."""
-        model = in_dtype(model, self.dtype)
         settings = replace(self.settings, max_new_tokens=max_new_tokens or self.settings.max_new_tokens)
         with progress(what, len(rows), "answers") as advance:
             return respond(model, rows, self.template, self.tokenizer, settings, seed=self.seed, advance=advance)

@@ -1,19 +1,24 @@
 """Batched decoding with a KV cache: token ids in, token ids out. It knows no text and no template.
 
-Rows of different length share a batch without padding on the left, so a batched answer is the answer of the row alone.
+Nothing is padded, so a batched answer is the answer of the row alone: prompts are computed one after the other as flat
+tokens, what they all begin with once, and each row then grows in a place of its own until it ends and another takes it.
 """
 
 from __future__ import annotations
 
-import copy
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ift.model.gpt import GPT, KVCache
+from ift.generation.cache import Cache, Prefill, Step
+from ift.model.gpt import GPT
+
+CHECK_EVERY = 8  # tokens between looks at who has ended, on a device that a look would hold up
+PREFILL_TOKENS = 4096  # of prompts that are computed together
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,39 @@ class Sampling:
     seed: int = 0
 
 
+@dataclass
+class _Row:
+    index: int  # in the list of prompts
+    prompt: Sequence[int]
+    room: int  # positions of the context after the prompt
+    limit: int  # max_new_tokens
+    random: np.random.Generator | None
+    ids: list[int] = field(default_factory=list)
+    stop_reason: str | None = None
+
+    @property
+    def asks(self) -> int:
+        """How often the model may be asked yet: at the last position of the context too, for it might be the end."""
+        return min(self.limit, self.room + 1) - len(self.ids)
+
+    @property
+    def last(self) -> int:
+        """Position of the newest token."""
+        return len(self.prompt) + len(self.ids) - 1
+
+    def take(self, tokens: Sequence[int], end_of_text: int) -> None:
+        for token in tokens:
+            if token == end_of_text:
+                self.stop_reason = "end"
+            elif len(self.ids) == self.room:
+                self.stop_reason = "context"
+            else:
+                self.ids.append(token)
+                self.stop_reason = "length" if len(self.ids) == self.limit else None
+            if self.stop_reason:
+                return
+
+
 @torch.inference_mode()
 def generate(
     model: GPT,
@@ -41,85 +79,124 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
     batch_size: int = 32,
+    check_every: int | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[Generated]:
     """Continue each prompt until end-of-text, max_new_tokens or the end of the context; answers in the given order.
 
     A prompt of n tokens is 1 <= n <= context_length. Sampled answers depend on the seed and the place of the prompt in
-    the list, never on the batch. progress is called with the number of rows that a batch has finished.
+    the list, never on the rows computed beside it. progress is called with the number of rows that have just ended.
+
+    batch_size: rows that are computed together; prompts take the places of rows that have ended
+    check_every: tokens between looks at who has ended; None: 1 on a CPU, CHECK_EVERY on a GPU
     """
+    if not prompts:
+        return []
+    device, context = model.wte.weight.device, model.config.context_length
+    check_every = check_every or (1 if device.type == "cpu" else CHECK_EVERY)
+    sampled = sampling.temperature > 0
+    rows = [
+        _Row(i, prompt, context - len(prompt), max_new_tokens, _stream(sampling.seed, i) if sampled else None)
+        for i, prompt in enumerate(prompts)
+    ]
+    waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))  # of one length: they see as much, and end together
+    slots = min(batch_size, len(rows))
     was_training = model.training
     model.eval()
     try:
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # neighbours of one length: little padding
-        answers: dict[int, Generated] = {}
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            noise = _uniform(batch, max_new_tokens, sampling.seed) if sampling.temperature > 0 else None
-            done = _generate_batch(model, [prompts[i] for i in batch], end_of_text, max_new_tokens, sampling, noise)
-            answers.update(zip(batch, done, strict=True))
-            progress(len(batch))
-        return [answers[i] for i in range(len(prompts))]
+        cache = Cache(model, slots, min(context, max(map(len, prompts)) + max_new_tokens))
+        prefix = _prefill_common(model, cache, prompts)
+        active: list[_Row] = []  # row b is in slot b of the cache
+        hidden = model.wte.weight.new_empty(0, model.config.n_embd)  # (n, C) state at the newest token of each
+        while waiting or active:
+            if waiting and slots - len(active) >= max(1, slots // 4):  # a few at a time: weights are read once for them
+                joining = _take(waiting, slots - len(active))
+                hidden = torch.cat([hidden, _prefill(model, cache, len(active), joining, prefix)])
+                active += joining
+            tokens = _ask(model, cache, active, hidden, sampling, min(check_every, *(row.asks for row in active)))
+            for row, said in zip(active, tokens.tolist(), strict=True):
+                row.take(said, end_of_text)
+            if ended := _leave(active, cache):
+                progress(ended)
+            if active:
+                newest = torch.tensor([row.ids[-1] for row in active], device=device)
+                hidden = model.hidden(newest, _step(cache, active))
+            else:
+                hidden = hidden[:0]
     finally:
         model.train(was_training)
+    return [Generated(row.ids, row.stop_reason or "") for row in rows]
 
 
-def in_dtype(model: GPT, dtype: torch.dtype) -> GPT:
-    """The model itself, or a copy with its weights in another type (tied weights stay tied)."""
-    if model.wte.weight.dtype == dtype:
-        return model
-    converted = {id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
-    return copy.deepcopy(model, converted)
+def _ask(model: GPT, cache: Cache, active: Sequence[_Row], hidden: Tensor, sampling: Sampling, times: int) -> Tensor:
+    """(n, times) next tokens of the active rows. Nothing waits for the device meanwhile."""
+    noise: Tensor | None = None
+    if sampling.temperature > 0:
+        drawn = np.stack([row.random.random(times) for row in active if row.random is not None])
+        noise = torch.from_numpy(drawn).to(hidden.device)
+    said: list[Tensor] = []
+    for time in range(times):
+        if time:
+            hidden = model.hidden(said[-1], _step(cache, active, time))
+        said.append(choose(model.lm_head(hidden).float(), sampling, None if noise is None else noise[:, time]))
+    return torch.stack(said, dim=1)
 
 
-def _uniform(rows: Sequence[int], steps: int, seed: int) -> np.ndarray:
-    """(B, steps) numbers in [0, 1): one stream for each row of the list, whatever batch it is in."""
-    return np.stack([np.random.default_rng([seed, row]).random(steps) for row in rows])
+def _step(cache: Cache, active: Sequence[_Row], more: int = 0) -> Step:
+    """more: tokens that the rows have been given on the device, and not yet here."""
+    at = [row.last + more for row in active]
+    return Step(cache, torch.tensor(at, device=cache.keys[0].device), max(at) + 1)
 
 
-def _generate_batch(
-    model: GPT,
-    prompts: Sequence[Sequence[int]],
-    end_of_text: int,
-    max_new_tokens: int,
-    sampling: Sampling,
-    noise: np.ndarray | None,
-) -> list[Generated]:
-    device = model.wte.weight.device
-    context = model.config.context_length
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-    for row, prompt in zip(padded, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)
+def _leave(active: list[_Row], cache: Cache) -> int:
+    """Rows that have ended go, and are counted; the last one takes each free place, so that rows in use stay first."""
+    before = len(active)
+    for place in reversed(range(before)):
+        if active[place].stop_reason is not None:
+            last = active.pop()
+            if place < len(active):
+                cache.copy(len(active), slice(place, place + 1), last.last)
+                active[place] = last
+    return before - len(active)
 
-    cache = KVCache(lengths.to(device), min(context, padded.shape[1] + max_new_tokens))
-    hidden = model.hidden(padded.to(device), cache)
-    last = hidden[torch.arange(len(prompts), device=device), cache.lengths - 1]  # (B, C): the prompts' last tokens
 
-    ids: list[list[int]] = [[] for _ in prompts]
-    reasons = ["length"] * len(prompts)
-    alive = list(range(len(prompts)))  # which prompt each row of the cache belongs to
-    for step in range(max_new_tokens):
-        u = None if noise is None else torch.from_numpy(noise[alive, step]).to(device)
-        chosen = choose(model.lm_head(last).float(), sampling, u)
-        going: list[int] = []
-        for place, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-            if token == end_of_text:
-                reasons[row] = "end"
-            elif len(prompts[row]) + len(ids[row]) == context:  # asked all the same: it might have been the end
-                reasons[row] = "context"
-            else:
-                ids[row].append(token)
-                going.append(place)
-        if not going or step + 1 == max_new_tokens:
-            break
-        if len(going) < len(alive):  # finished rows leave, so the rest is computed without them
-            keep = torch.tensor(going, device=device)
-            cache.select(keep)
-            chosen = chosen[keep]
-            alive = [alive[place] for place in going]
-        last = model.hidden(chosen[:, None], cache)[:, 0]
-    return [Generated(answer, reason) for answer, reason in zip(ids, reasons, strict=True)]
+def _take(waiting: deque[_Row], places: int) -> list[_Row]:
+    """The next prompts, for so many places; those that are long come in several turns."""
+    taken: list[_Row] = []
+    tokens = 0
+    while waiting and len(taken) < places and (not taken or tokens + len(waiting[0].prompt) <= PREFILL_TOKENS):
+        taken.append(waiting.popleft())
+        tokens += len(taken[-1].prompt)
+    return taken
+
+
+def _prefill_common(model: GPT, cache: Cache, prompts: Sequence[Sequence[int]]) -> int:
+    """Compute what all prompts begin with, into every slot; return its length, which leaves each prompt a token."""
+    first, last = (
+        min(map(tuple, prompts)),
+        max(map(tuple, prompts)),
+    )  # in the order of words, so the most different ones
+    most = min(map(len, prompts)) - 1 if len(prompts) > 1 else 0
+    common = list(first[: next((i for i in range(most) if first[i] != last[i]), most)])
+    if not common:
+        return 0
+    ids = torch.tensor(common, device=cache.keys[0].device)
+    model.hidden(ids, Prefill(cache, 0, [len(common)], 0))
+    cache.copy(0, slice(None), len(common))
+    return len(common)
+
+
+def _prefill(model: GPT, cache: Cache, first_slot: int, rows: Sequence[_Row], prefix: int) -> Tensor:
+    """Compute the rows' prompts after the prefix, into slots from first_slot on; (n, C) state of each last token."""
+    lengths = [len(row.prompt) - prefix for row in rows]
+    ids = torch.tensor([token for row in rows for token in row.prompt[prefix:]], device=cache.keys[0].device)
+    hidden = model.hidden(ids, Prefill(cache, first_slot, lengths, prefix))
+    return hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+
+
+def _stream(seed: int, row: int) -> np.random.Generator:
+    """Uniform numbers of one row of the list, whatever is computed beside it."""
+    return np.random.default_rng([seed, row])
 
 
 def choose(logits: Tensor, sampling: Sampling, u: Tensor | None) -> Tensor:

@@ -6,7 +6,6 @@ import platform
 import resource
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
 
 import torch
 
@@ -18,14 +17,11 @@ PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "saf
 @dataclass(frozen=True)
 class Device:
     accelerator: str  # "gpu" or "cpu"
-    precision: Literal[
-        "bf16-mixed", "32-true"
-    ]  # Lightning's name: "bf16-mixed" (products in bf16, master weights in fp32) or "32-true"
+    precision: str  # of matrix products, "fp32" or "bf16"; weights, gradients and all else are fp32
 
     @property
     def dtype(self) -> torch.dtype:
-        """What matrix products are computed in."""
-        return torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @property
     def torch_device(self) -> torch.device:
@@ -47,7 +43,7 @@ def choose_device(accelerator: str, precision: str, *, n_embd: int, devices: int
         raise MachineError(f"trainer.devices={devices}: this machine has {gpus} (set it to that)")
     if precision == "auto":
         precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
-    return Device(accelerator, "bf16-mixed" if precision == "bf16" else "32-true")
+    return Device(accelerator, precision)
 
 
 def fast_bf16(accelerator: str) -> bool:

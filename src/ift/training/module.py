@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning as L
@@ -19,12 +22,26 @@ from torchmetrics import SumMetric
 from ift.data.batches import IGNORE_INDEX, Batch
 from ift.errors import DivergedError
 from ift.model.gpt import GPT
+from ift.model.layout import Flat
 from ift.settings import OptimSettings
+from ift.training.loss import head_loss
 from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
 
 SUMS = ("loss", "correct", "targets")
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
 TEST_LOADERS = ("test", "clean_test")  # the second: test rows without a near twin in training
+
+
+@dataclass
+class _Step:
+    """An optimizer step that is done, or queued on a device."""
+
+    number: int
+    epoch: int
+    lr: float
+    rows: list[int]
+    numbers: Callable[[], list[float]]  # loss summed, supervised tokens, tokens, gradient norm
+    seconds: float = 0.0
 
 
 def _sums() -> nn.ModuleDict:
@@ -45,8 +62,9 @@ class SFTModule(L.LightningModule):
         self.optim, self.total_steps = optim, total_steps
         self.sums = nn.ModuleDict({f"{prefix}_sums": _sums() for prefix in LOADERS + TEST_LOADERS})
         self.tokens_seen = self.supervised_seen = 0
-        self._window: list[Tensor] = []  # loss, supervised tokens and tokens of each micro-batch of this step
+        self._window: list[tuple[Tensor, int, int]] = []  # loss, supervised tokens and tokens of each micro-batch
         self._window_rows: list[int] = []
+        self._steps: deque[_Step] = deque()  # whose numbers have not been asked for
         self._step_started, self.last_loss = 0.0, math.nan
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -55,49 +73,71 @@ class SFTModule(L.LightningModule):
         if not self._window:
             self._step_started = time.perf_counter()
         loss, targets = self.loss_sum(batch)
-        self._window.append(
-            torch.stack([loss.detach().double(), targets.double(), targets.new_tensor(batch.tokens).double()])
-        )
+        self._window.append((loss.detach(), targets, batch.tokens))
         self._window_rows += batch.rows
         # Lightning divides by the number of accumulated batches; the step is scaled by tokens instead, below
         return loss * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """All gradients of the step are there, as sums: divide by the step's supervised tokens, clip, in one pass."""
-        summed = self.trainer.strategy.reduce(torch.stack(self._window).sum(dim=0), reduce_op="sum")
-        loss_sum, targets, tokens = summed.tolist()
+        """All gradients of the step are there, as sums: how the optimizer shall divide and clip them, in its own pass.
+
+        A gradient that is no finite number is skipped by the optimizer itself, before anything here has looked at it.
+        """
+        losses, targets, tokens = zip(*self._window, strict=True)
+        counts = torch.tensor([sum(targets), sum(tokens)], dtype=torch.float64, device=self.device)
+        sums = torch.cat([torch.stack(losses).double().sum()[None], counts])
+        sums = cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum"))
         world = self.trainer.world_size  # data-parallel training averages gradients over ranks: undo it
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        scale = world / max(1.0, targets)
-        norm = torch.nn.utils.get_total_norm(gradients).item() * scale
-        if not (torch.isfinite(torch.tensor([loss_sum, norm])).all()):
-            raise self._diverged(loss_sum, norm)
-        torch._foreach_mul_(gradients, scale * clip_coefficient(norm, self.optim.clip))
-        self.tokens_seen += int(tokens)
-        self.supervised_seen += int(targets)
-        seconds = time.perf_counter() - self._step_started
-        self.record(
-            self.trainer.global_step + 1,
-            {
-                "epoch": self.current_epoch,
-                "train/loss": loss_sum / max(1.0, targets),
-                "lr": optimizer.param_groups[0]["lr"],
-                "grad_norm": norm,
-                "tokens_per_second": tokens / seconds,
-            },
+        scale = world / sums[1].clamp(min=1)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]) * scale
+        # what fused optimizers of torch divide gradients by, and whether they skip the step (made for loss scaling)
+        optimizer.grad_scale = (1 / (scale * clip_coefficient(norm, self.optim.clip))).float()  # type: ignore[attr-defined]
+        optimizer.found_inf = (~(norm + sums[0]).isfinite()).float()  # type: ignore[attr-defined]
+        self._steps.append(
+            _Step(
+                number=self.trainer.global_step + 1,
+                epoch=self.current_epoch,
+                lr=optimizer.param_groups[0]["lr"],
+                rows=self._window_rows,
+                numbers=_read_later(torch.cat([sums, norm.double()[None]])),
+            )
         )
-        self.last_loss = loss_sum / max(1.0, targets)
         self._window, self._window_rows = [], []
 
-    def _diverged(self, loss: float, norm: float) -> DivergedError:
-        rows = ", ".join(map(str, self._window_rows[:8])) + (", ..." if len(self._window_rows) > 8 else "")
-        what = f"loss {loss:g}" if loss != loss or abs(loss) == float("inf") else f"gradient norm {norm:g}"
-        return DivergedError(
-            f"step {self.trainer.global_step + 1}: {what} on rows {rows} (lower optim.lr, or look at them)"
-        )
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self._steps[-1].seconds = time.perf_counter() - self._step_started
+        # a GPU is given the next step before the numbers of this one are asked for
+        self._report_steps(leave=1 if self.device.type == "cuda" else 0)
+
+    def on_validation_start(self) -> None:
+        self._report_steps()
+
+    def on_train_end(self) -> None:
+        self._report_steps()
+
+    def _report_steps(self, leave: int = 0) -> None:
+        while len(self._steps) > leave:
+            step = self._steps.popleft()
+            loss_sum, targets, tokens, norm = step.numbers()
+            if not math.isfinite(loss_sum + norm):
+                raise _diverged(step, loss_sum, norm)
+            self.tokens_seen += int(tokens)
+            self.supervised_seen += int(targets)
+            self.last_loss = loss_sum / max(1.0, targets)
+            self.record(
+                step.number,
+                {
+                    "epoch": step.epoch,
+                    "train/loss": self.last_loss,
+                    "lr": step.lr,
+                    "grad_norm": norm,
+                    "tokens_per_second": tokens / step.seconds,
+                },
+            )
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: clipped with the scaling above. (Lightning refuses its own with bf16 and fused AdamW.)"""
+        """Nothing: the optimizer clips in its own pass, as it is told above."""
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.optim)
@@ -105,19 +145,23 @@ class SFTModule(L.LightningModule):
 
     # -- loss and its measures ------------------------------------------------------------------------------------
 
-    def loss_sum(self, batch: Batch, sums: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, batch: Batch, sums: nn.Module | None = None) -> tuple[Tensor, int]:
         """Cross-entropy summed over supervised tokens (fp32), and their count; adds to running sums if given.
 
-        The head is computed for supervised positions only: others have no part in the loss or its gradient, and in
-        GPT-2 small it is 31 % of the arithmetic and most of the memory.
+        A padded batch goes the plain way. An unpadded one gives the same sum and the same gradient, up to rounding, and
+        computes the head for supervised tokens only: others have no part in either, and in GPT-2 small the head is 31 %
+        of the arithmetic and most of the memory.
         """
-        supervised = batch.targets != IGNORE_INDEX  # (B, T), N of them
-        targets = batch.targets[supervised]  # (N,)
-        logits = self.model.lm_head(self.model.hidden(batch.input_ids)[supervised]).float()  # (N, V)
-        loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
-        count = supervised.sum()
-        if isinstance(sums, nn.ModuleDict):
+        if batch.lengths is None:
+            logits, targets = self.model(batch.input_ids).flatten(0, 1).float(), batch.targets.flatten()
+            loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
             correct = (logits.argmax(dim=-1) == targets).sum()
+        else:
+            hidden = self.model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix))  # (N, C)
+            supervised = batch.supervised
+            loss, correct = head_loss(hidden.index_select(0, supervised), batch.targets[supervised], self.model.lm_head)
+        count = len(batch.supervised)
+        if isinstance(sums, nn.ModuleDict):
             for name, value in zip(SUMS, (loss, correct, count), strict=True):
                 cast(SumMetric, sums[name]).update(value)
         return loss, count
@@ -162,3 +206,23 @@ class SFTModule(L.LightningModule):
         counts = {"tokens": self.tokens_seen, "supervised_tokens": self.supervised_seen}
         for logger in self.loggers:
             logger.log_metrics({**counts, **values}, step=step)
+
+
+def _read_later(numbers: Tensor) -> Callable[[], list[float]]:
+    """Something that gives the numbers when called; on a GPU it waits for them alone, not for what is queued since."""
+    if not numbers.is_cuda:
+        return numbers.tolist
+    there = numbers.to("cpu", non_blocking=True)
+    done = torch.cuda.current_stream().record_event()
+
+    def read() -> list[float]:
+        done.synchronize()
+        return there.tolist()
+
+    return read
+
+
+def _diverged(step: _Step, loss: float, norm: float) -> DivergedError:
+    rows = ", ".join(map(str, step.rows[:8])) + (", ..." if len(step.rows) > 8 else "")
+    what = f"gradient norm {norm:g}" if math.isfinite(loss) else f"loss {loss:g}"
+    return DivergedError(f"step {step.number}: {what} on rows {rows} (lower optim.lr, or look at them)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ift.settings import OptimSettings
 
@@ -44,6 +44,6 @@ def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
     return settings.min_lr + (1 - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def clip_coefficient(norm: float, clip: float | None) -> float:
+def clip_coefficient(norm: Tensor, clip: float | None) -> Tensor:
     """What a gradient of this norm is multiplied by, so that its norm is at most `clip`."""
-    return 1.0 if clip is None or norm <= clip else clip / norm
+    return torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1)

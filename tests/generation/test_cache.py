@@ -1,0 +1,55 @@
+"""The cache: prompts and new tokens that join it give the states of the whole row."""
+
+import torch
+
+from ift.generation.cache import Cache, Prefill, Step
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+
+CONTEXT = 16
+
+
+def model() -> GPT:
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(40, CONTEXT, n_layer=3, n_head=2, n_embd=24))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_prompts_and_then_token_by_token_give_the_states_of_whole_rows():
+    gpt, ids = model(), torch.randint(40, (3, 12), generator=torch.Generator().manual_seed(3))
+    whole, lengths, cache = gpt.hidden(ids), [2, 7, 4], Cache(model(), slots=3, capacity=12)
+    flat = torch.cat([row[:n] for row, n in zip(ids, lengths, strict=True)])
+    states = gpt.hidden(flat, Prefill(cache, 0, lengths, 0))
+    close(states, torch.cat([row[:n] for row, n in zip(whole, lengths, strict=True)]))
+    rows = torch.arange(3)
+    for step in range(5):
+        at = torch.tensor(lengths) + step
+        close(gpt.hidden(ids[rows, at], Step(cache, at, int(at.max()) + 1)), whole[rows, at])
+
+
+@torch.no_grad()
+def test_what_prompts_begin_with_is_computed_once_for_all_slots():
+    gpt, ids = model(), torch.randint(40, (3, 9), generator=torch.Generator().manual_seed(4))
+    ids[:, :5] = ids[0, :5]
+    whole, cache = gpt.hidden(ids), Cache(model(), slots=3, capacity=9)
+    gpt.hidden(ids[0, :5], Prefill(cache, 0, [5], 0))
+    cache.copy(0, slice(None), 5)
+    close(gpt.hidden(ids[:2, 5:].flatten(), Prefill(cache, 0, [4, 4], 5)), whole[:2, 5:].flatten(0, 1))
+    close(gpt.hidden(ids[2, 5:], Prefill(cache, 2, [4], 5)), whole[2, 5:])  # another, later
+
+
+@torch.no_grad()
+def test_a_row_that_moves_to_another_slot_goes_on_as_before():
+    gpt, ids = model(), torch.randint(40, (2, 8), generator=torch.Generator().manual_seed(5))
+    whole, cache = gpt.hidden(ids), Cache(model(), slots=2, capacity=8)
+    gpt.hidden(torch.cat([ids[0], ids[1, :7]]), Prefill(cache, 0, [8, 7], 0))
+    cache.copy(1, slice(0, 1), 7)
+    close(gpt.hidden(ids[1:, 7], Step(cache, torch.tensor([7]), 8)), whole[1:, 7])
