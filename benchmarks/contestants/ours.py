@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +25,9 @@ def settings_of(overrides: list[str]) -> Any:
 def main() -> None:
     from workload import Job
 
-    from ift.settings import Settings, keys
-
     job = Job()
-    known = set(keys(Settings))
-    overrides = [o for o in job.options.get("overrides", []) if o.split("=")[0] in known]
-    settings = settings_of([*job.workload.plan["overrides"], f"trainer.precision={job.precision}", *overrides])
+    overrides = [f"trainer.precision={job.precision}", *job.options.get("overrides", [])]
+    settings = settings_of([*job.workload.plan["overrides"], *overrides])
     if job.job["logits"]:
         job.compare_logits(load(job).eval())
     elif "new_tokens" in job.options:
@@ -66,6 +62,7 @@ def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
     from ift.data.batches import StepSampler
     from ift.data.examples import Example
     from ift.data.module import SFTDataModule
+    from ift.model.linear import compute_in
     from ift.training.machine import choose_device
     from ift.training.module import SFTModule
 
@@ -79,11 +76,12 @@ def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
         settings.data,
         end_of_text=workload.end_of_text,
         accumulate=settings.trainer.accumulate,
+        dropout=settings.model.dropout,
         seed=settings.seed,
     )
     model = load(job)
-    options = settings.trainer
-    device = choose_device("cpu", options.precision, n_embd=model.config.n_embd, devices=1)
+    device = choose_device("cpu", settings.trainer.precision, n_embd=model.config.n_embd)
+    compute_in(model, device.dtype)
     module = SFTModule(model, optim=settings.optim, total_steps=len(job.steps))
     return device, data, module
 
@@ -108,7 +106,7 @@ def train(job: Any, settings: Any) -> None:
     trainer = L.Trainer(
         accelerator=device.accelerator,
         devices=1,
-        precision=lightning_precision(device),
+        precision="32-true",
         max_epochs=-1,
         max_steps=len(job.steps),
         check_val_every_n_epoch=None,
@@ -144,14 +142,9 @@ def kept_in(job: Any) -> Any:
     return Kept()
 
 
-def lightning_precision(device: Any) -> Any:
-    """What train.py gives the Trainer: nothing where the modules do their own casting."""
-    return device.precision if device.precision in ("bf16-mixed", "32-true") else "32-true"
-
-
 def train_bare(job: Any, settings: Any) -> None:
     """The same module, hook by hook, in a loop of its own: what Lightning adds is the difference."""
-    device, data, module = objects(job, settings)
+    _, data, module = objects(job, settings)
     (optimizer,), (schedule,) = module.configure_optimizers()
     stand_in = SimpleNamespace(
         accumulate_grad_batches=settings.trainer.accumulate,
@@ -168,14 +161,16 @@ def train_bare(job: Any, settings: Any) -> None:
     module._trainer = stand_in
     computed: list[int] = []
     seen: list[list[int]] = []
-    mixed = lightning_precision(device) == "bf16-mixed"
     for number, batch in enumerate(data.train_dataloader()):
-        optimizer.zero_grad()
-        with job.autocast() if mixed else nullcontext():
+
+        def closure(batch: Any = batch, number: int = number) -> Any:
+            optimizer.zero_grad()
             loss = module.training_step(batch, number)
-        loss.backward()
-        module.on_before_optimizer_step(optimizer)
-        optimizer.step()
+            loss.backward()
+            module.on_before_optimizer_step(optimizer)
+            return loss
+
+        module.optimizer_step(0, number, optimizer, closure)
         schedule["scheduler"].step()
         stand_in.global_step += 1
         job.step_done()
@@ -195,9 +190,11 @@ def finish(job: Any, computed: list[int], seen: list[list[int]], module: Any) ->
 
 
 def answer(job: Any, settings: Any) -> None:
-    from ift.generation.decode import generate, in_dtype
+    from ift.generation.decode import generate
+    from ift.model.linear import compute_in
 
-    model = in_dtype(load(job), job.dtype)
+    model = load(job)
+    compute_in(model, job.dtype)
     end = job.options["end"]
     began = time.monotonic()
     answers = generate(
