@@ -374,7 +374,7 @@ def measure_ceilings(
     work = workload_in(workload)
     rows = plan["rounds"][number]["plain"][arguments.warmup :] if valid else []
     options = {
-        "lengths": [[work.useful([i]) for i in step] for step in rows],
+        "attended": outcome.values["attended"][arguments.warmup :] if valid else [],
         "computed": outcome.values["computed"][arguments.warmup :] if valid else [],
         "supervised": [work.supervised(step) for step in rows],
     }

@@ -1,12 +1,14 @@
 """What the machine could do: its fastest matrix product, and the products of our step alone, with nothing in between.
 
-N positions of a step, S of them supervised, C channels, V vocabulary, H heads of D channels, T positions of a row.
+N positions of a step, S of them supervised, C channels, V vocabulary, H heads of D channels, Q queries and K keys of a
+block of attention.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from workload import Job, say
@@ -22,13 +24,13 @@ def main() -> None:
     products = Products(plan["n_layer"], plan["n_head"], plan["n_embd"], plan["vocab_size"], job.dtype)
     seconds, flops = [], []
     options = job.options
-    for lengths, positions, supervised in zip(
-        options["lengths"], options["computed"], options["supervised"], strict=True
+    for blocks, positions, supervised in zip(
+        options["attended"], options["computed"], options["supervised"], strict=True
     ):
         products.prepare(positions)
-        products(lengths, positions, supervised)  # the first time meets new shapes
+        products(blocks, positions, supervised)  # the first time meets new shapes
         began = time.monotonic()
-        flops.append(products(lengths, positions, supervised))
+        flops.append(products(blocks, positions, supervised))
         seconds.append(time.monotonic() - began)
     say({"peaks": peaks, "products": seconds, "flops": flops})
 
@@ -53,7 +55,8 @@ def timed(work: Callable[[], object]) -> float:
 class Products:
     """All matrix products of a step, forward and backward, on weights and activations of the same shapes and layout.
 
-    Results go where there is room already, so that nothing but the products is timed. Attention is over each row alone.
+    Results go where there is room already, so that nothing but the products is timed. Those of attention are in fp32, as
+    the step has them.
     """
 
     def __init__(self, layers: int, heads: int, channels: int, vocabulary: int, dtype: torch.dtype):
@@ -63,20 +66,18 @@ class Products:
         self.layers = [[self.random(o, i) for i, o in outputs.values()] for _ in range(layers)]
         self.head = self.random(vocabulary, C)
         self.inputs: dict[int, torch.Tensor] = {}
-        self.room: dict[tuple[int, ...], torch.Tensor] = {}
+        self.room: dict[Any, torch.Tensor] = {}
 
     def prepare(self, positions: int) -> None:
         self.inputs = {width: self.random(positions, width) for width in (k * self.channels for k in (1, 3, 4))}
 
-    def out(self, *shape: int) -> torch.Tensor:
-        if shape not in self.room:
-            self.room[shape] = torch.empty(shape, dtype=self.dtype)
-        return self.room[shape]
+    def out(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        key = (*shape, dtype or self.dtype)
+        if key not in self.room:
+            self.room[key] = torch.zeros(shape, dtype=dtype or self.dtype)
+        return self.room[key]
 
-    def random(self, *shape: int) -> torch.Tensor:
-        return (torch.randn(shape) * 0.02).to(self.dtype)
-
-    def __call__(self, lengths: list[int], positions: int, supervised: int) -> int:
+    def __call__(self, blocks: list[tuple[int, int]], positions: int, supervised: int) -> int:
         """FLOPs that were done."""
         flops, out = 0, self.out
         for weights in self.layers:
@@ -87,7 +88,7 @@ class Products:
                 torch.mm(gradient, weight, out=out(positions, i))
                 torch.mm(gradient.t(), x, out=out(o, i))
                 flops += 6 * positions * o * i
-            flops += self.attention(lengths)
+            flops += self.attention(blocks)
         hidden = self.inputs[self.channels]
         V, C = self.head.shape
         logits = out(CHUNK, V)
@@ -100,15 +101,17 @@ class Products:
             flops += 6 * n * V * C
         return flops
 
-    def attention(self, lengths: list[int]) -> int:
+    def attention(self, blocks: list[tuple[int, int]]) -> int:
         H, D = self.heads, self.channels // self.heads
-        flops, out = 0, self.out
-        for T in lengths:
-            q, scores = out(H, T, D), out(H, T, T)
-            for _ in range(3):  # scores and what follows from them; then a gradient of each factor of both
-                torch.bmm(q, q.transpose(1, 2), out=scores)
-                torch.bmm(scores, q, out=out(1, H, T, D)[0])
-            flops += 12 * H * T * T * D
+        flops = 0
+        for Q, K in blocks:
+            q, k, scores = (self.out(H, *shape, dtype=torch.float32) for shape in ((Q, D), (K, D), (Q, K)))
+            for _ in range(2):  # forward, and the gradient of the weights and of the queries
+                torch.bmm(q, k.transpose(1, 2), out=scores)
+                torch.bmm(scores, k, out=q)
+            for _ in range(2):  # the gradient of keys and of values
+                torch.bmm(scores.transpose(1, 2), q, out=k)
+            flops += 12 * H * Q * K * D
         return flops
 
 

@@ -94,14 +94,12 @@ def train(job: Any, settings: Any) -> None:
 
     quiet_lightning()
     device, data, module = objects(job, settings)
-    computed: list[int] = []
-    seen: list[list[int]] = []
+    batches: list[Any] = []
 
     class Laps(Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             job.step_done()
-            computed.append(batch.input_ids.numel())
-            seen.append(list(batch.rows))
+            batches.append(batch)
 
     trainer = L.Trainer(
         accelerator=device.accelerator,
@@ -122,7 +120,7 @@ def train(job: Any, settings: Any) -> None:
         enable_model_summary=False,
     )
     trainer.fit(module, data)
-    finish(job, computed, seen, module)
+    finish(job, batches, module)
 
 
 def kept_in(job: Any) -> Any:
@@ -159,8 +157,7 @@ def train_bare(job: Any, settings: Any) -> None:
         strategy=SimpleNamespace(reduce=lambda tensor, **_: tensor),
     )
     module._trainer = stand_in
-    computed: list[int] = []
-    seen: list[list[int]] = []
+    batches: list[Any] = []
     for number, batch in enumerate(data.train_dataloader()):
 
         def closure(batch: Any = batch, number: int = number) -> Any:
@@ -174,16 +171,26 @@ def train_bare(job: Any, settings: Any) -> None:
         schedule["scheduler"].step()
         stand_in.global_step += 1
         job.step_done()
-        computed.append(batch.input_ids.numel())
-        seen.append(list(batch.rows))
-    finish(job, computed, seen, module)
+        batches.append(batch)
+    finish(job, batches, module)
 
 
-def finish(job: Any, computed: list[int], seen: list[list[int]], module: Any) -> None:
-    if seen != job.steps:
+def finish(job: Any, batches: list[Any], module: Any) -> None:
+    if [batch.rows for batch in batches] != job.steps:
         raise SystemExit("the rows of a step are not those of the plan")
-    job.finish(computed=computed)
+    computed = [batch.input_ids.numel() for batch in batches]
+    job.finish(computed=computed, attended=[attended(batch) for batch in batches])
     save(job, module.model)
+
+
+def attended(batch: Any) -> list[tuple[int, int]]:
+    """Queries and keys that are multiplied with each other, block by block."""
+    from ift.model.layout import Flat
+
+    if batch.lengths is None:
+        return [(batch.input_ids.shape[1],) * 2] * len(batch.input_ids)
+    blocks = Flat(batch.lengths, batch.prefix).blocks()
+    return [(queries.stop - queries.start, keys.stop - keys.start + prefix) for queries, keys, prefix in blocks]
 
 
 # -- generation -------------------------------------------------------------------------------------------------------
