@@ -55,8 +55,8 @@ def timed(work: Callable[[], object]) -> float:
 class Products:
     """All matrix products of a step, forward and backward, on weights and activations of the same shapes and layout.
 
-    Results go where there is room already, so that nothing but the products is timed. Those of attention are in fp32, as
-    the step has them.
+    Results go where there is room already, so that nothing but the products is timed. Those of attention are in fp32,
+    as the step has them.
     """
 
     def __init__(self, layers: int, heads: int, channels: int, vocabulary: int, dtype: torch.dtype):
@@ -71,8 +71,9 @@ class Products:
     def prepare(self, positions: int) -> None:
         self.inputs = {width: self.random(positions, width) for width in (k * self.channels for k in (1, 3, 4))}
 
-    def out(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        key = (*shape, dtype or self.dtype)
+    def out(self, *shape: int, what: str = "", dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Room of this shape; `what` tells apart those that are read and written together."""
+        key = (what, dtype, *shape)
         if key not in self.room:
             self.room[key] = torch.zeros(shape, dtype=dtype or self.dtype)
         return self.room[key]
@@ -84,7 +85,7 @@ class Products:
             for weight in weights:
                 o, i = weight.shape
                 x, gradient = self.inputs[i], self.inputs[o]
-                torch.addmm(weight[:, 0], x, weight.t(), out=out(positions, o))
+                torch.addmm(out(o), x, weight.t(), out=out(positions, o))
                 torch.mm(gradient, weight, out=out(positions, i))
                 torch.mm(gradient.t(), x, out=out(o, i))
                 flops += 6 * positions * o * i
@@ -105,12 +106,15 @@ class Products:
         H, D = self.heads, self.channels // self.heads
         flops = 0
         for Q, K in blocks:
-            q, k, scores = (self.out(H, *shape, dtype=torch.float32) for shape in ((Q, D), (K, D), (Q, K)))
+            q, k, dq, dk, scores = (
+                self.out(H, *shape, what=what, dtype=torch.float32)
+                for what, shape in (("q", (Q, D)), ("k", (K, D)), ("dq", (Q, D)), ("dk", (K, D)), ("scores", (Q, K)))
+            )
             for _ in range(2):  # forward, and the gradient of the weights and of the queries
                 torch.bmm(q, k.transpose(1, 2), out=scores)
-                torch.bmm(scores, k, out=q)
+                torch.bmm(scores, k, out=dq)
             for _ in range(2):  # the gradient of keys and of values
-                torch.bmm(scores.transpose(1, 2), q, out=k)
+                torch.bmm(scores.transpose(1, 2), q, out=dk)
             flops += 12 * H * Q * K * D
         return flops
 
