@@ -10,6 +10,7 @@ import numpy as np
 from contestants.ours import settings_of
 
 POOL = 50  # batches that are sorted by length together, as transformers' group_by_length does it
+VALIDATION = 16  # rows
 AGREE = 4  # prompts on whose logits all must agree
 
 
@@ -115,7 +116,7 @@ def make_plan(
             for number in range(rounds)
         ],
         "train": train,
-        "val": val[:32],
+        "val": val[:VALIDATION],
         "prompts": questions[:AGREE],
         "questions": questions,
         "padding": padding(order, lengths),
