@@ -68,6 +68,9 @@ class Products:
         self.inputs: dict[int, torch.Tensor] = {}
         self.room: dict[Any, torch.Tensor] = {}
 
+    def random(self, *shape: int) -> torch.Tensor:
+        return (torch.randn(shape) * 0.02).to(self.dtype)
+
     def prepare(self, positions: int) -> None:
         self.inputs = {width: self.random(positions, width) for width in (k * self.channels for k in (1, 3, 4))}
 
