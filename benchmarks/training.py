@@ -437,7 +437,7 @@ def finish(
         f"The loss is {reference['validation']['plain']:.4f} on {len(plan['val'])} validation rows, from "
         f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds to it "
         f"are from the start of the process. Padded batches of these rows are {plan['padding']:.0%} tokens.",
-        *([] if arguments.overhead else ceiling_lines(ceilings, arguments.precision)),
+        *(overhead_lines(outcomes) if arguments.overhead else ceiling_lines(ceilings, arguments.precision)),
         *bar_lines(contestants, outcomes, ours),
         f"{(time.monotonic() - began) / 60:.1f} minutes in all",
     ]
@@ -465,6 +465,18 @@ def ceiling_lines(ceilings: list[dict[str, Any]], precision: str) -> list[str]:
         f"{median(lambda c: c['products_flops']) / 1e9:,.0f} and take {median(lambda c: c['share_of_products']):.0%} "
         "of its time."
     ]
+
+
+def overhead_lines(outcomes: list[Outcome]) -> list[str]:
+    """In milliseconds too: they are the same for a tiny model, whose steps are short enough to tell."""
+    if refuse(outcomes):
+        return []
+    steps: dict[str, list[float]] = {c.name: [] for c in OVERHEAD}
+    for outcome in sorted(outcomes, key=lambda o: o.round):
+        steps[outcome.contestant].append(outcome.values["step"])
+    bare, whole = steps.values()
+    added = statistics.median(w - b for w, b in zip(whole, bare, strict=True))
+    return [f"Lightning's Trainer adds {1000 * added:.1f} ms to a step of {1000 * statistics.median(bare):.1f} ms"]
 
 
 def bar_lines(contestants: list[Contestant], outcomes: list[Outcome], ours: str) -> list[str]:
