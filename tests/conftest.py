@@ -6,10 +6,8 @@ import atexit
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,29 @@ from ift.data.bpe import GPT2_PATTERN
 from ift.data.tokenizer import END_OF_TEXT, Tokenizer
 from ift.entry import settings_from
 from ift.settings import Settings
+from tests.running import NO_TORCH, ROOT, Warm
 
-ROOT = Path(__file__).parents[1]
+BEFORE_TORCH = (
+    *("hydra", "jinja2.compiler", "numpy.random", "rensa", "rich.console", "tiktoken", "ift.entry"),
+    *("ift.data.chat_template", "ift.data.page", "ift.data.prepare", "ift.data.show", "ift.data.tokenizer"),
+    "ift.model.weights",
+)
+WITH_TORCH = (  # but not wandb: its folder of temporary files would go with the first process that ends
+    *("lightning", "ift.data.module", "ift.evaluation.finish", "ift.evaluation.responses", "ift.training.callbacks"),
+    *("ift.training.checkpoint", "ift.training.dry_run", "ift.training.loggers", "ift.training.machine"),
+    *("ift.training.model_folder", "ift.training.module", "ift.training.trainer"),
+)
 # read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["IFT_CACHE_DIR"] = tempfile.mkdtemp(prefix="ift-tests-")  # never the person's own cache
 atexit.register(shutil.rmtree, os.environ["IFT_CACHE_DIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers none is to be left at the end with the files that take a minute and more: they come first."""
+    if hasattr(config, "workerinput"):
+        longest = ("test_demo_run", "test_bad_files", "test_readme")
+        items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +89,16 @@ def settings_of() -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def train() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """train(*overrides, cwd=...): run train.py as a process of its own, offline."""
+def warm() -> Iterator[Warm]:
+    """Starts of train.py and evaluate.py by which everything is imported already."""
+    warm = Warm(*BEFORE_TORCH, *WITH_TORCH)
+    yield warm
+    warm.close()
 
-    def train(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "train.py"), "logger=none", *overrides]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
-    return train
+@pytest.fixture(scope="session")
+def warm_without_torch() -> Iterator[Warm]:
+    """Starts of `ift check` and of train.py by which all but torch is imported, and torch cannot be."""
+    warm = Warm(*BEFORE_TORCH, **NO_TORCH)
+    yield warm
+    warm.close()

@@ -1,5 +1,6 @@
 """The catalogue of bad data files: each is made, given to a real `ift check`, and ends in one line and an exit code.
 
+One check in 20 begins with Python itself; the others are forked from a process that has imported what a check needs.
 The numbers are those of the catalogue in the reliability anchors: 1-16 the container and its encoding, 17-37 the rows.
 Below it are files that are odd but fine, what a process must bear (a reader that hangs up, Ctrl-C, no home), and the
 laws of accounting and of tokens for any rows at all: IFT_EXAMPLES=10000 looks for a counterexample that much longer.
@@ -24,9 +25,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,7 @@ from ift.data.rows import Row
 from ift.data.tokenizer import Tokenizer
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
-
-ROOT = Path(__file__).parents[1]
+from tests.running import NO_TORCH, ROOT, run
 
 
 def row(i, **changes):
@@ -673,54 +671,43 @@ def contents(folder):
     }
 
 
-def check(*words, cwd, **environment):
+def check(*words, cwd, run=run, **environment):
     """`ift check` as a process of its own, to which torch is not there."""
-    command = [sys.executable, "-m", "ift.cli", "check", *words]
-    no_torch = os.pathsep.join([str(cwd.parent / "no-torch"), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": no_torch, **environment}
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60}
-    return subprocess.run(command, cwd=cwd, env=env, **options)
+    return run("-m", "ift.cli", "check", *words, cwd=cwd, timeout=60, **NO_TORCH, **environment)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, byte_tokenizer):
-    """Where each case gets a folder of its own, beside a torch that cannot be imported."""
+    """Where each case gets a folder of its own, beside the tokenizer."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "bytes").mkdir()
     byte_tokenizer.save(folder / "bytes", context_length=1024)
-    for name in ("torch", "lightning"):
-        (folder / f"no-torch/{name}").mkdir(parents=True)
-        (folder / f"no-torch/{name}/__init__.py").write_text(f"raise RuntimeError('{name} was imported')")
     return folder
 
 
-def run(folder, number, case):
-    """The ended process of a case, its folder, and whether its files are as they were."""
-    own = folder / f"{type(case).__name__}{number}"
-    own.mkdir()
-    make(own / "good.json", GOOD)
+@pytest.fixture
+def own(folder):
+    """A folder with a good file, beside the tokenizer."""
+    path = folder / f"own{len(list(folder.iterdir()))}"
+    make(path, {"good.json": GOOD})
+    return path
+
+
+def end(case, own, warm):
+    """The ended process of a case, and whether its files are as they were."""
     if case.file and not case.file.startswith(("/", "good.json", ".")):
         make(own / case.file, case.content)
     before = contents(own)
     words = ["--output=out", "model.tokenizer=../bytes", *shlex.split(case.keys)]  # of a key given twice the last holds
     if case.file and "data.path=" not in case.keys:
         words.append(case.file)
-    return check(*words, cwd=own), own, contents(own) == before
-
-
-def run_all(folder, cases):
-    with ThreadPoolExecutor(2) as pool:  # they do nothing but start
-        return dict(zip((case.what for case in cases), pool.map(partial(run, folder), count(), cases), strict=False))
-
-
-@pytest.fixture(scope="module")
-def refused(folder):
-    return run_all(folder, BAD)
+    done = check(*words, cwd=own, run=run if case in (*BAD[::20], *ODD[::20]) else warm.run)
+    return done, contents(own) == before
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.what)
-def test_a_bad_file_ends_in_one_line_that_says_where_what_and_what_to_do(case, refused):
-    done, _, unchanged = refused[case.what]
+def test_a_bad_file_ends_in_one_line_that_says_where_what_and_what_to_do(case, own, warm_without_torch):
+    done, unchanged = end(case, own, warm_without_torch)
     assert done.stderr.startswith(f"ift: error: {case.line}")
     assert done.stderr.endswith(")\n") or case.code != 3 or any(words in done.stderr for words in NOTHING_TO_DO)
     assert done.stderr.count("\n") == 1
@@ -911,14 +898,9 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def passed(folder):
-    return run_all(folder, ODD)
-
-
 @pytest.mark.parametrize("case", ODD, ids=lambda case: case.what)
-def test_an_odd_file_is_read_and_every_row_is_accounted_for(case, passed):
-    done, own, unchanged = passed[case.what]
+def test_an_odd_file_is_read_and_every_row_is_accounted_for(case, own, warm_without_torch):
+    done, unchanged = end(case, own, warm_without_torch)
     assert (done.returncode, done.stderr) == (0, "")
     assert unchanged
     report = read_json(own / "out/data_report.json")
@@ -947,21 +929,12 @@ def test_a_category_of_a_merged_row_alone_is_no_error(own):
 # what a process must bear
 
 
-@pytest.fixture
-def own(folder, tmp_path_factory):
-    """A folder with a good file, beside the tokenizer."""
-    path = folder / f"own{len(list(folder.iterdir()))}"
-    make(path, {"good.json": GOOD, "blocked": "a file"})
-    return path
-
-
 TOKENIZER = "model.tokenizer=../bytes"
 
 
 def start(*words, cwd, **options):
-    env = {**os.environ, "PYTHONPATH": str(cwd.parent / "no-torch")}
     command = [sys.executable, "-m", "ift.cli", "check", TOKENIZER, *words]
-    return subprocess.Popen(command, cwd=cwd, env={**env, **options.pop("env", {})}, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(command, cwd=cwd, env={**os.environ, **NO_TORCH}, stderr=subprocess.PIPE, **options)
 
 
 def test_a_reader_that_hangs_up_is_no_error(own):
@@ -1013,6 +986,7 @@ def test_a_terminal_that_knows_no_unicode_gets_question_marks(own):
     ids=str,
 )
 def test_without_a_home_or_a_cache_one_line_says_so_and_the_check_goes_on(own, given):
+    make(own / "blocked", "a file")
     environment = {key: value for key, value in given.items() if value or key != "HOME"}
     if given.get("HOME") == "":
         environment["HOME"] = str(own / "blocked")

@@ -1,12 +1,13 @@
-"""What goes wrong before the first step: each case is a real `python train.py`, and ends in one line and an exit code.
+"""What goes wrong before the first step: each case is a process of train.py, and ends in one line and an exit code.
 
-All of them are found before torch is imported: the torch that these processes see cannot be.
+All of them are found before torch is imported: the torch that these processes see cannot be. One in ten begins with
+Python itself, the others are forked from a process that has imported what comes before torch.
 """
 
 import dataclasses
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from ift.model.weights import expected_shapes
 from ift.run import read_json, read_jsonl
+from tests.running import NO_TORCH, TRAIN, run
 
 GOOD = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
 ROW = json.dumps(GOOD)
@@ -140,38 +142,35 @@ def save_weights(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, byte_tokenizer):
-    """Every bad file there is, and a torch that cannot be imported."""
+    """Every bad file there is."""
     folder = tmp_path_factory.mktemp("bad")
     for name, content in FILES.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    for name in ("folder", "bytes", "done", "no-torch/torch", "no-torch/lightning"):
-        (folder / name).mkdir(parents=True)
+    for name in ("folder", "bytes", "done"):
+        (folder / name).mkdir()
     byte_tokenizer.save(folder / "bytes", context_length=256)
     (folder / "done/metrics.jsonl").write_text("{}\n")
-    for name in ("torch", "lightning"):
-        (folder / f"no-torch/{name}/__init__.py").write_text(f"raise RuntimeError('{name} was imported')")
     save_weights(folder)
     return folder
 
 
-def without_torch(folder):
-    return {"PYTHONPATH": os.pathsep.join([str(folder / "no-torch"), os.environ.get("PYTHONPATH", "")])}
-
-
 @pytest.fixture(scope="module")
-def ended(folder, train):
-    """what -> the ended process of each case. Two at a time: they do nothing but start."""
+def ended(folder, warm_without_torch):
+    """ended(what): the process of this case and the folder that it was given for its run. Each is started once."""
 
-    def run(number, case):
-        return train(f"output_dir=out/{number}", *case.command.split(), cwd=folder, **without_torch(folder))
+    @cache
+    def ended(what):
+        number, case = next((i, case) for i, case in enumerate(CASES) if case.what == what)
+        start = partial(run, **NO_TORCH) if number % 10 == 0 else warm_without_torch.run
+        words = ["logger=none", f"output_dir=out/{number}", *case.command.split()]
+        return start(TRAIN, *words, cwd=folder, timeout=120), folder / f"out/{number}"
 
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip((case.what for case in CASES), pool.map(run, range(len(CASES)), CASES), strict=True))
+    return ended
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_bad_input_ends_in_one_line_and_an_exit_code_before_torch_is_imported(case, ended):
-    done = ended[case.what]
+    done, _ = ended(case.what)
     assert done.stderr.startswith("ift: error: ")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("\n")
@@ -181,27 +180,28 @@ def test_bad_input_ends_in_one_line_and_an_exit_code_before_torch_is_imported(ca
     assert done.stdout == ""
 
 
-def test_rows_that_cannot_be_used_are_kept_with_their_reason_though_the_run_is_refused(ended, folder):
-    number = [case.what for case in CASES].index("no output")
-    rejected, merged = read_jsonl(folder / f"out/{number}/rejected.jsonl")
+def test_rows_that_cannot_be_used_are_kept_with_their_reason_though_the_run_is_refused(ended):
+    _, output = ended("no output")
+    rejected, merged = read_jsonl(output / "rejected.jsonl")
     assert merged["reason"] == "merged: equal to no-output.jsonl:1"
     assert (rejected["file"], rejected["row"]) == ("no-output.jsonl", 2)
     assert rejected["reason"].startswith('no "output"')
     assert rejected["raw"] == {"instruction": "a", "completion": "b"}
 
 
-def test_a_run_that_was_refused_says_so_in_its_summary(ended, folder):
-    number = [case.what for case in CASES].index("missing file")
-    assert read_json(folder / f"out/{number}/summary.json")["status"].startswith("failed: none.json: no such file")
+def test_a_run_that_was_refused_says_so_in_its_summary(ended):
+    _, output = ended("missing file")
+    assert read_json(output / "summary.json")["status"].startswith("failed: none.json: no such file")
 
 
 def test_a_run_that_is_there_already_is_left_as_it_was(ended, folder):
+    ended("holds a run")
     assert os.listdir(folder / "done") == ["metrics.jsonl"]
     assert (folder / "done/metrics.jsonl").read_text() == "{}\n"
 
 
-def test_rows_without_a_fault_get_as_far_as_torch_and_a_few_with_one_do_not_stop_them(folder, train):
-    done = train(*f"{ROWS}nearly.json output_dir=out/nearly".split(), cwd=folder, **without_torch(folder))
+def test_rows_without_a_fault_get_as_far_as_torch_and_a_few_with_one_do_not_stop_them(folder):
+    done = run(TRAIN, *f"{ROWS}nearly.json output_dir=out/nearly logger=none".split(), cwd=folder, **NO_TORCH)
     assert "was imported" in done.stderr
     assert done.stdout.startswith("data      101 rows in = 100 kept + 1 dropped; train 85, test 10, validation 5\n")
     assert read_json(folder / "out/nearly/data_report.json")["dropped"] == 1

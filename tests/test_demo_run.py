@@ -10,7 +10,7 @@ from ift.data.examples import encode_prompt
 from ift.data.rows import read_stored_rows
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.training.model_folder import load_model_folder
-from tests.running import run
+from tests.running import TRAIN, run
 
 FILES = """config.yaml data_report.json metrics.jsonl curves.png samples.jsonl test.jsonl responses.jsonl summary.json
     report.html checkpoints/last/state.safetensors checkpoints/last/state.json
@@ -20,7 +20,7 @@ FILES = """config.yaml data_report.json metrics.jsonl curves.png samples.jsonl t
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("demo") / "run")
-    result = run("train.py", f"output_dir={folder.path}")
+    result = run(TRAIN, f"output_dir={folder.path}")
     assert result.returncode == 0, result.stderr
     folder.printed = result.stdout
     return folder
@@ -94,19 +94,19 @@ def test_transformers_gives_the_same_logits_for_the_model_folder(demo):
     assert difference.abs().max() < 1e-4  # logits of a trained model reach 30: 1e-5 relative
 
 
-def test_evaluate_gives_the_same_answers_again(demo):
+def test_evaluate_gives_the_same_answers_again(demo, warm):
     before, summary = demo.responses.read_text(), read_json(demo.summary)
     demo.responses.unlink()
-    result = run("evaluate.py", f"run={demo.path}", "eval=responses")
+    result = warm.run("evaluate.py", f"run={demo.path}", "eval=responses")
     assert result.returncode == 0, result.stderr
     again = read_jsonl(demo.responses)
     assert [r["response"] for r in again] == [json.loads(line)["response"] for line in before.splitlines()]
     assert read_json(demo.summary)["exact_match"] == summary["exact_match"]
 
 
-def test_a_second_run_into_the_same_folder_is_refused(demo):
+def test_a_second_run_into_the_same_folder_is_refused(demo, warm):
     before = demo.summary.read_text()
-    result = run("train.py", f"output_dir={demo.path}")
+    result = warm.run(TRAIN, f"output_dir={demo.path}")
     assert result.returncode == 2
     assert "holds a run already" in result.stderr
     assert demo.summary.read_text() == before

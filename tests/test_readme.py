@@ -1,4 +1,8 @@
-"""Every command of the README, run; what would be fetched or take hours is replaced by something tiny of its kind."""
+"""Every command of the README, run; what would be fetched or take hours is replaced by something tiny of its kind.
+
+The first command of each program, and what starts processes of its own, begins with Python itself; the others are
+forked from a process that has imported torch and all else.
+"""
 
 import json
 import re
@@ -7,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, TINY, run
+from tests.running import ROOT, TINY, TRAIN, Warm, run
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -17,6 +21,7 @@ COMMANDS = [
     if line.strip()
 ]
 PYTHON = [command for command in COMMANDS if command.startswith(("python ", "ift "))]
+ALONE = [next(c for c in PYTHON if c.startswith(begins)) for begins in ("ift", "python train.py", "python evaluate.py")]
 ELSEWHERE = {  # run by what sets up the environment that this test runs in
     "make demo": "Makefile",
     "make test": ".ci/run",
@@ -25,7 +30,7 @@ ELSEWHERE = {  # run by what sets up the environment that this test runs in
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory):
+def things(tmp_path_factory, warm):
     """A file of rows, a folder of weights, a folder of configuration and a finished run, all tiny."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -43,7 +48,7 @@ def things(tmp_path_factory):
     (folder / "chat" / "chat_template.jinja").write_text(source)
     mine = (ROOT / "conf" / "prompt" / "phi3.yaml").read_text().replace("name: phi3", "name: mine")
     (folder / "my_conf" / "prompt" / "mine.yaml").write_text(mine)
-    result = run("train.py", *TINY, "logger=none", f"output_dir={folder / 'run'}")
+    result = warm.run(TRAIN, *TINY, "logger=none", f"output_dir={folder / 'run'}")
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -54,7 +59,7 @@ def test_commands_that_are_not_run_here_are_run_elsewhere():
 
 
 @pytest.mark.parametrize("command", PYTHON)
-def test_the_command_works(command: str, things: Path, tmp_path: Path):
+def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: Warm):
     program, *words = shlex.split(command)
     stand_ins = {"FILE": "rows.json", "FOLDER": "weights", "RUN": "run", "CHAT": "chat", "my_conf": "my_conf"}
     for name, thing in stand_ins.items():
@@ -66,7 +71,8 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path):
         words += small(words, things, tmp_path)
     else:
         words += ["eval.generate.max_new_tokens=3"]
-    result = run(*words)
+    start = run if command in ALONE or "trainer=ddp" in words else warm.run
+    result = start(*words)
     assert result.returncode == 0, result.stderr
     if words[0] == "train.py" and "dry_run=true" not in words and "-m" not in words:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

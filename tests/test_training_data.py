@@ -26,11 +26,13 @@ def cache_line(done):
     return next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("cache "))
 
 
-def test_a_second_start_reads_the_tokens_and_a_changed_template_makes_them_anew(rows, tmp_path):
+def test_a_second_start_reads_the_tokens_and_a_changed_template_makes_them_anew(rows, tmp_path, warm):
+    cache = str(tmp_path / "cache")
     words = ("data=json", f"data.path={rows}", "data.split=random", "dry_run=true", "logger=none")
 
-    def start(run, *more):
-        return cache_line(train(*words, f"output_dir={tmp_path / run}", *more, IFT_CACHE_DIR=str(tmp_path / "cache")))
+    def start(name, *more):
+        done = train(*words, f"output_dir={tmp_path / name}", *more, run=warm.run, IFT_CACHE_DIR=cache)
+        return cache_line(done)
 
     template = "prompt.segments=[{text: '%s{instruction}='}, {text: '{output}', supervised: true}]"
     assert start("a", template % "") == "made"
@@ -41,9 +43,10 @@ def test_a_second_start_reads_the_tokens_and_a_changed_template_makes_them_anew(
     assert start("e", template % "") == "made"
 
 
-def test_a_model_knows_the_report_of_its_data_and_scores_are_given_without_leaks_too(rows, tmp_path):
+def test_a_model_knows_the_report_of_its_data_and_scores_are_given_without_leaks_too(rows, tmp_path, warm):
     run = tmp_path / "run"
-    done = train("data=json", f"data.path={rows}", "data.split=positional", "logger=none", f"output_dir={run}")
+    words = ("data=json", f"data.path={rows}", "data.split=positional", "logger=none", f"output_dir={run}")
+    done = train(*words, run=warm.run)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     report = read_json(run / "data_report.json")

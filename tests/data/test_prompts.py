@@ -7,6 +7,7 @@ import yaml
 from ift.data.prompts import Piece, Segment, Template
 from ift.data.rows import Row
 from ift.errors import ConfigError, WeightsError
+from tests.running import TRAIN
 
 WITH = Row("Name its color.", "sky", "Blue.", "rows.json", 1)
 WITHOUT = Row("Name a color.", "", "Red.", "rows.json", 2)
@@ -210,7 +211,7 @@ def test_what_is_no_template_in_a_model_folder_is_an_error_of_the_folder(value):
         Template.from_json(value)
 
 
-def test_ones_own_template_is_a_file_in_a_config_dir(tmp_path, train):
+def test_ones_own_template_is_a_file_in_a_config_dir(tmp_path, warm_without_torch):
     mine = {
         "name": "mine",
         "mask": True,
@@ -218,9 +219,8 @@ def test_ones_own_template_is_a_file_in_a_config_dir(tmp_path, train):
     }
     (tmp_path / "mine/prompt").mkdir(parents=True)
     (tmp_path / "mine/prompt/short.yaml").write_text(yaml.safe_dump(mine))
-    done = train(
-        "data=json", "data.path=none.json", "--config-dir=mine", "prompt=short", "output_dir=run", cwd=tmp_path
-    )
+    words = ["data=json", "data.path=none.json", "--config-dir=mine", "prompt=short", "output_dir=run"]
+    done = warm_without_torch.run(TRAIN, *words, cwd=tmp_path)
     assert "none.json: no such file" in done.stderr  # it got as far as the rows
     decided = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["prompt"]
     assert decided["name"] == "mine"

@@ -3,10 +3,13 @@
 import csv
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from ift.evaluation.sweep import differing, sweep_table
-from tests.running import read_offline_run, train
+from tests.running import Warm, read_offline_run, train
 
 
 def job(folder: Path, name: str, **summary) -> None:
@@ -29,14 +32,20 @@ def test_the_table_shows_the_overrides_in_which_jobs_differ():
     assert differing(rows) == ["optim.lr=1", "optim.lr=2"]
 
 
-def sweep(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, list[dict[str, str]]]:
-    result = train("-m", f"output_dir={tmp_path}", *arguments)
-    with (tmp_path / "sweep.csv").open() as file:
-        return result, list(csv.DictReader(file))
+@pytest.fixture
+def sweep(tmp_path: Path, warm: Warm) -> Callable[..., tuple[subprocess.CompletedProcess, list[dict[str, str]]]]:
+    """sweep(*overrides): the ended process, and the table that it left in tmp_path."""
+
+    def sweep(*overrides: str):
+        result = train("-m", f"output_dir={tmp_path}", *overrides, run=warm.run)
+        with (tmp_path / "sweep.csv").open() as file:
+            return result, list(csv.DictReader(file))
+
+    return sweep
 
 
-def test_a_sweep_goes_on_past_a_failed_job_and_each_job_has_its_own_wandb_run_in_one_group(tmp_path):
-    result, rows = sweep(tmp_path, "optim.lr=1e-3,1e38", "optim.clip=null")
+def test_a_sweep_goes_on_past_a_failed_job_and_each_job_has_its_own_wandb_run_in_one_group(sweep, tmp_path):
+    result, rows = sweep("optim.lr=1e-3,1e38", "optim.clip=null")
     assert result.returncode == 6  # the failed job's
     assert [(row["job"], row["status"][:8]) for row in rows] == [("0", "finished"), ("1", "failed: ")]
     assert (
@@ -47,10 +56,8 @@ def test_a_sweep_goes_on_past_a_failed_job_and_each_job_has_its_own_wandb_run_in
     assert runs[0]["group"][0] == runs[1]["group"][0] != ""
 
 
-def test_the_optuna_sweeper_minimises_the_best_validation_loss(tmp_path):
-    result, rows = sweep(
-        tmp_path, "experiment=optuna_lr", "hydra.sweeper.n_trials=2", "trainer.max_steps=2", "logger=none"
-    )
+def test_the_optuna_sweeper_minimises_the_best_validation_loss(sweep, tmp_path):
+    result, rows = sweep("experiment=optuna_lr", "hydra.sweeper.n_trials=2", "trainer.max_steps=2", "logger=none")
     assert result.returncode == 0, result.stderr
     best = min(float(row["val_loss"]) for row in rows)
     assert len(rows) == 2

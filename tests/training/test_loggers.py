@@ -61,9 +61,9 @@ def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
     assert wandb_mode() == ("online", None)
 
 
-def test_wandb_offline_holds_the_curves_the_config_and_the_samples(tmp_path):
+def test_wandb_offline_holds_the_curves_the_config_and_the_samples(tmp_path, warm):
     out = tmp_path / "run"
-    result = train(f"output_dir={out}")
+    result = train(f"output_dir={out}", run=warm.run)
     assert result.returncode == 0, result.stderr
     assert "no W&B key" in result.stdout
     found = read_offline_run(out)

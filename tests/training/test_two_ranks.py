@@ -2,8 +2,6 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +12,12 @@ SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
-def test_two_ranks_take_the_steps_of_one_process(tmp_path):
+def test_two_ranks_take_the_steps_of_one_process(tmp_path, warm):
     """17 rows, 8 a step: in the last step of each epoch the second rank has no row. 5 validation rows: 3 and 2."""
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     runpy.run_path(str(SCRIPT))["fit"](one, devices=1, batch_size=8, accumulate=1)
-    command = [sys.executable, str(SCRIPT), str(two), "2", "2", "2"]  # 2 ranks, 2 micro-batches of 2 rows each
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = warm.run(str(SCRIPT), str(two), "2", "2", "2", timeout=120)  # 2 ranks, 2 micro-batches of 2 rows each
     assert done.returncode == 0, done.stderr[-2000:]
 
     alone, together = (json.loads((folder / "seen.json").read_text()) for folder in (one, two))

@@ -1,0 +1,178 @@
+"""What the benchmarks conclude from timings, and what they are given; no peer is installed, nothing is timed."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]
+
+import plan  # noqa: E402
+import side_by_side  # noqa: E402
+from bare import BareGPT  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from side_by_side import Column, Contestant, Gate, Outcome, best_of, compare, ratio, refuse, run, slope, table  # noqa: E402
+from workload import Workload  # noqa: E402
+
+from ift.model.config import GPTConfig  # noqa: E402
+from ift.model.gpt import GPT  # noqa: E402
+from ift.model.weights import save_weights  # noqa: E402
+
+
+def rate(values):
+    return values["rate"]
+
+
+def outcomes_of(**rates):
+    """Outcomes of each contestant with these rates, a round each; a text is the reason of an invalid one."""
+    return [
+        Outcome(
+            name, number, {} if isinstance(value, str) else {"rate": value}, value if isinstance(value, str) else None
+        )
+        for name, values in rates.items()
+        for number, value in enumerate(values)
+    ]
+
+
+def test_the_interval_of_a_ratio_is_students_over_its_logarithms():
+    # ratios 2 and 8: logs 0.693 and 2.079, mean log 4; deviation 0.980, of the mean 0.693, times t = 12.706: 8.807
+    found = ratio([2.0, 8.0], [1.0, 1.0])
+    assert found.median == 5.0
+    assert math.log(found.low) == pytest.approx(math.log(4) - 12.706 * math.log(2), abs=1e-9)
+    assert math.log(found.high) == pytest.approx(math.log(4) + 12.706 * math.log(2), abs=1e-9)
+
+
+def test_ratios_are_made_within_a_round_so_a_slow_machine_cancels():
+    found = ratio([30.0, 3.0, 15.0], [10.0, 1.0, 5.0])
+    assert found == (3.0, pytest.approx(3.0), pytest.approx(3.0))
+
+
+def test_one_round_has_no_interval():
+    found = ratio([6.0], [2.0])
+    assert (found.median, str(found)) == (3.0, "3.00")
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_slope_is_the_power_of_growth():
+    assert slope([1, 2, 4, 8], [3, 6, 12, 24]) == pytest.approx(1)
+    assert slope([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("gate", "found", "passes"),
+    [
+        (Gate("loss", 0.5), 10.5, True),
+        (Gate("loss", 0.5), 9.4, False),
+        (Gate("norm", 0.02, relative=True), 10.1, True),
+        (Gate("norm", 0.02, relative=True), 10.3, False),
+        (Gate("loss", 0.5), math.nan, False),
+        (Gate("loss", 0.5), math.inf, False),
+    ],
+)
+def test_a_gate_lets_through_what_is_near_the_reference_and_never_nan(gate, found, passes):
+    assert (gate.broken_by(found, 10.0) is None) == passes
+
+
+def test_one_bad_round_makes_a_contestant_invalid_and_it_stays_in_the_table():
+    outcomes = outcomes_of(ift=[300.0, 330.0], slow=[100.0, 100.0], broken=[900.0, "first loss | 3 apart"])
+    contestants = [Contestant(name, "") for name in ("ift", "slow", "broken", "absent")]
+    rows = table(contestants, outcomes, [Column("tokens/s", rate)], rate=rate, ours="ift").splitlines()[2:]
+    assert rows[0] == "| ift | 315 | 1.00 (1.00 to 1.00) | 2 |  |"
+    assert rows[1].startswith("| slow | 100 | 3.15 (")
+    assert rows[2] == "| broken |  |  |  | **INVALID**: first loss / 3 apart |"
+    assert rows[3] == "| absent |  |  |  | **INVALID**: it never ran |"
+    assert best_of(["slow", "broken"], outcomes, rate) == "slow"
+    assert compare(outcomes, "ift", "broken", rate) is None
+
+
+def test_rows_that_left_early_are_compared_over_the_rounds_they_ran():
+    outcomes = outcomes_of(ift=[300.0, 400.0, 900.0], side=[100.0, 100.0])
+    assert compare(outcomes, "ift", "side", rate).median == 3.5
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("raise SystemExit('no such weights')", "exit 1: no such weights"),
+        ("print('RESULT {}'); raise SystemExit(3)", "exit 3: RESULT {}"),
+        ("print('no result')", "exit 0: no result"),
+        ("import time; time.sleep(60)", "not done after 1 s"),
+    ],
+)
+def test_a_contestant_that_dies_is_invalid_with_its_last_words(tmp_path, monkeypatch, script, reason):
+    (tmp_path / "script.py").write_text(script)
+    monkeypatch.setattr(side_by_side, "CONTESTANTS", tmp_path)
+    outcome = run(Contestant("it", "script.py"), {"precision": "fp32", "round": 4}, python=sys.executable, timeout=1)
+    assert refuse([outcome]) == {"it": reason}
+    assert outcome.round == 4
+
+
+def test_a_contestant_is_told_its_job_and_its_last_result_counts(tmp_path, monkeypatch):
+    script = (
+        "import json, sys; job = json.load(open(sys.argv[1])); print('RESULT [1]'); print('RESULT', json.dumps(job))"
+    )
+    (tmp_path / "script.py").write_text(script)
+    monkeypatch.setattr(side_by_side, "CONTESTANTS", tmp_path)
+    it = Contestant("it", "script.py", options={"a": 1}, precision="fp32")
+    outcome = run(it, {"precision": "bf16", "round": 0, "options": {"b": 2}}, python=sys.executable, timeout=30)
+    assert outcome.invalid is None
+    assert outcome.values["options"] == {"a": 1, "b": 2}
+    assert outcome.values["precision"] == "fp32"
+
+
+@pytest.fixture
+def workload(tmp_path):
+    """Rows 5 6 [7 8 end] and 9 [3], whose end is not learnt."""
+    np.savez(
+        tmp_path / "rows.npz",
+        ids=np.array([5, 6, 7, 8, 9, 3], np.int32),
+        supervised=np.array([0, 0, 1, 1, 0, 1], bool),
+        starts=np.array([0, 4, 6]),
+        ends=np.array([True, False]),
+    )
+    (tmp_path / "plan.json").write_text(json.dumps({"end_of_text": 0}))
+    return Workload(tmp_path)
+
+
+def test_every_contestant_is_given_the_same_targets(workload):
+    ids, targets = workload.padded([0, 1])
+    assert ids.tolist() == [[5, 6, 7, 8], [9, 3, 0, 0]]
+    assert targets.tolist() == [[-100, 7, 8, 0], [3, -100, -100, -100]]
+    assert (workload.useful([0, 1]), workload.supervised([0, 1])) == (6, 4)
+    for row, target in enumerate(targets.tolist()):  # shifted inside the model, labels are these targets
+        whole, labels = workload.whole(row)
+        assert labels[1:] == target[: len(whole) - 1]
+
+
+def test_batches_by_length_are_spread_over_all_lengths_and_a_middle_one_warms_up():
+    order = [[step * 8 + place for place in range(8)] for step in range(60)]
+    lengths = list(range(480))
+    steps = plan.grouped(order, lengths, 1, 2, 0)
+    assert [max(step) for step in steps] == [
+        199,
+        303,
+        103,
+    ]  # of 400 sorted rows, 399 the longest: batches 25, 12 and 37
+    assert all(len(step) == 8 and max(step) - min(step) == 7 for step in steps)
+
+
+def test_the_reference_is_the_same_network(tmp_path):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=50, context_length=16, n_layer=2, n_head=2, n_embd=8)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    save_weights(model, tmp_path, end_of_text=49)
+    ids = torch.randint(50, (2, 9))
+    bare = BareGPT(tmp_path)
+    assert (bare(ids) - model(ids)).abs().max() < 1e-5
+    bare.save(tmp_path / "again.safetensors", tmp_path / "model.safetensors")
+    saved, stored = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == stored.keys()
+    assert all(torch.equal(saved[name], stored[name]) for name in stored)
