@@ -10,16 +10,20 @@ from ift.errors import MachineError
 from ift.training.machine import choose_device, fast_bf16
 
 FAULTS = """
-import platform, resource, sys
-import numpy as np
+import ctypes, platform, resource, sys
 from ift.training.machine import keep_freed_memory
 if platform.libc_ver()[0] != "glibc":
     sys.exit()
 if sys.argv[1] == "kept":
     keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 for turn in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.empty(100_000_000, dtype=np.uint8).fill(1)
+    block = libc.malloc(100_000_000)
+    libc.memset(block, 1, 100_000_000)
+    libc.free(block)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -36,7 +40,7 @@ def test_memory_that_a_step_has_freed_costs_the_next_one_nothing():
     if kept < 0:
         pytest.skip("another C library than glibc")
     assert kept < 100
-    assert faults("as it comes") > 1000
+    assert faults("as it comes") > 20_000
 
 
 def test_bf16_is_chosen_where_the_machine_is_fast_at_it_and_the_model_is_wide_enough():

@@ -58,8 +58,8 @@ def fast_bf16(accelerator: str) -> bool:
 def keep_freed_memory() -> None:
     """Have the C library keep large blocks that are freed, for the next step will ask for the same ones.
 
-    glibc gives each back to the system at once, and then every page of the next one is a fault: 15 % of a step of GPT-2
-    small on a CPU. Other C libraries are left as they are. Options: mallopt(3).
+    glibc gives each back to the system at once, and then every page of the next one is a fault: an eighth of a step of
+    GPT-2 small on a CPU (docs/log.md). Other C libraries are left as they are. Options: mallopt(3).
     """
     if platform.libc_ver()[0] == "glibc":
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
