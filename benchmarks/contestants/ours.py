@@ -90,9 +90,11 @@ def train(job: Any, settings: Any) -> None:
     import lightning as L
     from lightning.pytorch.callbacks import Callback
 
+    from ift.training.machine import keep_freed_memory
     from ift.training.trainer import quiet_lightning
 
     quiet_lightning()
+    keep_freed_memory()
     device, data, module = objects(job, settings)
     batches: list[Any] = []
 
@@ -142,6 +144,9 @@ def kept_in(job: Any) -> Any:
 
 def train_bare(job: Any, settings: Any) -> None:
     """The same module, hook by hook, in a loop of its own: what Lightning adds is the difference."""
+    from ift.training.machine import keep_freed_memory
+
+    keep_freed_memory()
     _, data, module = objects(job, settings)
     (optimizer,), (schedule,) = module.configure_optimizers()
     stand_in = SimpleNamespace(
