@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ift import stops
 from ift.data.examples import encode_prompt
 from ift.data.prompts import Template
 from ift.data.rows import Row
@@ -88,7 +89,13 @@ class Answerer:
         """max_new_tokens: another limit than the settings'; what: the title of a progress bar."""
         model = in_dtype(model, self.dtype)
         settings = replace(self.settings, max_new_tokens=max_new_tokens or self.settings.max_new_tokens)
-        with progress(what, len(rows), "answers") as advance:
+        with progress(what, len(rows), "answers") as show:
+
+            def advance(rows: int) -> None:
+                stops.check("while answering")
+                show(rows)
+
+            stops.check("before answering")
             return respond(model, rows, self.template, self.tokenizer, settings, seed=self.seed, advance=advance)
 
 

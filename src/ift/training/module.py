@@ -21,6 +21,7 @@ from ift.errors import DivergedError
 from ift.model.gpt import GPT
 from ift.settings import OptimSettings
 from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
+from ift.training.ranks import gather_rows
 
 SUMS = ("loss", "correct", "targets")
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
@@ -39,8 +40,11 @@ class SFTModule(L.LightningModule):
         trainer.estimated_stepping_batches drops the loader's state on resume (Lightning issue 20550)
     """
 
-    def __init__(self, model: GPT, *, optim: OptimSettings, total_steps: int):
+    def __init__(self, model: GPT, *, optim: OptimSettings, total_steps: int, skip_nonfinite: int = 0):
+        """skip_nonfinite: steps of a run whose loss or gradient is no finite number that change nothing; then it ends"""
         super().__init__()
+        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
+        self.last_rows: list[int] = []  # of the step just taken, on this rank
         self.model = model
         self.optim, self.total_steps = optim, total_steps
         self.sums = nn.ModuleDict({f"{prefix}_sums": _sums() for prefix in LOADERS + TEST_LOADERS})
@@ -71,7 +75,8 @@ class SFTModule(L.LightningModule):
         scale = world / max(1.0, targets)
         norm = torch.nn.utils.get_total_norm(gradients).item() * scale
         if not (torch.isfinite(torch.tensor([loss_sum, norm])).all()):
-            raise self._diverged(loss_sum, norm)
+            self._refuse(loss_sum, norm)  # raises, or leaves the optimizer nothing to do
+            return
         torch._foreach_mul_(gradients, scale * clip_coefficient(norm, self.optim.clip))
         self.tokens_seen += int(tokens)
         self.supervised_seen += int(targets)
@@ -87,14 +92,22 @@ class SFTModule(L.LightningModule):
             },
         )
         self.last_loss = loss_sum / max(1.0, targets)
-        self._window, self._window_rows = [], []
+        self.last_rows, self._window, self._window_rows = self._window_rows, [], []
 
-    def _diverged(self, loss: float, norm: float) -> DivergedError:
-        rows = ", ".join(map(str, self._window_rows[:8])) + (", ..." if len(self._window_rows) > 8 else "")
-        what = f"loss {loss:g}" if loss != loss or abs(loss) == float("inf") else f"gradient norm {norm:g}"
-        return DivergedError(
-            f"step {self.trainer.global_step + 1}: {what} on rows {rows} (lower optim.lr, or look at them)"
-        )
+    def _refuse(self, loss: float, norm: float) -> None:
+        """A step that is no finite number: drop its gradients, or raise DivergedError if too many were dropped."""
+        found = gather_rows(self.trainer, self._window_rows)  # a sum over ranks does not say whose it was
+        rows = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        step = self.trainer.global_step + 1
+        what = f"step {step}: {f'loss {loss:g}' if not math.isfinite(loss) else f'gradient norm {norm:g}'} on rows {rows}"
+        if self.skipped >= self.skip_nonfinite:
+            raise DivergedError(f"{what} (lower optim.lr, or look at them)")
+        self.skipped += 1
+        self.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient: moments and decay too
+        self.last_rows, self._window, self._window_rows = self._window_rows, [], []
+        self.record(step, {"epoch": self.current_epoch, "skipped": self.skipped})
+        if self.trainer.is_global_zero:
+            print(f"ift: {what}: left out ({self.skipped} of {self.skip_nonfinite})", flush=True)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: clipped with the scaling above. (Lightning refuses its own with bf16 and fused AdamW.)"""
