@@ -121,8 +121,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
         run.metrics.unlink(missing_ok=True)
 
     hint = f"go on with: python train.py resume={run.path}"
-    with stops.deferred(hint), open_loggers(settings, run, group=entry.sweep_name()) as loggers:
-        metrics = loggers[0]
+    with stops.deferred(hint), open_loggers(settings, run, group=entry.sweep_name()) as (metrics, loggers):
         files = SealedCheckpointIO(before=metrics.flush)
         checkpoints = Checkpoints(
             run.checkpoints,
@@ -165,7 +164,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
         )
         if not point:
             trainer.validate(module, datamodule.baseline_dataloaders(), verbose=False)
-        trainer.fit(module, datamodule, ckpt_path=point and point.path)
+        trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
         about = {
             "choices": entry.choices(),
             "stop_reason": stop_reason(trainer, options, stopping),

@@ -29,9 +29,7 @@ def state(megabytes: int) -> dict[str, torch.Tensor]:
     """Weights, two moments of each and a step: as AdamW has them, in matrices of 4 MB."""
     matrices = max(1, megabytes // 12)
     return {
-        f"{part}.{i}": torch.randn(1024, 1024)
-        for part in ("weights", "exp_avg", "exp_avg_sq")
-        for i in range(matrices)
+        f"{part}.{i}": torch.randn(1024, 1024) for part in ("weights", "exp_avg", "exp_avg_sq") for i in range(matrices)
     } | {f"step.{i}": torch.tensor(float(i)) for i in range(matrices)}
 
 

@@ -104,6 +104,8 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
         raise ConfigError(f"{run.path}: no run to go on with (give resume=FOLDER, the output_dir of a training run)")
     if not asked.resume and not run.begun:
         return asked
+    if not run.config.exists():
+        raise ConfigError(f"{run.path}: holds a run without its config.yaml (choose another output_dir)")
     if asked.dry_run:
         raise ConfigError(f"{run.path}: holds a run already (choose another output_dir for a dry run)")
     given = [word.lstrip("+").partition("=")[0] for word in _typed()]

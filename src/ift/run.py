@@ -55,7 +55,9 @@ class RunFolder:
             (self.path / ".probe").unlink()
             lock.acquire()
         except Timeout as error:
-            raise ConfigError(f"{self.path}: another process trains here (wait, or choose another output_dir)") from error
+            raise ConfigError(
+                f"{self.path}: another process trains here (wait, or choose another output_dir)"
+            ) from error
         except OSError as error:
             raise MachineError(
                 f"{self.path}: cannot be written: {error.strerror} (choose another output_dir)"

@@ -176,7 +176,7 @@ def check_step(folder: Path, step: int) -> Sealed:
 
 
 def newest(folder: Path, *, mend: bool = True) -> Sealed | None:
-    """The newest whole checkpoint, each damaged one before it set aside with a line (mend); None if there never was one.
+    """The newest whole checkpoint; None if there never was one. mend: each damaged one is set aside with a line.
 
     Raises WeightsError if there are some and none is whole. The pointer LATEST is for people and tools: after a crash
     between the last rename and its own it is one behind, so what is on disk decides.
@@ -239,7 +239,7 @@ def _mend_pointer(folder: Path, newest: Path) -> None:
 
 def prune(folder: Path) -> None:
     """Remove what is older than the KEPT newest checkpoints, and what a crash left behind."""
-    kept = {step_folder(folder, step).name for step in steps_there(folder)[:KEPT]} | {LATEST}
+    kept = {step_folder(folder, step).name for step in steps_there(folder)[:KEPT]}
     for path in folder.iterdir():
-        if path.name not in kept and path.is_dir() and ".damaged" not in path.name:
+        if path.name not in kept and re.fullmatch(r"step-\d{8,}(\.part|\.old|(\.gone)+)*", path.name):
             remove_folder(path)

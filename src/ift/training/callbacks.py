@@ -51,7 +51,7 @@ class KeepBest(Callback):
         return {"best_loss": self.best_loss, "best_step": self.best_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What the folder says is what its weights are: it may be newer than the checkpoint that the run goes on from."""
+        """What the folder says of its weights is true: it may be newer than the checkpoint."""
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
         recover_folder(self.path)
         about = check(self.path).about if self.path.exists() else {}

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,8 @@ class SealedCheckpointIO(CheckpointIO):
 
 def _give_room(partial: Path) -> None:
     """What was half written is of no use, and may be all that the disk had left."""
-    try:
+    with suppress(OSError):  # the next save tries again
         remove_folder(partial)
-    except OSError:
-        pass  # the next save tries again
 
 
 def write_checkpoint(checkpoint: dict[str, Any], folder: Path) -> None:
@@ -172,7 +171,7 @@ def holds(path: Path, parts: list[np.ndarray]) -> bool:
             while at < len(part):
                 n = file.readinto(memoryview(buffer)[: len(part) - at])
                 found = buffer if n == CHUNK else buffer[:n]
-                if not n or found != memoryview(part[at : at + n]):  # compared as memory, a chunk at once
+                if not n or found != part[at : at + n].data:  # compared as memory, a chunk at once
                     return False
                 at += n
         return file.read(1) == b""

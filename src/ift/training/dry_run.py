@@ -22,8 +22,9 @@ def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, 
     started = time.perf_counter()
     mean, count = run_once(module, batch, device)
     seconds = time.perf_counter() - started
+    rows, tokens = batch.input_ids.shape
     console.print(
-        f"the longest batch, {len(batch.input_ids)} rows of up to {batch.input_ids.shape[1]} tokens: loss {mean:.3f} over {count} "
+        f"the longest batch, {rows} rows of up to {tokens} tokens: loss {mean:.3f} over {count} "
         f"supervised tokens, {seconds:.2f} s forward and backward, "
         f"{peak_memory_bytes(device.accelerator) / 1e9:.2f} GB at most ({device.accelerator}, {device.precision})",
         soft_wrap=True,

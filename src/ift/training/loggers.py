@@ -102,7 +102,9 @@ class MetricsFile(Logger):
         """Cut off what came after a position. Raises WeightsError where lines before it are missing."""
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < position["begin"]:
-            raise WeightsError(f"{self.path}: {size} bytes, but the checkpoint follows on {position['begin']} (was it cut?)")
+            raise WeightsError(
+                f"{self.path}: {size} bytes, but the checkpoint follows on {position['begin']} (was it cut?)"
+            )
         self._begin, self._step, self._values = position["begin"], position["step"], dict(position["values"])
         self._refused = b""
         self.save()
@@ -261,16 +263,19 @@ class Wandb(WandbLogger):
 
 
 @contextmanager
-def open_loggers(settings: Settings, run: RunFolder, *, group: str | None) -> Iterator[list[Logger]]:
+def open_loggers(
+    settings: Settings, run: RunFolder, *, group: str | None
+) -> Iterator[tuple[MetricsFile, list[Logger]]]:
     """metrics.jsonl, and W&B if it was chosen; both are closed at the end, with the right state if it was an error."""
-    loggers: list[Logger] = [MetricsFile(run.metrics)]
+    metrics = MetricsFile(run.metrics)
+    loggers: list[Logger] = [metrics]
     if settings.logger.name == "wandb":
         loggers.append(
             Wandb(settings.logger, folder=run.path, config=asdict(settings), group=group, run_id=wandb_id(run))
         )
     exit_code = 1
     try:
-        yield loggers
+        yield metrics, loggers
         exit_code = 0
     except Stopped:
         exit_code = Stopped.exit_code
@@ -284,7 +289,7 @@ def open_loggers(settings: Settings, run: RunFolder, *, group: str | None) -> It
 
 
 def wandb_id(run: RunFolder) -> str:
-    """The name of the run in W&B: drawn once and kept in the folder, so that a run that goes on is the same one there."""
+    """The run's name in W&B, drawn once and kept in the folder: a run that goes on is the same one there."""
     if not run.wandb_id.exists() and not is_other_rank():
         write_text(run.wandb_id, secrets.token_hex(4) + "\n")
     return run.wandb_id.read_text(encoding="utf-8").strip() if run.wandb_id.exists() else ""

@@ -38,10 +38,10 @@ class SFTModule(L.LightningModule):
     """
     total_steps: optimizer steps of the whole run, which the schedule needs; counted by us, since reading
         trainer.estimated_stepping_batches drops the loader's state on resume (Lightning issue 20550)
+    skip_nonfinite: so many steps whose loss or gradient is no finite number change nothing; the next ends the run
     """
 
     def __init__(self, model: GPT, *, optim: OptimSettings, total_steps: int, skip_nonfinite: int = 0):
-        """skip_nonfinite: steps of a run whose loss or gradient is no finite number that change nothing; then it ends"""
         super().__init__()
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
         self.last_rows: list[int] = []  # of the step just taken, on this rank
@@ -99,7 +99,9 @@ class SFTModule(L.LightningModule):
         found = gather_rows(self.trainer, self._window_rows)  # a sum over ranks does not say whose it was
         rows = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
         step = self.trainer.global_step + 1
-        what = f"step {step}: {f'loss {loss:g}' if not math.isfinite(loss) else f'gradient norm {norm:g}'} on rows {rows}"
+        what = (
+            f"step {step}: {f'loss {loss:g}' if not math.isfinite(loss) else f'gradient norm {norm:g}'} on rows {rows}"
+        )
         if self.skipped >= self.skip_nonfinite:
             raise DivergedError(f"{what} (lower optim.lr, or look at them)")
         self.skipped += 1

@@ -12,7 +12,7 @@ import random
 import struct
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -75,7 +75,8 @@ class Checkpoints(Callback):
         self.step = self.saved = 0
         self.failed: OSError | None = None  # of the last save
         self._random: dict[str, Tensor] | None = None
-        self._seconds, self._started = 0.0, None
+        self._seconds = 0.0
+        self._started: float | None = None
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -96,7 +97,8 @@ class Checkpoints(Callback):
         if agree(trainer, stops.asked is not None):
             self.stop()
 
-    on_test_batch_end = on_validation_batch_end
+    def on_test_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.on_validation_batch_end(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(step_folder(self.folder, self.step))
@@ -155,12 +157,12 @@ class Checkpoints(Callback):
         epoch, step = divmod(self.step, self.steps_per_epoch)
         trainer.datamodule.begin = (epoch, step)  # type: ignore[attr-defined]
         loop = trainer.fit_loop
-        for epochs in (loop.epoch_progress.current, loop.epoch_progress.total):
-            epochs.ready = epochs.started = epochs.processed = epochs.completed = epoch
-        batches = loop.epoch_loop.batch_progress.total
-        batches.ready = batches.started = batches.processed = batches.completed = (
-            self.step * trainer.accumulate_grad_batches
-        )
+        for progress, done in (
+            (loop.epoch_progress.current, epoch),
+            (loop.epoch_progress.total, epoch),
+            (loop.epoch_loop.batch_progress.total, self.step * trainer.accumulate_grad_batches),
+        ):
+            vars(progress).update(ready=done, started=done, processed=done, completed=done)
         loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = self.step
         loop.epoch_loop._batches_that_stepped = self.step
 
@@ -183,13 +185,13 @@ class Checkpoints(Callback):
 def random_state() -> dict[str, Tensor]:
     """Of this process: Python's, numpy's, torch's, and that of its CUDA device if it uses one."""
     _, numbers, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    _, keys, position, has_gauss, cached = cast(Any, np.random.get_state())
     states = {
         "python": torch.tensor([*numbers, gauss is not None, _bits(gauss or 0.0)], dtype=torch.int64),
         "numpy": torch.tensor([*keys.tolist(), position, has_gauss, _bits(cached)], dtype=torch.int64),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
