@@ -215,7 +215,9 @@ def nonfinite(proof: Proof, seed: int) -> Result:
 def finite(path: Path) -> bool:
     from safetensors.torch import load_file
 
-    return all(bool(tensor.isfinite().all()) for tensor in load_file(path).values() if tensor.is_floating_point())
+    tensors = load_file(path)  # early stopping's best loss is infinite before the first validation
+    weights = [tensor for name, tensor in tensors.items() if not name.startswith("callbacks")]
+    return all(bool(tensor.isfinite().all()) for tensor in weights if tensor.is_floating_point())
 
 
 # -- a save, and a disk that fails it ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ift import stops
-from ift.errors import ConfigError, IftError, Stopped, refused_by_disk, report
+from ift.errors import ConfigError, IftError, MachineError, Stopped, refused_by_disk, report
 from ift.run import RunFolder, is_other_rank
 from ift.settings import EvaluateSettings, Settings, T, load_settings, read_settings, settings_to_go_on, unknown_key
 
@@ -190,6 +190,8 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
         return ConfigError(str(error).splitlines()[0])
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
+    if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection closed by peer", str(error)):
+        return MachineError("another process of this run ended: see what it said (then go on with resume=RUN)")
     if isinstance(error, OSError) and error.filename is not None:
         return refused_by_disk(error)
     return error

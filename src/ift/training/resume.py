@@ -150,7 +150,7 @@ class Checkpoints(Callback):
         module.skipped, module.last_loss = run["skipped"], run["last_loss"]
         self.metrics.go_back(run["metrics"])
         self._seconds = run["seconds"]
-        self._random = {name: states[trainer.global_rank] for name, states in checkpoint["random"].items()}
+        self._random = {name: states[trainer.global_rank].clone() for name, states in checkpoint["random"].items()}
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         """Begin Lightning's loops at the step, as if they had come there by themselves."""
@@ -201,9 +201,9 @@ def set_random_state(states: dict[str, Tensor]) -> None:
     random.setstate((3, tuple(numbers), _float(bits) if known else None))
     *keys, position, has_gauss, bits = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, _float(bits)))
-    torch.set_rng_state(states["torch"].contiguous())
+    torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].contiguous())
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _bits(value: float) -> int:
