@@ -64,7 +64,8 @@ class Trainings:
         """One training, to its end: {"codes": exit code of each rank (-9 if killed), "output": what was printed}.
 
         kill, term: seconds after which the process gets SIGKILL or SIGTERM; which: the ranks that do (0 alone)
-        at: [function, n, signal]: it sends itself a signal at the n-th call of "module:name"; rank: the one that does
+        at: [function, n, signal]: it sends itself a signal at the n-th call of "module:name"; rank: the one that does;
+            again: a second signal right after it
         poison: {site: loss, activation or gradient, call: micro-batch, value: nan, inf or -inf}
         limit: bytes that a file may have
         patch: [[function, "module:name"], ...]: what stands in for a function of train.py's process
@@ -96,8 +97,8 @@ def find(place: str) -> tuple[Any, str]:
     return holder, name
 
 
-def at_call(place: str, number: int, send: int) -> None:
-    """Make this process send itself a signal when a function is called for the n-th time."""
+def at_call(place: str, number: int, send: int, again: int | None = None) -> None:
+    """Make this process send itself a signal (and another) when a function is called for the n-th time."""
     holder, name = find(place)
     real, calls = getattr(holder, name), 0
 
@@ -105,7 +106,9 @@ def at_call(place: str, number: int, send: int) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            os.kill(os.getpid(), send)
+            for each in (send, again):
+                if each is not None:
+                    os.kill(os.getpid(), each)
         return real(*args, **kwargs)
 
     setattr(holder, name, counted)
@@ -162,7 +165,7 @@ def child(order: dict[str, Any], rank: int, port: int) -> int:
     if "limit" in order:  # bytes of a file: the kernel refuses more, as a full disk does
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], resource.RLIM_INFINITY))
     if "at" in order and rank == order.get("rank", 0):
-        at_call(*order["at"])
+        at_call(*order["at"], order.get("again"))
     if "poison" in order:
         poison(**order["poison"], here=rank == order.get("rank", 0))
     sys.argv = [str(ROOT / "train.py"), *order["argv"]]

@@ -515,7 +515,8 @@ def damage(folder: Path, *, bits: int, cuts: int, swaps: int, seed: int) -> Iter
                 else:
                     del data[at:]
                 (place / name).write_bytes(data)
-            yield {**about, "why": found_and_passed_over(place, pointer=about.get("file") == LATEST)}
+            both = kind == "swap" and about["what"] != "stray"
+            yield {**about, "why": found_and_passed_over(place, pointer=about.get("file") == LATEST, both=both)}
             shutil.rmtree(place)
 
 
@@ -529,13 +530,12 @@ def exchange(place: Path, what: str) -> None:
     a.rename(third), b.rename(a), third.rename(b)
 
 
-def found_and_passed_over(place: Path, *, pointer: bool) -> str | None:
+def found_and_passed_over(place: Path, *, pointer: bool, both: bool) -> str | None:
     with mock.patch("sys.stderr") as said:
         try:
             whole = newest(place)
-        except IftError as error:
-            # both folders exchanged or both damaged: refused, which is right
-            return None if "no other checkpoint" in str(error) else str(error)
+        except IftError as error:  # both folders are damaged: then it is right to refuse
+            return None if both and "no other checkpoint" in str(error) else str(error)
     words = "".join(str(call) for call in said.mock_calls)
     if whole is None or not is_right(whole.path):
         return "what was loaded is not what was saved"
