@@ -29,13 +29,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from ift.errors import IftError
 from ift.run import RunFolder, read_jsonl
-from ift.sealed import LATEST, newest, step_folder, steps_there
+from ift.sealed import LATEST, check, hash_file, newest, recover_folder, replace_folder, seal, step_folder, steps_there
 from ift.training.verify import differences
 from tests.forked import Trainings
 
@@ -109,11 +110,15 @@ def kills(proof: Proof, seed: int) -> Result:
         function, calls = PLACES[place]
         plan = {"at": [function, draw.randint(1, calls), KILL], "place": place}
     done = proof.trainings.run(folder, *changes, **plan)
-    if done["codes"] not in ([-KILL], [0]):
+    while done["codes"] == [0]:  # it had ended before it could be hit: earlier, then
+        shutil.rmtree(folder)
+        plan = {"kill": plan["kill"] / 2} if "kill" in plan else {**plan, "at": [plan["at"][0], 1, KILL]}
+        done = proof.trainings.run(folder, *changes, **plan)
+    if done["codes"] != [-KILL]:
         return {"why": f"ended with {done['codes']}: {done['output'][-300:]}", **plan}
     again = draw.random() < 0.5  # the same command again, or resume=RUN: either must do
     wrong = proof.finish(folder, *changes, resume=again)
-    return {"kind": kind, "workers": workers, "killed": done["codes"] == [-KILL], "why": wrong, **plan}
+    return {"kind": kind, "workers": workers, "why": wrong, **plan}
 
 
 def chains(proof: Proof, seed: int) -> Result:
@@ -385,17 +390,23 @@ class Disk:
         build(self.tree, target)
 
 
+WAYS = {  # what is left -> of names and of data
+    "killed": ("live", "live"),
+    "power lost": ("durable", "durable"),
+    "names kept": ("live", "durable"),
+}
+
+
 def crash_states(folder: Path) -> Iterator[Result]:
     """After each operation of the third save: what a killed process leaves, and what a loss of power may."""
     place = folder / "checkpoints"
     for step in (1, 2):
         assert save(place, step) is None
     disk, found = Disk(place), []
-    ways = {"killed": ("live", "live"), "power lost": ("durable", "durable"), "names kept": ("live", "durable")}
 
     def after(operation: str) -> None:
         number = len(disk.operations)
-        for way, (names, data) in ways.items():
+        for way, (names, data) in WAYS.items():
             target = folder / "states" / f"{number}-{way.replace(' ', '-')}"
             disk.materialise(target, names=names, data=data)
             found.append((number, operation, way, target))
@@ -419,6 +430,41 @@ def crash_states(folder: Path) -> Iterator[Result]:
             except (IftError, OSError) as error:
                 wrong = str(error)
         shutil.rmtree(target)
+        yield {"operation": number, "name": operation, "way": way, "why": wrong}
+
+
+def model_states(folder: Path) -> Iterator[Result]:
+    """After each operation with which a model folder takes the place of the one before."""
+    place, disk_root = folder / "run" / "model", folder / "run"
+
+    def write(path: Path, text: str) -> None:
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_text(text)
+        seal(path, {"is": text})
+
+    write(place, "old")
+    write(folder / "new", "new")
+    shutil.move(folder / "new", disk_root / "model.part")
+    disk, found = Disk(disk_root), []
+
+    def after(operation: str) -> None:
+        for way, (names, data) in WAYS.items():
+            target = folder / "states" / f"{len(disk.operations)}-{way.replace(' ', '-')}"
+            disk.materialise(target, names=names, data=data)
+            found.append((len(disk.operations), operation, way, target))
+
+    (folder / "states").mkdir()
+    with disk.watching(after):
+        replace_folder(disk_root / "model.part", place)
+    for number, operation, way, target in found:
+        wrong = None
+        try:
+            recover_folder(target / "model")
+            what = check(target / "model").about["is"]
+            if number == len(disk.operations) and what != "new":
+                wrong = "it was in place, but the old one is there"
+        except IftError as error:
+            wrong = str(error)
         yield {"operation": number, "name": operation, "way": way, "why": wrong}
 
 
@@ -516,7 +562,7 @@ def damage(folder: Path, *, bits: int, cuts: int, swaps: int, seed: int) -> Iter
                     del data[at:]
                 (place / name).write_bytes(data)
             both = kind == "swap" and about["what"] != "stray"
-            yield {**about, "why": found_and_passed_over(place, pointer=about.get("file") == LATEST, both=both)}
+            yield {**about, "why": found_and_passed_over(place, latest=about.get("file") == LATEST, both=both)}
             shutil.rmtree(place)
 
 
@@ -530,7 +576,7 @@ def exchange(place: Path, what: str) -> None:
     a.rename(third), b.rename(a), third.rename(b)
 
 
-def found_and_passed_over(place: Path, *, pointer: bool, both: bool) -> str | None:
+def found_and_passed_over(place: Path, *, latest: bool, both: bool) -> str | None:
     with mock.patch("sys.stderr") as said:
         try:
             whole = newest(place)
@@ -539,9 +585,10 @@ def found_and_passed_over(place: Path, *, pointer: bool, both: bool) -> str | No
     words = "".join(str(call) for call in said.mock_calls)
     if whole is None or not is_right(whole.path):
         return "what was loaded is not what was saved"
-    if pointer:  # the checkpoint itself is whole
-        again = (place / LATEST).read_text().split()[0]
-        return None if whole.about["step"] == 11 and again == whole.path.name and words else "LATEST was not mended"
+    if latest:  # the checkpoint itself is whole
+        pointer = f"{whole.path.name} {hash_file(whole.path / 'manifest.json')}\n".encode()
+        mended = (place / LATEST).read_bytes() == pointer
+        return None if whole.about["step"] == 11 and mended and words else "LATEST was not mended"
     if whole.about["step"] != 10:
         return f"step {whole.about['step']} was loaded"
     if "set aside as step-00000011.damaged" not in words:
@@ -574,7 +621,7 @@ def results(proof: Proof, suite: str, *, share: float, seed: int) -> Iterator[Re
     folder = proof.fresh()
     folder.mkdir()
     if suite == "crashes":
-        found = crash_states(folder)
+        found = chain(crash_states(folder), model_states(folder / "model"))
     elif suite == "errors":
         found = disk_errors(folder, math.ceil(40 * share) if share < 1 else 40)
     else:

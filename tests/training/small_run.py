@@ -85,7 +85,8 @@ def train(
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=-1, max_steps=STEPS, accumulate_grad_batches=MICRO,
         val_check_interval=3 * MICRO, check_val_every_n_epoch=None, logger=[metrics], log_every_n_steps=1,
-        callbacks=[stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints, *([end] if end else [])], plugins=[files],
+        callbacks=[stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints, *([end] if end else [])],
+        plugins=[files],
         use_distributed_sampler=False, inference_mode=False, num_sanity_val_steps=0, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
