@@ -8,8 +8,10 @@ such a process are those of one that was started by hand; only its imports are s
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
+import math
 import os
 import resource
 import runpy
@@ -32,6 +34,7 @@ TINY = (  # 24 steps in two epochs of 12, the last one short; a window is two mi
     "samples.rows=1", "samples.max_new_tokens=2", "generate.max_new_tokens=2", "trainer.accelerator=cpu",
 )  # fmt: skip
 LIMIT = 120  # seconds after which a training that hangs is killed
+GRACE = 10  # seconds that a rank may live on when another was killed
 
 
 def overrides(*changes: str) -> list[str]:
@@ -150,6 +153,8 @@ def child(order: dict[str, Any], rank: int, port: int) -> int:
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     os.environ.pop("IFT_DEBUG", None)
+    if "dump" in order:  # seconds after which the stack of each thread is printed
+        faulthandler.dump_traceback_later(order["dump"], file=sys.stderr)
     os.environ.update(order.get("environment", {}))
     if order["ranks"] > 1:
         os.environ.update(
@@ -204,24 +209,29 @@ def serve_one(order: dict[str, Any]) -> dict[str, Any]:
     todo = [(order[name], number) for name, number in (("kill", 9), ("term", 15)) if name in order]
     which = order.get("which", [0])
     codes: dict[int, int] = {}
-    hung = False
+    ends = {"hung": start + LIMIT, "swept": math.inf}  # a rank that is left over is killed, as launchers do
+    found = dict.fromkeys(ends, False)
+
+    def send(number: int, ranks: Any) -> None:
+        for each, rank in pids.items():
+            if rank in ranks and rank not in codes:
+                os.kill(each, number)
+
     while len(codes) < len(pids):
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid in pids:
             codes[pids[pid]] = os.waitstatus_to_exitcode(status)
-        passed = time.monotonic() - start
-        for seconds, number in [item for item in todo if passed >= item[0]]:
+            if codes[pids[pid]] < 0:
+                ends["swept"] = min(ends["swept"], time.monotonic() + GRACE)
+        now = time.monotonic()
+        for seconds, number in [item for item in todo if now - start >= item[0]]:
             todo.remove((seconds, number))
-            for each, rank in pids.items():
-                if rank in which and rank not in codes:
-                    os.kill(each, number)
-        if passed > LIMIT and not hung:
-            hung = True
-            for each, rank in pids.items():
-                if rank not in codes:
-                    os.kill(each, signal.SIGKILL)
+            send(number, which)
+        for why in [why for why, end in ends.items() if now > end]:
+            found[why], ends[why] = True, math.inf
+            send(signal.SIGKILL, range(len(pids)))
         time.sleep(0.001)
-    return {"codes": [codes[r] for r in range(len(pids))], "seconds": time.monotonic() - start, "hung": hung}
+    return {"codes": [codes[rank] for rank in range(len(pids))], "seconds": time.monotonic() - start, **found}
 
 
 def main() -> None:
