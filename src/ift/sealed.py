@@ -214,12 +214,13 @@ def set_aside(path: Path) -> Path:
 def point_to(path: Path) -> None:
     """Make LATEST name a checkpoint, with the hash of its manifest."""
     partial = path.with_name(f".{LATEST}.part")
-    write_file(partial, _pointer(path))
+    write_file(partial, pointer(path))
     os.replace(partial, path.with_name(LATEST))
     flush_folder(path.parent)
 
 
-def _pointer(path: Path) -> bytes:
+def pointer(path: Path) -> bytes:
+    """What LATEST holds when it names a checkpoint. Raises OSError where that has no manifest."""
     return f"{path.name} {hash_file(path / MANIFEST)}\n".encode()
 
 
@@ -228,10 +229,10 @@ def _mend_pointer(folder: Path, newest: Path) -> None:
         text = (folder / LATEST).read_bytes()
     except OSError:
         text = b""
-    if text == _pointer(newest):
+    if text == pointer(newest):
         return
     named = folder / text.partition(b" ")[0].decode(errors="replace").replace("\0", "")
-    behind = not text or ((named / MANIFEST).exists() and text == _pointer(named))
+    behind = not text or ((named / MANIFEST).exists() and text == pointer(named))
     if not behind:
         print(f"ift: {folder / LATEST}: damaged; {newest.name} is the newest whole one", file=sys.stderr, flush=True)
     point_to(newest)

@@ -10,7 +10,7 @@ from typing import Any
 from ift.errors import IftError
 from ift.model.weights import inspect_folder, read_header
 from ift.run import RunFolder, read_jsonl
-from ift.sealed import LATEST, check, check_step, read_manifest, step_folder, steps_there
+from ift.sealed import LATEST, check, check_step, pointer, read_manifest, step_folder, steps_there
 
 TIMED = ("tokens_per_second", "seconds")  # what the clock says differs from run to run
 
@@ -41,11 +41,14 @@ def _verified(what: str, path: Path, step: int | None) -> dict[str, Any]:
 
 
 def _pointer(folder: Path) -> dict[str, Any]:
-    path = folder / LATEST
-    name = path.read_text(encoding="utf-8", errors="replace").partition(" ")[0] if path.exists() else "nothing"
-    newest = step_folder(folder, steps_there(folder)[0]).name
+    path, newest = folder / LATEST, step_folder(folder, steps_there(folder)[0])
     about = {"what": "pointer", "path": str(path)}
-    return about | ({"ok": True} if name == newest else {"ok": False, "why": f"names {name}, not {newest}"})
+    try:
+        if path.read_bytes() == pointer(newest):
+            return {**about, "ok": True}
+    except OSError:
+        pass  # there is none, or nothing that it could name
+    return {**about, "ok": False, "why": f"{path}: does not name {newest.name} (mended when the run goes on)"}
 
 
 def differences(one: RunFolder, other: RunFolder) -> list[str]:
