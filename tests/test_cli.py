@@ -158,10 +158,11 @@ def test_verify_names_every_folder_of_a_run_and_imports_no_torch(run):
         (lambda run: flip(run / "checkpoints/step-00000001/state.json"), "step-00000001/state.json: damaged: sha256 "),
         (lambda run: flip(run / "model/model.safetensors"), "model/model.safetensors: damaged: sha256 "),
         (lambda run: (run / "model/prompt.json").unlink(), "model/prompt.json: missing"),
-        (lambda run: flip(run / "checkpoints/LATEST"), "names tep-00000002, not step-00000002"),
+        (lambda run: flip(run / "checkpoints/LATEST"), "LATEST: does not name step-00000002"),
+        (lambda run: flip(run / "checkpoints/LATEST", at=-9), "LATEST: does not name step-00000002"),
         (
             lambda run: (run / "checkpoints/step-00000002").rename(run / "checkpoints/step-00000003"),
-            "holds step 2 (renamed?)",
+            "step-00000003: holds step 2 (renamed?)",
         ),
     ],
 )
@@ -175,10 +176,10 @@ def test_verify_says_what_is_damaged_and_leaves_it_as_it_is(run, damage, line, c
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def flip(path):
+def flip(path, at=0):
     data = bytearray(path.read_bytes())
-    data[0] ^= 1 << 7 if path.name != "LATEST" else data[0]
-    path.write_bytes(data.lstrip(b"\0"))
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
 def test_verify_without_a_run_says_so(tmp_path, capsys, monkeypatch):
