@@ -175,6 +175,10 @@ def ranks(proof: Proof, seed: int) -> Result:
     else:
         plan = {"at": [PLACES["window"][0], draw.randint(1, MICRO // 2), KILL], "rank": which[0]}
     done = proof.trainings.run(folder, ranks=2, **plan)
+    while done["codes"] == [0, 0]:
+        shutil.rmtree(folder)
+        plan["kill"] /= 2
+        done = proof.trainings.run(folder, ranks=2, **plan)
     about = {"codes": done["codes"], "seconds": round(done["seconds"], 2), "swept": done["swept"], **plan}
     return {**about, "why": "hung" if done["hung"] else proof.finish(folder, ranks=2)}
 

@@ -83,8 +83,8 @@ class RunFolder:
             yield
         except BaseException as error:
             if self.path.is_dir() and not is_other_rank():
-                how = "stopped" if isinstance(error, Stopped) else "failed"
-                status = f"{how}: {one_line(str(error) or type(error).__name__)}"
+                what = one_line(str(error) or type(error).__name__)
+                status = what if isinstance(error, Stopped) else f"failed: {what}"
                 with suppress(OSError):  # the disk may be what failed: the error matters, not this
                     write_json(self.summary, {"status": status, **about})
             raise

@@ -16,7 +16,10 @@ def gather(trainer: L.Trainer, tensor: Tensor) -> Tensor:
     """(world, *shape): a tensor that has the same shape on every rank."""
     if trainer.world_size == 1:
         return tensor[None]
-    return trainer.strategy.all_gather(tensor.to(trainer.strategy.root_device)).cpu()
+    here = tensor.to(trainer.strategy.root_device)
+    of_all = [torch.empty_like(here) for _ in range(trainer.world_size)]
+    torch.distributed.all_gather(of_all, here)
+    return torch.stack(of_all).cpu()
 
 
 def gather_rows(trainer: L.Trainer, rows: list[int]) -> list[int]:
