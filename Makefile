@@ -1,6 +1,8 @@
 # make demo    trains the built-in default on a fresh machine and shows its answers
 # make test    runs the tests
 # make long    the property tests of the data contract over 10,000 examples, some minutes
+# make soak    proves that training survives: trainings killed at some hundred places, disks that refuse, damaged files;
+#              half an hour, one line of JSON a case in results/soak.jsonl (make soak SHARE=0.1: a part of it)
 # make check   format, lint, types, imports, tests: what a commit must pass
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # a file stays with one worker, which has made its fixtures; tests/conftest.py says which begin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check long format clean
+.PHONY: demo test check long soak format clean
 
 demo: .venv/core
 	$(BIN)/python train.py
@@ -25,6 +27,10 @@ check: .venv/dev
 
 long: .venv/test
 	IFT_EXAMPLES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_bad_files.py -k "every_row or tokens_with_a_loss"
+
+SHARE ?= 1
+soak: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --share $(SHARE)
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -106,7 +106,12 @@ CASES = [
     # the machine
     Case("below a file", ROWS + "good.json output_dir=good.json/run", 5, "good.json/run"),
     Case("not a folder", ROWS + "good.json output_dir=good.json", 5, "good.json"),
-    Case("holds a run", ROWS + "good.json output_dir=done", 2, "done: holds a run already (choose another output_dir)"),
+    Case(
+        "holds a run",
+        ROWS + "good.json output_dir=done",
+        2,
+        "done: holds a run without its config.yaml (choose another",
+    ),
     Case("no network for rows", "data.hub=nobody/nothing", 5, "nobody/nothing: not loaded from the Hub"),
     Case("no network for weights", WEIGHTS + "nobody/nothing", 5, "nobody/nothing: not fetched from the Hub"),
 ]
@@ -196,7 +201,7 @@ def test_a_run_that_was_refused_says_so_in_its_summary(ended):
 
 def test_a_run_that_is_there_already_is_left_as_it_was(ended, folder):
     ended("holds a run")
-    assert os.listdir(folder / "done") == ["metrics.jsonl"]
+    assert sorted(os.listdir(folder / "done")) == [".lock", "metrics.jsonl"]
     assert (folder / "done/metrics.jsonl").read_text() == "{}\n"
 
 

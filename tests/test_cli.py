@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from ift.cli import check_settings
+from ift.cli import check_settings, main
 from ift.errors import ConfigError
 from ift.run import read_json, read_jsonl
 from tests.running import ROOT
+from tests.soak import save
 
 ROWS = [{"instruction": f"Say the number {i} in words of one syllable.", "output": f"It is {i}."} for i in range(40)]
 
@@ -110,3 +111,79 @@ def test_settings_are_those_of_training_and_refused_as_there(words, message):
     with pytest.raises(ConfigError) as caught:
         check_settings(["rows.json"], words)
     assert str(caught.value).startswith(message)
+
+
+# -- ift verify -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with two checkpoints and a model of one layer."""
+    import torch
+
+    from ift.data.prompts import Segment, Template
+    from ift.data.tokenizer import Tokenizer
+    from ift.model.config import GPTConfig
+    from ift.model.gpt import GPT
+    from ift.training.model_folder import save_model_folder
+
+    torch.manual_seed(0)
+    for step in (1, 2):
+        assert save(tmp_path / "run" / "checkpoints", step) is None
+    tokenizer = Tokenizer._from_ranks({bytes([byte]): byte for byte in range(256)}, "bytes")
+    template = Template("short", (Segment("{instruction}"), Segment("\n{output}", supervised=True)))
+    save_model_folder(tmp_path / "run" / "model", GPT(GPTConfig(257, 16, 1, 2, 8)), tokenizer, template, {"step": 2})
+    return tmp_path / "run"
+
+
+def test_verify_names_every_folder_of_a_run_and_imports_no_torch(run):
+    code = "import sys; from ift.cli import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
+    words = [sys.executable, "-c", code, "verify", str(run), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["what"], each["ok"]) for each in found] == [
+        ("checkpoint", True),
+        ("checkpoint", True),
+        ("pointer", True),
+        ("model", True),
+    ]
+    assert found[0]["path"] == str(run / "checkpoints" / "step-00000002")
+    assert found[0]["tensors"] == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda run: flip(run / "checkpoints/step-00000001/state.json"), "step-00000001/state.json: damaged: sha256 "),
+        (lambda run: flip(run / "model/model.safetensors"), "model/model.safetensors: damaged: sha256 "),
+        (lambda run: (run / "model/prompt.json").unlink(), "model/prompt.json: missing"),
+        (lambda run: flip(run / "checkpoints/LATEST"), "LATEST: does not name step-00000002"),
+        (lambda run: flip(run / "checkpoints/LATEST", at=-9), "LATEST: does not name step-00000002"),
+        (
+            lambda run: (run / "checkpoints/step-00000002").rename(run / "checkpoints/step-00000003"),
+            "step-00000003: holds step 2 (renamed?)",
+        ),
+    ],
+)
+def test_verify_says_what_is_damaged_and_leaves_it_as_it_is(run, damage, line, capsys, monkeypatch):
+    damage(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["ift", "verify", str(run)])
+    assert main() == 4
+    (damaged,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("damaged ")][:1]
+    assert line in damaged
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def flip(path, at=0):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_without_a_run_says_so(tmp_path, capsys, monkeypatch):
+    for folder, words in ((tmp_path / "none", "no such run folder"), (tmp_path, "neither checkpoints nor a model")):
+        monkeypatch.setattr(sys, "argv", ["ift", "verify", str(folder)])
+        assert main() == 2
+        assert words in capsys.readouterr().err

@@ -13,7 +13,7 @@ from ift.training.model_folder import load_model_folder
 from tests.running import TRAIN, run
 
 FILES = """config.yaml data_report.json metrics.jsonl curves.png samples.jsonl test.jsonl responses.jsonl summary.json
-    report.html checkpoints/last/state.safetensors checkpoints/last/state.json
+    report.html checkpoints/LATEST
     model/config.json model/model.safetensors model/tokenizer.json model/prompt.json""".split()
 
 
@@ -104,9 +104,15 @@ def test_evaluate_gives_the_same_answers_again(demo, warm):
     assert read_json(demo.summary)["exact_match"] == summary["exact_match"]
 
 
-def test_a_second_run_into_the_same_folder_is_refused(demo, warm):
-    before = demo.summary.read_text()
+def test_the_same_command_again_says_that_the_run_is_finished_and_touches_nothing(demo, warm):
+    def state():
+        return {
+            path: path.stat().st_mtime_ns for path in demo.path.rglob("*") if path.name != ".lock" and path.is_file()
+        }
+
+    before = state()
     result = warm.run(TRAIN, f"output_dir={demo.path}")
-    assert result.returncode == 2
-    assert "holds a run already" in result.stderr
-    assert demo.summary.read_text() == before
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    assert "this run is finished" in result.stdout
+    assert state() == before

@@ -25,6 +25,7 @@ ALONE = [next(c for c in PYTHON if c.startswith(begins)) for begins in ("ift", "
 ELSEWHERE = {  # run by what sets up the environment that this test runs in
     "make demo": "Makefile",
     "make test": ".ci/run",
+    "make soak": "tests/training/test_resume.py, a part of it",
     'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
 }
 
@@ -65,8 +66,16 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
     for name, thing in stand_ins.items():
         words = [re.sub(rf"\b{name}\b", str(things / thing), word) for word in words]
     if program == "ift":
-        words = ["-m", "ift.cli", *words, f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
-        words += ["data.split=random", "data.max_dropped=0.5"]
+        words = ["-m", "ift.cli", *words]
+        if "check" in words:
+            words += [f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
+            words += ["data.split=random", "data.max_dropped=0.5"]
+        elif "verify-resume" in words:
+            words += ["--kills=1", "--steps=6"]
+    elif any(word.startswith("resume=") for word in words):  # of a run that is finished: one line, nothing done
+        result = run(*words)
+        assert (result.returncode, result.stdout.count("\n")) == (0, 1), result.stderr
+        return
     elif words[0] == "train.py":
         words += small(words, things, tmp_path)
     else:

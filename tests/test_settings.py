@@ -7,9 +7,20 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from ift.entry import as_ift_error, options_first, refuse_secrets
+from ift.entry import as_ift_error, into_the_resumed, options_first, refuse_secrets
 from ift.errors import ConfigError, DataError, MachineError
-from ift.settings import RULES, EvaluateSettings, Settings, keys, leaves, read_settings, save_settings, unknown_key
+from ift.settings import (
+    RULES,
+    EvaluateSettings,
+    Settings,
+    keys,
+    leaves,
+    load_settings,
+    read_settings,
+    save_settings,
+    settings_to_go_on,
+    unknown_key,
+)
 
 
 @pytest.fixture
@@ -174,6 +185,53 @@ def test_saved_settings_read_back_as_the_same_settings(settings_of, tmp_path):
     assert read_settings(yaml.safe_load((tmp_path / "config.yaml").read_text()), Settings) == settings
 
 
+# -- a run that goes on ---------------------------------------------------------------------------------------------
+
+
+def test_what_changes_nothing_of_what_is_learnt_may_change(settings_of):
+    run = settings_of("seed=1", "logger=wandb")
+    asked = settings_of("seed=1", "logger=none", "samples.rows=3", "data.num_workers=2", "trainer.save_every=7")
+    going_on = settings_to_go_on(run, asked)
+    assert going_on == asked
+    assert run == settings_of("seed=1", "logger=wandb")
+
+
+def test_only_what_was_asked_for_is_compared(settings_of):
+    """resume=RUN optim.lr=0.1: every other key has the default of today, and the run its own."""
+    run = settings_of("seed=1", "optim.lr=0.1", "logger=wandb")
+    asked = settings_of("optim.lr=0.1", "logger=none")
+    assert settings_to_go_on(run, asked, ["resume", "optim.lr", "logger"]) == settings_of(
+        "seed=1", "optim.lr=0.1", "logger=none"
+    )
+    with pytest.raises(ConfigError, match="seed=123: the run was begun with 1 "):
+        settings_to_go_on(run, asked)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=0.5", "optim.lr=0.5: the run was begun with 0.003 (leave it, or begin a new run)"),
+        ("trainer.devices=2", "trainer.devices=2: the run was begun with 1"),
+        ("data.path=[a,b]", "data.path=['a', 'b']: the run was begun with None"),
+        ("generate.top_k=5", "generate.top_k=5: the run was begun with None"),
+        ("prompt=alpaca", "prompt.name=alpaca: the run was begun with phi3"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused(settings_of, override, message):
+    with pytest.raises(ConfigError) as refused:
+        settings_to_go_on(settings_of(), settings_of(override), [override.split("=")[0]])
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("- 1", "does not hold settings"), ("a: [", "cannot be read"), ("a: 1", "a: ")]
+)
+def test_a_config_that_was_spoilt_is_an_error_with_its_name(tmp_path, text, words):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"config.yaml: .*{words}"):
+        load_settings(tmp_path / "config.yaml")
+
+
 def test_leaves_are_the_values_and_keys_are_their_names(settings_of):
     values = dict(leaves(settings_of("seed=5", "data.fields.input=context")))
     assert (values["seed"], values["data.fields.input"], values["trainer.early_stopping.patience"]) == (5, "context", 3)
@@ -257,3 +315,17 @@ def test_an_error_nobody_foresaw_stays_what_it_is():
 def test_settings_know_no_secret():
     names = {field.name for field in dataclasses.fields(Settings)} | {key.split(".")[-1] for key in keys(Settings)}
     assert not [name for name in names if name.endswith(("key", "token", "secret", "password"))]
+
+
+@pytest.mark.parametrize(
+    ("typed", "folder"),
+    [
+        (["resume=RUN", "logger=none"], ["output_dir=RUN"]),
+        (["resume='my run'"], ["output_dir='my run'"]),
+        (["resume=RUN", "output_dir=OTHER"], []),
+        (["resume=null"], []),
+        (["seed=1"], []),
+    ],
+)
+def test_a_run_goes_on_in_its_own_folder(typed, folder):
+    assert into_the_resumed(typed) == typed + folder

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ift.errors import ConfigError, IftError, refused_by_disk, report
-from ift.settings import EvaluateSettings, Settings, T, read_settings, unknown_key
+from ift import stops
+from ift.errors import ConfigError, IftError, MachineError, Stopped, refused_by_disk, report
+from ift.run import RunFolder, is_other_rank
+from ift.settings import EvaluateSettings, Settings, T, load_settings, read_settings, settings_to_go_on, unknown_key
 
 # by the name of the key, or by the look of the value: a prefix and a long run of letters and digits
 SECRET = re.compile(
@@ -44,8 +46,11 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     code = 0
     try:
         refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = options_first(sys.argv[1:])
-        main()
+        sys.argv[1:] = into_the_resumed(options_first(sys.argv[1:]))
+        with stops.listening() if kind is Settings else nullcontext():
+            main()
+    except Stopped as stopped:
+        code = told_of_stop(stopped)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -57,9 +62,20 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     return code or _exit_code
 
 
+def told_of_stop(stopped: Stopped) -> int:
+    """The one line of a run that was stopped, and its exit code."""
+    if is_other_rank():  # the first rank speaks for all; Lightning would take another code for a crash and end it
+        return 0
+    print(f"ift: {stopped}", file=sys.stderr, flush=True)
+    return Stopped.exit_code
+
+
 @contextmanager
 def job() -> Iterator[None]:
-    """Around the work of one job: its error is reported here and now, and the other jobs of a sweep go on."""
+    """Around the work of one job: its error is reported here and now, and the other jobs of a sweep go on.
+
+    A stop is no error and ends a sweep.
+    """
     global _exit_code
     try:
         yield
@@ -74,6 +90,28 @@ def settings_from(config: DictConfig, kind: type[T]) -> T:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     return read_settings(plain, kind)  # type: ignore[arg-type]
+
+
+def settings_of(config: DictConfig, run: RunFolder) -> Settings:
+    """What training is told: by the command, or by the run that goes on, with what of the command may differ.
+
+    Raises ConfigError where the command asks for another run than the one in the folder.
+    """
+    asked = settings_from(config, Settings)
+    if asked.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("resume=: one run at a time (leave out -m)")
+    if asked.resume and not run.config.exists():
+        raise ConfigError(f"{run.path}: no run to go on with (give resume=FOLDER, the output_dir of a training run)")
+    if not asked.resume and not run.begun:
+        return asked
+    if not run.config.exists():
+        raise ConfigError(f"{run.path}: holds a run without its config.yaml (choose another output_dir)")
+    if asked.dry_run:
+        raise ConfigError(f"{run.path}: holds a run already (choose another output_dir for a dry run)")
+    given = [word.lstrip("+").partition("=")[0] for word in _typed()]
+    if asked.resume and "experiment" in given:
+        raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
+    return settings_to_go_on(load_settings(run.config), asked, given if asked.resume else None)
 
 
 def output_dir() -> Path:
@@ -91,9 +129,20 @@ def sweep_name() -> str | None:
 
 def choices() -> str:
     """The overrides of this job, for tables."""
+    return " ".join(_typed())
+
+
+def _typed() -> list[str]:
     # as they were typed: a ${key} in them means nothing in Hydra's own config
-    typed: list[str] = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[assignment]
-    return " ".join(typed)
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[return-value]
+
+
+def into_the_resumed(arguments: list[str]) -> list[str]:
+    """resume=RUN means output_dir=RUN too, before Hydra makes a folder of another name."""
+    folders = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
+    if not folders or folders[-1] in ("", "null") or any(a.startswith("output_dir=") for a in arguments):
+        return arguments
+    return [*arguments, f"output_dir={folders[-1]}"]
 
 
 def options_first(arguments: list[str]) -> list[str]:
@@ -141,6 +190,8 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
         return ConfigError(str(error).splitlines()[0])
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
+    if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection closed by peer", str(error)):
+        return MachineError("another process of this run ended: see what it said (then go on with resume=RUN)")
     if isinstance(error, OSError) and error.filename is not None:
         return refused_by_disk(error)
     return error

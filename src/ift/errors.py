@@ -45,6 +45,12 @@ class DivergedError(IftError):
     exit_code = 6
 
 
+class Stopped(BaseException):
+    """Someone asked for an end, and got it at a place from where the run can go on. No error: nothing is wrong."""
+
+    exit_code = 75  # EX_TEMPFAIL: schedulers run such a job again
+
+
 def missing_extra(package: str, extra: str) -> MachineError:
     return MachineError(f'this needs the package {package} (pip install "ift[{extra}]")')
 

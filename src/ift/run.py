@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ift.errors import ConfigError, MachineError, one_line
+from filelock import FileLock, Timeout
+
+from ift.errors import ConfigError, MachineError, Stopped, one_line
 
 
 class RunFolder:
@@ -26,6 +28,7 @@ class RunFolder:
         self.overlaps = self.path / "overlaps.jsonl"
         self.test_rows = self.path / "test.jsonl"
         self.metrics = self.path / "metrics.jsonl"
+        self.wandb_id = self.path / "wandb_id"
         self.samples = self.path / "samples.jsonl"
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
@@ -35,32 +38,55 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.evals = self.path / "evals"
 
-    @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
-        """Make the folder and try it for real. Raises ConfigError if it holds a run, MachineError if it cannot."""
-        run = cls(path)
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, try it for real, and keep it to this process: its lock ends with the process, killed or not.
+
+        Raises MachineError if it cannot be written, ConfigError if another process writes it. Ranks other than the
+        first help the process that has the lock.
+        """
         if is_other_rank():
-            return run
-        if run.metrics.exists() or run.model.exists():  # a run that was refused before its first number left neither
-            raise ConfigError(f"{run.path}: holds a run already (choose another output_dir)")
+            yield
+            return
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            write_text(run.path / ".probe", "can this folder be written?\n")
-            (run.path / ".probe").unlink()
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / ".probe", "can this folder be written?\n")
+            (self.path / ".probe").unlink()
+            lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"{self.path}: another process trains here (wait, or choose another output_dir)"
+            ) from error
         except OSError as error:
             raise MachineError(
-                f"{run.path}: cannot be written: {error.strerror} (choose another output_dir)"
+                f"{self.path}: cannot be written: {error.strerror} (choose another output_dir)"
             ) from error
-        return run
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has left numbers here. (One that was refused before its first number has not.)"""
+        return self.metrics.exists() or self.model.exists() or self.checkpoints.exists()
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.exists() and read_json(self.summary).get("status") == "finished"
 
     @contextmanager
     def outcome(self, **about: Any) -> Iterator[None]:
-        """Around the work of a run: if it fails, summary.json says so and why, for the table of a sweep."""
+        """Around the work of a run: if it ends early, summary.json says so and why, for the table of a sweep."""
         try:
             yield
         except BaseException as error:
-            if self.path.is_dir():
-                write_json(self.summary, {"status": f"failed: {one_line(str(error) or type(error).__name__)}", **about})
+            if self.path.is_dir() and not is_other_rank():
+                what = one_line(str(error) or type(error).__name__)
+                status = what if isinstance(error, Stopped) else f"failed: {what}"
+                with suppress(OSError):  # the disk may be what failed: the error matters, not this
+                    write_json(self.summary, {"status": status, **about})
             raise
 
     @classmethod

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ift.errors import ConfigError
 
@@ -121,6 +122,8 @@ class TrainerSettings:
     devices: int
     strategy: str
     val_every: int | None
+    save_every: int | None
+    skip_nonfinite: int
     early_stopping: EarlyStoppingSettings
 
 
@@ -155,6 +158,7 @@ class Settings:
 
     seed: int
     output_dir: str
+    resume: str | None
     dry_run: bool
     samples: SamplesSettings
     model: ModelSettings
@@ -251,6 +255,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "devices": _at_least(1),
     "strategy": _one_of("auto", "ddp"),
     "val_every": _at_least(1),
+    "save_every": _at_least(1),
+    "skip_nonfinite": _at_least(0),
     "patience": _at_least(1),
     "min_delta": _at_least(0),
     "max_new_tokens": _at_least(1),
@@ -286,6 +292,62 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
         if check and value is not None and not check[0](value):
             raise ConfigError(f"{key}={value}: must be {check[1]}")
     return settings
+
+
+# What may differ when a run goes on: it changes what is seen of the training, or how fast it is, not what it learns.
+MAY_CHANGE = (
+    "output_dir", "resume", "dry_run", "logger", "samples", "trainer.save_every", "trainer.skip_nonfinite",
+    "data.num_workers", "data.cache_dir",
+)  # fmt: skip
+
+
+def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None = None) -> Settings:
+    """The settings of a run that was stopped, with what may change as it is asked for now.
+
+    keys: the keys or groups that were asked for; None: all of them. Raises ConfigError at the first one that would
+    make it another run.
+    """
+    wanted = None if keys is None else tuple(keys)
+    merged, before = dataclasses.asdict(run), dict(plain_leaves(dataclasses.asdict(run)))
+    for key, value in plain_leaves(dataclasses.asdict(asked)):
+        if wanted is not None and not _below(key, wanted):
+            continue
+        if _below(key, MAY_CHANGE):
+            *path, last = key.split(".")
+            place = merged
+            for name in path:
+                place = place[name]
+            place[last] = value
+        elif before.get(key) != value:
+            raise ConfigError(f"{key}={value}: the run was begun with {before.get(key)} (leave it, or begin a new run)")
+    return read_settings(merged, Settings)
+
+
+def _below(key: str, places: Iterable[str]) -> bool:
+    return any(key == place or key.startswith(place + ".") for place in places)
+
+
+def plain_leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in a tree of dicts; a list is one value."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from plain_leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def load_settings(path: Path) -> Settings:
+    """What save_settings wrote. Raises ConfigError where it is missing or was changed into something else."""
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: does not hold settings")
+    try:
+        return read_settings(plain, Settings)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def save_settings(settings: Settings | EvaluateSettings, path: Path) -> None:

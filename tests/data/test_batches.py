@@ -201,3 +201,17 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone():
     before = torch.random.get_rng_state()
     StepSampler(100, batch_size=8, seed=1).order()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_steps_that_were_taken_are_left_out_of_one_epoch_alone():
+    """13 rows, 2 x 2 a step: 4 steps of 2 micro-batches. Begun in epoch 3 after 2 steps, the first 4 are left out."""
+    sampler = StepSampler(13, batch_size=2, accumulate=2, seed=5)
+    epochs = {}
+    for epoch in (3, 4):
+        sampler.set_epoch(epoch)
+        epochs[epoch] = list(sampler)
+    sampler.begin_at(3, 2)
+    assert list(sampler) == epochs[3][4:]
+    assert len(sampler) == 8  # of a whole epoch
+    sampler.set_epoch(4)
+    assert list(sampler) == epochs[4]

@@ -85,7 +85,7 @@ def test_the_report_is_shown_in_lines_a_person_reads(prepared):
 
 
 def test_a_run_keeps_its_report_and_what_was_dropped(prepared, tmp_path):
-    run = RunFolder.create(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     data = prepared([*rows(20), {"instruction": "é"}], max_dropped=0.5, run=run)
     assert read_json(run.data_report) == data.report
     lines = list(data.rows["test"].lines())  # as they are written into test.jsonl
@@ -97,7 +97,7 @@ def test_a_run_keeps_its_report_and_what_was_dropped(prepared, tmp_path):
 def test_more_dropped_rows_than_max_dropped_stop_the_run_and_are_kept_all_the_same(prepared, tmp_path):
     records = [*rows(198), None, None]
     assert prepared(records, max_dropped=0.01).report["dropped"] == 2  # exactly the share that may go
-    run = RunFolder.create(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     with pytest.raises(DataError, match=r"rows.json:199: null, .*; 3 of 201 rows cannot be used .*max_dropped=0.01"):
         prepared([*records, None], max_dropped=0.01, run=run)
     assert [row["row"] for row in read_jsonl(run.rejected)] == [199, 200, 201]

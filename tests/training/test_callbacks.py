@@ -10,10 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from ift.data.prompts import Segment, Template
 from ift.model.weights import inspect_folder, load_model
 from ift.settings import EarlyStoppingSettings, TrainerSettings
-from ift.training.callbacks import KeepBest, KeepLast, ValidateAtTheEnd
-from ift.training.checkpoint import SafeCheckpointIO
+from ift.training.callbacks import KeepBest, ValidateAtTheEnd
 from ift.training.module import SFTModule
-from ift.training.trainer import early_stopping, stop_reason, total_steps, val_interval
+from ift.training.trainer import early_stopping, stop_reason, total_steps, val_every
 
 TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{output}", supervised=True)))
 
@@ -41,11 +40,11 @@ class Validations(Callback):
 
 @pytest.fixture
 def run(tmp_path, make_examples, make_model, make_optim, make_data, make_trainer, byte_tokenizer):
-    def run(losses, *, rows=40, max_epochs=2, max_steps=None, val_every=1, accumulate=1, patience=None, untuned=False):
+    def run(losses, *, rows=40, max_epochs=2, max_steps=None, every=1, accumulate=1, patience=None, untuned=False):
         """As train.py puts it together: 8 rows a step. Returns what happened."""
         settings = TrainerSettings(
             max_epochs=max_epochs, max_steps=max_steps, accumulate=accumulate, precision="fp32", accelerator="cpu",
-            devices=1, strategy="auto", val_every=val_every,
+            devices=1, strategy="auto", val_every=every, save_every=None, skip_nonfinite=0,
             early_stopping=EarlyStoppingSettings(patience=patience, min_delta=0.0),
         )  # fmt: skip
         data = make_data(make_examples(rows), make_examples(3), batch_size=8 // accumulate, accumulate=accumulate)
@@ -57,10 +56,8 @@ def run(tmp_path, make_examples, make_model, make_optim, make_data, make_trainer
         trainer = make_trainer(
             max_steps=steps,
             accumulate_grad_batches=accumulate,
-            val_check_interval=val_interval(settings, steps),
-            callbacks=[best, seen, stopping, KeepLast(tmp_path / "checkpoints"), ValidateAtTheEnd()],
-            plugins=[SafeCheckpointIO()],
-            enable_checkpointing=True,
+            val_check_interval=val_every(settings, steps) * accumulate,
+            callbacks=[best, seen, stopping, ValidateAtTheEnd()],
         )
         if untuned:
             trainer.validate(module, data.baseline_dataloaders(), verbose=False)
@@ -74,24 +71,24 @@ def run(tmp_path, make_examples, make_model, make_optim, make_data, make_trainer
 
 
 @pytest.mark.parametrize(
-    ("val_every", "validated"),
+    ("every", "validated"),
     [(4, [4, 8, 10]), (5, [5, 10]), (1, list(range(1, 11))), (10, [10]), (99, [10]), (None, list(range(1, 11)))],
 )
-def test_validation_runs_every_so_many_steps_and_after_the_last_one(run, val_every, validated):
+def test_validation_runs_every_so_many_steps_and_after_the_last_one(run, every, validated):
     """40 rows, 8 a step: 5 steps an epoch, 10 in all; validations do not start anew with an epoch."""
-    _, _, seen, reason = run([1.0] * 10, val_every=val_every)
+    _, _, seen, reason = run([1.0] * 10, every=every)
     assert seen.steps == validated
     assert reason == "max_epochs=2"
 
 
 def test_steps_are_counted_in_optimizer_steps_when_gradients_are_accumulated(run):
-    trainer, _, seen, _ = run([1.0] * 10, val_every=3, accumulate=4, rows=38)  # the last window: 2 + 2 + 2 + 0 rows
+    trainer, _, seen, _ = run([1.0] * 10, every=3, accumulate=4, rows=38)  # the last window: 2 + 2 + 2 + 0 rows
     assert trainer.global_step == 10
     assert seen.steps == [3, 6, 9, 10]
 
 
 def test_max_steps_ends_a_run_within_an_epoch_and_says_so(run):
-    trainer, _, seen, reason = run([1.0] * 9, max_epochs=9, max_steps=7, val_every=3)
+    trainer, _, seen, reason = run([1.0] * 9, max_epochs=9, max_steps=7, every=3)
     assert trainer.global_step == 7
     assert seen.steps == [3, 6, 7]
     assert reason == "max_steps=7"
@@ -102,7 +99,7 @@ def test_max_steps_ends_a_run_within_an_epoch_and_says_so(run):
 
 def test_patience_counts_validations_without_a_better_loss(run):
     """Best at the second validation; the next three are not better, across the end of an epoch too."""
-    trainer, best, seen, reason = run([3.0, 2.0, 2.1, 2.0, 2.5, 1.0], val_every=2, max_epochs=9, patience=3)
+    trainer, best, seen, reason = run([3.0, 2.0, 2.1, 2.0, 2.5, 1.0], every=2, max_epochs=9, patience=3)
     assert seen.steps == [2, 4, 6, 8, 10]
     assert trainer.global_step == 10
     assert best.best_step == 4
@@ -130,7 +127,7 @@ def about(tmp_path):
 
 
 def test_the_model_that_is_kept_is_the_one_with_the_best_validation_loss(run, tmp_path):
-    _, best, seen, _ = run([3.0, 2.0, 2.5, 1.5, 1.6], val_every=2)
+    _, best, seen, _ = run([3.0, 2.0, 2.5, 1.5, 1.6], every=2)
     assert (best.best_loss, best.best_step) == (1.5, 8)
     assert about(tmp_path) == {"data": "abc", "step": 8, "val_loss": 1.5}
     kept = load_model(inspect_folder(tmp_path / "model")).state_dict()
@@ -141,18 +138,18 @@ def test_the_model_that_is_kept_is_the_one_with_the_best_validation_loss(run, tm
 
 
 def test_of_two_equal_losses_the_earlier_model_is_kept(run):
-    _, best, _, _ = run([2.0, 1.0, 1.0], val_every=4)
+    _, best, _, _ = run([2.0, 1.0, 1.0], every=4)
     assert best.best_step == 8
 
 
 def test_the_last_step_can_be_the_best(run, tmp_path):
-    _, best, _, _ = run([3.0, 2.0, 1.0], val_every=4)
+    _, best, _, _ = run([3.0, 2.0, 1.0], every=4)
     assert best.best_step == 10
     assert about(tmp_path)["step"] == 10
 
 
 def test_an_untuned_model_that_is_better_than_all_after_it_is_kept(run, tmp_path, make_model, byte_tokenizer):
-    _, best, _, _ = run([0.5, 3.0, 2.0, 1.0], val_every=4, untuned=True)
+    _, best, _, _ = run([0.5, 3.0, 2.0, 1.0], every=4, untuned=True)
     assert (best.best_loss, best.best_step) == (0.5, 0)
     fresh = make_model(vocab_size=byte_tokenizer.vocab_size).state_dict()
     kept = load_model(inspect_folder(tmp_path / "model")).state_dict()
@@ -160,15 +157,6 @@ def test_an_untuned_model_that_is_better_than_all_after_it_is_kept(run, tmp_path
 
 
 def test_a_loss_that_is_no_number_is_never_the_best_and_ends_the_run(run):
-    trainer, best, _, _ = run([2.0, math.nan, 1.0], val_every=2)
+    trainer, best, _, _ = run([2.0, math.nan, 1.0], every=2)
     assert (best.best_loss, best.best_step) == (2.0, 2)
     assert trainer.global_step == 4
-
-
-def test_the_last_checkpoint_is_that_of_the_latest_validation(run, tmp_path):
-    run([1.0, 2.0, 3.0], val_every=4)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last"]
-    state = SafeCheckpointIO().load_checkpoint(tmp_path / "checkpoints" / "last")
-    assert state["global_step"] == 10
-    (kept,) = [value for key, value in state["callbacks"].items() if "KeepBest" in key]
-    assert kept == {"best_loss": 1.0, "best_step": 4}

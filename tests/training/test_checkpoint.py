@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback
 
-from ift.errors import WeightsError
-from ift.training.checkpoint import SafeCheckpointIO, pack, unpack
+from ift.sealed import Sealed, newest, step_folder
+from ift.training.checkpoint import SealedCheckpointIO, pack, unpack
 from ift.training.module import SFTModule
 
 TREE = {
@@ -55,8 +55,8 @@ def test_any_tree_of_plain_values_comes_back(tree):
 def test_a_tensor_comes_back_bit_for_bit(tmp_path, dtype):
     tensor = torch.tensor([[0, 1, 2], [3, 4, 5]]).to(dtype)
     checkpoint = {"state": {3: {"step": torch.tensor(7, dtype=dtype), "moment": tensor.t()}}}
-    SafeCheckpointIO().save_checkpoint(checkpoint, tmp_path / "last")
-    state = SafeCheckpointIO().load_checkpoint(tmp_path / "last")["state"][3]
+    SealedCheckpointIO().save_checkpoint(checkpoint, tmp_path / "last")
+    state = SealedCheckpointIO().load_checkpoint(tmp_path / "last")["state"][3]
     for name, value in checkpoint["state"][3].items():
         assert state[name].dtype == dtype
         assert torch.equal(state[name], value)
@@ -64,16 +64,16 @@ def test_a_tensor_comes_back_bit_for_bit(tmp_path, dtype):
 
 def test_tensors_that_share_memory_come_back_as_they_were(tmp_path):
     whole = torch.arange(6.0)
-    SafeCheckpointIO().save_checkpoint({"whole": whole, "again": whole, "part": whole[2:4]}, tmp_path / "last")
-    state = SafeCheckpointIO().load_checkpoint(tmp_path / "last")
+    SealedCheckpointIO().save_checkpoint({"whole": whole, "again": whole, "part": whole[2:4]}, tmp_path / "last")
+    state = SealedCheckpointIO().load_checkpoint(tmp_path / "last")
     assert torch.equal(state["whole"], whole)
     assert torch.equal(state["again"], whole)
     assert state["part"].tolist() == [2.0, 3.0]
 
 
 def test_a_checkpoint_without_tensors_is_one_too(tmp_path):
-    SafeCheckpointIO().save_checkpoint({"epoch": 3, "loss": math.inf}, tmp_path / "last")
-    assert SafeCheckpointIO().load_checkpoint(tmp_path / "last") == {"epoch": 3, "loss": math.inf}
+    SealedCheckpointIO().save_checkpoint({"epoch": 3, "loss": math.inf}, tmp_path / "last")
+    assert SealedCheckpointIO().load_checkpoint(tmp_path / "last") == {"epoch": 3, "loss": math.inf, "about": {}}
 
 
 def test_dicts_and_tuples_of_other_names_become_plain_ones():
@@ -87,65 +87,45 @@ class Anything:
 @pytest.mark.parametrize("value", [Anything(), Anything, print, {1, 2}, b"bytes", 1j, torch.float32])
 def test_what_is_neither_number_nor_text_is_refused(tmp_path, value):
     with pytest.raises(TypeError, match=f"a checkpoint cannot hold a {type(value).__name__}"):
-        SafeCheckpointIO().save_checkpoint({"deep": [{"down": value}]}, tmp_path / "last")
+        SealedCheckpointIO().save_checkpoint({"deep": [{"down": value}]}, tmp_path / "last")
     assert not (tmp_path / "last").exists()
 
 
-def test_a_checkpoint_is_one_json_and_one_safetensors_file(tmp_path):
-    SafeCheckpointIO().save_checkpoint({"a": torch.ones(2)}, tmp_path / "last")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["last", "state.json", "state.safetensors"]
+def test_a_checkpoint_is_json_and_safetensors_and_the_newest_two_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint = {"step": step, "a": torch.full((2,), step), "about": {"step": step}}
+        SealedCheckpointIO().save_checkpoint(checkpoint, step_folder(tmp_path, step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "step-00000002", "step-00000003"]
+    files = sorted(path.name for path in (tmp_path / "step-00000003").iterdir())
+    assert files == ["manifest.json", "state-0.safetensors", "state.json"]
+    assert (tmp_path / "LATEST").read_text().startswith("step-00000003 ")
+    assert newest(tmp_path) == Sealed(tmp_path / "step-00000003", {"step": 3})
 
 
-def test_a_new_checkpoint_takes_the_place_of_the_old_one(tmp_path):
-    for epoch in (1, 2):
-        SafeCheckpointIO().save_checkpoint({"epoch": epoch}, tmp_path / "last")
-    assert SafeCheckpointIO().load_checkpoint(tmp_path / "last") == {"epoch": 2}
-    assert [path.name for path in tmp_path.iterdir()] == ["last"]
-    SafeCheckpointIO().remove_checkpoint(tmp_path / "last")
-    assert not list(tmp_path.iterdir())
+def test_tensors_carry_their_place_in_the_tree_and_other_readers_open_the_file(tmp_path):
+    """Sizes of 8, 2, 1 and 0 bytes an element or no element at all; each lies at a multiple of its own size."""
+    from safetensors.torch import load_file
+
+    tree = {
+        "flag": torch.tensor(True),
+        "half": {"a": torch.ones(3, dtype=torch.bfloat16), "none": torch.empty(0, 4)},
+        "list": [torch.arange(3), torch.arange(2).double()],
+    }
+    SealedCheckpointIO().save_checkpoint(tree, tmp_path / "last")
+    found = load_file(tmp_path / "last" / "state-0.safetensors")
+    assert sorted(found) == ["flag", "half/a", "half/none", "list/0", "list/1"]
+    assert torch.equal(found["list/0"], torch.arange(3))
+    assert found["half/none"].shape == (0, 4)
 
 
-def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    SafeCheckpointIO().save_checkpoint({"epoch": 1, "a": torch.ones(3)}, tmp_path / "last")
-
-    def disk_full(*args, **kwargs):
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("ift.training.checkpoint.save_file", disk_full)
-        with pytest.raises(OSError, match="no space"):
-            SafeCheckpointIO().save_checkpoint({"epoch": 2, "a": torch.ones(3)}, tmp_path / "last")
-    assert SafeCheckpointIO().load_checkpoint(tmp_path / "last")["epoch"] == 1
-    SafeCheckpointIO().save_checkpoint({"epoch": 3}, tmp_path / "last")  # what was left behind is in nobody's way
-    assert [path.name for path in tmp_path.iterdir()] == ["last"]
-
-
-def test_a_crash_while_the_old_checkpoint_goes_never_leaves_half_of_one(tmp_path, monkeypatch):
-    """The place holds the old checkpoint, the new one, or none at all: never some of the files of one."""
-    import shutil
-
-    SafeCheckpointIO().save_checkpoint({"epoch": 1}, tmp_path / "last")
-    remove = shutil.rmtree
-
-    def interrupted(path, **options):
-        if path.exists():
-            next(path.iterdir()).unlink()
-            raise KeyboardInterrupt
-        remove(path, **options)
-
-    monkeypatch.setattr("ift.training.checkpoint.shutil.rmtree", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        SafeCheckpointIO().save_checkpoint({"epoch": 2}, tmp_path / "last")
-    assert SafeCheckpointIO().load_checkpoint(tmp_path / "last") == {"epoch": 2}
-
-
-@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:9])])
-def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, name, damage):
-    SafeCheckpointIO().save_checkpoint({"a": torch.ones(3)}, tmp_path / "last")
-    damage(tmp_path / "last" / name)
-    with pytest.raises(WeightsError, match="last: not a whole checkpoint"):
-        SafeCheckpointIO().load_checkpoint(tmp_path / "last")
+def test_much_is_written_to_several_files_at_once(tmp_path):
+    many = {f"{i}": torch.full((1 << 16,), float(i)) for i in range(32)}  # 8 MB
+    SealedCheckpointIO().save_checkpoint(many, tmp_path / "last")
+    files = sorted((tmp_path / "last").glob("*.safetensors"))
+    assert [file.name for file in files] == [f"state-{i}.safetensors" for i in range(4)]
+    assert max(file.stat().st_size for file in files) < 2.2 * (1 << 20)
+    state = SealedCheckpointIO().load_checkpoint(tmp_path / "last")
+    assert all(torch.equal(state[name], tensor) for name, tensor in many.items())
 
 
 # -- through Lightning ----------------------------------------------------------------------------------------------
@@ -169,13 +149,12 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(
 
     def run(seed, *, steps, callbacks=(), ckpt_path=None):
         module = SFTModule(make_model(seed=seed), optim=optim, total_steps=6)
-        trainer = make_trainer(max_steps=steps, callbacks=callbacks, plugins=[SafeCheckpointIO()])
+        trainer = make_trainer(max_steps=steps, callbacks=callbacks, plugins=[SealedCheckpointIO()])
         trainer.fit(module, make_data(examples), ckpt_path=ckpt_path)
         return trainer, module
 
     path = tmp_path / "last"
     _, whole = run(0, steps=6, callbacks=[SaveAt(3, path)])
-    assert sorted(file.name for file in path.iterdir()) == ["state.json", "state.safetensors"]
     trainer, resumed = run(99, steps=6, ckpt_path=path)  # other weights, which the checkpoint replaces
     assert (trainer.global_step, trainer.current_epoch) == (6, 2)
     for name, value in whole.model.state_dict().items():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ift.training.loggers import MetricsFile, wandb_mode
+from ift.training.loggers import MetricsFile, Wandb, wandb_mode
 from tests.running import read_offline_run, train
 
 
@@ -32,6 +32,69 @@ def test_a_step_that_is_written_and_goes_on_still_has_one_line(tmp_path):
         {"step": 1, "train/loss": 2.0},
         {"step": 2, "val/loss": 1.5, "test/loss": 1.25},
     ]
+
+
+def test_a_file_goes_back_to_where_it_was(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsFile(path)
+    for step in (1, 2):
+        log.log_metrics({"train/loss": 4 - step}, step=step)
+    position = json.loads(json.dumps(log.position()))  # as a checkpoint keeps it
+    log.log_metrics({"val/loss": 9.0}, step=2)
+    log.log_metrics({"train/loss": 1.0}, step=3)
+    log.save()
+    again = MetricsFile(path)
+    again.go_back(position)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "train/loss": 3},
+        {"step": 2, "train/loss": 2},
+    ]
+    again.log_metrics({"val/loss": 5.0}, step=2)
+    again.save()
+    assert json.loads(path.read_text().splitlines()[-1]) == {"step": 2, "train/loss": 2, "val/loss": 5.0}
+
+
+def test_lines_that_the_disk_refuses_are_written_with_the_next_ones(tmp_path, capsys):
+    log = MetricsFile(tmp_path / "none" / "metrics.jsonl")  # a folder that is not there yet
+    for step in (1, 2):
+        log.log_metrics({"loss": step}, step=step)
+    log.save()
+    assert capsys.readouterr().out.count("training goes on") == 1
+    (tmp_path / "none").mkdir()
+    log.log_metrics({"loss": 3}, step=3)
+    log.finalize("success")
+    lines = [json.loads(line) for line in (tmp_path / "none" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": step, "loss": step} for step in (1, 2, 3)]
+
+
+class Broken:
+    """A W&B run of which nothing works."""
+
+    def __getattr__(self, name):
+        raise ConnectionError("the service is gone")
+
+
+def test_what_wandb_raises_is_one_line_and_ends_wandb_alone(tmp_path, monkeypatch, capsys, settings_of):
+    monkeypatch.setattr("ift.training.loggers.start_wandb", lambda *args, **about: Broken())
+    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, group=None, run_id="abc")
+    for step in (1, 2):
+        log.log_metrics({"train/loss": 1.0}, step=step)
+    log.log_samples([])
+    log.finalize("success")
+    log.close(exit_code=0, summary={}, model=tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("ift: W&B failed (ConnectionError the service is gone): training goes on without it")
+
+
+def test_a_wandb_that_does_not_start_is_one_line_too(tmp_path, monkeypatch, capsys, settings_of):
+    def refuse(*args, **about):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("ift.training.loggers.start_wandb", refuse)
+    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, group=None, run_id="abc")
+    log.log_metrics({"train/loss": 1.0}, step=1)
+    assert log.experiment is None
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 @pytest.mark.parametrize(

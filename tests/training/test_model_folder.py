@@ -44,6 +44,7 @@ def test_a_folder_holds_json_and_safetensors_only(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "ift.json",
+        "manifest.json",
         "model.safetensors",
         "prompt.json",
         "tokenizer.json",

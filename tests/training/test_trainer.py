@@ -4,7 +4,7 @@ import pytest
 
 from ift.errors import DataError
 from ift.settings import EarlyStoppingSettings, TrainerSettings
-from ift.training.trainer import total_steps, val_interval
+from ift.training.trainer import total_steps, val_every
 
 
 def settings(**changes) -> TrainerSettings:
@@ -17,6 +17,8 @@ def settings(**changes) -> TrainerSettings:
         "devices": 1,
         "strategy": "auto",
         "val_every": None,
+        "save_every": None,
+        "skip_nonfinite": 0,
         "early_stopping": EarlyStoppingSettings(patience=3, min_delta=0.0),
     }
     return TrainerSettings(**{**values, **changes})
@@ -35,7 +37,7 @@ def test_no_step_at_all_is_an_error():
 
 
 def test_ten_validations_a_run_on_whole_steps_unless_asked_otherwise():
-    assert val_interval(settings(), steps=234) == 24
-    assert val_interval(settings(), steps=3) == 1
-    assert val_interval(settings(accumulate=4), steps=100) == 40
-    assert val_interval(settings(val_every=7, accumulate=4), steps=100) == 28
+    assert val_every(settings(), steps=234) == 24
+    assert val_every(settings(), steps=3) == 1
+    assert val_every(settings(accumulate=4), steps=100) == 10
+    assert val_every(settings(val_every=7, accumulate=4), steps=100) == 7

@@ -114,6 +114,7 @@ class StepSampler(Sampler[list[int]]):
         self.rows, self.batch_size, self.accumulate = rows, batch_size, accumulate
         self.rank, self.world, self.seed, self.drop_last = rank, world, seed, drop_last
         self.epoch = 0
+        self._begin = (0, 0)
 
     @property
     def steps(self) -> int:
@@ -128,6 +129,13 @@ class StepSampler(Sampler[list[int]]):
         """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
 
+    def begin_at(self, epoch: int, step: int) -> None:
+        """Leave out the first steps of an epoch, which a run that goes on has taken already.
+
+        Told by whoever counts optimizer steps: what a loader has fetched ahead says nothing about what was learnt.
+        """
+        self.epoch, self._begin = epoch, (epoch, step)
+
     def order(self) -> list[int]:
         if self.seed is None:
             return list(range(self.rows))
@@ -137,6 +145,7 @@ class StepSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
-        for micro in range(len(self)):
+        epoch, step = self._begin
+        for micro in range(step * self.accumulate if self.epoch == epoch else 0, len(self)):
             start = (micro * self.world + self.rank) * self.batch_size
             yield order[start : start + self.batch_size]

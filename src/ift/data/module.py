@@ -7,6 +7,7 @@ from functools import partial
 
 import lightning as L
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ift.data.batches import Batch, StepSampler, collate_padded, collate_unpadded
@@ -58,6 +59,7 @@ class SFTDataModule(L.LightningDataModule):
             self.collate = partial(
                 collate_unpadded, end_of_text=end_of_text, share_prefix=settings.share_prefix and not dropout
             )
+        self.begin = (0, 0)  # epoch, and optimizer steps of it that were taken already
 
     def steps_per_epoch(self, world: int) -> int:
         """Optimizer steps in an epoch on `world` ranks."""
@@ -78,9 +80,9 @@ class SFTDataModule(L.LightningDataModule):
         train = self.examples["train"][: max(len(self.examples["val"]), self.batch_size)]
         return [self._loader(part) for part in (self.examples["val"], train)]
 
-    def longest_batch(self) -> Batch:
-        """The training batch that needs most memory."""
-        longest = np.argsort(-lengths(self.examples["train"]), kind="stable")[: self.batch_size]
+    def longest_batch(self, rows: int | None = None) -> Batch:
+        """The training batch that needs most memory; rows: of another size than batch_size."""
+        longest = np.argsort(-lengths(self.examples["train"]), kind="stable")[: rows or self.batch_size]
         return self.collate([self.examples["train"][int(i)] for i in longest])
 
     def _sampler(self, rows: int, *, train: bool, rank: int, world: int) -> StepSampler:
@@ -98,9 +100,13 @@ class SFTDataModule(L.LightningDataModule):
         # validation has no order to keep: rows of one length side by side need least padding
         order = None if train else np.argsort(lengths(examples), kind="stable")
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = self._sampler(len(examples), train=train, rank=rank, world=world)
+        if train:
+            sampler.begin_at(*self.begin)
         return DataLoader(
             Examples(examples, order),  # type: ignore[arg-type]
-            sampler=self._sampler(len(examples), train=train, rank=rank, world=world),
+            sampler=sampler,
+            generator=torch.Generator(),  # a loader draws a number when it starts: not from the run's random state
             batch_size=None,
             collate_fn=self.collate,
             num_workers=self.settings.num_workers,

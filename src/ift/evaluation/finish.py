@@ -48,7 +48,7 @@ def finish(
     tested = {key: metrics[-1].get(f"test/{key}") for key in ("loss", "perplexity", "accuracy")}
     clean_loss = metrics[-1].get("clean_test/loss")
     summary = {
-        "status": "finished",
+        "status": "trained; not answered yet",
         **about,
         "best_step": best.best_step,
         "steps": trainer.global_step,
@@ -69,7 +69,8 @@ def finish(
     }
     write_json(run.summary, summary)
     module.model.to(device.torch_device)
-    write_responses(run, module.model, rows, answer)
+    summary = write_responses(run, module.model, rows, answer)
+    write_json(run.summary, {**summary, "status": "finished"})  # last: what says so has nothing left to do
     return best.val_loss
 
 

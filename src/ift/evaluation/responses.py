@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ift import stops
 from ift.data.examples import encode_prompt
 from ift.data.prompts import Template
 from ift.data.rows import Row
@@ -82,7 +83,13 @@ class Answerer:
     ) -> list[dict[str, Any]]:
         """max_new_tokens: another limit than the settings'; what: the title of a progress bar."""
         settings = replace(self.settings, max_new_tokens=max_new_tokens or self.settings.max_new_tokens)
-        with progress(what, len(rows), "answers") as advance:
+        with progress(what, len(rows), "answers") as show:
+
+            def advance(rows: int) -> None:
+                stops.check("while answering")
+                show(rows)
+
+            stops.check("before answering")
             return respond(model, rows, self.template, self.tokenizer, settings, seed=self.seed, advance=advance)
 
 

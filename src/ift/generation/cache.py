@@ -83,5 +83,7 @@ class Step:
         # the same products; on a CPU each type is two to four times slower the other way round
         low = q.dtype != torch.float32
         scores = torch.bmm(keys, q.transpose(1, 2)) if low else torch.bmm(q, keys.transpose(1, 2))
-        weights = torch.softmax(scores.view(n, n_head, self.seen) + self.mask, dim=-1).to(qkv.dtype)  # fp32: the mask is
+        weights = torch.softmax(scores.view(n, n_head, self.seen) + self.mask, dim=-1).to(
+            qkv.dtype
+        )  # fp32: the mask is
         return torch.bmm(weights.view(n * n_head, 1, self.seen), values).view(n, -1)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ift import stops
 from ift.data.prompts import Template
 from ift.data.tokenizer import Tokenizer
+from ift.errors import refused_by_disk
 from ift.model.gpt import GPT
-from ift.run import write_jsonl
+from ift.run import read_jsonl, write_jsonl
+from ift.sealed import check, recover_folder
 from ift.training.loggers import Wandb
 from ift.training.model_folder import save_model_folder
 
@@ -47,23 +51,35 @@ class KeepBest(Callback):
         return {"best_loss": self.best_loss, "best_step": self.best_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What the folder says of its weights is true: it may be newer than the checkpoint."""
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        recover_folder(self.path)
+        about = check(self.path).about if self.path.exists() else {}
+        if about.get("val_loss") is not None:
+            self.best_loss, self.best_step = about["val_loss"], about["step"]
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
         if loss < self.best_loss:
-            self.best_loss = loss
-            self.keep(trainer, module)
+            self.keep(trainer, module, loss)
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         if self.best_loss == math.inf:  # no validation rows
-            self.keep(trainer, module)
+            self.keep(trainer, module, math.inf)
 
-    def keep(self, trainer: L.Trainer, module: Any) -> None:
-        self.best_step = trainer.global_step
+    def keep(self, trainer: L.Trainer, module: Any, loss: float) -> None:
+        step = trainer.global_step
         if trainer.is_global_zero:
-            about = {**self.about, "step": self.best_step, "val_loss": self.val_loss}
-            save_model_folder(self.path, module.model, self.tokenizer, self.template, about)
+            about = {**self.about, "step": step, "val_loss": None if loss == math.inf else loss}
+            try:
+                save_model_folder(self.path, module.model, self.tokenizer, self.template, about)
+            except OSError as error:
+                if not self.path.exists() or trainer.global_step >= trainer.max_steps:
+                    raise
+                # the one before is whole; a later one that is better is tried again
+                print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
+                return
+        self.best_loss, self.best_step = loss, step
 
 
 class Samples(Callback):
@@ -76,10 +92,22 @@ class Samples(Callback):
         self.path, self.answer = path, answer
         self.samples: list[dict[str, Any]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": len(self.samples)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.samples = read_jsonl(self.path)[: state["samples"]] if self.path.exists() else []
+
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        self.samples += [{"step": trainer.global_step, **response} for response in self.answer(module.model)]
-        write_jsonl(self.path, self.samples)
+        with stops.held() if trainer.world_size > 1 else nullcontext():  # the other ranks are not here
+            answers = self.answer(module.model)
+        self.samples += [{"step": trainer.global_step, **response} for response in answers]
+        try:
+            write_jsonl(self.path, self.samples)
+        except OSError as error:  # the whole file is written again at the next validation
+            print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
         for logger in trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.log_samples(self.samples)
@@ -97,12 +125,13 @@ class ShowProgress(Callback):
         self.total_steps = total_steps
         self.console = Console()
         self.bar: Progress | None = None
-        self.started = self.tokens_before = 0.0
-        self.shown = 0.0
+        self.started = self.tokens_before = self.shown = 0.0
+        self.first_step = 0
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self.started, self.tokens_before = time.perf_counter(), module.tokens_seen
+        self.first_step = trainer.global_step
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("training"),
@@ -142,7 +171,7 @@ class ShowProgress(Callback):
         elif self.started:
             seconds = time.perf_counter() - self.started
             speed = (module.tokens_seen - self.tokens_before) / seconds
-            left = seconds / max(1, step) * (self.total_steps - step)
+            left = seconds / max(1, step - self.first_step) * (self.total_steps - step)
             accuracy = float(trainer.callback_metrics["val/accuracy"])
             self.console.print(
                 f"step {step:<5}of {self.total_steps}  train {module.last_loss:.3f}  validation {val} "
@@ -156,23 +185,3 @@ class ShowProgress(Callback):
             self.bar.update(self.task, completed=trainer.global_step)
             self.bar.stop()
             self.bar = None
-
-
-class KeepLast(ModelCheckpoint):
-    """`checkpoints/last`: the full training state at the latest validation (Lightning's callback, our file format)."""
-
-    FILE_EXTENSION = ""
-
-    def __init__(self, folder: Path):
-        super().__init__(
-            dirpath=folder,
-            filename="last",
-            save_top_k=1,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-            save_on_train_epoch_end=False,
-        )
-
-    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        if not self.best_model_path:  # no validation rows: nothing has been saved yet
-            trainer.save_checkpoint(self.format_checkpoint_name({}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import torch
 from rich.console import Console
 
 from ift.data.module import SFTDataModule
@@ -12,6 +11,7 @@ from ift.data.show import show_examples
 from ift.data.tokenizer import Tokenizer
 from ift.training.machine import Device, peak_memory_bytes
 from ift.training.module import SFTModule
+from ift.training.trouble import run_once
 
 
 def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, device: Device) -> None:
@@ -20,9 +20,8 @@ def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, 
     batch = datamodule.longest_batch()
     module.to(device.torch_device)
     started = time.perf_counter()
-    loss, count = module.loss_sum(module.transfer_batch_to_device(batch, device.torch_device, 0))
-    torch.autograd.backward(loss / count)
-    mean, seconds = (loss / count).item(), time.perf_counter() - started
+    mean, count = run_once(module, batch, device)
+    seconds = time.perf_counter() - started
     console.print(
         f"the longest batch, {len(batch.rows)} rows of {batch.tokens} tokens, of which {batch.input_ids.numel()} are "
         f"computed: loss {mean:.3f} over {count} supervised tokens, {seconds:.2f} s forward and backward, "

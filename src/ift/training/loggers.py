@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import netrc
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlparse
@@ -16,8 +18,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ift.errors import one_line
-from ift.run import RunFolder
+from ift.errors import Stopped, WeightsError, one_line, refused_by_disk
+from ift.run import RunFolder, is_other_rank, write_text
 from ift.settings import LoggerSettings, Settings
 
 
@@ -25,7 +27,7 @@ class MetricsFile(Logger):
     """metrics.jsonl: one line a step with every number of that step. The truth that W&B mirrors.
 
     Training, validation and test of one step arrive one after the other; the line is written when the next step
-    begins, and whenever Lightning asks for it.
+    begins, and whenever Lightning asks for it. Lines that the disk refuses are kept and tried again with the next.
     """
 
     def __init__(self, path: Path):
@@ -33,7 +35,9 @@ class MetricsFile(Logger):
         self.path = path
         self._step: int | None = None
         self._values: dict[str, Any] = {}
-        self._offset: int | None = None  # where the line of this step begins, once it is written
+        self._begin = path.stat().st_size if path.exists() else 0  # of this step's line in the file
+        self._refused = b""  # lines before it that are not in the file yet
+        self._told = False
 
     @property
     def name(self) -> str:
@@ -48,20 +52,62 @@ class MetricsFile(Logger):
         """Nothing: config.yaml holds them."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if step != self._step:
             self.save()
-            self._step, self._values, self._offset = step, {}, None
+            line = self._line()
+            self._begin += len(line)
+            if self._told:
+                self._refused += line
+            self._step, self._values = step, {}
         self._values |= metrics
+
+    def _line(self) -> bytes:
+        return (json.dumps({"step": self._step, **self._values}) + "\n").encode() if self._values else b""
 
     @rank_zero_only
     def save(self) -> None:
         """Write the line of this step, in the place of the one that an earlier call wrote for it."""
-        if self._values:
-            with self.path.open("ab") as file:
-                self._offset = file.tell() if self._offset is None else self._offset
-                file.truncate(self._offset)
-                file.write((json.dumps({"step": self._step, **self._values}) + "\n").encode())
+        if not self._values:
+            return
+        try:
+            self._write()
+            self._refused, self._told = b"", False
+        except OSError as error:
+            if not self._told:
+                print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
+            self._told = True
+
+    def _write(self, *, flush: bool = False) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            file.truncate(self._begin - len(self._refused))
+            rest = self._refused + self._line()
+            while rest:
+                rest = rest[file.write(rest) :]
+            if flush:
+                os.fsync(file.fileno())
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Every line so far is on the disk; raises OSError where it refuses."""
+        self._write(flush=True)
+        self._refused, self._told = b"", False
+
+    def position(self) -> dict[str, Any]:
+        """What a run needs that goes on from here."""
+        return {"begin": self._begin, "step": self._step, "values": self._values}
+
+    @rank_zero_only
+    def go_back(self, position: Mapping[str, Any]) -> None:
+        """Cut off what came after a position. Raises WeightsError where lines before it are missing."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < position["begin"]:
+            raise WeightsError(
+                f"{self.path}: {size} bytes, but the checkpoint follows on {position['begin']} (was it cut?)"
+            )
+        self._begin, self._step, self._values = position["begin"], position["step"], dict(position["values"])
+        self._refused = b""
+        self.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -89,9 +135,13 @@ def wandb_mode() -> tuple[Mode, str | None]:
     return "offline", "no W&B key: curves are kept offline (wandb login, then: wandb sync RUN/wandb/offline-*)"
 
 
-@rank_zero_only
-def start_wandb(settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], group: str | None) -> Any:
-    """A new W&B run; offline, with one line, where there is no key or no answer. Training never depends on it."""
+def start_wandb(
+    settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], group: str | None, run_id: str
+) -> Any:
+    """A W&B run, the same one where a stopped run goes on; offline, with one line, where there is no key or no answer.
+
+    Raises Exception where W&B cannot even do that.
+    """
     import wandb
 
     def start(mode: Mode) -> Any:
@@ -103,9 +153,19 @@ def start_wandb(settings: LoggerSettings, *, folder: Path, config: Mapping[str, 
             dir=folder,
             config=dict(config),
             mode=mode,
+            id=run_id,
+            resume="allow",
             reinit="finish_previous",
-            # nothing is uploaded that was not chosen: no code, no git remote, no console
-            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, init_timeout=30),
+            settings=wandb.Settings(
+                # nothing is uploaded that was not chosen: no code, no git remote, no console
+                silent=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+                # a run never waits for a server that is down: what is not uploaded by then stays in the folder
+                init_timeout=30,
+                finish_timeout=120,
+            ),
         )
 
     mode, why = wandb_mode()
@@ -118,16 +178,64 @@ def start_wandb(settings: LoggerSettings, *, folder: Path, config: Mapping[str, 
         return start("offline")
 
 
-class Wandb(WandbLogger):
-    """Lightning's logger with a table of sample answers, the model as an artifact, and an end with the right state."""
+def never_fails(method: Callable[..., Any]) -> Callable[..., Any]:
+    """What W&B raises ends W&B, with one line, and not the training."""
 
-    def __init__(self, settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], group: str | None):
-        super().__init__(
-            save_dir=str(folder), experiment=start_wandb(settings, folder=folder, config=config, group=group)
-        )
-        self.artifact = settings.log_model
+    @wraps(method)
+    def guarded(self: Wandb, *args: Any, **kwargs: Any) -> Any:
+        if self.broken:
+            return None
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.broken = True
+            what = one_line(f"{type(error).__name__} {error}", 90)
+            print(f"ift: W&B failed ({what}): training goes on without it; metrics.jsonl has every number", flush=True)
+            return None
+
+    return guarded
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger with a table of sample answers, the model as an artifact, and an end with the right state.
+
+    Training never depends on it: see never_fails.
+    """
+
+    def __init__(
+        self, settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], group: str | None, run_id: str
+    ):
+        self.broken, self.artifact = False, settings.log_model
+        run = self._start(settings, folder=folder, config=config, group=group, run_id=run_id)
+        super().__init__(save_dir=str(folder), experiment=run)
+
+    @property
+    def experiment(self) -> Any:
+        """Never a run of Lightning's own making."""
+        return self._experiment
 
     @rank_zero_only
+    @never_fails
+    def _start(self, *args: Any, **about: Any) -> Any:
+        return start_wandb(*args, **about)
+
+    @rank_zero_only
+    @never_fails
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    @never_fails
+    def log_hyperparams(self, params: Any) -> None:
+        """Nothing: the configuration was given at the start."""
+
+    @rank_zero_only
+    @never_fails
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+
+    @rank_zero_only
+    @never_fails
     def log_samples(self, samples: list[dict[str, Any]]) -> None:
         """The same prompts answered at every validation so far, as one table."""
         import wandb
@@ -137,13 +245,16 @@ class Wandb(WandbLogger):
         self.experiment.log({"samples": wandb.Table(columns=[*columns], data=rows)})
 
     @rank_zero_only
+    @never_fails
     def close(self, *, exit_code: int, summary: Mapping[str, Any], model: Path) -> None:
-        """End the run as finished or failed, so that a sweep's next job gets a run of its own."""
+        """End the run as finished, failed or stopped, so that a sweep's next job gets a run of its own."""
         import wandb
 
         if wandb.run is None:
             return
         wandb.run.summary.update(dict(summary))
+        if exit_code == Stopped.exit_code:
+            wandb.run.mark_preempting()
         if self.artifact and model.is_dir():
             artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model")
             artifact.add_dir(str(model))
@@ -152,18 +263,33 @@ class Wandb(WandbLogger):
 
 
 @contextmanager
-def open_loggers(settings: Settings, run: RunFolder, *, group: str | None) -> Iterator[list[Logger]]:
+def open_loggers(
+    settings: Settings, run: RunFolder, *, group: str | None
+) -> Iterator[tuple[MetricsFile, list[Logger]]]:
     """metrics.jsonl, and W&B if it was chosen; both are closed at the end, with the right state if it was an error."""
-    loggers: list[Logger] = [MetricsFile(run.metrics)]
+    metrics = MetricsFile(run.metrics)
+    loggers: list[Logger] = [metrics]
     if settings.logger.name == "wandb":
-        loggers.append(Wandb(settings.logger, folder=run.path, config=asdict(settings), group=group))
+        loggers.append(
+            Wandb(settings.logger, folder=run.path, config=asdict(settings), group=group, run_id=wandb_id(run))
+        )
     exit_code = 1
     try:
-        yield loggers
+        yield metrics, loggers
         exit_code = 0
+    except Stopped:
+        exit_code = Stopped.exit_code
+        raise
     finally:
         for logger in loggers:
             logger.finalize("success" if exit_code == 0 else "failed")
             if isinstance(logger, Wandb):
                 summary = json.loads(run.summary.read_text(encoding="utf-8")) if run.summary.exists() else {}
                 logger.close(exit_code=exit_code, summary=summary, model=run.model)
+
+
+def wandb_id(run: RunFolder) -> str:
+    """The run's name in W&B, drawn once and kept in the folder: a run that goes on is the same one there."""
+    if not run.wandb_id.exists() and not is_other_rank():
+        write_text(run.wandb_id, secrets.token_hex(4) + "\n")
+    return run.wandb_id.read_text(encoding="utf-8").strip() if run.wandb_id.exists() else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,26 @@ from ift.errors import WeightsError
 from ift.model.gpt import GPT
 from ift.model.weights import inspect_folder, load_model, save_weights
 from ift.run import write_json
+from ift.sealed import recover_folder, remove_folder, replace_folder, seal
 
 
 def save_model_folder(
     path: Path, model: GPT, tokenizer: Tokenizer, template: Template, about: dict[str, Any] | None = None
 ) -> None:
-    """Write the folder beside its name and put it in place whole; the one before goes only then.
+    """Write the folder beside its name, seal it and put it in place whole; the one before goes only then.
 
     about: where the model comes from (step, losses, hash of the data report), kept in ift.json.
     """
-    partial, previous = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
-    for leftover in (partial, previous):
-        shutil.rmtree(leftover, ignore_errors=True)
+    recover_folder(path)
+    partial = path.with_name(path.name + ".part")
+    remove_folder(partial)
     partial.mkdir(parents=True)
     save_weights(model, partial, end_of_text=tokenizer.end_of_text)
     tokenizer.save(partial, context_length=model.config.context_length, chat_template=export_chat_template(template))
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})
     write_json(partial / "ift.json", about or {})
-    if path.exists():
-        path.rename(previous)
-    partial.rename(path)
-    shutil.rmtree(previous, ignore_errors=True)
+    seal(partial, about or {})
+    replace_folder(partial, path)
 
 
 def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:

@@ -26,6 +26,7 @@ from ift.model.layout import Flat
 from ift.settings import OptimSettings
 from ift.training.loss import head_loss
 from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
+from ift.training.ranks import gather_rows
 
 SUMS = ("loss", "correct", "targets")
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
@@ -54,10 +55,13 @@ class SFTModule(L.LightningModule):
     """
     total_steps: optimizer steps of the whole run, which the schedule needs; counted by us, since reading
         trainer.estimated_stepping_batches drops the loader's state on resume (Lightning issue 20550)
+    skip_nonfinite: so many steps whose loss or gradient is no finite number change nothing; the next ends the run
     """
 
-    def __init__(self, model: GPT, *, optim: OptimSettings, total_steps: int):
+    def __init__(self, model: GPT, *, optim: OptimSettings, total_steps: int, skip_nonfinite: int = 0):
         super().__init__()
+        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
+        self.last_rows: list[int] = []  # of the step just taken, on this rank
         self.model = model
         self.optim, self.total_steps = optim, total_steps
         self.sums = nn.ModuleDict({f"{prefix}_sums": _sums() for prefix in LOADERS + TEST_LOADERS})
@@ -108,20 +112,23 @@ class SFTModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self._steps[-1].seconds = time.perf_counter() - self._step_started
         # a GPU is given the next step before the numbers of this one are asked for
-        self._report_steps(leave=1 if self.device.type == "cuda" else 0)
+        self.report_steps(leave=1 if self.device.type == "cuda" else 0)
 
     def on_validation_start(self) -> None:
-        self._report_steps()
+        self.report_steps()
 
     def on_train_end(self) -> None:
-        self._report_steps()
+        self.report_steps()
 
-    def _report_steps(self, leave: int = 0) -> None:
+    def report_steps(self, leave: int = 0) -> None:
+        """Ask for the numbers of steps that are queued yet, and log them; a step to be refused is refused here."""
         while len(self._steps) > leave:
             step = self._steps.popleft()
             loss_sum, targets, tokens, norm = step.numbers()
+            self.last_rows = step.rows
             if not math.isfinite(loss_sum + norm):
-                raise _diverged(step, loss_sum, norm)
+                self._refuse(step, loss_sum, norm)
+                continue
             self.tokens_seen += int(tokens)
             self.supervised_seen += int(targets)
             self.last_loss = loss_sum / max(1.0, targets)
@@ -135,6 +142,19 @@ class SFTModule(L.LightningModule):
                     "tokens_per_second": tokens / step.seconds,
                 },
             )
+
+    def _refuse(self, step: _Step, loss: float, norm: float) -> None:
+        """A step that is no finite number, which the optimizer has left out: say so, or raise DivergedError."""
+        found = gather_rows(self.trainer, step.rows)  # a sum over ranks does not say whose it was
+        rows = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        number = f"gradient norm {norm:g}" if math.isfinite(loss) else f"loss {loss:g}"
+        what = f"step {step.number}: {number} on rows {rows}"
+        if self.skipped >= self.skip_nonfinite:
+            raise DivergedError(f"{what} (lower optim.lr, or look at them)")
+        self.skipped += 1
+        self.record(step.number, {"epoch": step.epoch, "skipped": self.skipped})
+        if self.trainer.is_global_zero:
+            print(f"ift: {what}: left out ({self.skipped} of {self.skip_nonfinite})", flush=True)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the optimizer clips in its own pass, as it is told above."""
@@ -220,9 +240,3 @@ def _read_later(numbers: Tensor) -> Callable[[], list[float]]:
         return there.tolist()
 
     return read
-
-
-def _diverged(step: _Step, loss: float, norm: float) -> DivergedError:
-    rows = ", ".join(map(str, step.rows[:8])) + (", ..." if len(step.rows) > 8 else "")
-    what = f"gradient norm {norm:g}" if math.isfinite(loss) else f"loss {loss:g}"
-    return DivergedError(f"step {step.number}: {what} on rows {rows} (lower optim.lr, or look at them)")

@@ -35,9 +35,9 @@ def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
-def val_interval(settings: TrainerSettings, steps: int) -> int:
-    """Micro-batches between validations: always whole steps."""
-    return (settings.val_every or math.ceil(steps / VALIDATIONS)) * settings.accumulate
+def val_every(settings: TrainerSettings, steps: int) -> int:
+    """Optimizer steps between validations."""
+    return settings.val_every or math.ceil(steps / VALIDATIONS)
 
 
 def early_stopping(settings: EarlyStoppingSettings) -> EarlyStopping:

@@ -1,0 +1,216 @@
+"""A run that is stopped and goes on is the run that was never stopped, bit for bit.
+
+A checkpoint is the state right after an optimizer step, before the validation that the step may call for. So a stop in
+validation loses nothing: the resumed run validates first. Where the run stands in its rows follows from the number of
+the step alone, since every epoch has the same number of steps and its order depends on (seed, epoch): Lightning's own
+loop state, which counts batches that were fetched, is left out.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from torch import Tensor
+
+from ift import stops
+from ift.errors import MachineError
+from ift.sealed import step_folder
+from ift.training.checkpoint import SealedCheckpointIO
+from ift.training.loggers import MetricsFile
+from ift.training.module import SFTModule
+from ift.training.ranks import agree, gather
+
+
+class _Loop(_FitLoop):
+    @property
+    def skip(self) -> bool:
+        """Never: a run that goes on behind its last step still has its last validation to do."""
+        return False
+
+
+class Trainer(L.Trainer):
+    """Lightning's, without its signal handlers: they save in the middle of a step (Lightning issue 21406)."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        loop = _Loop(self, min_epochs=self.fit_loop.min_epochs, max_epochs=self.fit_loop.max_epochs)
+        loop.epoch_loop = self.fit_loop.epoch_loop
+        self.fit_loop = loop
+        self._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+class Checkpoints(Callback):
+    """Saves the state at steps that say so and when a stop is asked for, and gives it back.
+
+    It comes last among the callbacks, so that it sees what the others made of a step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: SealedCheckpointIO,
+        metrics: MetricsFile,
+        *,
+        about: dict[str, Any],
+        steps: int,
+        steps_per_epoch: int,
+        val_every: int,
+        save_every: int | None,
+    ):
+        """
+        about: what the manifest says besides the step (the fingerprint of the data)
+        val_every, save_every: optimizer steps; a step that validates is always saved
+        """
+        self.folder, self.files, self.metrics, self.about = folder, files, metrics, about
+        self.steps, self.steps_per_epoch = steps, steps_per_epoch
+        self.val_every, self.save_every = val_every, save_every or val_every
+        self.step = self.saved = 0
+        self.failed: OSError | None = None  # of the last save
+        self._random: dict[str, Tensor] | None = None
+        self._seconds = 0.0
+        self._started: float | None = None
+
+    # -- when ------------------------------------------------------------------------------------------------------
+
+    def validates(self, step: int) -> bool:
+        return step % self.val_every == 0 or step == self.steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:  # inside a window of accumulation
+            return
+        self.step = trainer.global_step
+        stop = agree(trainer, stops.asked is not None)
+        if stop or self.validates(self.step) or self.step % self.save_every == 0:
+            self.save(trainer)
+        if stop:
+            self.stop()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if agree(trainer, stops.asked is not None):
+            self.stop()
+
+    def on_test_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.on_validation_batch_end(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        cast(SFTModule, trainer.lightning_module).report_steps()  # their numbers belong to the checkpoint
+        trainer.save_checkpoint(step_folder(self.folder, self.step))
+        self.failed = self.files.failed
+        if self.failed is None:
+            self.saved = self.step
+        else:
+            print(f"ift: {self._trouble()}: training goes on", flush=True)
+
+    def stop(self) -> None:
+        """Raises Stopped where the run can go on from this step, MachineError where its last save failed."""
+        self.require_saved()
+        raise stops.stopped(f"after step {self.step} of {self.steps}")
+
+    def require_saved(self) -> None:
+        if self.failed is not None:
+            raise MachineError(self._trouble())
+
+    def _trouble(self) -> str:
+        what = self.failed.strerror if self.failed else ""
+        left = f"the one of step {self.saved} is whole" if self.saved else "there is none yet"
+        return f"{self.folder}: step {self.step} cannot be saved: {what}; {left}"
+
+    @property
+    def train_seconds(self) -> float:
+        """Of the run so far, stops left out."""
+        return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    # -- what ------------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        del checkpoint["loops"]
+        checkpoint["about"] = {**self.about, "step": self.step}
+        checkpoint["run"] = {
+            "step": self.step,
+            "tokens_seen": module.tokens_seen,
+            "supervised_seen": module.supervised_seen,
+            "skipped": module.skipped,
+            "last_loss": module.last_loss,
+            "metrics": self.metrics.position(),
+            "seconds": self.train_seconds,
+        }
+        checkpoint["random"] = {name: gather(trainer, state) for name, state in random_state().items()}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        run = checkpoint["run"]
+        self.step = self.saved = run["step"]
+        module.tokens_seen, module.supervised_seen = run["tokens_seen"], run["supervised_seen"]
+        module.skipped, module.last_loss = run["skipped"], run["last_loss"]
+        self.metrics.go_back(run["metrics"])
+        self._seconds = run["seconds"]
+        self._random = {name: states[trainer.global_rank].clone() for name, states in checkpoint["random"].items()}
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Begin Lightning's loops at the step, as if they had come there by themselves."""
+        epoch, step = divmod(self.step, self.steps_per_epoch)
+        trainer.datamodule.begin = (epoch, step)  # type: ignore[attr-defined]
+        loop = trainer.fit_loop
+        for progress, done in (
+            (loop.epoch_progress.current, epoch),
+            (loop.epoch_progress.total, epoch),
+            (loop.epoch_loop.batch_progress.total, self.step * trainer.accumulate_grad_batches),
+        ):
+            vars(progress).update(ready=done, started=done, processed=done, completed=done)
+        loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = self.step
+        loop.epoch_loop._batches_that_stepped = self.step
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._started = time.perf_counter()
+        if self._random is not None:  # here: loaders are there, and the first batch has not been asked for
+            set_random_state(self._random)
+        if self.step and self.validates(self.step):  # due when the run was stopped
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        self._seconds, self._started = self.train_seconds, None
+
+
+# -- random states --------------------------------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Tensor]:
+    """Of this process: Python's, numpy's, torch's, and that of its CUDA device if it uses one."""
+    _, numbers, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = cast(Any, np.random.get_state())
+    states = {
+        "python": torch.tensor([*numbers, gauss is not None, _bits(gauss or 0.0)], dtype=torch.int64),
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss, _bits(cached)], dtype=torch.int64),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    *numbers, known, bits = states["python"].tolist()
+    random.setstate((3, tuple(numbers), _float(bits) if known else None))
+    *keys, position, has_gauss, bits = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, _float(bits)))
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _bits(value: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+def _float(bits: int) -> float:
+    return float(struct.unpack("<d", struct.pack("<q", bits))[0])

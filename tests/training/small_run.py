@@ -1,0 +1,115 @@
+"""A run of 8 steps in this process, put together as train.py does it, that can end anywhere and go on."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ift.data.examples import Example
+from ift.data.module import SFTDataModule
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+from ift.sealed import newest
+from ift.settings import EarlyStoppingSettings, OptimSettings
+from ift.training.callbacks import ValidateAtTheEnd
+from ift.training.checkpoint import SealedCheckpointIO
+from ift.training.loggers import MetricsFile
+from ift.training.module import SFTModule
+from ift.training.resume import Checkpoints, Trainer, random_state
+from ift.training.trainer import early_stopping
+from ift.training.trouble import Spikes
+
+END, STEPS, AN_EPOCH, MICRO = 49, 8, 4, 2  # 15 rows, two micro-batches of 2: the last step of an epoch has 3 rows
+
+
+class Killed(BaseException):
+    pass
+
+
+class EndAt(Callback):
+    """Ends a run in the middle of what it does, as a kill would: at the n-th call of a hook."""
+
+    def __init__(self, hook: str, call: int):
+        self.calls, self.call = 0, call
+        setattr(self, hook, self.counted)
+
+    def counted(self, *args: Any) -> None:
+        self.calls += 1
+        if self.calls == self.call:
+            raise Killed
+
+
+def rows(number: int, seed: int) -> list[Example]:
+    draw = np.random.default_rng(seed)
+    examples = []
+    for row in range(number):
+        length = int(draw.integers(3, 17))
+        supervised = np.arange(length) >= int(draw.integers(1, length))
+        examples.append(Example(draw.integers(0, END, size=length).astype(np.int32), supervised, row=row))
+    return examples
+
+
+def train(
+    folder: Path, *, end: Callback | None = None, seed: int = 0, save_every: int | None = 1, patience: int | None = None
+) -> dict[str, Any]:
+    """Begin a run, or let the one in the folder go on; what it is at its end.
+
+    seed: of weights and random states that a checkpoint replaces.
+    """
+    point = newest(folder / "checkpoints")
+    torch.manual_seed(seed if point else 0)
+    np.random.seed(seed if point else 0)
+    random.seed(seed if point else 0)
+    model = GPT(GPTConfig(50, 16, n_layer=1, n_head=2, n_embd=8, dropout=0.2))
+    optim = OptimSettings(1e-2, 0.1, "matrices", 0.9, 0.999, "cosine", warmup=0.3, min_lr=0.1, clip=0.5)
+    module = SFTModule(model, optim=optim, total_steps=STEPS)
+    settings = SimpleNamespace(
+        batch_size=2, batching="unpadded", share_prefix=True, pad_to=None, drop_last=False, num_workers=0
+    )
+    examples = {"train": rows(15, seed=1), "val": rows(3, seed=2), "test": []}
+    data = SFTDataModule(examples, settings, end_of_text=END, accumulate=MICRO, seed=11)
+    if not point:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    files = SealedCheckpointIO(before=metrics.flush)
+    stopping = early_stopping(EarlyStoppingSettings(patience=patience, min_delta=0.0))
+    checkpoints = Checkpoints(
+        folder / "checkpoints", files, metrics,
+        about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=save_every,
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=-1, max_steps=STEPS, accumulate_grad_batches=MICRO,
+        val_check_interval=3 * MICRO, check_val_every_n_epoch=None, logger=[metrics], log_every_n_steps=1,
+        callbacks=[stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints, *([end] if end else [])],
+        plugins=[files],
+        use_distributed_sampler=False, inference_mode=False, num_sanity_val_steps=0, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=point.path if point else None)
+    metrics.save()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "weights": {name: value.clone() for name, value in module.state_dict().items()},
+        "moments": {(i, k): v for i, s in trainer.optimizers[0].state_dict()["state"].items() for k, v in s.items()},
+        "random": random_state(),
+        "rate": trainer.optimizers[0].param_groups[0]["lr"],
+        "metrics": [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines],
+        "place": (trainer.global_step, module.tokens_seen, module.supervised_seen),
+        "stopping": stopping.state_dict(),
+    }
+
+
+def compare(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two ends differ, bit for bit."""
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        return [found for key in one for found in compare(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    return [] if repr(one) == repr(other) else [path]
