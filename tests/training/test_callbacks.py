@@ -11,6 +11,7 @@ from ift.data.prompts import Segment, Template
 from ift.model.weights import inspect_folder, load_model
 from ift.settings import EarlyStoppingSettings, TrainerSettings
 from ift.training.callbacks import KeepBest, ValidateAtTheEnd
+from ift.training.model_folder import save_model_folder
 from ift.training.module import SFTModule
 from ift.training.trainer import early_stopping, stop_reason, total_steps, val_every
 
@@ -160,3 +161,40 @@ def test_a_loss_that_is_no_number_is_never_the_best_and_ends_the_run(run):
     trainer, best, _, _ = run([2.0, math.nan, 1.0], every=2)
     assert (best.best_loss, best.best_step) == (2.0, 2)
     assert trainer.global_step == 4
+
+
+# -- a run that goes on ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path, make_model, byte_tokenizer):
+    """A model folder of step 8, loss 1.5; the state is that of a checkpoint of step 6."""
+
+    def kept(damage=lambda folder: None):
+        about = {"step": 8, "val_loss": 1.5}
+        save_model_folder(tmp_path / "model", make_model(vocab_size=257), byte_tokenizer, TEMPLATE, about)
+        damage(tmp_path / "model")
+        best = KeepBest(tmp_path / "model", byte_tokenizer, TEMPLATE)
+        best.load_state_dict({"best_loss": 2.0, "best_step": 5})
+        return best.best_loss, best.best_step
+
+    return kept
+
+
+def test_what_the_model_folder_says_of_its_weights_is_the_best_so_far(kept):
+    assert kept() == (1.5, 8)
+
+
+def test_a_crash_while_the_folder_was_replaced_loses_no_model(kept):
+    assert kept(lambda folder: folder.rename(folder.with_name("model.old"))) == (1.5, 8)
+
+
+def test_a_best_model_that_is_damaged_is_set_aside_and_the_best_from_here_on_kept(kept, tmp_path, capsys):
+    def damage(folder):
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[:-1] + b"?")
+
+    assert kept(damage) == (math.inf, 0)
+    assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model.damaged").is_dir()
+    assert "the best model from here on is kept" in capsys.readouterr().out

@@ -232,9 +232,10 @@ SAFEGUARDS = [  # what is taken out, the proof that then fails, and how it is ta
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "proof", list(dict.fromkeys(safeguard[1] for safeguard in SAFEGUARDS)), ids=lambda proof: proof.__name__
-)
+HERE = {safeguard[1] for safeguard in SAFEGUARDS} - {crash, model, refusal, damage}  # those hold in test_sealed.py
+
+
+@pytest.mark.parametrize("proof", sorted(HERE, key=lambda proof: proof.__name__), ids=lambda proof: proof.__name__)
 def test_the_proof_holds(proof, tmp_path):
     assert proof(tmp_path) == []
 

@@ -37,7 +37,7 @@ class Small(SFTModule):
     room = 4
 
     def loss_sum(self, batch: Batch, *args):
-        if len(batch.input_ids) > self.room:
+        if len(batch.rows) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return super().loss_sum(batch, *args)
 

@@ -19,10 +19,10 @@ from rich.text import Text
 from ift import stops
 from ift.data.prompts import Template
 from ift.data.tokenizer import Tokenizer
-from ift.errors import refused_by_disk
+from ift.errors import WeightsError, one_line, refused_by_disk
 from ift.model.gpt import GPT
 from ift.run import read_jsonl, write_jsonl
-from ift.sealed import check, recover_folder
+from ift.sealed import check, recover_folder, set_aside
 from ift.training.loggers import Wandb
 from ift.training.model_folder import save_model_folder
 
@@ -51,10 +51,23 @@ class KeepBest(Callback):
         return {"best_loss": self.best_loss, "best_step": self.best_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What the folder says of its weights is true: it may be newer than the checkpoint."""
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self._look()
+
+    @rank_zero_only
+    def _look(self) -> None:
+        """What the folder says of its weights is true: it may be newer than the checkpoint, or lost since."""
         recover_folder(self.path)
-        about = check(self.path).about if self.path.exists() else {}
+        if self.best_loss == math.inf and not self.path.exists():
+            return
+        try:
+            about = check(self.path).about
+        except WeightsError as error:
+            if self.path.exists():
+                set_aside(self.path)
+            print(f"ift: {one_line(str(error), 120)}: the best model from here on is kept", flush=True)
+            self.best_loss, self.best_step = math.inf, 0
+            return
         if about.get("val_loss") is not None:
             self.best_loss, self.best_step = about["val_loss"], about["step"]
 
