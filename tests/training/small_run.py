@@ -71,7 +71,7 @@ def train(
     optim = OptimSettings(1e-2, 0.1, "matrices", 0.9, 0.999, "cosine", warmup=0.3, min_lr=0.1, clip=0.5)
     module = SFTModule(model, optim=optim, total_steps=STEPS)
     settings = SimpleNamespace(
-        batch_size=2, batching="unpadded", share_prefix=True, pad_to=None, drop_last=False, num_workers=0
+        batch_size=2, batching="unpadded", share_prefix=False, pad_to=None, drop_last=False, num_workers=0
     )
     examples = {"train": rows(15, seed=1), "val": rows(3, seed=2), "test": []}
     data = SFTDataModule(examples, settings, end_of_text=END, accumulate=MICRO, seed=11)
