@@ -1,6 +1,7 @@
 """How good is a run's best model?
 
 python evaluate.py run=RUN eval=responses      answer the whole test split and score it against the references
+python evaluate.py run=RUN eval=judge judge.model=NAME      let another model judge the answers
 python evaluate.py --help                      what there is to choose
 """
 
@@ -22,6 +23,12 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate(settings: EvaluateSettings) -> None:
+    if settings.eval.name == "judge":
+        from ift.evaluation.answers import open_answers
+        from ift.evaluation.judge import judge
+
+        judge(open_answers(settings.run), settings.judge)
+        return
     run = RunFolder.open(settings.run)
     rows = read_stored_rows(run.test_rows)
 

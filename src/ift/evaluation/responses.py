@@ -18,6 +18,7 @@ from ift.model.gpt import GPT
 from ift.progress import progress
 from ift.settings import GenerateSettings
 
+
 def respond(
     model: GPT,
     rows: Sequence[Row],
