@@ -4,7 +4,6 @@ import pytest
 
 from ift.evaluation.judge_replies import read_rubric, read_score, read_winner
 
-# a whole reply that is one score from 0 to 100
 # fmt: off
 # a whole reply that is one score from 0 to 100
 SCORES: dict[int | None, list[str]] = {
@@ -46,8 +45,9 @@ SCORES: dict[int | None, list[str]] = {
         "85/100 – a good answer", "Score: 85 (good)", "Score: 85, good", "Score: 85\nReason: it is right",
         "85\n\nThe answer is right.", "The answer is right.\n85", "The answer is right.\n\nScore: 85",
         "Score: 85\nScore: 90", "85\n85", "Score: 85 / Score: 90", "Accuracy: 85", "Correctness: 85", "Points: 85",
-        "Result: 85", "Punktzahl: 85", "Note: 85", "Bewertung: 85/100", "评分：85", "分数：85", "８５", "٨٥", "八十五", "85分",
-        "оценка 85", "ochenta y cinco", "quatre-vingt-cinq", "LXXXV", "B+", "A", "good", "Correct", "yes", "true",
+        "Result: 85", "Punktzahl: 85", "Note: 85", "Bewertung: 85/100", "评分：85", "分数：85", "８５", "٨٥", "八十五",
+        "85分", "оценка 85", "ochenta y cinco", "quatre-vingt-cinq", "LXXXV", "B+", "A", "good", "Correct", "yes",
+        "true",
         "I cannot mark this answer.", "I'm sorry, but I can't help with that.",
         "As an AI language model, I cannot assign a score.", "The response is 85% correct", "85 % of it is right",
         "I can't give 100.", "Not 100", "{", "{}", "[]", "[85]", '{"score": }', '{"score": null}', '{"score": true}',

@@ -92,6 +92,7 @@ def judge(answers: Answers, settings: JudgeSettings) -> dict[str, Any] | None:
     rows = rows[: settings.limit]
     if not rows:
         raise DataError(f"{answers.name}: no rows to judge" + (f" that {against.name} has too" if against else ""))
+    budget = _budget(settings)
     server = connect(settings)
     items = _items(rows, settings)
     stored = settings.server == "replay"
@@ -197,7 +198,7 @@ def canary_responses(rows: Sequence[Answer], settings: JudgeSettings) -> list[tu
     found = []
     for row in chosen:
         right = rows[row].reference
-        other = next((r.reference for r in rows[row + 1 :] + rows[:row] if _differs(r, right)), None)
+        other = next((r.reference for r in (*rows[row + 1 :], *rows[:row]) if _differs(r, right)), None)
         said = {"empty": "", "constant": CONSTANT, "give this the best": INJECTION.format(best=best)}
         said |= {} if other is None else {"another row's reference": other}
         if settings.reply != "winner":  # there it would play against itself
@@ -212,7 +213,7 @@ def _differs(row: Answer, right: str) -> bool:
 
 def _budget(settings: JudgeSettings) -> Budget:
     prices = settings.price_in, settings.price_out
-    if None in prices and settings.server != "replay" and not is_here(address(settings)):
+    if None in prices and settings.server == "openai" and not is_here(address(settings)):
         raise ConfigError(
             "judge.price_in, judge.price_out: not set (dollars for a million tokens; 0 for a server that costs nothing)"
         )
