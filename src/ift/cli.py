@@ -1,12 +1,14 @@
 """`ift`: what works on files and run folders, without Hydra and without torch.
 
 ift check FILE... [KEY=VALUE...]    the data contract of a file: what training on it would see, row by row
+ift compare RUN RUN...              one page: curves, settings, scores with intervals and tests, answers side by side
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,12 +46,26 @@ def main() -> int:
     check_parser.add_argument("what", nargs="+", metavar="FILE|KEY=VALUE", help="files, folders and settings")
     check_parser.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (runs/check/NAME)")
     check_parser.add_argument("--duplicates", action="store_true", help="list the groups of near twins")
+    compare_parser = commands.add_parser(
+        "compare",
+        help="one page on what differs between runs, and which differences are settled",
+        description="Compare runs, or answers of other tools (FILE or FILE#COLUMN). Differences are to the first.",
+    )
+    compare_parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or files of answers")
+    compare_parser.add_argument(
+        "--output", type=Path, metavar="PAGE", help="where the page goes (runs/compare/NAMES.html)"
+    )
     try:
         arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
         unknown = [word for word in more if word.startswith("-")]
         if unknown:
             parser.error(f"{unknown[0]}: no such option")
-        check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
+        if arguments.command == "check":
+            check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
+        elif more:
+            parser.error(f"{more[0]}: one argument too many")
+        else:
+            compare(arguments.runs, output=arguments.output)
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -94,6 +110,17 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
             console.print(line, markup=False)
     show_examples(console, data.examples["train"], tokenizer)
     console.print(f"look at   {run.data_page}", markup=False)
+
+
+def compare(places: list[str], *, output: Path | None) -> None:
+    """Print what may be said of the differences between runs; write the page."""
+    from ift.evaluation.compare import compare as write_comparison
+
+    names = [re.sub(r"[^\w.-]+", "-", Path(place).name) for place in places]
+    page = output or Path("runs/compare") / f"{'-'.join(names)[:120]}.html"
+    for line in write_comparison(places, page):
+        print(line)
+    print(f"look at   {page}")
 
 
 def _stem(path: Any) -> str:
