@@ -52,9 +52,7 @@ def main() -> int:
         description="Compare runs, or answers of other tools (FILE or FILE#COLUMN). Differences are to the first.",
     )
     compare_parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or files of answers")
-    compare_parser.add_argument(
-        "--output", type=Path, metavar="PAGE", help="where the page goes (runs/compare/NAMES.html)"
-    )
+    compare_parser.add_argument("--output", type=Path, metavar="PAGE", help="the page (runs/compare/NAMES.html)")
     try:
         arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
         unknown = [word for word in more if word.startswith("-")]

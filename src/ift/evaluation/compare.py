@@ -315,7 +315,7 @@ def _shown(runs: Sequence[Run], row: tuple[Answer, ...], i: int, measured: Seque
                 "pieces": pieces if answer.reference else [(True, answer.response)],
                 "same": _same(answer),
                 "rating": rating,
-                "reasons": reasons,
+                "reasons": [(name, reason) for name, reason in reasons if reason],
                 "numbers": [(metric.name, metric.form, metric.values[j][i]) for metric in measured],
             }
         )
@@ -409,7 +409,7 @@ def dots(lines: Sequence[Line]) -> list[tuple[float, float, float]]:
         value = min(max(value if not math.isnan(value) else low, low), high)
         return round(100 * (value - low + room) / (high - low + 2 * room), 2)
 
-    return [(place(e.low), place(e.mean), place(e.high)) for e in (line.estimate for line in lines)]
+    return [(place(e.low), place(e.mean), place(e.high)) for e in estimates]
 
 
 def differing_keys(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -465,7 +465,8 @@ def summary_lines(
     measured: Sequence[Metric],
     compared: Mapping[tuple[str, int], Difference],
 ) -> Iterator[str]:
-    yield f"compared  {len(rows):,} rows that all {len(runs)} runs answered; differences are to {one_line(runs[0].name, 60)}"
+    first = one_line(runs[0].name, 60)
+    yield f"compared  {len(rows):,} rows that all {len(runs)} runs answered; differences are to {first}"
     for metric in measured:
         yield f"{metric.name}" + (f" ({metric.note})" if metric.note else "")
         for i, run in enumerate(runs):

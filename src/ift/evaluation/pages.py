@@ -1,4 +1,4 @@
-"""Pages with a script: one file, its own style and script in it, and a policy by which the browser runs nothing else."""
+"""Pages with a script: one file with its own style and script, and a policy by which the browser runs nothing else."""
 
 from __future__ import annotations
 

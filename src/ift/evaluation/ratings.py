@@ -4,8 +4,8 @@ A line holds the key of an answer (of its content: see `Answer.key`) and what ho
 
     {"key": "...", "verdict": "right", "stars": 4, "comment": "...", "unix_time": 1.0}
 
-verdict is right, partly, wrong or null; stars are 1 to 5 or null. The last line on a key counts. A line with "undo": true
-takes back the newest line that has not been taken back.
+verdict is right, partly, wrong or null; stars are 1 to 5 or null. The last line on a key counts. A line with
+"undo": true takes back the newest line that has not been taken back.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Rating:
 
 
 class Ratings:
-    """A ratings.jsonl. What `set` returns from is on disk, and a half line from a crash is cut off when it is opened."""
+    """A ratings.jsonl. When `set` returns, the rating is on disk; half a line from a crash is cut off at opening."""
 
     def __init__(self, path: Path, *, read_only: bool = False):
         """Raises DataError for a line that is no rating; read_only makes no file where there is none."""
