@@ -349,13 +349,21 @@ def curves(runs: Sequence[Run]) -> dict[str, Any] | None:
     if not every:
         return None
     right = max(step for step, _ in every) or 1
-    high = max(loss for _, loss in every) * 1.05 or 1
-    low = min(loss for _, loss in every)
-    low = 0.0 if low < high / 3 else low - (high - low) * 0.1
+    low, high = min(loss for _, loss in every), max(loss for _, loss in every)
+    logs = low > 0 and high / low > 20  # else the runs would be told apart in their first steps alone
+    if logs:
+        low, high = low / 1.2, high * 1.2
+    else:
+        low, high = (0.0 if 0 <= low < high / 2 else low - (high - low) * 0.1), high + abs(high) * 0.05 or 1.0
+
+    def up(loss: float) -> float:
+        return math.log(loss) if logs else loss
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         step, loss = point
-        return round(step / right * WIDTH, 1), round((high - loss) / (high - low) * HEIGHT, 1)
+        return round(step / right * WIDTH, 1), round((up(high) - up(loss)) / (up(high) - up(low)) * HEIGHT, 1)
+
+    y_ticks = log_ticks(low, high) if logs else round_ticks(low, high, 6)
 
     return {
         "width": WIDTH,
@@ -370,7 +378,8 @@ def curves(runs: Sequence[Run]) -> dict[str, Any] | None:
             for train, val in found
         ],
         "x_ticks": [(place((t, low))[0], f"{t:,.0f}") for t in round_ticks(0, right, 8) if t == int(t)],
-        "y_ticks": [(place((0, t))[1], f"{t:g}") for t in round_ticks(low, high, 6)],
+        "y_ticks": [(place((0, t))[1], f"{t:g}") for t in y_ticks],
+        "logarithmic": logs,
     }
 
 
@@ -395,11 +404,17 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
     return [round(k * step, 12) for k in range(first, first + most + 1) if k * step <= high]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each power of ten from low to high; powers alone where that is many: log_ticks(0.04, 3)."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 1e4 else (1,)
+    return [t for t in (round(s * 10.0**k, 12) for k in powers for s in steps) if low <= t <= high]
+
+
 def dots(lines: Sequence[Line]) -> list[tuple[float, float, float]]:
     """Where low end, mean and high end of each line's interval stand, from 0 to 100, all on one scale."""
-    ends = [
-        v for line in lines for v in (line.estimate.low, line.estimate.mean, line.estimate.high) if math.isfinite(v)
-    ]
+    estimates = [line.estimate for line in lines]
+    ends = [end for e in estimates for end in (e.low, e.mean, e.high) if math.isfinite(end)]
     if not ends:
         return [(50.0, 50.0, 50.0)] * len(lines)
     low, high = min(ends), max(ends)
