@@ -1,6 +1,7 @@
 """`ift`: what works on files and run folders, without Hydra and without torch.
 
 ift check FILE... [KEY=VALUE...]    the data contract of a file: what training on it would see, row by row
+ift review RUN                      rate answers by hand, in the browser
 ift compare RUN RUN...              one page: curves, settings, scores with intervals and tests, answers side by side
 """
 
@@ -53,6 +54,19 @@ def main() -> int:
     )
     compare_parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or files of answers")
     compare_parser.add_argument("--output", type=Path, metavar="PAGE", help="the page (runs/compare/NAMES.html)")
+    review_parser = commands.add_parser(
+        "review",
+        help="rate answers by hand, in the browser",
+        description="Opens a page that this machine alone can see. Ratings go into RUN/ratings.jsonl at once.",
+    )
+    review_parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder or a file of answers")
+    review_parser.add_argument("--blind", action="store_true", help="several runs mixed, without their names")
+    review_parser.add_argument("--export", type=Path, metavar="FILE", help="write answers and ratings as CSV, and end")
+    review_parser.add_argument(
+        "--import", type=Path, metavar="FILE", dest="take", help="take ratings from CSV, and end"
+    )
+    review_parser.add_argument("--port", type=int, default=8642, help="of the page's address (8642; 0: any free one)")
+    review_parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     try:
         arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
         unknown = [word for word in more if word.startswith("-")]
@@ -62,8 +76,19 @@ def main() -> int:
             check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
         elif more:
             parser.error(f"{more[0]}: one argument too many")
-        else:
+        elif arguments.command == "compare":
             compare(arguments.runs, output=arguments.output)
+        else:
+            from ift.apps.review import review
+
+            review(
+                arguments.runs,
+                blind=arguments.blind,
+                export=arguments.export,
+                take=arguments.take,
+                port=arguments.port,
+                browser=not arguments.no_browser,
+            )
     except KeyboardInterrupt:
         return 130
     except OSError as error:

@@ -21,7 +21,7 @@ from ift.errors import ConfigError, DataError, one_line
 from ift.evaluation.answers import Answer, Answers, aligned, open_answers
 from ift.evaluation.judge import Judged, judgements
 from ift.evaluation.overlap import rouge_l, word_diff
-from ift.evaluation.pages import render
+from ift.evaluation.pages import Page
 from ift.evaluation.ratings import VERDICTS, Rating, Ratings
 from ift.evaluation.statistics import (
     Agreement,
@@ -84,9 +84,7 @@ def compare(places: Sequence[str | Path], page: Path) -> list[str]:
     rows = aligned([run.answers for run in runs])
     measured = metrics(runs, rows)
     compared = tests(measured)
-    text = render(
-        "compare.html.j2",
-        script="compare.js",
+    text = Page("compare").render(
         runs=runs,
         rows=[_shown(runs, row, i, measured) for i, row in enumerate(rows[:SHOWN])],
         n_rows=len(rows),

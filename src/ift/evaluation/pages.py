@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,37 @@ from ift.data.page import page_environment
 HERE = Path(__file__).parent
 
 
-def render(template: str, *, script: str, folder: Path = HERE, connect: bool = False, **values: Any) -> str:
-    """A template of `folder`, with answers.css and a script of `folder`.
+@dataclass(frozen=True)
+class Page:
+    """A template and its script, NAME.html.j2 and NAME.js of a folder, with answers.css.
 
-    connect: the page may talk to the server that it came from. All values are escaped; the policy is what stands
+    talks: the page may talk to the server that it came from. All values are escaped; the policy is what stands
     between a mistake in that and a browser: only the two texts with these hashes are style and script.
     """
-    style, code = (HERE / "answers.css").read_text(encoding="utf-8"), (folder / script).read_text(encoding="utf-8")
-    environment = page_environment(folder, HERE)
-    environment.globals |= {"style": Markup(style), "script": Markup(code), "policy": policy(style, code, connect)}
-    return environment.get_template(template).render(**values)
 
+    name: str
+    folder: Path = HERE
+    talks: bool = False
 
-def policy(style: str, script: str, connect: bool) -> str:
-    return (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-        f"connect-src {chr(39)}{'self' if connect else 'none'}{chr(39)}; base-uri 'none'; form-action 'none'"
-    )
+    @property
+    def style(self) -> str:
+        return (HERE / "answers.css").read_text(encoding="utf-8")
+
+    @property
+    def script(self) -> str:
+        return (self.folder / f"{self.name}.js").read_text(encoding="utf-8")
+
+    @property
+    def policy(self) -> str:
+        parts = ["default-src 'none'", f"style-src {_hash(self.style)}", f"script-src {_hash(self.script)}"]
+        parts += ["connect-src 'self'"] if self.talks else []
+        return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
+
+    def render(self, **values: Any) -> str:
+        environment = page_environment(self.folder, HERE)
+        own = {"style": Markup(self.style), "script": Markup(self.script), "policy": self.policy}
+        environment.globals |= own
+        return environment.get_template(f"{self.name}.html.j2").render(**values)
 
 
 def _hash(text: str) -> str:

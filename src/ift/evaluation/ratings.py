@@ -59,7 +59,7 @@ class Ratings:
         """Raises DataError for a line that is no rating; read_only makes no file where there is none."""
         self.path, self.lock = path, threading.Lock()
         self.now: dict[str, Rating] = {}
-        self.steps: list[tuple[str, Rating]] = []  # what each line that still counts replaced: (key, before)
+        self.steps: list[tuple[str, Rating, float]] = []  # of each line that still counts: key, what was before, when
         whole = 0
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         for number, line in enumerate(lines, start=1):
@@ -80,6 +80,7 @@ class Ratings:
         self.file.close()
 
     def set(self, key: str, rating: Rating) -> None:
+        """Nothing is written where nothing changes, so that each undo is seen."""
         with self.lock:
             if rating != self.now.get(key, Rating()):
                 self._write({"key": key, **asdict(rating)})
@@ -89,26 +90,27 @@ class Ratings:
         with self.lock:
             if not self.steps:
                 return None
-            key, _ = self.steps[-1]
+            key = self.steps[-1][0]
             self._write({"key": key, "undo": True})
             return key
 
     def _write(self, value: dict[str, Any]) -> None:
-        self.file.write(json.dumps({**value, "unix_time": round(time.time(), 3)}).encode() + b"\n")
+        value = {**value, "unix_time": round(time.time(), 3)}
+        self.file.write(json.dumps(value).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
         self._apply(value)
 
     def _apply(self, value: dict[str, Any]) -> None:
         if value.get("undo"):
-            key, before = self.steps.pop() if self.steps else (value["key"], Rating())
+            key, before, _ = self.steps.pop() if self.steps else (value["key"], Rating(), 0.0)
             self.now[key] = before
             return
         key = value["key"]
         if not isinstance(key, str):
             raise TypeError("key is not text")
         rating = Rating.checked(value)
-        self.steps.append((key, self.now.get(key, Rating())))
+        self.steps.append((key, self.now.get(key, Rating()), float(value.get("unix_time", 0.0))))
         self.now[key] = rating
 
 
