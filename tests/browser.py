@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests, driven over its debugging protocol: what a person would see, press and be sent."""
+"""A real headless Chromium for tests, by its debugging protocol: what a person would see, press and be sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ class Browser:
 
     def __init__(self, profile: Path, *, width: int = 1200, height: int = 900):
         assert CHROMIUM
-        command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
+        command = [
+            CHROMIUM,
+            *FLAGS.split(),
+            f"--user-data-dir={profile}",
+            f"--window-size={width},{height}",
+            "about:blank",
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.loop = asyncio.new_event_loop()
         self.events: list[tuple[str, dict[str, Any]]] = []

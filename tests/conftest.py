@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ift.data.bpe import GPT2_PATTERN
 from ift.data.tokenizer import END_OF_TEXT, Tokenizer
 from ift.entry import settings_from
 from ift.settings import Settings
+from tests.browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).parents[1]
 # read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
@@ -71,6 +72,15 @@ def settings_of() -> Callable[..., Settings]:
             return settings_from(compose("train", list(overrides)), Settings)
 
     return settings_of
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium with one tab, for all tests of a worker."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ def restored(cell: str) -> str:
 def write_csv(path: Path, rows: Iterable[Answer], ratings: Mapping[str, Rating]) -> int:
     """Every answer with its rating, or blank for a person to fill in; return how many are rated."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, CSV_COLUMNS)  # its own line ends: with "\n" alone, a cell's "\r" would not be quoted
     writer.writeheader()
     rated = 0
     for row in rows:
