@@ -27,6 +27,7 @@ def test_pieces_show_what_is_shared():
     reference, response = word_diff("The capital is Paris.", "The city is Paris!")
     assert reference == [(True, "The "), (False, "capital"), (True, " is Paris"), (False, ".")]
     assert response == [(True, "The "), (False, "city"), (True, " is Paris"), (False, "!")]
+    assert word_diff("seven old men", "no one at all") == ([(False, "seven old men")], [(False, "no one at all")])
     assert word_diff("", "a") == ([], [(False, "a")])
 
 

@@ -9,7 +9,7 @@ const items = [...document.querySelectorAll(".item")].map((element, index) => {
   dot.addEventListener("click", () => show(items[index]));
   byId("map").append(dot);
   const { key, category, verdict, stars, comment, same } = element.dataset;
-  const text = element.textContent.toLowerCase();
+  const text = [...element.querySelectorAll(".text")].map((e) => e.textContent).join(" ").toLowerCase();
   const rating = { verdict: verdict || null, stars: stars ? Number(stars) : null, comment };
   return { element, dot, key, category, rating, same: same === "1", text };
 });

@@ -7,7 +7,7 @@ if (list) {
   const rows = [...list.children].map((element, index) => ({
     element,
     index,
-    text: element.textContent.toLowerCase(),
+    text: [...element.querySelectorAll(".text")].map((e) => e.textContent).join(" ").toLowerCase(),
     category: element.dataset.category,
     differ: element.dataset.differ === "1",
     first: numbers(element.dataset.first),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,12 @@ class Line:
     at_equal_length: float | None  # share of rows won, if both sides wrote equally long answers
 
 
-def compare(places: Sequence[str | Path], page: Path) -> list[str]:
-    """Write the page; return the lines for the terminal. Raises ConfigError and DataError."""
-    runs = open_runs(places)
+def compare(places: Sequence[str | Path], page: Path, *, names: Sequence[str] | None = None) -> list[str]:
+    """Write the page; return the lines for the terminal. names: other ones than the folders'.
+
+    Raises ConfigError and DataError.
+    """
+    runs = open_runs(places, names)
     rows = aligned([run.answers for run in runs])
     measured = metrics(runs, rows)
     compared = tests(measured)
@@ -107,13 +110,12 @@ def compare(places: Sequence[str | Path], page: Path) -> list[str]:
 # -- what there is ---------------------------------------------------------------------------------------------------
 
 
-def open_runs(places: Sequence[str | Path]) -> list[Run]:
+def open_runs(places: Sequence[str | Path], names: Sequence[str] | None = None) -> list[Run]:
     if not 2 <= len(places) <= MOST_RUNS:
         raise ConfigError(f"ift compare: {len(places)} runs given (give 2 to {MOST_RUNS})")
     found = [_open(place) for place in places]
-    for other, names in enumerate(names_apart([str(place) for place in places], [run.name for run in found])):
-        found[other] = Run(names, *list(vars(found[other]).values())[1:])
-    return found
+    names = names or names_apart([str(place) for place in places], [run.name for run in found])
+    return [replace(run, name=name) for run, name in zip(found, names, strict=True)]
 
 
 def _open(place: str | Path) -> Run:

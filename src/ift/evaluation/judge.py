@@ -118,7 +118,8 @@ def judge(answers: Answers, settings: JudgeSettings) -> dict[str, Any] | None:
             return None
         asking = Asking(server, ledger, budget, retries=settings.retries)
         verdicts, stopped = _ask(items, requests, asking, settings)
-    results = _results(items, verdicts, settings) | {
+    results = {"name": folder.name} | _results(items, verdicts, settings)
+    results |= {
         "judge": {
             "preset": settings.name,
             **server.identity,

@@ -44,4 +44,17 @@ def word_diff(reference: str, response: str) -> tuple[Pieces, Pieces]:
         for pieces, words in ((left, a[i:j]), (right, b[k:m])):
             if words:
                 pieces.append((kind == "equal", "".join(words)))
-    return left, right
+    return _joined(left), _joined(right)
+
+
+def _joined(pieces: Pieces) -> Pieces:
+    """A space between two words that are not shared is no shared word."""
+    joined: Pieces = []
+    for i, (shared, text) in enumerate(pieces):
+        between = 0 < i < len(pieces) - 1 and not text.strip()
+        shared = shared and not between
+        if joined and joined[-1][0] == shared:
+            joined[-1] = (shared, joined[-1][1] + text)
+        else:
+            joined.append((shared, text))
+    return joined

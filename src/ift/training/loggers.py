@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import netrc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ift.errors import one_line
-from ift.run import RunFolder
+from ift.run import RunFolder, read_jsonl
 from ift.settings import LoggerSettings, Settings
 
 
@@ -167,3 +167,53 @@ def open_loggers(settings: Settings, run: RunFolder, *, group: str | None) -> It
             if isinstance(logger, Wandb):
                 summary = json.loads(run.summary.read_text(encoding="utf-8")) if run.summary.exists() else {}
                 logger.close(exit_code=exit_code, summary=summary, model=run.model)
+
+
+TABLE_ROWS, TABLE_TEXT = 500, 2000  # of a table in W&B; the run folder has them all, whole
+
+
+def log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """What an evaluation found, into the W&B run that training made: numbers as eval/NAME/..., rows as a table.
+
+    Nothing is done where training made none. Offline, W&B keeps it beside the training's own file under the same id.
+    """
+    folders = sorted((run.path / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
+    mode, _ = wandb_mode()
+    if not folders or mode == "disabled":
+        return
+    import wandb
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.load(run.config) if run.config.exists() else {}
+    logger = config.get("logger", {})
+    last = read_jsonl(run.metrics)[-1:] if run.metrics.exists() else []
+    columns: list[str | int] = [*dict.fromkeys(key for row in rows[:TABLE_ROWS] for key in row)]
+    cells = [[_cell(row.get(str(column))) for column in columns] for row in rows[:TABLE_ROWS]]
+    try:
+        with wandb.init(
+            id=folders[0].name.rpartition("-")[2],  # the first is the training's
+            resume="allow",
+            project=logger.get("project"),
+            entity=logger.get("entity"),
+            group=logger.get("group"),
+            dir=run.path,
+            mode=mode,
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, init_timeout=30),
+        ) as logged:
+            logged.summary.update({f"eval/{name}/{key}": value for key, value in numbers.items() if _is_plain(value)})
+            # W&B drops steps that do not grow; each evaluation so far left a folder
+            step = (last[0]["step"] if last else 0) + len(folders)
+            logged.log({f"eval/{name}": wandb.Table(columns=columns, data=cells)}, step=step)
+    except wandb.errors.Error as error:
+        print(f"ift: W&B does not answer ({one_line(str(error), 80)}): the numbers are in the run folder", flush=True)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _cell(value: Any) -> Any:
+    """All of a column must be of one kind: numbers stay numbers, anything else becomes text."""
+    if value is None or isinstance(value, int | float):
+        return value
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))[:TABLE_TEXT]
