@@ -118,8 +118,10 @@ def test_judges_and_people_are_held_against_each_other(a_run, tmp_path):
         ("one", "judge score-m", "people: right", 20),
         ("one", "judge score-m", "people: stars", 20),
     ]
-    scores = [80 + i if i % 2 == 0 else 10 + i for i in range(20)]
-    assert found[1][3] == agreement(scores, stars, same_scale=False)
+    scores = [(80 + i if i % 2 == 0 else 10 + i) / 100 for i in range(20)]
+    assert found[1][3] == agreement(scores, [(s - 1) / 4 for s in stars], levels=5)
+    compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    assert f"one judge score-m and people: stars 20 {found[1][3].pearson:.3f}" in said(tmp_path / "page.html")
 
 
 def test_rows_are_sorted_filtered_and_found_in_the_browser(browser, a_run, tmp_path):

@@ -17,7 +17,7 @@ from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation import judge_servers
 from ift.evaluation.answers import Answer, Answers, open_answers
 from ift.evaluation.judge import CANARIES, Item, judge, judgements, messages, show_results
-from ift.evaluation.judge_servers import Budget, Ledger, Reply, Request, read_retry_after
+from ift.evaluation.judge_servers import Asking, Budget, Ledger, NoReplyError, Reply, Request, read_retry_after
 from ift.evaluation.statistics import agreement
 from ift.run import RunFolder, read_json, read_jsonl, write_jsonl
 from ift.settings import EvaluateSettings
@@ -404,6 +404,30 @@ def test_replies_of_a_ledger_are_replayed_by_content(settings, answers):
 def test_stored_replies_that_are_none_are_refused(settings, answers, write, content):
     with pytest.raises(DataError, match="replies"):
         judge(answers(2), settings("judge.server=replay", f"judge.replay={write('r.json', content)}"))
+
+
+def test_a_server_that_says_when_to_come_back_is_taken_at_its_word(settings, tmp_path, monkeypatch):
+    waited = []
+
+    class Busy:
+        def __init__(self):
+            self.identity = {"server": "busy"}
+
+        def ask(self, request):
+            if len(waited) < 3:
+                raise NoReplyError("busy", wait=[7.0, None, 42.0][len(waited)])
+            return Reply("85")
+
+    with Ledger(tmp_path / "verdicts.jsonl", {"server": "busy"}) as ledger:
+        asking = Asking(Busy(), ledger, Budget(0, 0, 1, 16), retries=6)
+        monkeypatch.setattr(asking.stop, "wait", waited.append)
+        assert asking(Request((("user", "hi"),))) == Reply("85")
+        assert (waited[0], waited[2]) == (7.0, 42.0)
+        assert 0.75 <= waited[1] <= 1.25  # the second wait of our own: one second, give or take a quarter
+        waited[:] = []
+        patient = Asking(Busy(), ledger, Budget(0, 0, 1, 16), retries=0)
+        assert patient(Request((("user", "other"),))) is None
+        assert waited == []
 
 
 def test_retry_after_is_seconds_or_a_date():

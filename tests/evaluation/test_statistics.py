@@ -139,7 +139,10 @@ def test_raters_that_say_the_same_of_everything_have_no_correlation():
     assert math.isnan(cohen_kappa([3, 3], [3, 3]))
     same = agreement([1, 2, 3], [1, 2, 3])
     assert (same.pearson, same.spearman, same.kendall, same.kappa) == pytest.approx((1, 1, 1, 1))
-    assert agreement([1, 2, 3], [10, 20, 30], same_scale=False).kappa is None
+    judge, people = [0, 0.2, 0.3, 0.6, 0.9, 1.0], [0, 0, 0.5, 0.5, 1, 0.5]
+    assert agreement(judge, people, levels=3).kappa == cohen_kappa(
+        [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 1], quadratic=True
+    )
 
 
 def test_wins_that_come_from_length_alone_are_taken_back():

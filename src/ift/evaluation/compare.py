@@ -275,25 +275,25 @@ def agreements(runs: Sequence[Run]) -> list[tuple[str, str, str, Agreement]]:
     """(run, one rater, another rater, how far they agree) for judges and people that rated the same answers."""
     found = []
     for run in runs:
-        raters: dict[str, tuple[dict[str, float], Any]] = {
-            f"judge {name}": (dict(judged.scores), tuple(judged.results["scale"]))
-            for name, judged in run.judged.items()
-            if "wins" not in judged.results
-        }
-        verdicts = {key: VERDICTS[r.verdict] for key, r in run.ratings.items() if r.verdict}
-        stars = {key: float(r.stars) for key, r in run.ratings.items() if r.stars}
-        raters |= {"people: right": (verdicts, (0, 1))} if verdicts else {}
-        raters |= {"people: stars": (stars, (1, 5))} if stars else {}
-        names = list(raters)
-        for i, one in enumerate(names):
-            for other in names[i + 1 :]:
-                (a, scale_a), (b, scale_b) = raters[one], raters[other]
-                both = [key for key in a if key in b]
+        raters = [*_raters(run)]
+        for i, (one, first, levels) in enumerate(raters):
+            for other, second, other_levels in raters[i + 1 :]:
+                both = [key for key in first if key in second]
                 if len(both) > 1 and not (one.startswith("people") and other.startswith("people")):
-                    same = scale_a == scale_b
-                    measured = agreement([a[key] for key in both], [b[key] for key in both], same_scale=same)
+                    shares = [first[key] for key in both], [second[key] for key in both]
+                    measured = agreement(*shares, levels=min(levels, other_levels))
                     found.append((run.name, one, other, measured))
     return found
+
+
+def _raters(run: Run) -> Iterator[tuple[str, dict[str, float], int]]:
+    """Who rated answers of a run: name, each answer's share of the scale by its key, steps of the scale."""
+    for name, judged in run.judged.items():
+        if "wins" not in judged.results:
+            low, high = judged.results["scale"]
+            yield f"judge {name}", {key: (v - low) / (high - low) for key, v in judged.scores.items()}, high - low + 1
+    yield "people: right", {key: VERDICTS[r.verdict] for key, r in run.ratings.items() if r.verdict}, len(VERDICTS)
+    yield "people: stars", {key: (r.stars - 1) / 4 for key, r in run.ratings.items() if r.stars}, 5
 
 
 # -- what is drawn ---------------------------------------------------------------------------------------------------

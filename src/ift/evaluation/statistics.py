@@ -178,22 +178,28 @@ class Agreement:
     pearson: float
     spearman: float
     kendall: float
-    kappa: float | None  # quadratic weights; None where the raters used different scales
+    kappa: float  # Cohen's with quadratic weights
 
 
-def agreement(first: ArrayLike, second: ArrayLike, *, same_scale: bool = True) -> Agreement:
-    """Pearson's, Spearman's and Kendall's (tau-b) correlation, and kappa. first, second: (n,) numbers."""
+def agreement(first: ArrayLike, second: ArrayLike, *, levels: int | None = None) -> Agreement:
+    """Pearson's, Spearman's and Kendall's (tau-b) correlation, and kappa. first, second: (n,) numbers.
+
+    levels: both are shares of their scales, from 0 to 1, and kappa is that of the nearest of so many even steps; so a
+    judge's 0 to 100 and a person's wrong, partly, right can be held against each other with levels=3.
+    """
     from scipy import stats
 
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    steps = (a, b) if levels is None else (np.rint(a * (levels - 1)), np.rint(b * (levels - 1)))
+    kappa = cohen_kappa(*steps, quadratic=True)
     if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
-        return Agreement(len(a), math.nan, math.nan, math.nan, cohen_kappa(a, b) if same_scale else None)
+        return Agreement(len(a), math.nan, math.nan, math.nan, kappa)
     return Agreement(
         n=len(a),
         pearson=float(stats.pearsonr(a, b).statistic),
         spearman=float(stats.spearmanr(a, b).statistic),
         kendall=float(stats.kendalltau(a, b).statistic),
-        kappa=cohen_kappa(a, b, quadratic=True) if same_scale else None,
+        kappa=kappa,
     )
 
 
