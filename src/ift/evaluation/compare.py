@@ -391,6 +391,7 @@ def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 def _averaged(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     size = math.ceil(len(points) / POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
+    groups = [group for group in groups if 2 * len(group) > size]  # a few points at the end would swing by chance
     return [(sum(s for s, _ in g) / len(g), sum(v for _, v in g) / len(g)) for g in groups]
 
 
