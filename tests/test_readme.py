@@ -1,12 +1,20 @@
 """Every command of the README, run; what would be fetched or take hours is replaced by something tiny of its kind."""
 
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from ift.evaluation.answers import open_answers
+from ift.evaluation.ratings import write_csv
+from tests.evaluation.judge_server import JudgeServer
 from tests.running import ROOT, TINY, run
 
 README = (ROOT / "README.md").read_text()
@@ -45,6 +53,7 @@ def things(tmp_path_factory):
     (folder / "my_conf" / "prompt" / "mine.yaml").write_text(mine)
     result = run("train.py", *TINY, "logger=none", f"output_dir={folder / 'run'}")
     assert result.returncode == 0, result.stderr
+    write_csv(folder / "ratings.csv", open_answers(folder / "run").rows, {})
     return folder
 
 
@@ -57,19 +66,47 @@ def test_commands_that_are_not_run_here_are_run_elsewhere():
 def test_the_command_works(command: str, things: Path, tmp_path: Path):
     program, *words = shlex.split(command)
     stand_ins = {"FILE": "rows.json", "FOLDER": "weights", "RUN": "run", "CHAT": "chat", "my_conf": "my_conf"}
+    stand_ins |= {"ratings.csv": "ratings.csv"}
     for name, thing in stand_ins.items():
-        words = [re.sub(rf"\b{name}\b", str(things / thing), word) for word in words]
-    if program == "ift":
+        words = [re.sub(rf"\b{re.escape(name)}\b", str(things / thing), word) for word in words]
+    if program == "ift" and words[0] == "review":
+        words = ["-m", "ift.cli", *words]
+        return works(words) if "ratings.csv" in command else opens_a_page(words)
+    if "eval=judge" in words:
+        with JudgeServer(lambda body: "50") as there:
+            words = [word for word in words if not word.startswith("judge.base_url=")]
+            base = there.url + ("/v1" if "judge.server=openai" in words else "")
+            return works([*words, f"judge.base_url={base}"])
+    if program == "ift" and words[0] == "compare":
+        words = ["-m", "ift.cli", *words, f"--output={tmp_path / 'page.html'}"]
+    elif program == "ift":
         words = ["-m", "ift.cli", *words, f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
         words += ["data.split=random", "data.max_dropped=0.5"]
     elif words[0] == "train.py":
         words += small(words, things, tmp_path)
     else:
         words += ["eval.generate.max_new_tokens=3"]
-    result = run(*words)
-    assert result.returncode == 0, result.stderr
+    works(words)
     if words[0] == "train.py" and "dry_run=true" not in words and "-m" not in words:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def works(words: list[str]) -> None:
+    result = run(*words)
+    assert result.returncode == 0, result.stderr
+
+
+def opens_a_page(words: list[str]) -> None:
+    """A command that goes on until Ctrl-C: it says where its page is, and ends well."""
+    command = [sys.executable, *words, "--port=0", "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        lines = iter(process.stdout.readline, "")
+        address = next(line for line in lines if line.startswith("open      ")).split()[1]
+        with urllib.request.urlopen(address, timeout=20) as page:
+            assert b"<title>" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
 
 
 def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:
