@@ -171,6 +171,32 @@ def test_review_shows_them_all_as_text_and_rates_them(browser, folder):
         server.server_close()
 
 
+@pytest.mark.parametrize("page", ["compare", "review", "report"])
+def test_if_markup_did_get_through_the_browser_would_still_run_and_load_nothing(browser, folder, page):
+    server = Server(Review([open_answers(runs(folder)[0])], blind=False), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        if page == "review":
+            browser.open(f"http://127.0.0.1:{server.port}/")
+        elif page == "compare":
+            compare(runs(folder), folder / "compare.html")
+            browser.open((folder / "compare.html").as_uri())
+        else:
+            write_report(RunFolder(runs(folder)[0]))
+            browser.open(RunFolder(runs(folder)[0]).report.as_uri())
+        browser.js("window.refused = []; addEventListener('securitypolicyviolation', e => refused.push(e.blockedURI))")
+        markup = "<img src=http://evil.example/a.png onerror=hacked=1><iframe src=http://evil.example/></iframe>"
+        browser.js(f"document.body.insertAdjacentHTML('beforeend', {markup + '<b onclick=hacked=1 id=it>b</b>'!r})")
+        browser.js("const s = document.createElement('script'); s.text = 'window.hacked = 1'; document.body.append(s)")
+        browser.js("document.getElementById('it').click()")
+        browser.wait_until("refused.length >= 4")
+        assert browser.js("typeof window.hacked") == "undefined"
+        assert {"http://evil.example/a.png", "http://evil.example"} <= set(browser.js("refused"))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_the_report_shows_them_all_as_text(browser, folder):
     run = RunFolder(runs(folder)[0])
     write_report(run)

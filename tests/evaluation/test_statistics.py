@@ -72,6 +72,16 @@ def test_the_exact_test_is_scipys_over_all_permutations(kind):
         assert sign_flip_test(d) == pytest.approx(exact.pvalue, abs=0.002 if kind == "fractions" else 1e-9)
 
 
+def test_many_rows_take_no_more_memory_and_give_the_same():
+    rng = np.random.default_rng(8)
+    for shift in (0.01, 0.03, 0.06):
+        d = rng.normal(shift, 1, 2000)  # as many as are counted exactly
+        assert sign_flip_test(d) == pytest.approx(sign_flip_test([*d, 1e-12]), rel=0.03)
+    low, high = paired_bootstrap(rng.normal(0.02, 1, 200_000))
+    assert (high + low) / 2 == pytest.approx(0.02, abs=0.006)
+    assert high - low == pytest.approx(2 * 1.96 / math.sqrt(200_000), rel=0.03)
+
+
 def test_for_shares_it_is_mcnemars_exact_test():
     first = [1] * 20 + [0] * 14 + [1] * 4 + [0] * 12
     second = [1] * 20 + [1] * 14 + [0] * 4 + [0] * 12
