@@ -18,7 +18,7 @@ ALPHA = 0.05  # a difference is settled where its p value, after Holm, is not ab
 POWER = 0.8  # the chance to find a difference that `rows_to_settle` promises
 RESAMPLES = 10_000
 STEPS = 100_000  # the sum of all differences in units of the exact test's grid, at most
-MANY = 2_000  # rows; of more, the normal distribution gives the same p value within a hundredth of it
+MANY = 2_000  # rows; of more, the normal distribution gives the same p value within a fiftieth of it
 KINDS = 1_000  # different differences that the bootstrap tells apart; of more, neighbours are taken together
 
 
