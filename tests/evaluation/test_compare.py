@@ -105,6 +105,22 @@ def test_a_judge_that_is_not_believed_settles_nothing(a_run, tmp_path):
     assert re.search(r"judge: score-m 0 to 100 .* better \+70.00", said(tmp_path / "page.html"))
 
 
+def test_a_pairwise_verdict_between_two_of_the_runs_is_shown_and_another_is_not(a_run, tmp_path):
+    for name in ("one", "two"):
+        a_run(name, [True] * 10)
+    results = {"scale": [0, 1], "mean": 0.75, "wins": 6, "ties": 3, "losses": 1, "scored": 10, "rows": 10, "p": 0.125}
+    results |= {"verdict": "not settled", "orders_agree": 0.9, "valid": True}
+    for against in ("one", "three"):
+        folder = tmp_path / f"two/evals/judge-pairwise-m-vs-{against}"
+        folder.mkdir(parents=True)
+        write_json(folder / "results.json", {**results, "judge": {"against": against}})
+        write_jsonl(folder / "samples.jsonl", [])
+    compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    text = said(tmp_path / "page.html")
+    assert "two against one: 75.0% (6 won, 3 tied, 1 lost, scored 10 of 10; both orders agree on 90%)" in text
+    assert "against three" not in text
+
+
 def test_judges_and_people_are_held_against_each_other(a_run, tmp_path):
     run_of = a_run("one", [i % 2 == 0 for i in range(20)], judge=lambda i, good: 80 + i if good else 10 + i)
     ratings, stars = Ratings(run_of.ratings), []

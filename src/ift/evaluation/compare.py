@@ -490,6 +490,7 @@ def summary_lines(
             if not e.n:
                 yield f"  {one_line(run.name, 24):<24} -"
                 continue
-            mean = f"{e.mean:{metric.form}} ({e.low:{metric.form}} to {e.high:{metric.form}})"
+            mean = f"{e.mean:{metric.form}}"
+            mean += f" ({e.low:{metric.form}} to {e.high:{metric.form}})" if e.n > 1 else ""
             test = compared.get((metric.name, i))
             yield f"  {one_line(run.name, 24):<24} {mean:<28} n {e.n:<5}" + (say(metric, test) if test else "")
