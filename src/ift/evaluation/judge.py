@@ -467,16 +467,37 @@ class Judged:
 
 
 def judgements(run: RunFolder) -> dict[str, Judged]:
-    """Every judge's verdicts in a run folder, by name: score-llama3.3, pairwise-gpt-5-vs-b."""
+    """Every judge's verdicts in a run folder, by name: score-llama3.3, pairwise-gpt-5-vs-b.
+
+    Raises DataError for files that are not what a judge's run leaves.
+    """
     found = {}
     for folder in sorted(run.evals.glob("judge-*")) if run.evals.is_dir() else []:
         if (folder / "results.json").exists() and (folder / "samples.jsonl").exists():
             name = folder.name.removeprefix("judge-")
-            samples = read_jsonl(folder / "samples.jsonl")
-            found[name] = Judged(
-                name,
-                read_json(folder / "results.json"),
-                {sample["key"]: float(sample["score"]) for sample in samples if sample["score"] is not None},
-                {sample["key"]: sample["reason"] for sample in samples if sample["reason"]},
-            )
+            try:
+                found[name] = _read_judged(name, folder)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                what = one_line(f"{type(error).__name__}: {error}", 60)
+                raise DataError(f"{folder}: not what a judge's run leaves: {what} (delete it)") from error
     return found
+
+
+NUMBERS_OF_PAIRS = ("mean", "wins", "ties", "losses", "scored", "rows", "orders_agree", "p")  # shown on pages
+
+
+def _read_judged(name: str, folder: Path) -> Judged:
+    results, samples = read_json(folder / "results.json"), read_jsonl(folder / "samples.jsonl")
+    low, high = results["scale"]
+    if not low < high or not isinstance(high - low, int):
+        raise ValueError(f"scale {low} to {high}")
+    if "wins" in results:
+        wrong = [key for key in NUMBERS_OF_PAIRS if not isinstance(results[key] or 0, int | float)]
+        if wrong or not isinstance(results["judge"]["against"], str) or not isinstance(results["verdict"], str):
+            raise TypeError(", ".join(wrong) or "against, verdict")
+    return Judged(
+        name,
+        results,
+        {sample["key"]: float(sample["score"]) for sample in samples if sample["score"] is not None},
+        {sample["key"]: str(sample["reason"]) for sample in samples if sample["reason"]},
+    )
