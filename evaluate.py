@@ -29,6 +29,10 @@ def evaluate(settings: EvaluateSettings) -> None:
 
         answers = open_answers(settings.run)
         results = judge(answers, settings.judge)
+        if results and answers.run.report.exists():
+            from ift.evaluation.report import write_report
+
+            write_report(answers.run)
         if results and (answers.run.path / "wandb").is_dir():
             from ift.training.loggers import log_evaluation
 

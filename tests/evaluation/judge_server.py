@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             self.say(int(fault), {"error": {"message": "not now"}}, {"Retry-After": "0.01"} if fault == "429" else {})
             return
         if fault == "timeout":
-            time.sleep(2.5)
+            time.sleep(2.0)
             return
         if fault == "reset":
             self.connection.close()

@@ -150,7 +150,7 @@ def test_200_faults_lose_nothing_and_nothing_is_asked_for_again(settings, answer
         with JudgeServer(honest, fault) as there:
             base = there.url + ("/v1" if server == "openai" else "")
             given = answers(60, name=server)
-            words = [f"judge.server={server}", f"judge.base_url={base}", "judge.concurrency=16", "judge.timeout=1.5"]
+            words = [f"judge.server={server}", f"judge.base_url={base}", "judge.concurrency=16", "judge.timeout=1"]
             results = judge(given, settings(*words))
         assert there.faults.total() >= 100
         assert set(there.faults) == set(FAULTS)

@@ -483,18 +483,23 @@ def judgements(run: RunFolder) -> dict[str, Judged]:
     return found
 
 
-NUMBERS_OF_PAIRS = ("mean", "wins", "ties", "losses", "scored", "rows", "orders_agree", "p")  # shown on pages
+SHOWN = ("mean", "low", "high", "scored", "rows")  # numbers of results.json that pages show
+SHOWN_OF_PAIRS = ("wins", "ties", "losses", "orders_agree", "p")
 
 
 def _read_judged(name: str, folder: Path) -> Judged:
     results, samples = read_json(folder / "results.json"), read_jsonl(folder / "samples.jsonl")
+    results = dict.fromkeys((*SHOWN, "valid")) | results
     low, high = results["scale"]
     if not low < high or not isinstance(high - low, int):
         raise ValueError(f"scale {low} to {high}")
-    if "wins" in results:
-        wrong = [key for key in NUMBERS_OF_PAIRS if not isinstance(results[key] or 0, int | float)]
-        if wrong or not isinstance(results["judge"]["against"], str) or not isinstance(results["verdict"], str):
-            raise TypeError(", ".join(wrong) or "against, verdict")
+    for key in (*SHOWN, *(SHOWN_OF_PAIRS if "wins" in results else ())):
+        if not isinstance(results[key] or 0, int | float):
+            raise TypeError(f"{key} is no number")
+    if results["valid"] not in (True, False, None):
+        raise TypeError("valid")
+    if "wins" in results and not (isinstance(results["judge"]["against"], str) and isinstance(results["verdict"], str)):
+        raise TypeError("against, verdict")
     return Judged(
         name,
         results,
