@@ -97,7 +97,6 @@ def judge(answers: Answers, settings: JudgeSettings) -> dict[str, Any] | None:
     items = _items(rows, settings)
     stored = settings.server == "replay"
     requests = [Request(messages(i, settings), i.row if stored and i.canary is None else None) for i in items]
-    budget = _budget(settings)
     longest = max(map(estimated_tokens, requests)) + settings.max_tokens
     if settings.server == "ollama" and longest > settings.context_length:
         raise ConfigError(
@@ -225,7 +224,7 @@ def _plan(n: int, missing: Set[Request], settings: JudgeSettings, cost: float) -
     tokens = sum(map(estimated_tokens, missing))
     line = f"judge     {n:,} verdicts, {len(missing):,} requests to make; "
     line += f"about {tokens:,} tokens to send, {len(missing) * settings.max_tokens:,} at most to come back"
-    return line + (f", ${cost:.4f} at most" if cost else "")
+    return line + (f", ${cost:.4f} at most for one reply to each" if cost else "")
 
 
 # -- asking --------------------------------------------------------------------------------------------------------
