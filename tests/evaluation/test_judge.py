@@ -149,12 +149,12 @@ def test_200_faults_lose_nothing_and_nothing_is_asked_for_again(settings, answer
     for server in ("openai", "ollama"):
         with JudgeServer(honest, fault) as there:
             base = there.url + ("/v1" if server == "openai" else "")
-            given = answers(60, name=server)
+            given = answers(40, name=server)
             words = [f"judge.server={server}", f"judge.base_url={base}", "judge.concurrency=16", "judge.timeout=1"]
             results = judge(given, settings(*words))
         assert there.faults.total() >= 100
         assert set(there.faults) == set(FAULTS)
-        assert (results["scored"], results["mean"], results["valid"]) == (60, 29.5, True)
+        assert (results["scored"], results["mean"], results["valid"]) == (40, 19.5, True)
         assert set(there.answered.values()) == {1}
         assert len(there.answered) == len(set(there.asked))
 
