@@ -1,6 +1,7 @@
 """How good is a run's best model?
 
 python evaluate.py run=RUN eval=responses      answer the whole test split and score it against the references
+python evaluate.py run=RUN eval=judge judge.model=NAME      let another model judge the answers
 python evaluate.py --help                      what there is to choose
 """
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 
 from ift import entry
 from ift.data.rows import read_stored_rows
-from ift.run import RunFolder
+from ift.run import RunFolder, read_jsonl
 from ift.settings import EvaluateSettings
 
 
@@ -22,12 +23,29 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate(settings: EvaluateSettings) -> None:
+    if settings.eval.name == "judge":
+        from ift.evaluation.answers import open_answers
+        from ift.evaluation.judge import judge
+
+        answers = open_answers(settings.run)
+        results = judge(answers, settings.judge)
+        if results and answers.run.report.exists():
+            from ift.evaluation.report import write_report
+
+            write_report(answers.run)
+        if results and (answers.run.path / "wandb").is_dir():
+            from ift.training.loggers import log_evaluation
+
+            samples = read_jsonl(answers.run.evals / results["name"] / "samples.jsonl")
+            log_evaluation(answers.run, results["name"], results, samples)
+        return
     run = RunFolder.open(settings.run)
     rows = read_stored_rows(run.test_rows)
 
     from ift.evaluation.finish import show_summary, write_responses
     from ift.evaluation.responses import Answerer
     from ift.model.linear import compute_in
+    from ift.training.loggers import log_evaluation
     from ift.training.machine import choose_device
     from ift.training.model_folder import load_model_folder
 
@@ -35,7 +53,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     device = choose_device(settings.accelerator, settings.precision, n_embd=model.config.n_embd)
     compute_in(model.to(device.torch_device), device.dtype)
     answer = Answerer(template, tokenizer, settings.eval.generate, seed=settings.seed)
-    write_responses(run, model, rows, answer)
+    summary = write_responses(run, model, rows, answer)
+    log_evaluation(run, "responses", summary, read_jsonl(run.responses))
     show_summary(run)
 
 

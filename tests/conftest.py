@@ -20,6 +20,7 @@ from ift.data.bpe import GPT2_PATTERN
 from ift.data.tokenizer import END_OF_TEXT, Tokenizer
 from ift.entry import settings_from
 from ift.settings import Settings
+from tests.browser import CHROMIUM, Browser
 from tests.running import NO_TORCH, ROOT, Warm
 
 BEFORE_TORCH = (
@@ -86,6 +87,15 @@ def settings_of() -> Callable[..., Settings]:
             return settings_from(compose("train", list(overrides)), Settings)
 
     return settings_of
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium with one tab, for all tests of a worker."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

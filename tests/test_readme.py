@@ -5,12 +5,21 @@ forked from a process that has imported torch and all else.
 """
 
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ift.evaluation.answers import open_answers
+from ift.evaluation.ratings import write_csv
+from tests.evaluation.judge_server import JudgeServer
 from tests.running import ROOT, TINY, TRAIN, Warm, run
 
 README = (ROOT / "README.md").read_text()
@@ -51,6 +60,7 @@ def things(tmp_path_factory, warm):
     (folder / "my_conf" / "prompt" / "mine.yaml").write_text(mine)
     result = warm.run(TRAIN, *TINY, "logger=none", f"output_dir={folder / 'run'}")
     assert result.returncode == 0, result.stderr
+    write_csv(folder / "ratings.csv", open_answers(folder / "run").rows, {})
     return folder
 
 
@@ -63,15 +73,27 @@ def test_commands_that_are_not_run_here_are_run_elsewhere():
 def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: Warm):
     program, *words = shlex.split(command)
     stand_ins = {"FILE": "rows.json", "FOLDER": "weights", "RUN": "run", "CHAT": "chat", "my_conf": "my_conf"}
+    stand_ins |= {"ratings.csv": "ratings.csv"}
     for name, thing in stand_ins.items():
-        words = [re.sub(rf"\b{name}\b", str(things / thing), word) for word in words]
+        words = [re.sub(rf"\b{re.escape(name)}\b", str(things / thing), word) for word in words]
+    start = run if command in ALONE or "trainer=ddp" in words or "eval=judge" in words else warm.run
     if program == "ift":
+        subcommand = words[0]
         words = ["-m", "ift.cli", *words]
-        if "check" in words:
+        if subcommand == "review":
+            return works(words, run) if "ratings.csv" in command else opens_a_page(words)
+        if subcommand == "compare":
+            words += [f"--output={tmp_path / 'page.html'}"]
+        elif subcommand == "check":
             words += [f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
             words += ["data.split=random", "data.max_dropped=0.5"]
-        elif "verify-resume" in words:
+        elif subcommand == "verify-resume":
             words += ["--kills=1", "--steps=6"]
+    elif "eval=judge" in words:
+        with JudgeServer(lambda body: "50") as there:
+            words = [word for word in words if not word.startswith("judge.base_url=")]
+            base = there.url + ("/v1" if "judge.server=openai" in words else "")
+            return works([*words, f"judge.base_url={base}"], start)
     elif any(word.startswith("resume=") for word in words):  # of a run that is finished: one line, nothing done
         result = run(*words)
         assert (result.returncode, result.stdout.count("\n")) == (0, 1), result.stderr
@@ -80,11 +102,27 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
         words += small(words, things, tmp_path)
     else:
         words += ["eval.generate.max_new_tokens=3"]
-    start = run if command in ALONE or "trainer=ddp" in words else warm.run
-    result = start(*words)
-    assert result.returncode == 0, result.stderr
+    works(words, start)
     if words[0] == "train.py" and "dry_run=true" not in words and "-m" not in words:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def works(words: list[str], start: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    result = start(*words)
+    assert result.returncode == 0, result.stderr
+
+
+def opens_a_page(words: list[str]) -> None:
+    """A command that goes on until Ctrl-C: it says where its page is, and ends well."""
+    command = [sys.executable, *words, "--port=0", "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        lines = iter(process.stdout.readline, "")
+        address = next(line for line in lines if line.startswith("open      ")).split()[1]
+        with urllib.request.urlopen(address, timeout=20) as page:
+            assert b"<title>" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
 
 
 def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:

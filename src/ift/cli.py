@@ -3,6 +3,8 @@
 ift check FILE... [KEY=VALUE...]    the data contract of a file: what training on it would see, row by row
 ift verify RUN                      whether the checkpoints and the model of a run are whole
 ift verify-resume [KEY=VALUE...]    kill real trainings, let them go on, compare them with one that was left alone
+ift review RUN                      rate answers by hand, in the browser
+ift compare RUN RUN...              one page: curves, settings, scores with intervals and tests, answers side by side
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -65,17 +68,53 @@ def main() -> int:
     resume_parser.add_argument("--kills", type=int, default=3, metavar="N", help="trainings that are killed (3)")
     resume_parser.add_argument("--steps", type=int, default=20, metavar="N", help="optimizer steps of each (20)")
     resume_parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
+    compare_parser = commands.add_parser(
+        "compare",
+        help="one page on what differs between runs, and which differences are settled",
+        description="Compare runs, or answers of other tools (FILE or FILE#COLUMN). Differences are to the first.",
+    )
+    compare_parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or files of answers")
+    compare_parser.add_argument("--output", type=Path, metavar="PAGE", help="the page (runs/compare/NAMES.html)")
+    review_parser = commands.add_parser(
+        "review",
+        help="rate answers by hand, in the browser",
+        description="Opens a page that this machine alone can see. Ratings go into RUN/ratings.jsonl at once.",
+    )
+    review_parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder or a file of answers")
+    review_parser.add_argument("--blind", action="store_true", help="several runs mixed, without their names")
+    review_parser.add_argument("--export", type=Path, metavar="FILE", help="write answers and ratings as CSV, and end")
+    review_parser.add_argument(
+        "--import", type=Path, metavar="FILE", dest="take", help="take ratings from CSV, and end"
+    )
+    review_parser.add_argument("--port", type=int, default=8642, help="of the page's address (8642; 0: any free one)")
+    review_parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     try:
         arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
         unknown = [word for word in more if word.startswith("-")]
         if unknown:
             parser.error(f"{unknown[0]}: no such option")
-        if arguments.command == "verify":
-            return verify(arguments.run, as_json=arguments.json)
         if arguments.command == "verify-resume":
             words = [*arguments.what, *more]
             return verify_resume(words, kills=arguments.kills, steps=arguments.steps, seed=arguments.seed)
-        check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
+        if arguments.command == "check":
+            check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
+        elif more:
+            parser.error(f"{more[0]}: one argument too many")
+        elif arguments.command == "verify":
+            return verify(arguments.run, as_json=arguments.json)
+        elif arguments.command == "compare":
+            compare(arguments.runs, output=arguments.output)
+        else:
+            from ift.apps.review import review
+
+            review(
+                arguments.runs,
+                blind=arguments.blind,
+                export=arguments.export,
+                take=arguments.take,
+                port=arguments.port,
+                browser=not arguments.no_browser,
+            )
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -152,6 +191,17 @@ def verify_resume(overrides: list[str], *, kills: int, steps: int, seed: int) ->
         same = same and ok
         print(line, flush=True)
     return 0 if same else 1
+
+
+def compare(places: list[str], *, output: Path | None) -> None:
+    """Print what may be said of the differences between runs; write the page."""
+    from ift.evaluation.compare import compare as write_comparison
+
+    names = [re.sub(r"[^\w.-]+", "-", Path(place).name) for place in places]
+    page = output or Path("runs/compare") / f"{'-'.join(names)[:120]}.html"
+    for line in write_comparison(places, page):
+        print(line)
+    print(f"look at   {page}")
 
 
 def _stem(path: Any) -> str:

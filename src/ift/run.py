@@ -34,6 +34,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.responses = self.path / "responses.jsonl"
+        self.ratings = self.path / "ratings.jsonl"
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.evals = self.path / "evals"

@@ -187,6 +187,38 @@ class EvalSettings:
 
 
 @dataclass
+class JudgeSettings:
+    name: str
+    reply: str
+    low: int
+    high: int
+    system: str
+    prompt: str
+    again: str
+    model: str | None
+    server: str
+    base_url: str | None
+    key_variable: str
+    replay: str | None
+    against: str | None
+    limit: int | None
+    canaries: int
+    max_characters: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    context_length: int
+    reasoning: bool
+    concurrency: int
+    timeout: float
+    retries: int
+    price_in: float | None
+    price_out: float | None
+    max_cost: float
+    dry_run: bool
+
+
+@dataclass
 class EvaluateSettings:
     """What `evaluate.py` is told."""
 
@@ -195,6 +227,7 @@ class EvaluateSettings:
     accelerator: str
     precision: str
     eval: EvalSettings
+    judge: JudgeSettings
 
 
 def _above(low: float) -> tuple[Callable[[Any], bool], str]:
@@ -264,6 +297,18 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": _at_least(1),
     "top_p": _within(0.001, 1),
     "logger.name": _one_of("wandb", "none"),
+    "judge.reply": _one_of("score", "rubric", "winner"),
+    "judge.server": _one_of("ollama", "openai", "replay"),
+    "judge.limit": _at_least(1),
+    "canaries": _within(0, 20),
+    "max_characters": _at_least(1),
+    "max_tokens": _at_least(1),
+    "concurrency": _within(1, 64),
+    "timeout": _above(0),
+    "retries": _within(0, 20),
+    "price_in": _at_least(0),
+    "price_out": _at_least(0),
+    "max_cost": _at_least(0),
 }
 
 T = TypeVar("T", Settings, EvaluateSettings, CheckSettings)

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ift.evaluation.plots import plot_curves
+from ift.evaluation.ratings import Rating, Ratings
 from ift.evaluation.report import before_and_after, write_report
 from ift.run import RunFolder, write_json, write_jsonl
 
@@ -64,6 +65,24 @@ def test_a_page_can_be_made_of_a_run_that_has_only_begun(tmp_path):
     run = RunFolder(tmp_path)
     write_report(run)
     assert "<h1>" in run.report.read_text()
+
+
+def test_what_judges_and_people_say_stands_with_how_far_to_trust_it(run):
+    write_report(run)
+    assert "What judges and people say" not in run.report.read_text()
+    folder = run.evals / "judge-score-m"
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "samples.jsonl", [])
+    results = {"scale": [0, 100], "mean": 61.5, "low": 58.25, "high": 64.75, "scored": 99, "rows": 100, "valid": False}
+    write_json(folder / "results.json", results)
+    ratings = Ratings(run.ratings)
+    for key, verdict in (("a", "right"), ("b", "right"), ("c", "wrong"), ("d", "right")):
+        ratings.set(key, Rating(verdict))
+    write_report(run)
+    page = run.report.read_text()
+    assert "61.50 (58.25 to 64.75) on 0 to 100, scored 99 of 100" in page
+    assert "INVALID: it failed its canaries" in page
+    assert "75.0% (30.1% to 95.4%) right, 4 rated" in page  # Wilson's for 3 of 4
 
 
 def test_samples_pair_the_untuned_answer_with_the_best_steps():

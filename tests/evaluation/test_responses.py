@@ -10,7 +10,8 @@ from torchmetrics.text.rouge import ROUGEScore
 from ift.data.examples import encode_prompt
 from ift.data.prompts import Segment, Template
 from ift.data.rows import Row
-from ift.evaluation.responses import COLUMNS, Answerer, repetition, respond, score
+from ift.evaluation.answers import COLUMNS
+from ift.evaluation.responses import Answerer, repetition, respond, score
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.settings import GenerateSettings

@@ -63,3 +63,7 @@ def test_the_optuna_sweeper_minimises_the_best_validation_loss(sweep, tmp_path):
     assert len(rows) == 2
     results = (tmp_path / "optimization_results.yaml").read_text()
     assert f"best_value: {best}" in results
+    assert f"look at   {tmp_path / 'compare.html'}" in result.stdout
+    page = (tmp_path / "compare.html").read_text()
+    assert "2 runs compared" in page
+    assert page.index(f"{rows[0]['job']} optim.lr=") < page.index(f"{rows[1]['job']} optim.lr=")  # the best comes first

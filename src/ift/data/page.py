@@ -135,10 +135,10 @@ def ticks(low: float, high: float, most: int) -> list[int]:
     return list(range(math.ceil(low / step) * step, math.floor(high) + 1, step))
 
 
-def page_environment(folder: Path) -> jinja2.Environment:
+def page_environment(*folders: Path) -> jinja2.Environment:
     """For every page: autoescape, since each text from rows and models is data, never markup."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,10 @@ from typing import Any
 import jinja2
 
 from ift.data.page import page_environment
+from ift.evaluation.judge import judgements
 from ift.evaluation.plots import plot_curves
+from ift.evaluation.ratings import VERDICTS, Ratings
+from ift.evaluation.statistics import mean_interval
 from ift.run import RunFolder, read_json, read_jsonl, write_text
 
 SHOWN = 300  # responses on the page; responses.jsonl has them all
@@ -33,11 +36,31 @@ def write_report(run: RunFolder) -> None:
             config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
             curves=base64.b64encode(run.curves.read_bytes()).decode() if run.curves.exists() else None,
             samples=before_and_after(samples, summary.get("best_step")),
+            verdicts=verdicts(run),
             responses=responses[:SHOWN],
             more=max(0, len(responses) - SHOWN),
         )
     )
     write_text(run.report, page)
+
+
+def verdicts(run: RunFolder) -> list[tuple[str, str, str]]:
+    """Who rated the answers: the judge or people, what they said with its 95 % interval, and how far to trust it."""
+    found = []
+    for name, judged in judgements(run).items():
+        r = judged.results
+        low, high = r["scale"]
+        mean = "–" if r["mean"] is None else f"{r['mean']:.2f}"
+        mean += f" ({r['low']:.2f} to {r['high']:.2f})" if r["low"] is not None else ""
+        canaries = {True: "canaries in range", False: "INVALID: it failed its canaries", None: "without canaries"}
+        said = f"{mean} on {low} to {high}, scored {r['scored']} of {r['rows']}"
+        found.append((f"judge {name}", said, canaries[r["valid"]]))
+    rated = [VERDICTS[r.verdict] for r in Ratings(run.ratings, read_only=True).now.values() if r.verdict]
+    if rated:
+        e = mean_interval(rated)
+        interval = f" ({e.low:.1%} to {e.high:.1%})" if e.n > 1 else ""
+        found.append(("people", f"{e.mean:.1%}{interval} right, {e.n} rated", "partly counts half"))
+    return found
 
 
 def before_and_after(samples: list[dict[str, Any]], best_step: int | None) -> list[dict[str, Any]]:

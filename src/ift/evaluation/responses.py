@@ -11,23 +11,11 @@ from ift.data.examples import encode_prompt
 from ift.data.prompts import Template
 from ift.data.rows import Row
 from ift.data.tokenizer import Tokenizer
+from ift.evaluation.answers import COLUMNS
 from ift.generation.decode import Generated, Sampling, generate
 from ift.model.gpt import GPT
 from ift.progress import progress
 from ift.settings import GenerateSettings
-
-# a line of responses.jsonl; other tools' files may lack what stands after response
-COLUMNS = (
-    "instruction",
-    "input",
-    "reference",
-    "response",
-    "stop_reason",
-    "prompt_tokens",
-    "response_tokens",
-    "file",
-    "row",
-)
 
 
 def respond(
@@ -67,6 +55,7 @@ def respond(
             len(answer.ids),
             row.file,
             row.number,
+            row.category,
         )
         responses.append(dict(zip(COLUMNS, values, strict=True)))
     return responses

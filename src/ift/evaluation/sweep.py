@@ -1,4 +1,4 @@
-"""The table at the end of a sweep: every job, best validation loss first, failed ones with their reason."""
+"""The end of a sweep: a table of every job, best validation loss first, and the page that compares the best."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ift.errors import IftError, one_line
 from ift.run import read_json, write_text
 
 COLUMNS = ("job", "choices", "val_loss", "best_step", "test_loss", "exact_match", "train_seconds", "status")
@@ -36,7 +37,7 @@ def _short(override: str) -> str:
 
 
 def show_sweep(folder: Path) -> None:
-    """Print the table and write it as sweep.csv into the sweep's folder."""
+    """Print the table; write it as sweep.csv, and the page that compares the best jobs, into the sweep's folder."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -60,6 +61,24 @@ def show_sweep(folder: Path) -> None:
     for row in rows:
         if row["status"].startswith("failed"):
             print(f"  job {row['job']} {row['status']}")
+    write_comparison(folder, rows)
+
+
+def write_comparison(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Compare the jobs that came to an end, the best one first: it is what the others are held against."""
+    from ift.evaluation.compare import MOST_RUNS, compare
+
+    named = zip(rows, differing(rows), strict=True)
+    finished = [(row["job"], choices) for row, choices in named if row["status"] == "finished"][:MOST_RUNS]
+    if len(finished) < 2:
+        return
+    page = folder / "compare.html"
+    try:
+        compare([folder / job for job, _ in finished], page, names=[" ".join(words) for words in finished])
+    except IftError as error:
+        print(f"  no comparison: {one_line(str(error))}")
+    else:
+        print(f"look at   {page}")
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import netrc
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
@@ -19,7 +19,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ift.errors import Stopped, WeightsError, one_line, refused_by_disk
-from ift.run import RunFolder, is_other_rank, write_text
+from ift.run import RunFolder, is_other_rank, read_jsonl, write_text
 from ift.settings import LoggerSettings, Settings
 
 
@@ -293,3 +293,53 @@ def wandb_id(run: RunFolder) -> str:
     if not run.wandb_id.exists() and not is_other_rank():
         write_text(run.wandb_id, secrets.token_hex(4) + "\n")
     return run.wandb_id.read_text(encoding="utf-8").strip() if run.wandb_id.exists() else ""
+
+
+TABLE_ROWS, TABLE_TEXT = 500, 2000  # of a table in W&B; the run folder has them all, whole
+
+
+def log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """What an evaluation found, into the W&B run that training made: numbers as eval/NAME/..., rows as a table.
+
+    Nothing is done where training made none. Offline, W&B keeps it beside the training's own file under the same id.
+    """
+    folders = sorted((run.path / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
+    mode, _ = wandb_mode()
+    if not folders or mode == "disabled":
+        return
+    import wandb
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.load(run.config) if run.config.exists() else {}
+    logger = config.get("logger", {})
+    last = read_jsonl(run.metrics)[-1:] if run.metrics.exists() else []
+    columns: list[str | int] = [*dict.fromkeys(key for row in rows[:TABLE_ROWS] for key in row)]
+    cells = [[_cell(row.get(str(column))) for column in columns] for row in rows[:TABLE_ROWS]]
+    try:
+        with wandb.init(
+            id=folders[0].name.rpartition("-")[2],  # the first is the training's
+            resume="allow",
+            project=logger.get("project"),
+            entity=logger.get("entity"),
+            group=logger.get("group"),
+            dir=run.path,
+            mode=mode,
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, init_timeout=30),
+        ) as logged:
+            logged.summary.update({f"eval/{name}/{key}": value for key, value in numbers.items() if _is_plain(value)})
+            # W&B drops steps that do not grow; each evaluation so far left a folder
+            step = (last[0]["step"] if last else 0) + len(folders)
+            logged.log({f"eval/{name}": wandb.Table(columns=columns, data=cells)}, step=step)
+    except wandb.errors.Error as error:
+        print(f"ift: W&B does not answer ({one_line(str(error), 80)}): the numbers are in the run folder", flush=True)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _cell(value: Any) -> Any:
+    """All of a column must be of one kind: numbers stay numbers, anything else becomes text."""
+    if value is None or isinstance(value, int | float):
+        return value
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))[:TABLE_TEXT]

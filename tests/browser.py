@@ -1,0 +1,148 @@
+"""A real headless Chromium for tests, by its debugging protocol: what a person would see, press and be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+FLAGS += " --disable-component-update --disable-default-apps --remote-debugging-port=0 --hide-scrollbars"
+
+
+class Browser:
+    """One tab. What happens while a command is awaited is kept in `events`, as (method, parameters)."""
+
+    def __init__(self, profile: Path, *, width: int = 1200, height: int = 900):
+        assert CHROMIUM
+        command = [
+            CHROMIUM,
+            *FLAGS.split(),
+            f"--user-data-dir={profile}",
+            f"--window-size={width},{height}",
+            "about:blank",
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.loop = asyncio.new_event_loop()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.number = 0
+        try:
+            port = int(self._wait_for(profile / "DevToolsActivePort").split("\n")[0])
+            self.loop.run_until_complete(self._connect(port))
+            for domain in ("Page", "Runtime", "Network", "Log"):
+                self.do(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_for(self, path: Path) -> str:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if path.exists() and "\n" in (text := path.read_text()):
+                return text
+            time.sleep(0.05)
+        raise TimeoutError("chromium did not start")
+
+    async def _connect(self, port: int) -> None:
+        self.session = aiohttp.ClientSession()
+        async with self.session.get(f"http://127.0.0.1:{port}/json/list") as response:
+            targets = await response.json()
+        page = next(target for target in targets if target["type"] == "page")
+        self.socket = await self.session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0)
+
+    def close(self) -> None:
+        async def end() -> None:
+            if hasattr(self, "session"):
+                await self.session.close()
+
+        self.loop.run_until_complete(end())
+        self.loop.close()
+        self.process.kill()
+        self.process.wait(timeout=30)
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def do(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the protocol; its result. Raises RuntimeError with what the browser says is wrong."""
+        self.number += 1
+        number = self.number
+
+        async def ask() -> dict[str, Any]:
+            await self.socket.send_json({"id": number, "method": method, "params": parameters})
+            while True:
+                said = json.loads(await asyncio.wait_for(self.socket.receive_str(), timeout=60))
+                if said.get("id") == number:
+                    return said
+                if "method" in said:
+                    self.events.append((said["method"], said["params"]))
+
+        said = self.loop.run_until_complete(ask())
+        if "error" in said:
+            raise RuntimeError(said["error"]["message"])
+        return said["result"]
+
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it is there."""
+        self.events.clear()
+        self.do("Page.navigate", url=url)
+        self.wait_until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression, asked from outside of the page's own policy."""
+        said = self.do("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in said:
+            raise RuntimeError(said["exceptionDetails"]["exception"]["description"])
+        return said["result"].get("value")
+
+    def wait_until(self, expression: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.js(expression):
+                return
+            time.sleep(0.02)
+        raise TimeoutError(expression)
+
+    def press(self, *keys: str) -> None:
+        """Real key events: one character, or a name such as Escape and ArrowRight."""
+        for key in keys:
+            text = {"text": key} if len(key) == 1 else {}
+            self.do("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+            self.do("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def write(self, text: str) -> None:
+        self.do("Input.insertText", text=text)
+
+    def picture(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.do("Page.captureScreenshot")["data"]))
+
+    @property
+    def requests(self) -> list[str]:
+        """Every address that was asked for since the page was opened."""
+        self.js("0")  # what has happened by now has been told by then
+        return [told["request"]["url"] for method, told in self.events if method == "Network.requestWillBeSent"]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Dialogs, errors and refusals by policy since the page was opened."""
+        self.js("0")
+        found = []
+        for method, told in self.events:
+            if method == "Page.javascriptDialogOpening":
+                found.append(f"dialog: {told['message']}")
+            elif method == "Runtime.exceptionThrown":
+                found.append(f"exception: {told['exceptionDetails']['text']}")
+            elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
+                found.append(f"error: {told['entry']['text']}")
+        return found
