@@ -198,10 +198,11 @@ def test_what_changes_nothing_of_what_is_learnt_may_change(settings_of):
 
 def test_only_what_was_asked_for_is_compared(settings_of):
     """resume=RUN optim.lr=0.1: every other key has the default of today, and the run its own."""
-    run = settings_of("seed=1", "optim.lr=0.1", "logger=wandb")
-    asked = settings_of("optim.lr=0.1", "logger=none")
+    folder = "output_dir=here"  # its default is the time
+    run = settings_of("seed=1", "optim.lr=0.1", "logger=wandb", folder)
+    asked = settings_of("optim.lr=0.1", "logger=none", folder)
     assert settings_to_go_on(run, asked, ["resume", "optim.lr", "logger"]) == settings_of(
-        "seed=1", "optim.lr=0.1", "logger=none"
+        "seed=1", "optim.lr=0.1", "logger=none", folder
     )
     with pytest.raises(ConfigError, match="seed=123: the run was begun with 1 "):
         settings_to_go_on(run, asked)

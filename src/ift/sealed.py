@@ -221,7 +221,7 @@ def newest(folder: Path, *, mend: bool = True) -> Sealed | None:
         try:
             found = check_step(folder, step)
         except WeightsError as error:
-            reason = str(error)
+            reason = str(error).removeprefix(f"{folder}{os.sep}")  # what is wrong is not lost behind a long path
             if mend:
                 aside = set_aside(step_folder(folder, step))
                 print(f"ift: {one_line(reason, 150)} (set aside as {aside.name})", file=sys.stderr, flush=True)
@@ -231,7 +231,9 @@ def newest(folder: Path, *, mend: bool = True) -> Sealed | None:
         return found
     if steps or any(".damaged" in path.name for path in (folder.iterdir() if folder.is_dir() else ())):
         what = reason or "all were set aside as damaged"
-        raise WeightsError(f"{one_line(what, 120)}; no other checkpoint is there (begin again in another output_dir)")
+        raise WeightsError(
+            f"{folder}: {one_line(what, 90)}; no other checkpoint is there (begin again in another output_dir)"
+        )
     return None
 
 

@@ -134,8 +134,13 @@ def test_max_length_is_a_limit_below_the_context(prepared):
 @pytest.mark.parametrize("key", ["max_length", "pad_to"])
 def test_a_length_beyond_the_context_is_an_error_of_the_settings(prepared, key):
     with pytest.raises(ConfigError, match=f"data.{key}=65: the model's context is 64"):
-        prepared(rows(20), **{key: 65})
-    prepared(rows(20), **{key: 64})
+        prepared(rows(20), batching="padded", **{key: 65})
+    prepared(rows(20), batching="padded", **{key: 64})
+
+
+def test_a_width_to_pad_to_is_refused_where_nothing_is_padded(prepared):
+    with pytest.raises(ConfigError, match=r"data\.pad_to=64: nothing is padded \(add data\.batching=padded\)"):
+        prepared(rows(20), pad_to=64)
 
 
 def test_splits_may_be_ready_made_and_take_nothing_from_the_training_rows(prepared, write):
