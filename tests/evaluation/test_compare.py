@@ -263,12 +263,12 @@ def test_the_command_needs_two_runs_and_no_torch(a_run, tmp_path):
 
 def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, monkeypatch):
     from ift.settings import LoggerSettings
-    from ift.training.loggers import start_wandb
+    from ift.training.loggers import start_wandb, wandb_id
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = a_run("one", [True, False] * 5)
     options = LoggerSettings("wandb", "tests", None, "sweep-7", None, False)
-    start_wandb(options, folder=folder.path, config={}, group=None).finish()
+    start_wandb(options, folder=folder.path, config={}, group=None, run_id=wandb_id(folder)).finish()
     with folder.config.open("a") as file:
         file.write("logger:\n  project: tests\n  entity: null\n  group: sweep-7\n")
     (training,) = folder.path.glob("wandb/offline-run-*")

@@ -303,9 +303,8 @@ def log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows: 
 
     Nothing is done where training made none. Offline, W&B keeps it beside the training's own file under the same id.
     """
-    folders = sorted((run.path / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
     mode, _ = wandb_mode()
-    if not folders or mode == "disabled":
+    if not run.wandb_id.exists() or mode == "disabled":
         return
     import wandb
     from omegaconf import OmegaConf
@@ -317,7 +316,7 @@ def log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows: 
     cells = [[_cell(row.get(str(column))) for column in columns] for row in rows[:TABLE_ROWS]]
     try:
         with wandb.init(
-            id=folders[0].name.rpartition("-")[2],  # the first is the training's
+            id=wandb_id(run),
             resume="allow",
             project=logger.get("project"),
             entity=logger.get("entity"),
@@ -327,8 +326,8 @@ def log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows: 
             settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, init_timeout=30),
         ) as logged:
             logged.summary.update({f"eval/{name}/{key}": value for key, value in numbers.items() if _is_plain(value)})
-            # W&B drops steps that do not grow; each evaluation so far left a folder
-            step = (last[0]["step"] if last else 0) + len(folders)
+            # W&B drops steps that do not grow; training and each evaluation so far left a folder
+            step = (last[0]["step"] if last else 0) + len(list((run.path / "wandb").glob("*run-*-*"))) - 1
             logged.log({f"eval/{name}": wandb.Table(columns=columns, data=cells)}, step=step)
     except wandb.errors.Error as error:
         print(f"ift: W&B does not answer ({one_line(str(error), 80)}): the numbers are in the run folder", flush=True)
