@@ -291,7 +291,7 @@ def plot(
         median = statistics.median(rates)
         axes.barh(place, median, color="tab:orange" if contestant.name.startswith("ift") else "tab:gray", height=0.6)
         axes.plot(rates, [place] * len(rates), ".", color="black", markersize=3)
-        axes.text(median, place, f"  {median:,.0f}", va="center")
+        axes.text(max(rates), place, f"  {median:,.0f}", va="center")  # behind the last point
     axes.set_yticks(range(len(contestants)), [contestant.name for contestant in contestants])
     axes.invert_yaxis()
     axes.margins(x=0.12)
