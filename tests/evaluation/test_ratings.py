@@ -105,7 +105,8 @@ def test_a_spreadsheets_habits_are_read(tmp_path):
         ("key,verdict,stars,comment\nKEY,,many,\n", "r.csv:2: stars must be 1, 2, 3, 4, 5 or empty"),
         ("key,verdict,stars,comment\nKEY,,nan,\n", "r.csv:2: stars must be"),
         ("key,verdict,stars,comment\nKEY,,," + "x" * 5001 + "\n", "r.csv:2: comment must be"),
-        ("key,verdict,stars,comment\nKEY,,," + "x" * 200_000 + "\n", "not a CSV in UTF-8"),
+        ("key,verdict,stars,comment\nKEY,,," + "x" * 200_000 + "\n", "r.csv:2: comment must be"),
+        ("key,verdict,stars,comment\nKEY,,," + "x" * 1_000_001 + "\n", "not a CSV in UTF-8"),
         (b"\xff\xfe\x00", "not a CSV in UTF-8"),
     ],
 )

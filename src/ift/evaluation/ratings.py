@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ift.data.containers import MAX_ROW
 from ift.errors import DataError
 from ift.evaluation.answers import Answer
 from ift.run import write_text
@@ -153,6 +154,7 @@ def read_csv(path: Path, rows: Iterable[Answer]) -> dict[str, Rating]:
     """
     known = {row.key for row in rows}
     found = {}
+    csv.field_size_limit(MAX_ROW)  # of the whole process: what the reader of rows takes, an export may hold
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark in front
             reader = csv.DictReader(file)
