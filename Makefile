@@ -48,7 +48,7 @@ format: .venv/dev
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv (a minute or two the first time)"
 	$(INSTALL) --editable ".[test]"
-	$(INSTALL) --no-deps llms-from-scratch  # the book's own package; what it asks for (TensorFlow, Jupyter) is not needed
+	$(INSTALL) --no-deps llms-from-scratch evals  # what these ask for (TensorFlow, Jupyter, Snowflake) is not needed
 	@touch $@ .venv/core
 
 .venv/dev: .venv/test

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ift import stops
-from ift.errors import ConfigError, IftError, MachineError, Stopped, refused_by_disk, report
+from ift.errors import ConfigError, IftError, MachineError, Stopped, one_line, refused_by_disk, report
 from ift.run import RunFolder, is_other_rank
 from ift.settings import EvaluateSettings, Settings, T, load_settings, read_settings, settings_to_go_on, unknown_key
 
@@ -81,6 +83,35 @@ def job() -> Iterator[None]:
         yield
     except Exception as error:
         _exit_code = _exit_code or report(as_ift_error(error, Settings))
+
+
+def each_evaluation(names: Sequence[str]) -> None:
+    """This command again, once for each evaluation, in a process of its own; then what became of each.
+
+    One that fails, whatever way, leaves the others alone. Raises MachineError at the end if any did.
+    """
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("eval=", "eval.tasks="))]
+    failed: dict[str, str] = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a child does not outlive us
+    for number, name in enumerate(names, start=1):
+        print(f"\n[{number}/{len(names)}] eval={name}", flush=True)
+        command = [sys.executable, sys.argv[0], *arguments, f"eval={name}"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as child:
+            try:
+                last = ""
+                for line in child.stderr or ():
+                    sys.stderr.write(line)
+                    last = line.strip() or last
+            except BaseException:
+                child.terminate()
+                raise
+        if child.returncode:
+            failed[name] = one_line(last.removeprefix("ift: error: "), 120) or f"ended with {child.returncode}"
+    print(f"\n{len(names) - len(failed)} of {len(names)} evaluations done")
+    for name, problem in failed.items():
+        print(f"failed    {name}: {problem}")
+    if failed:
+        raise MachineError(f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each said why)")
 
 
 def settings_from(config: DictConfig, kind: type[T]) -> T:

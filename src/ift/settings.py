@@ -183,6 +183,13 @@ class CheckSettings:
 @dataclass
 class EvalSettings:
     name: str
+    engine: str
+    tasks: list[str]
+    limit: int | None
+    num_fewshot: int | None
+    prompts: list[str]
+    base: bool
+    allow_code_execution: bool
     generate: GenerateSettings
 
 
@@ -226,6 +233,8 @@ class EvaluateSettings:
     seed: int
     accelerator: str
     precision: str
+    offline: bool
+    data_root: str | None
     eval: EvalSettings
     judge: JudgeSettings
 
@@ -296,6 +305,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": _at_least(0),
     "top_k": _at_least(1),
     "top_p": _within(0.001, 1),
+    "eval.engine": _one_of(
+        *("responses", "judge", "lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm", "all")
+    ),
+    "eval.limit": _at_least(1),
+    "num_fewshot": _within(0, 64),
+    "eval.prompts": _one_of("raw", "template"),
     "logger.name": _one_of("wandb", "none"),
     "judge.reply": _one_of("score", "rubric", "winner"),
     "judge.server": _one_of("ollama", "openai", "replay"),

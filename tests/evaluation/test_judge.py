@@ -380,7 +380,7 @@ def test_two_judges_do_not_write_at_once_and_a_broken_ledger_is_named(tmp_path):
     path = tmp_path / "verdicts.jsonl"
     with Ledger(path, {"server": "x"}) as ledger:
         ledger.add(Request((("user", "hi"),)), Reply("85", 1, 2))
-        with pytest.raises(MachineError, match="another judge is writing here"):
+        with pytest.raises(MachineError, match="another process is writing here"):
             Ledger(path, {"server": "x"})
     with Ledger(path, {"server": "x"}) as ledger:
         assert ledger.get(Request((("user", "hi"),))) == Reply("85", 1, 2)

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
 from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
+from ift.evaluation.lines import Lines
 from ift.run import read_json
 from ift.settings import JudgeSettings
 
@@ -241,39 +240,18 @@ def read_retry_after(value: str | None) -> float | None:
     return max(0.0, seconds) if seconds == seconds else None
 
 
-class Ledger:
-    """verdicts.jsonl: one line a reply, written and synced before the reply is used. One process at a time."""
+class Ledger(Lines):
+    """verdicts.jsonl: one line a reply, written and synced before the reply is used."""
 
     def __init__(self, path: Path, identity: dict[str, Any]):
-        """Raises MachineError where another process has it open."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.identity = path, identity
-        self.lock, self.file_lock = threading.Lock(), FileLock(path.with_suffix(".lock"), timeout=0)
+        """Raises MachineError where another process has it open, DataError for a line that is no reply."""
+        super().__init__(path)
+        self.identity = identity
         try:
-            self.file_lock.acquire()
-        except Timeout as error:
-            raise MachineError(f"{path}: another judge is writing here (wait for it, or stop it)") from error
-        self.file = path.open("a+b")
-        self.file.seek(0)
-        stored, whole = {}, 0
-        for line in self.file:
-            if not line.endswith(b"\n"):
-                break  # killed while writing it: it was never used, so it may be asked again
-            try:
-                value = json.loads(line)
-                stored[value["key"]] = _reply(value)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}: a line that is no reply (delete that line)") from error
-            whole += len(line)
-        self.file.truncate(whole)
-        self.stored: dict[str, Reply] = stored
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-        self.file_lock.release()
+            self.stored = {key: _reply(line) for key, line in self.lines.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.close()
+            raise DataError(f"{path}: a line that is no reply (delete that line)") from error
 
     def key(self, request: Request) -> str:
         return _digest([self.identity, request.digest, request.row])
@@ -284,18 +262,14 @@ class Ledger:
     def add(self, request: Request, reply: Reply) -> None:
         key = self.key(request)
         line = {
-            "key": key,
             "request": request.digest,
             "text": reply.text,
             "prompt_tokens": reply.prompt_tokens,
             "reply_tokens": reply.reply_tokens,
             "unix_time": round(time.time(), 3),
         }
-        with self.lock:
-            self.file.write(json.dumps(line).encode() + b"\n")
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.stored[key] = reply
+        self.put(key, line)
+        self.stored[key] = reply
 
 
 def _reply(line: dict[str, Any]) -> Reply:

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from ift.data.page import page_environment
+from ift.evaluation.benchmark import benchmarks, interval
 from ift.evaluation.judge import judgements
 from ift.evaluation.plots import plot_curves
 from ift.evaluation.ratings import VERDICTS, Ratings
@@ -37,6 +38,7 @@ def write_report(run: RunFolder) -> None:
             curves=base64.b64encode(run.curves.read_bytes()).decode() if run.curves.exists() else None,
             samples=before_and_after(samples, summary.get("best_step")),
             verdicts=verdicts(run),
+            benchmarks=benchmarks(run),
             responses=responses[:SHOWN],
             more=max(0, len(responses) - SHOWN),
         )
@@ -73,4 +75,5 @@ def before_and_after(samples: list[dict[str, Any]], best_step: int | None) -> li
 def _environment() -> jinja2.Environment:
     environment = page_environment(Path(__file__).parent)
     environment.filters["number"] = lambda value, form: "–" if value is None else format(value, form)
+    environment.filters["interval"] = interval
     return environment

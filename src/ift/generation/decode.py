@@ -20,11 +20,15 @@ from ift.model.gpt import GPT
 CHECK_EVERY = 8  # tokens between looks at who has ended, on a device that a look would hold up
 PREFILL_TOKENS = 4096  # of prompts that are computed together
 
+Until = Callable[[list[int]], bool]
+
 
 @dataclass(frozen=True)
 class Generated:
     ids: list[int]  # without the end-of-text
-    stop_reason: str  # "end" (the model ended), "length" (max_new_tokens) or "context" (no position left)
+    stop_reason: (
+        str  # "end" (the model ended), "stop" (`until`), "length" (max_new_tokens), "context" (no position left)
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class _Row:
         """Position of the newest token."""
         return len(self.prompt) + len(self.ids) - 1
 
-    def take(self, tokens: Sequence[int], end_of_text: int) -> None:
+    def take(self, tokens: Sequence[int], end_of_text: int, until: Until | None) -> None:
         for token in tokens:
             if token == end_of_text:
                 self.stop_reason = "end"
@@ -65,7 +69,10 @@ class _Row:
                 self.stop_reason = "context"
             else:
                 self.ids.append(token)
-                self.stop_reason = "length" if len(self.ids) == self.limit else None
+                if until and until(self.ids):
+                    self.stop_reason = "stop"
+                elif len(self.ids) == self.limit:
+                    self.stop_reason = "length"
             if self.stop_reason:
                 return
 
@@ -80,6 +87,7 @@ def generate(
     sampling: Sampling = Sampling(),
     batch_size: int = 32,
     check_every: int | None = None,
+    until: Until | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[Generated]:
     """Continue each prompt until end-of-text, max_new_tokens or the end of the context; answers in the given order.
@@ -89,6 +97,7 @@ def generate(
 
     batch_size: rows that are computed together; prompts take the places of rows that have ended
     check_every: tokens between looks at who has ended; None: 1 on a CPU, CHECK_EVERY on a GPU
+    until: asked after each token of a row, with all its tokens so far: whether the row ends here
     """
     if not prompts:
         return []
@@ -115,7 +124,7 @@ def generate(
                 active += joining
             tokens = _ask(model, cache, active, hidden, sampling, min(check_every, *(row.asks for row in active)))
             for row, said in zip(active, tokens.tolist(), strict=True):
-                row.take(said, end_of_text)
+                row.take(said, end_of_text, until)
             if ended := _leave(active, cache):
                 progress(ended)
             if active:
