@@ -133,7 +133,7 @@ class GenerateSettings:
     temperature: float
     top_k: int | None
     top_p: float | None
-    batch_size: int
+    batch_size: int | None
 
 
 @dataclass

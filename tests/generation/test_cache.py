@@ -2,7 +2,8 @@
 
 import torch
 
-from ift.generation.cache import Cache, Prefill, Step
+from ift.generation import cache as cache_module
+from ift.generation.cache import GROWTH, Cache, Prefill, Step, slots_that_fit
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 
@@ -53,3 +54,27 @@ def test_a_row_that_moves_to_another_slot_goes_on_as_before():
     gpt.hidden(torch.cat([ids[0], ids[1, :7]]), Prefill(cache, 0, [8, 7], 0))
     cache.copy(1, slice(0, 1), 7)
     close(gpt.hidden(ids[1:, 7], Step(cache, torch.tensor([7]), 8)), whole[1:, 7])
+
+
+@torch.no_grad()
+def test_a_cache_that_grows_keeps_what_is_in_it_and_never_has_more_room_than_it_may():
+    cache = Cache(model(), slots=2, capacity=GROWTH + 5)
+    assert (cache.room, cache.keys[0].shape) == (GROWTH, (2, 2, GROWTH, 12))
+    for number, store in enumerate((*cache.keys, *cache.values)):
+        store.copy_(torch.arange(store.numel()).view_as(store) + number)
+    before = [store.clone() for store in (*cache.keys, *cache.values)]
+    cache.reserve(GROWTH + 1)
+    assert cache.room == GROWTH + 5
+    for store, was in zip((*cache.keys, *cache.values), before, strict=True):
+        assert torch.equal(store[:, :, :GROWTH], was)
+        assert store.isfinite().all()
+        assert store.is_contiguous()
+
+
+def test_as_many_rows_as_memory_holds(monkeypatch):
+    row = 2 * 3 * 24 * 16 * 4  # keys and values, layers, channels, positions, bytes
+    monkeypatch.setattr(cache_module, "MEMORY", 5 * row + 1)
+    assert slots_that_fit(model(), 16) == 5
+    assert slots_that_fit(model(), 16 * 100) == 1
+    monkeypatch.setattr(cache_module, "MEMORY", 1 << 40)
+    assert slots_that_fit(model(), 16) == 128

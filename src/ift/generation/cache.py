@@ -15,20 +15,43 @@ from torch import Tensor
 from ift.model.gpt import GPT
 
 
-class Cache:
-    """A fixed room for `slots` rows of up to `capacity` positions. The rows in use are always the first ones.
+MEMORY = 2 << 30  # bytes of keys and values on a CPU, where more than is there would end in swapping
+MOST_SLOTS = 128  # more rows at once are hardly faster
+GROWTH = 32  # positions: products over a slice would copy all keys and values first, so there is seldom room to spare
 
-    A row lies flush left, position by position, so its states are those of the row alone.
+
+class Cache:
+    """Room for `slots` rows of up to `capacity` positions, laid out for as many as are in use (`room`).
+
+    The rows in use are always the first ones. A row lies flush left, position by position, so its states are those of
+    the row alone.
     """
 
     def __init__(self, model: GPT, slots: int, capacity: int):
-        config, dtype = model.config, model.lm_head.compute_dtype
-        shape = (slots, config.n_head, capacity, config.n_embd // config.n_head)
+        config, dtype, device = model.config, model.lm_head.compute_dtype, model.wte.weight.device
+        self.shape, self.capacity, self.room = (slots, config.n_head, config.n_embd // config.n_head), capacity, 0
         # zeros, not whatever was there: a position that no query sees is multiplied by 0, and 0 * nan is nan
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=dtype, device=model.wte.weight.device) for _ in range(config.n_layer)]
-            for _ in range(2)
-        )
+        self.stores = [
+            torch.zeros(slots * config.n_embd * capacity, dtype=dtype, device=device) for _ in range(2 * config.n_layer)
+        ]
+        self.spare = torch.empty_like(self.stores[0])
+        self.reserve(1)
+
+    def reserve(self, positions: int) -> None:
+        """Room for so many positions of each row. What is there stays."""
+        if positions <= self.room:
+            return
+        slots, heads, channels = self.shape
+        before, self.room = self.room, min(self.capacity, math.ceil(positions / GROWTH) * GROWTH)
+        views = []
+        for store in self.stores:
+            view = store[: slots * heads * self.room * channels].view(slots, heads, self.room, channels)
+            if before:
+                size = slots * heads * before * channels
+                old = self.spare[:size].copy_(store[:size])
+                view[:, :, :before] = old.view(slots, heads, before, channels)
+            views.append(view)
+        self.keys, self.values = views[::2], views[1::2]  # (slots, H, room, D) for each layer
 
     def copy(self, source: int, targets: slice, length: int) -> None:
         """The first `length` positions of one slot into others."""
@@ -36,11 +59,19 @@ class Cache:
             store[targets, :, :length] = store[source, :, :length].clone()
 
 
+def slots_that_fit(model: GPT, capacity: int) -> int:
+    """Rows whose keys and values take MEMORY, or on a GPU a quarter of what is free; MOST_SLOTS at most."""
+    config, dtype, device = model.config, model.lm_head.compute_dtype, model.wte.weight.device
+    memory = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else MEMORY
+    return max(1, min(MOST_SLOTS, memory // (2 * config.n_layer * config.n_embd * capacity * dtype.itemsize)))
+
+
 class Prefill:
     """Layout of (N,) prompt tokens one row after the other; each row goes on in its slot after the P that are there."""
 
     def __init__(self, cache: Cache, first_slot: int, lengths: Sequence[int], prefix: int):
         self.cache, self.first_slot, self.lengths, self.prefix = cache, first_slot, lengths, prefix
+        cache.reserve(prefix + max(lengths))
 
     def positions(self, input_ids: Tensor) -> Tensor:
         return torch.cat([torch.arange(self.prefix, self.prefix + n) for n in self.lengths]).to(input_ids.device)
@@ -61,13 +92,14 @@ class Prefill:
 class Step:
     """Layout of one new token (n,) for each of the first n slots, at positions (n,); `seen` is the largest plus one.
 
-    Plain batched products: for one query a row they take half the time of torch's fused attention on a CPU, or less.
+    Plain batched products: for one query a row they take a fraction of the time of torch's fused attention on a CPU.
     """
 
     def __init__(self, cache: Cache, positions: Tensor, seen: int):
-        self.cache, self.at, self.seen = cache, positions, seen
+        cache.reserve(seen)
+        self.cache, self.at = cache, positions
         self.rows = torch.arange(len(positions), device=positions.device)
-        unseen = torch.arange(seen, device=positions.device) > positions[:, None]
+        unseen = torch.arange(cache.room, device=positions.device) > positions[:, None]
         self.mask = torch.zeros(unseen.shape, device=positions.device).masked_fill(unseen, -math.inf)[:, None]
 
     def positions(self, input_ids: Tensor) -> Tensor:
@@ -78,12 +110,8 @@ class Step:
         q, k, v = qkv.view(n, 3, n_head, -1).unbind(1)  # (n, H, D) each
         store = self.cache.keys[layer], self.cache.values[layer]
         store[0][self.rows, :, self.at], store[1][self.rows, :, self.at] = k, v
-        keys, values = (part[:n].flatten(0, 1)[:, : self.seen] for part in store)  # (n * H, seen, D)
+        keys, values = (part[:n].flatten(0, 1) for part in store)  # (n * H, room, D)
         q = (q / math.sqrt(q.shape[-1])).reshape(n * n_head, 1, -1)
-        # the same products; on a CPU each type is two to four times slower the other way round
-        low = q.dtype != torch.float32
-        scores = torch.bmm(keys, q.transpose(1, 2)) if low else torch.bmm(q, keys.transpose(1, 2))
-        weights = torch.softmax(scores.view(n, n_head, self.seen) + self.mask, dim=-1).to(
-            qkv.dtype
-        )  # fp32: the mask is
-        return torch.bmm(weights.view(n * n_head, 1, self.seen), values).view(n, -1)
+        scores = torch.bmm(q, keys.transpose(1, 2)).view(n, n_head, -1)
+        weights = torch.softmax(scores + self.mask, dim=-1).to(qkv.dtype)  # in fp32: the mask is
+        return torch.bmm(weights.view(n * n_head, 1, -1), values).view(n, -1)

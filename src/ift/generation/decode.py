@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ift.generation.cache import Cache, Prefill, Step
+from ift.generation.cache import Cache, Prefill, Step, slots_that_fit
 from ift.model.gpt import GPT
 
 CHECK_EVERY = 8  # tokens between looks at who has ended, on a device that a look would hold up
@@ -85,7 +85,7 @@ def generate(
     end_of_text: int,
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
-    batch_size: int = 32,
+    batch_size: int | None = None,
     check_every: int | None = None,
     until: Until | None = None,
     progress: Callable[[int], None] = lambda rows: None,
@@ -95,7 +95,7 @@ def generate(
     A prompt of n tokens is 1 <= n <= context_length. Sampled answers depend on the seed and the place of the prompt in
     the list, never on the rows computed beside it. progress is called with the number of rows that have just ended.
 
-    batch_size: rows that are computed together; prompts take the places of rows that have ended
+    batch_size: rows that are computed together; prompts take the places of rows that have ended. None: as many as fit
     check_every: tokens between looks at who has ended; None: 1 on a CPU, CHECK_EVERY on a GPU
     until: asked after each token of a row, with all its tokens so far: whether the row ends here
     """
@@ -109,11 +109,12 @@ def generate(
         for i, prompt in enumerate(prompts)
     ]
     waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))  # of one length: they see as much, and end together
-    slots = min(batch_size, len(rows))
+    capacity = min(context, max(map(len, prompts)) + max_new_tokens)
+    slots = min(batch_size or slots_that_fit(model, capacity), len(rows))
     was_training = model.training
     model.eval()
     try:
-        cache = Cache(model, slots, min(context, max(map(len, prompts)) + max_new_tokens))
+        cache = Cache(model, slots, capacity)
         prefix = _prefill_common(model, cache, prompts)
         active: list[_Row] = []  # row b is in slot b of the cache
         hidden = model.wte.weight.new_empty(0, model.config.n_embd)  # (n, C) state at the newest token of each
