@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ift.model.gpt import GPT
 
-
 MEMORY = 2 << 30  # bytes of keys and values on a CPU, where more than is there would end in swapping
 MOST_SLOTS = 128  # more rows at once are hardly faster
 GROWTH = 32  # positions: products over a slice would copy all keys and values first, so there is seldom room to spare
