@@ -74,7 +74,7 @@ def test_prompts_that_begin_alike_are_answered_as_if_alone(model, prompts, batch
 
 def tokens_of_forwards(model, prompts, **options) -> tuple[list[int], list[Generated]]:
     sizes = []
-    hook = model.ln_f.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    hook = model.h[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     answers = greedy(model, prompts, **options)
     hook.remove()
     return sizes, answers
@@ -283,3 +283,14 @@ def test_in_bf16_the_choice_is_the_same_where_it_is_clear(model, prompts):
             clear += 1
             assert (a.ids[:1], a.ids == []) == (b.ids[:1], b.ids == [])
     assert clear > 10
+
+
+def test_a_row_ends_where_it_is_told_to_and_the_others_go_on(model, prompts):
+    plain = greedy(model, prompts)
+    stop = plain[0].ids[2]
+    found = greedy(model, prompts, until=lambda ids: ids[-1] == stop)
+    for answer, whole in zip(found, plain, strict=True):
+        if stop in whole.ids:
+            assert (answer.ids, answer.stop_reason) == (whole.ids[: whole.ids.index(stop) + 1], "stop")
+        else:
+            assert answer == whole

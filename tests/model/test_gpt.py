@@ -10,7 +10,7 @@ import yaml
 from ift.errors import ConfigError
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.model.layout import PADDED
+from ift.model.layout import PADDED, Flat
 from ift.model.weights import expected_shapes
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -132,3 +132,20 @@ def test_the_context_is_as_long_as_said():
     assert model(torch.zeros(2, 16, dtype=torch.long)).shape == (2, 16, 40)
     with pytest.raises(IndexError):
         model(torch.zeros(2, 17, dtype=torch.long))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_states_that_are_wanted_are_those_of_the_whole_and_so_are_the_gradients(tied):
+    torch.manual_seed(5)
+    model = GPT(GPTConfig(30, 12, n_layer=2, n_head=2, n_embd=16, tie_weights=tied)).train()
+    ids, wanted = torch.randint(30, (11,)), torch.tensor([2, 3, 9])
+    gradients = []
+    for some in (None, wanted):
+        states = model.hidden(ids, Flat([4, 7]), some)
+        states = states[wanted] if some is None else states
+        model.zero_grad()
+        (model.lm_head(states) ** 2).sum().backward()
+        gradients.append((states, *(parameter.grad for parameter in model.parameters())))
+    for whole, part in zip(*gradients, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+        assert not part.is_sparse

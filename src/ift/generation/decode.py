@@ -119,8 +119,9 @@ def generate(
         active: list[_Row] = []  # row b is in slot b of the cache
         hidden = model.wte.weight.new_empty(0, model.config.n_embd)  # (n, C) state at the newest token of each
         while waiting or active:
-            if waiting and slots - len(active) >= max(1, slots // 4):  # a few at a time: weights are read once for them
-                joining = _take(waiting, slots - len(active))
+            free = slots - len(active)
+            if waiting and free >= min(len(waiting), max(1, slots // 4)):  # a few at a time: weights are read once
+                joining = _take(waiting, free, prefix)
                 hidden = torch.cat([hidden, _prefill(model, cache, len(active), joining, prefix)])
                 active += joining
             tokens = _ask(model, cache, active, hidden, sampling, min(check_every, *(row.asks for row in active)))
@@ -170,13 +171,13 @@ def _leave(active: list[_Row], cache: Cache) -> int:
     return before - len(active)
 
 
-def _take(waiting: deque[_Row], places: int) -> list[_Row]:
+def _take(waiting: deque[_Row], places: int, prefix: int) -> list[_Row]:
     """The next prompts, for so many places; those that are long come in several turns."""
     taken: list[_Row] = []
     tokens = 0
-    while waiting and len(taken) < places and (not taken or tokens + len(waiting[0].prompt) <= PREFILL_TOKENS):
+    while waiting and len(taken) < places and (not taken or tokens + len(waiting[0].prompt) - prefix <= PREFILL_TOKENS):
         taken.append(waiting.popleft())
-        tokens += len(taken[-1].prompt)
+        tokens += len(taken[-1].prompt) - prefix
     return taken
 
 
@@ -200,8 +201,8 @@ def _prefill(model: GPT, cache: Cache, first_slot: int, rows: Sequence[_Row], pr
     """Compute the rows' prompts after the prefix, into slots from first_slot on; (n, C) state of each last token."""
     lengths = [len(row.prompt) - prefix for row in rows]
     ids = torch.tensor([token for row in rows for token in row.prompt[prefix:]], device=cache.keys[0].device)
-    hidden = model.hidden(ids, Prefill(cache, first_slot, lengths, prefix))
-    return hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+    last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
+    return model.hidden(ids, Prefill(cache, first_slot, lengths, prefix), last)
 
 
 def _stream(seed: int, row: int) -> np.random.Generator:

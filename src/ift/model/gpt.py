@@ -23,10 +23,10 @@ class Attention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        y = self.c_proj(layout.attend(self.layer, self.c_attn(x), self.n_head, dropout))  # (..., 3C) -> (..., C)
-        return F.dropout(y, self.dropout, self.training)
+        y = _only(layout.attend(self.layer, self.c_attn(x), self.n_head, dropout), wanted)  # (..., 3C) -> (..., C)
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -49,9 +49,13 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = x + self.attn(self.ln_1(x), layout)
+    def forward(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
+        x = _only(x, wanted) + self.attn(self.ln_1(x), layout, wanted)
         return x + self.mlp(self.ln_2(x))
+
+
+def _only(x: Tensor, wanted: Tensor | None) -> Tensor:
+    return x if wanted is None else x.index_select(0, wanted)
 
 
 class GPT(nn.Module):
@@ -73,12 +77,17 @@ class GPT(nn.Module):
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
 
-    def hidden(self, input_ids: Tensor, layout: Layout = PADDED) -> Tensor:
-        """(...) token ids -> (..., C) states after the last norm."""
-        x = self.wte(input_ids) + self.wpe(layout.positions(input_ids))
-        x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.h:
-            x = block(x, layout)
+    def hidden(self, input_ids: Tensor, layout: Layout = PADDED, wanted: Tensor | None = None) -> Tensor:
+        """(...) token ids -> (..., C) states after the last norm.
+
+        wanted: (W,) places among flat ids -> (W, C) their states alone; the last block gives the others keys and values
+        and nothing more.
+        """
+        # the gradient of tied weights is the head's, all of the vocabulary; that of the few tokens here is added to it
+        x = F.embedding(input_ids, self.wte.weight, sparse=self.config.tie_weights)
+        x = F.dropout(x + self.wpe(layout.positions(input_ids)), self.config.dropout, self.training)
+        for layer, block in enumerate(self.h, start=1):
+            x = block(x, layout, wanted if layer == len(self.h) else None)
         hidden: Tensor = self.ln_f(x)
         return hidden
 

@@ -177,9 +177,9 @@ class SFTModule(L.LightningModule):
             loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
             correct = (logits.argmax(dim=-1) == targets).sum()
         else:
-            hidden = self.model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix))  # (N, C)
-            supervised = batch.supervised
-            loss, correct = head_loss(hidden.index_select(0, supervised), batch.targets[supervised], self.model.lm_head)
+            supervised = batch.supervised  # (S,) of N tokens
+            hidden = self.model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix), supervised)  # (S, C)
+            loss, correct = head_loss(hidden, batch.targets[supervised], self.model.lm_head)
         count = len(batch.supervised)
         if isinstance(sums, nn.ModuleDict):
             for name, value in zip(SUMS, (loss, correct, count), strict=True):
