@@ -42,7 +42,7 @@ atexit.register(shutil.rmtree, os.environ["IFT_CACHE_DIR"], ignore_errors=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of several workers none is to be left at the end with the files that take a minute and more: they come first."""
     if hasattr(config, "workerinput"):
-        longest = ("test_demo_run", "test_bad_files", "test_readme")
+        longest = ("test_resume", "test_demo_run", "test_bad_files", "test_readme")
         items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 

@@ -173,7 +173,7 @@ def proof(tmp_path_factory):
         yield soak.Proof(trainings, tmp_path_factory.mktemp("soak"))
 
 
-SAMPLE = {"kills": 8, "chains": 1, "stops": 3, "ranks": 1, "same": 1, "nonfinite": 1}  # of make soak
+SAMPLE = {"kills": 40, "chains": 1, "stops": 3, "ranks": 1, "same": 1, "nonfinite": 1}  # of make soak
 
 
 @pytest.mark.parametrize(("suite", "case"), [(suite, i) for suite, n in SAMPLE.items() for i in range(n)])
