@@ -44,7 +44,7 @@ def log_likelihoods(
     """
     asked: dict[bytes, list[int]] = defaultdict(list)  # row -> windows that look at its last positions
     for number, (given, scored) in enumerate(windows):
-        asked[_pack(np.array([*given, *scored[:-1]]))].append(number)
+        asked[_pack(np.concatenate([given, scored[:-1]]))].append(number)
     answers: dict[int, Answer] = {}
     model.eval()
     for rows in _batches(sorted(asked), batch_tokens):

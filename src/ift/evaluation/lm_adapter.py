@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -217,7 +218,7 @@ class IftLM(TemplateLM):  # type: ignore[misc]
     def _piece_ids(self, piece: Piece) -> Sequence[int]:
         return encode_piece(piece, self.subject.tokenizer) if piece.end else self._encoded(piece.text)
 
-    def _encode_pair(self, context: str, continuation: str) -> Window:
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Raw: as the harness does, whole, and cut where the context alone ends, white space at its end left over.
 
         A response is encoded apart from its prompt, as in training. A space before it is the harness's, between context
@@ -242,11 +243,8 @@ class IftLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Answer]:
         """(log-likelihood, greedy) of each (context, continuation). Without a context the end-of-text is given."""
-        encoded = []
-        for context, continuation in (request.args for request in requests):
-            given, scored = self._encode_pair(self._in_template(context), continuation)
-            encoded.append(((context, continuation), given, scored))
-        return self._loglikelihood_tokens(encoded)
+        pairs = (self._encode_pair(self._in_template(context), text) for context, text in (r.args for r in requests))
+        return self._score([self._windows(*pair) for pair in pairs])
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **kwargs: Any
@@ -256,16 +254,14 @@ class IftLM(TemplateLM):  # type: ignore[misc]
     def _windows(self, given: Sequence[int], scored: Sequence[int]) -> list[Window]:
         given = given or [self.prefix_token_id]
         over = len(given) + len(scored) - self.max_length - 1
-        if over <= 0:
-            return [(given, scored)] if scored else []
-        self.truncated += 1
-        if over < len(given):
-            return [(given[over:], scored)]
-        return self._rolling(scored, given[-1])
+        self.truncated += over > 0
+        if over >= len(given):
+            return self._rolling(scored, given[-1])
+        return [_window(given[max(0, over) :], scored)] if scored else []
 
     def _rolling(self, ids: Sequence[int], before: int) -> list[Window]:
         windows = get_rolling_token_windows(list(ids), before, self.max_length, context_len=1)
-        return [make_disjoint_window(window) for window in windows]
+        return [_window(*make_disjoint_window(window)) for window in windows]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each (document,), in windows of which each token is in one, the end-of-text before it."""
@@ -275,7 +271,10 @@ class IftLM(TemplateLM):  # type: ignore[misc]
 
     def _score(self, requests: Sequence[Sequence[Window]]) -> list[Answer]:
         """The sum over each request's windows, in order; requests of one content are one."""
-        keys = [self._key("loglikelihood", windows) for windows in requests]
+        keys = [
+            self._key("loglikelihood", [[part.tobytes().hex() for part in window] for window in windows])
+            for windows in requests
+        ]
         content = dict(zip(keys, requests, strict=True))
         waiting = Counter(keys)
         answers: dict[str, Answer] = {key: (0.0, True) for key, windows in content.items() if not windows}
@@ -322,7 +321,7 @@ class IftLM(TemplateLM):  # type: ignore[misc]
             if self.store and writing.key in self.store.lines:
                 texts[index] = self.store.lines[writing.key]["text"]
             elif copies[writing.key][0] == index:
-                groups[writing.stop, writing.limit, writing.sampling].append(writing)
+                groups[writing.stop, writing.opening, writing.limit, writing.sampling].append(writing)
         self.advance(len(texts))
         for group in groups.values():
             self._write(group, copies, texts)
@@ -365,20 +364,24 @@ class IftLM(TemplateLM):  # type: ignore[misc]
 
     def _write(self, group: Sequence[_Writing], copies: dict[str, list[int]], texts: dict[int, str]) -> None:
         """Answers of one group (stop strings, limit and sampling are the same) into texts; each is kept as it ends."""
-        stop = group[0].stop
+        stop, opening = group[0].stop, group[0].opening
         longest = max((len(text.encode()) for text in stop), default=0) + 4  # a token has at least a byte
 
+        def own(ids: list[int]) -> str:
+            text = self.tok_decode(ids)
+            return "" if opening.startswith(text) else text.removeprefix(opening)
+
         def ends(so_far: list[int]) -> bool:
-            tail = self.tok_decode(so_far[-longest:])
+            within = opening and len(so_far) <= longest + len(opening.encode())
+            tail = own(so_far) if within else self.tok_decode(so_far[-longest:])
             return any(text in tail for text in stop)
 
         def ended(place: int, answer: Generated) -> None:
-            writing = group[place]
-            said = self.tok_decode(answer.ids).removeprefix(writing.opening)
-            text = postprocess_generated_text(said, list(stop), None)
-            self._keep({writing.key: {"text": text}})
-            texts.update(dict.fromkeys(copies[writing.key], text))
-            self.advance(len(copies[writing.key]))
+            key = group[place].key
+            text = postprocess_generated_text(own(answer.ids), list(stop), None)
+            self._keep({key: {"text": text}})
+            texts.update(dict.fromkeys(copies[key], text))
+            self.advance(len(copies[key]))
 
         generate(
             self.model,
@@ -433,6 +436,11 @@ class IftLM(TemplateLM):  # type: ignore[misc]
     def barrier(self) -> None:
         if _several():
             distributed.barrier()
+
+
+def _window(given: Sequence[int], scored: Sequence[int]) -> Window:
+    """A big evaluation has millions of tokens: as 4 bytes each."""
+    return np.array(given, dtype=np.int32), np.array(scored, dtype=np.int32)
 
 
 def _several() -> bool:
