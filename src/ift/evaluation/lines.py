@@ -46,9 +46,14 @@ class Lines:
         self.file.truncate(whole)
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
+        self.put_all({key: value})
+
+    def put_all(self, values: Mapping[str, Mapping[str, Any]]) -> None:
+        """Many lines, synced together."""
+        lines = {key: {"key": key, **value} for key, value in values.items()}
         with self.lock:
-            self.lines[key] = {"key": key, **value}
-            self.file.write(json.dumps(self.lines[key]).encode() + b"\n")
+            self.lines |= lines
+            self.file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines.values()))
             self.file.flush()
             os.fsync(self.file.fileno())
 
