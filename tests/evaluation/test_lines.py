@@ -32,3 +32,12 @@ def test_a_line_that_is_none_of_its_own_is_named(tmp_path, line):
     path.write_text('{"key": "a"}\n' + line + "\n")
     with pytest.raises(DataError, match=r"kept\.jsonl:2: not a line of such a file"):
         Lines(path)
+
+
+def test_many_lines_are_put_together(tmp_path):
+    with Lines(tmp_path / "kept.jsonl") as lines:
+        lines.put_all({"a": {"n": 1}, "b": {"n": 2}})
+        lines.put_all({})
+        assert lines.lines == {"a": {"key": "a", "n": 1}, "b": {"key": "b", "n": 2}}
+    with Lines(tmp_path / "kept.jsonl") as lines:
+        assert list(lines.lines) == ["a", "b"]

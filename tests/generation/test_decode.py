@@ -102,6 +102,20 @@ def test_prompts_take_the_places_of_rows_that_have_ended(model, prompts):
     assert sum(steps) / len(steps) > 3.2  # of a row that has just ended the place stays empty for one step
 
 
+def test_each_answer_is_told_of_as_it_ends_with_its_place_in_the_list(model, prompts):
+    told, before = [], []
+    answers = greedy(
+        model,
+        prompts,
+        batch_size=3,
+        ended=lambda place, answer: told.append((place, answer)),
+        progress=lambda rows: before.append(len(told)),
+    )
+    assert len(told) == len(prompts)
+    assert dict(told) == dict(enumerate(answers))
+    assert before[0] < 6  # not all at the end
+
+
 def test_no_prompts_give_no_answers(model):
     assert greedy(model, []) == []
 
@@ -158,6 +172,13 @@ def test_sampled_answers_come_again_with_their_seed_and_only_then(model, prompts
     first, again, other = (greedy(model, prompts, sampling=Sampling(1.0, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert sum(a != b for a, b in zip(first, other, strict=True)) > 30
+
+
+def test_a_prompt_with_the_number_of_its_stream_is_answered_as_among_all(model, prompts):
+    sampling = Sampling(temperature=1.0, seed=3)
+    all_of_them = greedy(model, prompts, sampling=sampling)
+    some = greedy(model, [prompts[0], prompts[30]], sampling=sampling, streams=[0, 30])
+    assert some == [all_of_them[0], all_of_them[30]]
 
 
 def test_sampling_does_not_touch_the_generators_of_training(model, prompts):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.model.layout import BLOCK, Flat
+from ift.model.layout import BLOCK, Flat, Tree
 
 HEADS, WIDTH = 2, 12
 
@@ -50,11 +50,11 @@ def test_positions_restart_in_every_row_and_go_on_after_a_prefix():
 
 def test_blocks_cover_every_query_once_and_never_ask_for_a_key_behind_the_last_of_them():
     queries = []
-    for block, keys, prefix in Flat([5, 3 * BLOCK + 1], prefix=7).blocks():
+    for block, keys, shared in Flat([5, 3 * BLOCK + 1], prefix=7).blocks():
         queries += range(block.start, block.stop)
         assert keys.stop == block.stop
         assert block.stop - block.start <= BLOCK
-        assert prefix == (0 if block.start < 7 else 7)
+        assert shared == (() if block.start < 7 else (slice(0, 7),))
     assert queries == list(range(7 + 5 + 3 * BLOCK + 1))
 
 
@@ -80,6 +80,28 @@ def test_the_states_of_a_model_are_those_of_each_row_alone():
             alone = model.hidden(torch.tensor([start + row]))[0]
             torch.testing.assert_close(flat[:3], alone[:3], atol=1e-5, rtol=0)
             torch.testing.assert_close(states, alone[3:], atol=1e-5, rtol=0)
+
+
+def test_stretches_of_a_tree_see_their_own_way_and_gradients_are_those_of_plain_torch():
+    """0 -> 1 -> 2, 0 -> 3, and 4 alone: three rows that end in 2, 3 and 4."""
+    lengths, parents = [BLOCK + 2, 3, 1, 4, 2], [-1, 0, 1, 0, -1]
+    tree = Tree(lengths, parents)
+    torch.manual_seed(6)
+    ours = torch.randn(sum(lengths), 3 * WIDTH, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    zero, one, two, three, four = theirs.split(lengths)
+    long = attention_by_hand(torch.cat([zero, one, two]))
+    branch = attention_by_hand(torch.cat([zero, three]))[len(zero) :]
+    expected = torch.cat([long, branch, attention_by_hand(four)])
+    found, weigh = tree.attend(0, ours, HEADS, 0.0), torch.randn(len(ours), WIDTH)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    (found * weigh).sum().backward()
+    (expected * weigh).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=0)
+
+
+def test_positions_of_a_stretch_go_on_from_its_parent():
+    assert Tree([2, 1, 2, 1], [-1, 0, 0, -1]).positions(torch.zeros(6)).tolist() == [0, 1, 2, 2, 3, 0]
 
 
 def test_bf16_is_near_fp32():

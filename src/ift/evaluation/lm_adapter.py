@@ -2,8 +2,7 @@
 
 The rules are those of the harness's own HFLM, so that numbers can be compared: what is too long loses its beginning, a
 continuation of one token shares its forward with the others of its context, long documents are scored in windows, and
-what is written ends before the first stop string. How it is computed is ours: tokens lie flat without padding, what
-several requests begin with is computed once (`Tree`), and logits exist for the positions that are asked about only.
+what is written ends before the first stop string. How it is computed is ours (likelihood.py, ift.generation).
 
 Two things differ. Text is ordinary text: a document that spells "<|endoftext|>" gives the tokens of those characters,
 where HFLM gives the end-of-text token. And where HFLM stops with an AssertionError we answer: a continuation longer
@@ -16,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,16 +35,14 @@ from ift.data.rows import Row
 from ift.data.tokenizer import END_OF_TEXT
 from ift.errors import ConfigError
 from ift.evaluation.benchmark import Subject
+from ift.evaluation.likelihood import Answer, Window, log_likelihoods
 from ift.evaluation.lines import Lines
-from ift.generation.decode import Sampling, generate
+from ift.generation.decode import Generated, Sampling, generate
 from ift.model.gpt import GPT
-from ift.model.layout import Flat
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # that one forward computes at most, whatever the batch size
-CHUNK = 512  # positions whose logits exist together: 103 MB of GPT-2's vocabulary
-
-Window = tuple[Sequence[int], Sequence[int]]  # tokens that are given (one at least), and those that are scored
-Answer = tuple[float, bool]  # log-likelihood, and whether each token is the model's first choice
+# arguments of a generation that say what we do anyway
+NEUTRAL = (("num_beams", 1), ("repetition_penalty", 1.0), ("length_penalty", 1.0), ("num_return_sequences", 1))
 
 
 class Rendered(str):
@@ -222,7 +218,7 @@ class IftLM(TemplateLM):  # type: ignore[misc]
     def _piece_ids(self, piece: Piece) -> Sequence[int]:
         return encode_piece(piece, self.subject.tokenizer) if piece.end else self._encoded(piece.text)
 
-    def _encode_pair(self, context: str, continuation: str) -> Window:
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Raw: as the harness does, whole, and cut where the context alone ends, white space at its end left over.
 
         A response is encoded apart from its prompt, as in training. A space before it is the harness's, between context
@@ -247,11 +243,8 @@ class IftLM(TemplateLM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Answer]:
         """(log-likelihood, greedy) of each (context, continuation). Without a context the end-of-text is given."""
-        encoded = []
-        for context, continuation in (request.args for request in requests):
-            given, scored = self._encode_pair(self._in_template(context), continuation)
-            encoded.append(((context, continuation), given, scored))
-        return self._loglikelihood_tokens(encoded)
+        pairs = (self._encode_pair(self._in_template(context), text) for context, text in (r.args for r in requests))
+        return self._score([self._windows(*pair) for pair in pairs])
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **kwargs: Any
@@ -261,16 +254,14 @@ class IftLM(TemplateLM):  # type: ignore[misc]
     def _windows(self, given: Sequence[int], scored: Sequence[int]) -> list[Window]:
         given = given or [self.prefix_token_id]
         over = len(given) + len(scored) - self.max_length - 1
-        if over <= 0:
-            return [(given, scored)] if scored else []
-        self.truncated += 1
-        if over < len(given):
-            return [(given[over:], scored)]
-        return self._rolling(scored, given[-1])
+        self.truncated += over > 0
+        if over >= len(given):
+            return self._rolling(scored, given[-1])
+        return [_window(given[max(0, over) :], scored)] if scored else []
 
     def _rolling(self, ids: Sequence[int], before: int) -> list[Window]:
         windows = get_rolling_token_windows(list(ids), before, self.max_length, context_len=1)
-        return [make_disjoint_window(window) for window in windows]
+        return [_window(*make_disjoint_window(window)) for window in windows]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each (document,), in windows of which each token is in one, the end-of-text before it."""
@@ -279,86 +270,40 @@ class IftLM(TemplateLM):  # type: ignore[misc]
         return [logprob for logprob, _ in found]
 
     def _score(self, requests: Sequence[Sequence[Window]]) -> list[Answer]:
-        """The sum over each request's windows, in order; those of one content are computed once."""
-        answers: dict[str, Answer] = {}
-        keys = [self._key("loglikelihood", windows) for windows in requests]
-        waiting = Counter(keys)  # requests that an answer is for
-        asked: dict[str, Sequence[Window]] = {}
-        for key, windows in zip(keys, requests, strict=True):
-            if self.store and key in self.store.lines:
-                line = self.store.lines[key]
-                answers[key] = line["logprob"], line["greedy"]
-            elif not windows:
-                answers[key] = 0.0, True
-            else:
-                asked[key] = windows
+        """The sum over each request's windows, in order; requests of one content are one."""
+        keys = [
+            self._key("loglikelihood", [[part.tobytes().hex() for part in window] for window in windows])
+            for windows in requests
+        ]
+        content = dict(zip(keys, requests, strict=True))
+        waiting = Counter(keys)
+        answers: dict[str, Answer] = {key: (0.0, True) for key, windows in content.items() if not windows}
+        if self.store:
+            kept = {key: self.store.lines[key] for key in content if key in self.store.lines}
+            answers |= {key: (line["logprob"], line["greedy"]) for key, line in kept.items()}
         self.advance(sum(waiting[key] for key in answers))
-        logprobs, greedy = dict.fromkeys(asked, 0.0), dict.fromkeys(asked, True)
-        left = {key: len(windows) for key, windows in asked.items()}
-        inputs: dict[bytes, list[tuple[str, np.ndarray]]] = defaultdict(list)
-        for key, windows in asked.items():
-            for given, scored in windows:
-                ids = np.array([*given, *scored], dtype=np.int64)
-                # big-endian, so that the order of the bytes is that of the tokens: what begins alike lies side by side
-                inputs[ids[:-1].astype(">u4").tobytes()].append((key, ids[len(given) :]))
-        for batch in self._batches(sorted(inputs)):
-            stops.check("between two batches of questions")
-            wanted = [(row, targets) for row, ids in enumerate(batch) for _, targets in inputs[_bytes(ids)]]
-            owners = [key for ids in batch for key, _ in inputs[_bytes(ids)]]
-            done = {}
-            for key, (logprob, first) in zip(owners, self._ask(batch, wanted), strict=True):
-                logprobs[key] += logprob
-                greedy[key] &= first
-                left[key] -= 1
-                if not left[key]:
-                    done[key] = logprobs[key], greedy[key]
-            answers |= done
-            self._keep({key: {"logprob": logprob, "greedy": first} for key, (logprob, first) in done.items()})
+        asked = [(key, window) for key, windows in content.items() if key not in answers for window in windows]
+        found: dict[str, list[Answer]] = defaultdict(list)  # of the windows of requests that are not answered yet
+
+        def ended(new: dict[int, Answer]) -> None:
+            for number, answer in new.items():
+                found[asked[number][0]].append(answer)
+            whole = [key for key in found if len(found[key]) == len(content[key])]
+            done = {
+                key: (sum(p for p, _ in parts), all(g for _, g in parts)) for key in whole if (parts := found.pop(key))
+            }
+            answers.update(done)
+            self._keep({key: {"logprob": logprob, "greedy": greedy} for key, (logprob, greedy) in done.items()})
             self.advance(sum(waiting[key] for key in done))
+
+        log_likelihoods(
+            self.model,
+            [window for _, window in asked],
+            vocab_size=self.subject.tokenizer.vocab_size,
+            batch_tokens=self.batch_tokens,
+            ended=ended,
+        )
         return [answers[key] for key in keys]
-
-    def _batches(self, inputs: Sequence[bytes]) -> Iterator[list[np.ndarray]]:
-        batch: list[np.ndarray] = []
-        tokens = 0
-        for packed in inputs:
-            ids = np.frombuffer(packed, dtype=">u4").astype(np.int64)
-            if batch and tokens + len(ids) > self.batch_tokens:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(ids)
-            tokens += len(ids)
-        if batch:
-            yield batch
-
-    @torch.inference_mode()
-    def _ask(self, rows: Sequence[np.ndarray], wanted: Sequence[tuple[int, np.ndarray]]) -> list[Answer]:
-        """Of each (row, targets): what the row's last len(targets) positions say of them."""
-        flat = Flat([len(row) for row in rows])
-        ends = np.cumsum([len(row) for row in rows])
-        places = [np.arange(ends[row] - len(targets), ends[row]) for row, targets in wanted]
-        positions, which = np.unique(np.concatenate(places), return_inverse=True)
-        ids = torch.from_numpy(np.concatenate(rows)).to(self.device)
-        hidden = self.model.hidden(ids, flat)[torch.from_numpy(positions).to(self.device)]
-        logprobs, greedy = self._said(hidden, which, np.concatenate([targets for _, targets in wanted]))
-        begins = np.cumsum([0, *(len(targets) for _, targets in wanted[:-1])])
-        sums, all_greedy = np.add.reduceat(logprobs, begins), np.logical_and.reduceat(greedy, begins)
-        return list(zip(sums.tolist(), all_greedy.tolist(), strict=True))
-
-    def _said(self, hidden: Tensor, which: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(S, C) states, and for each target the state that says it: log-probabilities in fp32, and greedy flags."""
-        order = np.argsort(which, kind="stable")
-        borders = np.searchsorted(which[order], np.arange(0, len(hidden) + CHUNK, CHUNK))
-        logprobs, greedy = np.empty(len(targets)), np.empty(len(targets), dtype=bool)
-        for number, (begin, end) in enumerate(pairwise(borders)):
-            pairs = order[begin:end]
-            chunk = hidden[number * CHUNK : (number + 1) * CHUNK]
-            logits = self.model.lm_head(chunk)[:, : self.subject.tokenizer.vocab_size].float()
-            state = torch.from_numpy(which[pairs] - number * CHUNK).to(self.device)
-            target = torch.from_numpy(targets[pairs]).to(self.device)
-            said = logits[state, target] - torch.logsumexp(logits, dim=-1)[state]
-            logprobs[pairs] = said.double().cpu().numpy()
-            greedy[pairs] = (logits.argmax(dim=-1)[state] == target).cpu().numpy()
-        return logprobs, greedy
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 
@@ -376,16 +321,10 @@ class IftLM(TemplateLM):  # type: ignore[misc]
             if self.store and writing.key in self.store.lines:
                 texts[index] = self.store.lines[writing.key]["text"]
             elif copies[writing.key][0] == index:
-                groups[writing.stop, writing.limit, writing.sampling].append(writing)
+                groups[writing.stop, writing.opening, writing.limit, writing.sampling].append(writing)
         self.advance(len(texts))
         for group in groups.values():
-            for begin in range(0, len(group), self.batch_size):
-                part = group[begin : begin + self.batch_size]
-                said = self._write(part)
-                self._keep({writing.key: {"text": text} for writing, text in zip(part, said, strict=True)})
-                for writing, text in zip(part, said, strict=True):
-                    texts |= dict.fromkeys(copies[writing.key], text)
-                self.advance(sum(len(copies[writing.key]) for writing in part))
+            self._write(group, copies, texts)
         return [texts[index] for index in range(len(requests))]
 
     def _writing(self, index: int, context: str, arguments: dict[str, Any]) -> _Writing:
@@ -423,30 +362,39 @@ class IftLM(TemplateLM):  # type: ignore[misc]
         assert self.subject.template
         return "".join(piece.text for piece in self.subject.template.render(Row("x", "", "", "", 0))[2])
 
-    def _write(self, writings: Sequence[_Writing]) -> list[str]:
-        """Of one group: the same stop strings, limit and sampling."""
-        stop, tokenizer = writings[0].stop, self.subject.tokenizer
+    def _write(self, group: Sequence[_Writing], copies: dict[str, list[int]], texts: dict[int, str]) -> None:
+        """Answers of one group (stop strings, limit and sampling are the same) into texts; each is kept as it ends."""
+        stop, opening = group[0].stop, group[0].opening
         longest = max((len(text.encode()) for text in stop), default=0) + 4  # a token has at least a byte
 
+        def own(ids: list[int]) -> str:
+            text = self.tok_decode(ids)
+            return "" if opening.startswith(text) else text.removeprefix(opening)
+
         def ends(so_far: list[int]) -> bool:
-            tail = self.tok_decode(so_far[-longest:])
+            within = opening and len(so_far) <= longest + len(opening.encode())
+            tail = own(so_far) if within else self.tok_decode(so_far[-longest:])
             return any(text in tail for text in stop)
 
-        generated = generate(
+        def ended(place: int, answer: Generated) -> None:
+            key = group[place].key
+            text = postprocess_generated_text(own(answer.ids), list(stop), None)
+            self._keep({key: {"text": text}})
+            texts.update(dict.fromkeys(copies[key], text))
+            self.advance(len(copies[key]))
+
+        generate(
             self.model,
-            [writing.ids for writing in writings],
-            end_of_text=tokenizer.end_of_text,
-            max_new_tokens=writings[0].limit,
-            sampling=writings[0].sampling,
+            [writing.ids for writing in group],
+            end_of_text=self.eot_token_id,
+            max_new_tokens=group[0].limit,
+            sampling=group[0].sampling,
             batch_size=self.batch_size,
             until=ends,
-            progress=lambda rows: stops.check("while answering"),
+            streams=[writing.index for writing in group],
+            ended=ended,
+            progress=lambda rows: stops.check("between two answers"),
         )
-        texts = [self.tok_decode(answer.ids) for answer in generated]
-        return [
-            postprocess_generated_text(text.removeprefix(writing.opening), list(stop), None)
-            for text, writing in zip(texts, writings, strict=True)
-        ]
 
     # -- answers that stay ---------------------------------------------------------------------------------------------
 
@@ -490,16 +438,13 @@ class IftLM(TemplateLM):  # type: ignore[misc]
             distributed.barrier()
 
 
-# arguments of a generation that say what we do anyway
-NEUTRAL = (("num_beams", 1), ("repetition_penalty", 1.0), ("length_penalty", 1.0), ("num_return_sequences", 1))
+def _window(given: Sequence[int], scored: Sequence[int]) -> Window:
+    """A big evaluation has millions of tokens: as 4 bytes each."""
+    return np.array(given, dtype=np.int32), np.array(scored, dtype=np.int32)
 
 
 def _several() -> bool:
     return distributed.is_available() and distributed.is_initialized()
-
-
-def _bytes(ids: np.ndarray) -> bytes:
-    return ids.astype(">u4").tobytes()
 
 
 def _turns(messages: Sequence[dict[str, str]]) -> tuple[str, list[tuple[str, str]], str]:

@@ -57,6 +57,10 @@ class _Row:
         return min(self.limit, self.room + 1) - len(self.ids)
 
     @property
+    def answer(self) -> Generated:
+        return Generated(self.ids, self.stop_reason or "")
+
+    @property
     def last(self) -> int:
         """Position of the newest token."""
         return len(self.prompt) + len(self.ids) - 1
@@ -88,6 +92,8 @@ def generate(
     batch_size: int = 32,
     check_every: int | None = None,
     until: Until | None = None,
+    streams: Sequence[int] | None = None,
+    ended: Callable[[int, Generated], None] = lambda place, answer: None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[Generated]:
     """Continue each prompt until end-of-text, max_new_tokens or the end of the context; answers in the given order.
@@ -98,6 +104,8 @@ def generate(
     batch_size: rows that are computed together; prompts take the places of rows that have ended
     check_every: tokens between looks at who has ended; None: 1 on a CPU, CHECK_EVERY on a GPU
     until: asked after each token of a row, with all its tokens so far: whether the row ends here
+    streams: numbers of the prompts that decide what is sampled; None: their places in the list
+    ended: called as each row ends, with its place in the list and its answer
     """
     if not prompts:
         return []
@@ -105,8 +113,8 @@ def generate(
     check_every = check_every or (1 if device.type == "cpu" else CHECK_EVERY)
     sampled = sampling.temperature > 0
     rows = [
-        _Row(i, prompt, context - len(prompt), max_new_tokens, _stream(sampling.seed, i) if sampled else None)
-        for i, prompt in enumerate(prompts)
+        _Row(i, prompt, context - len(prompt), max_new_tokens, _stream(sampling.seed, stream) if sampled else None)
+        for i, (prompt, stream) in enumerate(zip(prompts, streams or range(len(prompts)), strict=True))
     ]
     waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))  # of one length: they see as much, and end together
     slots = min(batch_size, len(rows))
@@ -125,8 +133,10 @@ def generate(
             tokens = _ask(model, cache, active, hidden, sampling, min(check_every, *(row.asks for row in active)))
             for row, said in zip(active, tokens.tolist(), strict=True):
                 row.take(said, end_of_text, until)
-            if ended := _leave(active, cache):
-                progress(ended)
+            if left := _leave(active, cache):
+                for row in left:
+                    ended(row.index, row.answer)
+                progress(len(left))
             if active:
                 newest = torch.tensor([row.ids[-1] for row in active], device=device)
                 hidden = model.hidden(newest, _step(cache, active))
@@ -134,7 +144,7 @@ def generate(
                 hidden = hidden[:0]
     finally:
         model.train(was_training)
-    return [Generated(row.ids, row.stop_reason or "") for row in rows]
+    return [row.answer for row in rows]
 
 
 def _ask(model: GPT, cache: Cache, active: Sequence[_Row], hidden: Tensor, sampling: Sampling, times: int) -> Tensor:
@@ -157,16 +167,16 @@ def _step(cache: Cache, active: Sequence[_Row], more: int = 0) -> Step:
     return Step(cache, torch.tensor(at, device=cache.keys[0].device), max(at) + 1)
 
 
-def _leave(active: list[_Row], cache: Cache) -> int:
-    """Rows that have ended go, and are counted; the last one takes each free place, so that rows in use stay first."""
-    before = len(active)
-    for place in reversed(range(before)):
+def _leave(active: list[_Row], cache: Cache) -> list[_Row]:
+    """Rows that have ended go; the last one takes each free place, so that rows in use stay first."""
+    left = [row for row in active if row.stop_reason is not None]
+    for place in reversed(range(len(active))):
         if active[place].stop_reason is not None:
             last = active.pop()
             if place < len(active):
                 cache.copy(len(active), slice(place, place + 1), last.last)
                 active[place] = last
-    return before - len(active)
+    return left
 
 
 def _take(waiting: deque[_Row], places: int) -> list[_Row]:

@@ -22,6 +22,9 @@ BLOCK = 128  # queries that are computed together: scores stay in the processor'
 # see is never computed
 
 
+Stretches = tuple[slice, ...]  # of flat tokens
+
+
 class Layout(Protocol):
     def positions(self, input_ids: Tensor) -> Tensor:
         """The position of each token in its row, broadcastable to input_ids."""
@@ -70,21 +73,22 @@ class Flat:
             return _varlen(self, qkv, n_head)
         return _row_by_row(self, qkv, n_head)
 
-    def rows(self) -> Iterator[tuple[int, int, int]]:
-        """Begin and end of each row's own tokens, and how many at the start it sees besides; the prefix is one."""
+    def rows(self) -> Iterator[tuple[int, int, Stretches]]:
+        """Begin and end of each row's own tokens, and what else it sees, all before them; the prefix is one."""
         if self.prefix:
-            yield 0, self.prefix, 0
+            yield 0, self.prefix, ()
+        shared = (slice(0, self.prefix),) if self.prefix else ()
         begin = self.prefix
         for length in self.lengths:
-            yield begin, begin + length, self.prefix
+            yield begin, begin + length, shared
             begin += length
 
-    def blocks(self) -> Iterator[tuple[slice, slice, int]]:
-        """At most BLOCK queries of a row, the row's keys that the last of them sees, and the prefix it sees besides."""
-        for begin, end, prefix in self.rows():
+    def blocks(self) -> Iterator[tuple[slice, slice, Stretches]]:
+        """At most BLOCK queries of a row, the row's keys that the last of them sees, and what it sees besides."""
+        for begin, end, shared in self.rows():
             for first in range(begin, end, BLOCK):
                 last = min(first + BLOCK, end)
-                yield slice(first, last), slice(begin, last), prefix
+                yield slice(first, last), slice(begin, last), shared
 
     def _with_dropout(self, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
         if self.prefix:
@@ -95,6 +99,36 @@ class Flat:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
             rows.append(y[0].transpose(0, 1).flatten(1))
         return torch.cat(rows)
+
+
+class Tree(Flat):
+    """(N,) tokens of stretches one after the other, each of which may go on where an earlier one ends.
+
+    lengths  tokens of each stretch, one at least
+    parents  number of the stretch that each goes on after, -1 where it begins a row; a parent comes before its children
+
+    A stretch sees itself and those on its way from the beginning: rows that begin alike are computed once up to where
+    they part. Exact without dropout.
+    """
+
+    def __init__(self, lengths: Sequence[int], parents: Sequence[int]):
+        super().__init__(lengths)
+        ends = list(accumulate(lengths))
+        self.stretches = [slice(end - length, end) for length, end in zip(lengths, ends, strict=True)]
+        self.ways: list[Stretches] = []  # to each stretch, without itself
+        self.starts: list[int] = []  # position of its first token
+        for parent in parents:
+            before = parent >= 0
+            self.ways.append((*self.ways[parent], self.stretches[parent]) if before else ())
+            self.starts.append(self.starts[parent] + lengths[parent] if before else 0)
+
+    def positions(self, input_ids: Tensor) -> Tensor:
+        rows = [torch.arange(start, start + n) for start, n in zip(self.starts, self.lengths, strict=True)]
+        return torch.cat(rows).to(input_ids.device, non_blocking=True)
+
+    def rows(self) -> Iterator[tuple[int, int, Stretches]]:
+        for stretch, way in zip(self.stretches, self.ways, strict=True):
+            yield stretch.start, stretch.stop, way
 
 
 class FlatAttention(torch.autograd.Function):
@@ -111,8 +145,8 @@ class FlatAttention(torch.autograd.Function):
         out = torch.empty(len(qkv), qkv.shape[1] // 3, device=qkv.device)
         heads = _heads(qkv.float(), n_head)
         seen = out.view(len(out), n_head, -1).transpose(0, 1)  # (H, N, D)
-        for queries, keys, prefix in flat.blocks():
-            q, k, v = heads[0, :, queries], _keys(heads[1], keys, prefix), _keys(heads[2], keys, prefix)
+        for queries, keys, shared in flat.blocks():
+            q, k, v = heads[0, :, queries], _keys(heads[1], keys, shared), _keys(heads[2], keys, shared)
             seen[:, queries] = torch.bmm(_weights(q, k), v)
         return out.to(qkv.dtype)
 
@@ -124,15 +158,15 @@ class FlatAttention(torch.autograd.Function):
         d_qkv = torch.zeros_like(qkv, dtype=torch.float32)
         d_heads = _heads(d_qkv, ctx.n_head)
         d_seen = gradient.float().view(len(gradient), ctx.n_head, -1).transpose(0, 1)
-        for queries, keys, prefix in ctx.flat.blocks():
-            q, k, v = heads[0, :, queries], _keys(heads[1], keys, prefix), _keys(heads[2], keys, prefix)
+        for queries, keys, shared in ctx.flat.blocks():
+            q, k, v = heads[0, :, queries], _keys(heads[1], keys, shared), _keys(heads[2], keys, shared)
             weights, d_out = _weights(q, k), d_seen[:, queries]
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, torch.float32)
             d_scores *= _scale(q)
             d_heads[0, :, queries] = torch.bmm(d_scores, k)
-            _add(d_heads[1], keys, prefix, torch.bmm(d_scores.transpose(1, 2), q))
-            _add(d_heads[2], keys, prefix, torch.bmm(weights.transpose(1, 2), d_out))
+            _add(d_heads[1], keys, shared, torch.bmm(d_scores.transpose(1, 2), q))
+            _add(d_heads[2], keys, shared, torch.bmm(weights.transpose(1, 2), d_out))
         return d_qkv.to(qkv.dtype), None, None
 
 
@@ -146,16 +180,18 @@ def _heads(qkv: Tensor, n_head: int) -> Tensor:
     return qkv.view(len(qkv), 3, n_head, -1).permute(1, 2, 0, 3)
 
 
-def _keys(heads: Tensor, keys: slice, prefix: int) -> Tensor:
-    """(H, N, D) -> (H, P + K, D)."""
+def _keys(heads: Tensor, keys: slice, shared: Stretches) -> Tensor:
+    """(H, N, D) -> (H, P + K, D), P those that are shared."""
     own = heads[:, keys]
-    return torch.cat([heads[:, :prefix], own], dim=1) if prefix else own
+    return torch.cat([*(heads[:, stretch] for stretch in shared), own], dim=1) if shared else own
 
 
-def _add(heads: Tensor, keys: slice, prefix: int, gradient: Tensor) -> None:
-    heads[:, keys] += gradient[:, prefix:]
-    if prefix:
-        heads[:, :prefix] += gradient[:, :prefix]
+def _add(heads: Tensor, keys: slice, shared: Stretches, gradient: Tensor) -> None:
+    begin = 0
+    for stretch in (*shared, keys):
+        end = begin + stretch.stop - stretch.start
+        heads[:, stretch] += gradient[:, begin:end]
+        begin = end
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -185,7 +221,7 @@ def _varlen(flat: Flat, qkv: Tensor, n_head: int) -> Tensor:
 
     q, k, v = qkv.view(len(qkv), 3, n_head, -1).unbind(1)  # (N, H, D) each
     queries, keys, (max_q, max_k), seen = _ends(flat, qkv.device)
-    if flat.prefix:
+    if seen is not None:
         k, v = k[seen], v[seen]
     # torch 2.10 has is_causal, later ones a window instead
     new = "window_size" in inspect.signature(varlen_attn).parameters
@@ -195,14 +231,20 @@ def _varlen(flat: Flat, qkv: Tensor, n_head: int) -> Tensor:
 
 
 @lru_cache(maxsize=2)  # the layers of one forward ask for the same
-def _ends(flat: Flat, device: torch.device) -> tuple[Tensor, Tensor, tuple[int, int], Tensor]:
-    """Where each row's queries and keys end (B + 1,), the longest of them, and the token behind each key."""
+def _ends(flat: Flat, device: torch.device) -> tuple[Tensor, Tensor, tuple[int, int], Tensor | None]:
+    """Where each row's queries and keys end (B + 1,), the longest of them, and the token behind each key.
+
+    None for those where the keys are the tokens, in order: nothing is shared.
+    """
     spans = list(flat.rows())
     queries = [end - begin for begin, end, _ in spans]
-    keys = [end - begin + prefix for begin, end, prefix in spans]
-    seen = [torch.cat([torch.arange(prefix), torch.arange(begin, end)]) for begin, end, prefix in spans]
+    keys = [end - begin + sum(part.stop - part.start for part in shared) for begin, end, shared in spans]
     ends = [torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device) for lengths in (queries, keys)]
-    return ends[0], ends[1], (max(queries), max(keys)), torch.cat(seen).to(device)
+    seen = [
+        torch.arange(part.start, part.stop) for begin, end, shared in spans for part in (*shared, slice(begin, end))
+    ]
+    nothing = all(not shared for _, _, shared in spans)
+    return ends[0], ends[1], (max(queries), max(keys)), None if nothing else torch.cat(seen).to(device)
 
 
 @cache
