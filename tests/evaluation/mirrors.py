@@ -126,7 +126,7 @@ def super_glue(random: Random, rows: int) -> dict[str, Splits]:
         }
 
     def record(i: int) -> dict[str, Any]:
-        entities = [f"{name} {i}" for name in random.sample(("Alma", "Bergen", "Cairo", "the Delta"), 3)]
+        entities = [f"{name}{i}" for name in random.sample(("Alma", "Bergen", "Cairo", "the Delta"), 3)]
         return {
             "passage": f"{sentence(random)} {entities[0]} {words(random, 3)}\n@highlight\n{words(random, 3)}",
             "query": f"It was @placeholder that {words(random, 2)}",

@@ -333,7 +333,8 @@ class IftLM(TemplateLM):  # type: ignore[misc]
         stop = handle_stop_sequences(known.pop("until"), eos=END_OF_TEXT)
         limit = known.pop("max_gen_toks")
         sampled = known.pop("do_sample")
-        temperature = float(known.pop("temperature", 0.0)) if sampled else 0.0
+        asked = float(known.pop("temperature", 0.0))
+        temperature = asked if sampled else 0.0
         top_k, top_p = known.pop("top_k", None) or None, known.pop("top_p", None)
         sampling = Sampling(temperature, top_k, None if top_p == 1 else top_p)
         for name, value in known.items():

@@ -34,6 +34,8 @@ NOTES = {  # by the beginning of a task's name
     "too.",
     "cola": "GLUE has no test labels in public: its validation rows are asked, without STS-B and AX, so there is no "
     "official GLUE score here.",
+    "multirc": "multirc: the harness takes \"no\" for the right end of an answer that is labelled right, and these numbers "
+    "follow it.",
     "bigbench_": "BIG-bench tasks without choices count only the first of several right answers.",
 }
 

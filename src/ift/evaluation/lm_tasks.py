@@ -34,7 +34,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks.manager import TaskDict
 from lm_eval.tasks.squadv2.task import SQuAD2
 
-from ift.errors import ConfigError, DataError, missing_extra, one_line
+from ift.errors import LIMIT, ConfigError, DataError, missing_extra, one_line
 from ift.evaluation.squad import Asked, best_over_thresholds, exact, f1
 
 # where the tasks of named evaluations lie: reading all 14,000 files of tasks takes many seconds
@@ -116,17 +116,14 @@ def all_there_is() -> TaskManager:
 
 def manager_for(names: Sequence[str]) -> TaskManager:
     """Of all tasks only where that is needed. Raises ConfigError for a name that the harness does not know."""
-    for manager in (often_asked(), all_there_is()) if not _unknown(names, often_asked()) else (all_there_is(),):
-        unknown = _unknown(names, manager)
+    for find in (often_asked, all_there_is):
+        manager = find()
+        unknown = [name for name in names if name not in SQUAD and name not in manager.task_index]
         if not unknown:
             return manager
     nearest = difflib.get_close_matches(unknown[0], [*manager.all_tasks, *SQUAD], n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "python -m lm_eval ls tasks lists them"
     raise ConfigError(f"eval.tasks={unknown[0]}: no task of lm-evaluation-harness ({hint})")
-
-
-def _unknown(names: Sequence[str], manager: TaskManager) -> list[str]:
-    return [name for name in names if name not in SQUAD and name not in manager.task_index]
 
 
 def data_of(names: Sequence[str], manager: TaskManager) -> dict[str, str | None]:
@@ -162,7 +159,7 @@ def load_tasks(names: Sequence[str], *, data_root: Path | None, offline: bool, c
     data = data_of(names, manager)
     for dataset in filter(None, data.values()):
         if data_root and not (data_root / dataset).is_dir():
-            raise DataError(f"{data_root / dataset}: no such folder ({how_to_fetch(dataset, data_root)})")
+            raise missing_data(dataset, data_root, "no such folder")
     random.seed(DEFAULT_RANDOM_SEED)  # some tasks shuffle or draw when they are loaded
     np.random.seed(DEFAULT_OTHER_SEED)
     tasks: dict[str, Task] = {}
@@ -183,16 +180,21 @@ def load_tasks(names: Sequence[str], *, data_root: Path | None, offline: bool, c
     return {"tasks": tasks, "groups": groups}
 
 
-def how_to_fetch(dataset: str, data_root: Path | None) -> str:
-    folder = data_root.name if data_root else "DATA"
-    return f"hf download --repo-type dataset {dataset} --local-dir {folder}/{dataset}"
+def missing_data(dataset: str, data_root: Path | None, what: str) -> DataError:
+    """With the command that fetches it, whole if a line can hold it."""
+    folder = str(data_root / dataset) if data_root else f"FOLDER/{dataset}"
+    fetch = f"hf download --repo-type dataset {dataset} --local-dir {folder}"
+    if data_root is None:
+        return DataError(f"{dataset}: {what} ({fetch}, then data_root=FOLDER)")
+    whole = f"{folder}: {what} ({fetch})"
+    return DataError(whole if len(whole) < LIMIT - 20 else f"{dataset}: {what} ({fetch})")
 
 
 def _no_data(name: str, data: Sequence[str | None], data_root: Path | None, error: Exception) -> DataError:
-    dataset = next(filter(None, data), name)
-    where = data_root / dataset if data_root else dataset
-    what = one_line(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", 60)
-    return DataError(f"{where}: {what} ({how_to_fetch(dataset, data_root)})")
+    first = str(error).splitlines()[0] if str(error) else ""
+    what = one_line(f"{type(error).__name__}: {first}", 60)
+    dataset = next(filter(None, data), None)
+    return missing_data(dataset, data_root, what) if dataset else DataError(f"eval.tasks={name}: {what}")
 
 
 @contextmanager
