@@ -27,20 +27,19 @@ from ift.evaluation import lm_eval as engine
 from ift.evaluation import lm_tasks
 from ift.evaluation.benchmark import Bench, Score, Subject
 from ift.evaluation.lm_eval import bootstrap_interval, scores_of
-from ift.evaluation.squad import Asked, best_over_thresholds, exact, f1
+from ift.evaluation.squad import Asked, best_over_thresholds, exact, f1, wanted
 from ift.evaluation.statistics import mean_interval
 from ift.model.gpt import GPT
 from ift.run import read_json, read_jsonl
 from ift.settings import EvaluateSettings
-from tests.evaluation.mirrors import DATA, write_dataset, write_mirror
+from tests.evaluation.mirrors import BIGBENCH_CHOICE, BIGBENCH_TEXT, DATA, write_dataset, write_mirror
 from tests.running import ROOT, Warm, run
 from tests.tiny_run import make_run
 
-CHOICES = ("bigbench_emoji_movie_multiple_choice", "bigbench_strategyqa_multiple_choice")
-TEXTS = ("bigbench_operators_generate_until", "bigbench_repeat_copy_logic_generate_until")
 TASKS = (
-    *("glue", "super-glue-lm-eval-v1", "mmlu_anatomy", "mmlu_world_religions", *CHOICES, *TEXTS),
-    *("ift_squad", "squadv2", "triviaqa"),
+    *("mmlu", "glue", "super-glue-lm-eval-v1", "ift_squad", "squadv2", "triviaqa"),
+    *(f"bigbench_{name}_multiple_choice" for name in BIGBENCH_CHOICE),
+    *(f"bigbench_{name}_generate_until" for name in BIGBENCH_TEXT),
 )
 # imported before any process of a test begins: no address can be reached then
 NO_NETWORK = """
@@ -99,8 +98,9 @@ def bench_of(tiny, mirror, monkeypatch, loaded):
 
     def load_tasks(names, **options):
         members = lm_tasks.data_of(names, lm_tasks.often_asked())
-        if set(members) <= set(loaded["tasks"]):
-            return {"tasks": {name: loaded["tasks"][name] for name in members}, "groups": {}}
+        if options["data_root"] == mirror and set(members) <= set(loaded["tasks"]):
+            groups = loaded["groups"] if "mmlu" in names else {}
+            return {"tasks": {name: loaded["tasks"][name] for name in members}, "groups": groups}
         return load(names, **options)
 
     monkeypatch.setattr(lm_tasks, "load_tasks", load_tasks)
@@ -138,7 +138,8 @@ def test_numbers_of_whole_tasks_are_those_of_the_harness_s_own_adapter(tiny, loa
     outcome = engine.run(bench_of("eval=lm_eval", f"eval.tasks=[{','.join(TASKS)}]", "eval.prompts=[raw]"))
     ours = numbers(outcome.scores)
     assert ours == pytest.approx(theirs, abs=1e-6)
-    assert len(ours) == 44 - len(set(theirs) ^ set(ours))
+    # MMLU's 57, its groups; GLUE's 9, two of them with two numbers; SuperGLUE's 8 likewise; SQuAD, TriviaQA, 24
+    assert len(ours) == (57 + 5) + (9 + 2) + (8 + 2) + (2 + 8) + 1 + 24
     assert len({value for value in ours.values() if 0 < value < 1}) > 5  # they say something
     for line in outcome.samples:
         [sample] = [s for s in found["samples"][line["task"]] if s["doc_id"] == line["doc_id"]]
@@ -202,7 +203,7 @@ def test_who_knows_every_answer_gets_all_or_nothing(bench_of, monkeypatch, wrong
     monkeypatch.setattr(engine, "asking", lambda *arguments: Knowing(wrong))
     outcome = engine.run(bench_of("eval=lm_eval", f"eval.tasks=[{','.join(TASKS)}]", "eval.prompts=[raw]"))
     found = numbers(outcome.scores)
-    assert len({score.task for score in outcome.scores}) == 26
+    assert len({score.task for score in outcome.scores}) == 57 + 5 + 9 + 8 + 3 + 24
     expected = dict.fromkeys(found, 0.0 if wrong else 1.0)
     if wrong:
         expected["cola/mcc"] = -1.0
@@ -251,7 +252,11 @@ def test_a_group_has_the_interval_of_all_its_questions_and_its_tasks_are_parts()
         "higher_is_better": {},
     }
     scores = scores_of(found, tasks, {"g": group_of(*tasks.values(), weighted=True)}, "x", model="tuned", prompt="raw")
-    assert [(score.task, score.headline, score.n) for score in scores] == [("g", True, 12), ("a", False, 10), ("b", False, 2)]
+    assert [(score.task, score.headline, score.n) for score in scores] == [
+        ("g", True, 12),
+        ("a", False, 10),
+        ("b", False, 2),
+    ]
     whole = mean_interval([1.0] * 4 + [0.0] * 8)
     assert (scores[0].low, scores[0].high) == (whole.low, whole.high)
     even = scores_of(found, tasks, {"g": group_of(*tasks.values(), weighted=False)}, "x", model="tuned", prompt="raw")
@@ -276,8 +281,75 @@ def test_the_interval_of_what_is_no_mean_is_drawn_from_the_questions():
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
 
-GOLDEN = {
-    "cola": "",
+GOLDEN = {  # the first question of a task, and what is scored first or ends an answer
+    "cola": (
+        "Wide cedar Ångström wide delta north.\nQuestion: Does this sentence make sense?\nAnswer:",
+        " no",
+    ),
+    "mnli": (
+        "Old harbor Ångström kettle fjord yonder.\n"
+        "Question: Timber yonder summit 1976 cedar e9. True, False or Neither?\n"
+        "Answer:",
+        " True",
+    ),
+    "boolq": (
+        "Basin timber valley e9 small pepper fjord old jungle cedar.\nQuestion: is it umbra jungle?\nAnswer:",
+        " no",
+    ),
+    "copa": (
+        "Summit ember zephyr summit harbor kettle because",
+        "  small ember meadow.",
+    ),
+    "wsc": (
+        "Passage: Ada thanked Grace because *she* had river harbor.\n"
+        'Question: In the passage above, does the pronoun "*she*" refer to "*Ada*"?\n'
+        "Answer:",
+        " no",
+    ),
+    "record": (
+        "Valley delta grove summit 1976 fjord. Cairo0 fjord meadow basin\n\n  - lantern amber valley.\n",
+        "   - It was Alma0 that lantern summit",
+    ),
+    "multirc": (
+        "Grove umbra 1976 e9 fjord timber amber pepper island delta.\nQuestion: What was 1976 old?\nAnswer:",
+        " Ångström naïve\nIs the answer correct? yes",
+    ),
+    "mmlu_anatomy": (
+        "The following are multiple choice questions (with answers) about anatomy.\n\n"
+        "Which anatomy is it: umbra amber kettle 1976?\n"
+        "A. kettle valley\n"
+        "B. valley yonder\n"
+        "C. meadow yonder\n"
+        "D. lantern kettle\n"
+        "Answer:",
+        " A",
+    ),
+    "bigbench_strategyqa_multiple_choice": (
+        "Q: what is Ångström yonder zephyr island?\nA:",
+        " harbor lantern 0",
+    ),
+    "bigbench_operators_generate_until": (
+        "Q: what is lantern lantern naïve river?\nA:",
+        ["\n\n"],
+    ),
+    "ift_squad": (
+        "Title: Fjord\n\n"
+        "Background: Old Ångström willow island naïve yonder cedar meadow fjord jungle valley delta.\n\n"
+        "Question: What is fjord harbor Ångström?\n\n"
+        "Answer:",
+        ["\n"],
+    ),
+    "squadv2": (
+        "Title: Island\n\n"
+        "Background: Meadow lantern old basin grove umbra wide quarry small old meadow grove.\n\n"
+        "Question: What is amber amber willow?\n\n"
+        "Answer:",
+        ["\n"],
+    ),
+    "triviaqa": (
+        "Question: Who was zephyr naïve zephyr??\nAnswer:",
+        ["\n", ".", ","],
+    ),
 }
 
 
@@ -285,13 +357,15 @@ def test_prompts_are_these(loaded, bench_of):
     engine.set_few_shots(loaded["tasks"], None)
     found = {}
     for name in GOLDEN:
-        loaded["tasks"][name].build_all_requests(limit=1)
+        with lm_tasks.quiet():
+            loaded["tasks"][name].build_all_requests(limit=1)
         context, *rest = loaded["tasks"][name].instances[0].args
         found[name] = (context, rest[0] if isinstance(rest[0], str) else rest[0]["until"])
     assert found == GOLDEN
 
 
-def test_solved_questions_come_before_and_what_does_not_fit_is_told(bench_of):
+def test_solved_questions_come_before_and_what_does_not_fit_is_told(bench_of, mirror, monkeypatch):
+    monkeypatch.undo()  # a task of its own: the shared ones are made for no solved questions by now
     bench = bench_of("eval=lm_eval", "eval.tasks=[mmlu_anatomy]", "eval.num_fewshot=5", "eval.prompts=[raw]")
     outcome = engine.run(bench)
     [first, *_] = outcome.samples
@@ -335,7 +409,8 @@ def test_a_sample_can_be_checked_by_hand(bench_of):
         elif line["task"] == "squadv2":
             assert line["scored"][0][0] == " unanswerable"
             answer = line["target"].strip()
-            assert line["metrics"]["exact"] == exact(line["said"], [] if answer == "unanswerable" else [answer, answer.split()[0]])
+            answers = [""] if answer == "unanswerable" else [answer, answer.split()[0]]
+            assert line["metrics"]["exact"] == exact(line["said"], answers)
         else:
             assert len(line["scored"]) == 3
 
@@ -382,7 +457,7 @@ def test_offline_without_a_mirror_says_what_to_fetch(tmp_path):
 
 def test_a_name_that_is_no_task_gets_the_nearest(tmp_path, monkeypatch):
     monkeypatch.setattr(lm_tasks, "all_there_is", lm_tasks.often_asked)  # reading all tasks takes ten seconds
-    with pytest.raises(ConfigError, match=r"eval\.tasks=trivia_qa: no task .* did you mean triviaqa\?"):
+    with pytest.raises(ConfigError, match=r"eval\.tasks=trivia_qa: no task .* \(did you mean triviaqa\?"):
         lm_tasks.load_tasks(["trivia_qa"], data_root=None, offline=True, cache=tmp_path)
 
 
@@ -472,7 +547,7 @@ def plain_words(text: str) -> list[str]:
 
 def plain_scores(said: str, answers: list[str]) -> tuple[float, float]:
     best = (0.0, 0.0)
-    for answer in [answer for answer in answers if plain_words(answer)] or [""]:
+    for answer in answers:
         mine, gold = plain_words(said), plain_words(answer)
         left, common = list(gold), 0
         for word in mine:
@@ -493,25 +568,35 @@ def plain_scores(said: str, answers: list[str]) -> tuple[float, float]:
 def test_squad_is_scored_by_the_official_rules():
     assert len(HARD) == 50
     for said, answers in HARD:
-        assert (exact(said, answers), f1(said, answers)) == pytest.approx(plain_scores(said, answers), abs=1e-9), said
+        having_words = [answer for answer in answers if plain_words(answer)] or [""]
+        assert list(wanted(answers)) == having_words
+        for gold in (answers or [""], having_words):  # of version 1.1 and of version 2.0
+            assert (exact(said, gold), f1(said, gold)) == pytest.approx(plain_scores(said, gold), abs=1e-9), said
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         theirs = torchmetrics_squad(
             [{"id": str(i), "prediction_text": said} for i, (said, _) in enumerate(HARD)],
-            [{"id": str(i), "answers": {"text": gold or [""], "answer_start": [0]}} for i, (_, gold) in enumerate(HARD)],
+            [
+                {"id": str(i), "answers": {"text": gold or [""], "answer_start": [0]}}
+                for i, (_, gold) in enumerate(HARD)
+            ],
         )
     finally:
         torch.set_default_dtype(before)
-    assert 100 * np.mean([exact(*pair) for pair in HARD]) == pytest.approx(float(theirs["exact_match"]), abs=1e-9)
-    assert 100 * np.mean([f1(*pair) for pair in HARD]) == pytest.approx(float(theirs["f1"]), abs=1e-9)
+    assert 100 * np.mean([exact(said, gold or [""]) for said, gold in HARD]) == pytest.approx(
+        float(theirs["exact_match"]), abs=1e-9
+    )
+    assert 100 * np.mean([f1(said, gold or [""]) for said, gold in HARD]) == pytest.approx(
+        float(theirs["f1"]), abs=1e-9
+    )
 
 
 def test_the_best_threshold_is_that_of_trying_all():
     random = np.random.default_rng(0)
     chance = random.permutation(50) / 50
     asked = [
-        Asked(float(p), f1(said, answers), bool(answers), bool(said))
+        Asked(float(p), f1(said, wanted(answers)), bool(answers), bool(said))
         for p, (said, answers) in zip(chance, HARD, strict=True)
     ]
 
@@ -575,7 +660,11 @@ def test_mmlu_from_the_command_line(tiny, mirror, closed):
 
 @pytest.fixture(scope="module")
 def warm_lm_eval(closed):
-    warm = Warm("ift.evaluation.lm_adapter", "ift.evaluation.lm_tasks", "ift.training.loggers", "ift.entry", **closed)
+    warm = Warm(
+        *("hydra", "lm_eval.evaluator", "matplotlib.figure", "pandas", "scipy.stats", "sklearn.metrics", "ift.entry"),
+        *("ift.evaluation.lm_adapter", "ift.evaluation.lm_tasks", "ift.evaluation.report", "ift.training.loggers"),
+        **closed,
+    )
     yield warm
     warm.close()
 
@@ -591,5 +680,4 @@ def test_named_evaluations_from_the_command_line(tiny, mirror, warm_lm_eval, nam
 
 
 def test_the_mirrors_hold_every_data_set_of_the_named_evaluations():
-    names = ["mmlu", "glue", "super-glue-lm-eval-v1", *TASKS[4:]]
-    assert set(lm_tasks.data_of(names, lm_tasks.often_asked()).values()) == set(DATA)
+    assert set(lm_tasks.data_of(TASKS, lm_tasks.often_asked()).values()) == set(DATA)

@@ -34,7 +34,7 @@ NOTES = {  # by the beginning of a task's name
     "too.",
     "cola": "GLUE has no test labels in public: its validation rows are asked, without STS-B and AX, so there is no "
     "official GLUE score here.",
-    "multirc": "multirc: the harness takes \"no\" for the right end of an answer that is labelled right, and these numbers "
+    "multirc": 'multirc: the harness takes "no" for the right end of an answer that is labelled right, and these numbers '
     "follow it.",
     "bigbench_": "BIG-bench tasks without choices count only the first of several right answers.",
 }
@@ -226,7 +226,9 @@ def bootstrap_interval(aggregate: Callable[[Any], float], values: Sequence[Any])
     example = {_hashable(value): value for value in values}
     numbers = []
     for draw in different:
-        numbers.append(aggregate([example[kind] for kind, times in zip(kinds, draw, strict=True) for _ in range(times)]))
+        numbers.append(
+            aggregate([example[kind] for kind, times in zip(kinds, draw, strict=True) for _ in range(times)])
+        )
     low, high = np.nanquantile(np.array(numbers, dtype=float)[again.ravel()], (0.025, 0.975))
     return float(low), float(high)
 
@@ -234,7 +236,9 @@ def bootstrap_interval(aggregate: Callable[[Any], float], values: Sequence[Any])
 def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return tuple(value.tolist())
-    return type(value)(map(_hashable, value)) if type(value) is tuple else tuple(value) if type(value) is list else value
+    return (
+        type(value)(map(_hashable, value)) if type(value) is tuple else tuple(value) if type(value) is list else value
+    )
 
 
 def unofficial_mean(name: str, parts: Sequence[Score], about: Mapping[str, str]) -> Score:

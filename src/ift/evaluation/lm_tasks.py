@@ -35,7 +35,7 @@ from lm_eval.tasks.manager import TaskDict
 from lm_eval.tasks.squadv2.task import SQuAD2
 
 from ift.errors import LIMIT, ConfigError, DataError, missing_extra, one_line
-from ift.evaluation.squad import Asked, best_over_thresholds, exact, f1
+from ift.evaluation.squad import Asked, best_over_thresholds, exact, f1, wanted
 
 # where the tasks of named evaluations lie: reading all 14,000 files of tasks takes many seconds
 OFTEN = ("bigbench", "glue", "mmlu/default", "super_glue", "triviaqa")
@@ -85,12 +85,12 @@ class Squad2(SQuAD2):  # type: ignore[misc]
 
     def process_results(self, doc: Mapping[str, Any], results: tuple[str, tuple[float, bool]]) -> dict[str, Any]:
         said, (no_answer, _) = results
-        answers = doc["answers"]["text"]
-        kind = "HasAns" if answers else "NoAns"
+        answers = wanted(doc["answers"]["text"])
+        there_is = bool(doc["answers"]["text"])
         found: dict[str, Any] = {}
         for name, score in (("exact", exact(said, answers)), ("f1", f1(said, answers))):
-            found |= {name: score, f"{kind}_{name}": score}
-            found[f"best_{name}"] = Asked(math.exp(no_answer), score, bool(answers), bool(said))
+            found |= {name: score, f"{'HasAns' if there_is else 'NoAns'}_{name}": score}
+            found[f"best_{name}"] = Asked(math.exp(no_answer), score, there_is, bool(said))
         return found
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], float]]:
@@ -192,7 +192,7 @@ def missing_data(dataset: str, data_root: Path | None, what: str) -> DataError:
 
 def _no_data(name: str, data: Sequence[str | None], data_root: Path | None, error: Exception) -> DataError:
     first = str(error).splitlines()[0] if str(error) else ""
-    what = one_line(f"{type(error).__name__}: {first}", 60)
+    what = one_line(f"{type(error).__name__}: {first}", 44)
     dataset = next(filter(None, data), None)
     return missing_data(dataset, data_root, what) if dataset else DataError(f"eval.tasks={name}: {what}")
 

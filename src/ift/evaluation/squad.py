@@ -1,8 +1,8 @@
-"""How an answer to a question of SQuAD is scored, as the official evaluation of version 2.0 does it.
+"""How an answer to a question of SQuAD is scored, as the official evaluations do it.
 
 Rajpurkar et al. 2016 (arXiv 1606.05250) and Rajpurkar, Jia and Liang 2018 (arXiv 1806.03822). Scores are shares from 0
-to 1, where the papers give them times 100. An answer that consists of articles and punctuation only counts as none, for
-both versions; the older script of version 1.1 gives such a pair no F1.
+to 1, where the papers give them times 100. Where neither the answer nor what is wanted has a word besides articles, F1
+is 1, as in version 2.0 and in torchmetrics; the older script of version 1.1 gives 0.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ def normalized(text: str) -> str:
 
 
 def exact(said: str, answers: Sequence[str]) -> float:
-    """1 where it is one of the answers; no answers: nothing must be said."""
-    return float(normalized(said) in {normalized(answer) for answer in wanted(answers)})
+    """1 where it is one of the answers. answers: one at least, "" where nothing must be said."""
+    return float(normalized(said) in {normalized(answer) for answer in answers})
 
 
 def f1(said: str, answers: Sequence[str]) -> float:
     """The harmonic mean of precision and recall of its words, of the answer where that is highest."""
-    return max(_f1(normalized(said).split(), normalized(answer).split()) for answer in wanted(answers))
+    return max(_f1(normalized(said).split(), normalized(answer).split()) for answer in answers)
 
 
 def wanted(answers: Sequence[str]) -> Sequence[str]:
+    """What version 2.0 compares with: answers that have a word, or nothing where there are none."""
     return [answer for answer in answers if normalized(answer)] or [""]
 
 
