@@ -44,18 +44,10 @@ def make_run(
         {"step": step, "tokens": 100 * step, "train/loss": 5.0 - step, "val/loss": 5.0 - step} for step in range(3)
     ]
     write_jsonl(run.metrics, metrics)
-    summary = {
-        **{"status": "finished", "steps": 2, "best_step": 2, "stop_reason": "max_epochs"},
-        **{
-            "val_loss": 3.0,
-            "untuned_val_loss": 5.0,
-            "test_loss": 3.0,
-            "train_seconds": 1.0,
-            "tokens_per_second": 200.0,
-        },
-        **{"peak_memory_bytes": 10**9, "accelerator": "cpu", "precision": "fp32", "versions": {}},
-    }
-    write_json(run.summary, summary)
+    steps = {"steps": 2, "best_step": 2, "stop_reason": "max_epochs", "train_seconds": 1.0, "tokens_per_second": 200.0}
+    losses = {"val_loss": 3.0, "untuned_val_loss": 5.0, "test_loss": 3.0}
+    machine = {"accelerator": "cpu", "precision": "fp32", "peak_memory_bytes": 10**9, "versions": {}}
+    write_json(run.summary, {"status": "finished", **steps, **losses, **machine})
     write_jsonl(
         run.responses,
         [

@@ -237,7 +237,7 @@ def test_a_mean_counts_a_task_once_and_its_interval_follows_from_theirs():
 def group_of(*tasks, weighted):
     rule = SimpleNamespace(metric="acc", weight_by_size=weighted)
     return SimpleNamespace(
-        has_aggregation=True, aggregate_metric_list=[rule], get_all_tasks=lambda: tasks, get_all_groups=lambda: []
+        has_aggregation=True, aggregate_metric_list=[rule], get_all_tasks=lambda: tasks, get_all_groups=list
     )
 
 
@@ -388,7 +388,7 @@ def test_both_prompts_and_the_base_model_beside_it(bench_of):
         *("rte/acc/base", "triviaqa/exact_match/base"),
     ]
     assert {score.n for score in outcome.scores} == {2}
-    assert "The base model has no prompt template: it is asked raw only." in outcome.notes
+    assert "The base model has no prompt template: it is not asked in one." in outcome.notes
     assert outcome.notes[0] == "The first 2 questions of each task: 4 of 12. eval.limit=null asks all."
     by_form = {(line["task"], line["model"], line["prompt_form"]): line for line in outcome.samples}
     raw, templated = (by_form["rte", "tuned", form] for form in ("raw", "template"))
@@ -651,9 +651,11 @@ def check_process(done, tiny, name, tasks):
     assert [path.name for path in (tiny.evals / name).glob("data*")] == []
 
 
-def test_mmlu_from_the_command_line(tiny, mirror, closed):
-    done = run(*arguments(tiny, mirror, "mmlu", "eval.limit=1"), **closed)
+def test_mmlu_from_the_command_line(tiny, mirror, closed, tmp_path):
+    home = tmp_path / "home"  # where the libraries would keep what they fetch or make
+    done = run(*arguments(tiny, mirror, "mmlu", "eval.limit=1"), **closed, HF_HOME=str(home), HF_HUB_OFFLINE="0")
     check_process(done, tiny, "mmlu", 57)
+    assert [path for path in home.rglob("*") if path.is_file()] == []
     headlines = [s["task"] for s in read_json(tiny.evals / "mmlu/results.json")["scores"] if s["headline"]]
     assert headlines == ["mmlu", "mmlu"]
 

@@ -1,4 +1,4 @@
-"""MMLU, GLUE, SuperGLUE, BIG-bench Lite, SQuAD, TriviaQA and thousands more, through EleutherAI's lm-evaluation-harness.
+"""MMLU, GLUE, SuperGLUE, BIG-bench Lite, SQuAD, TriviaQA and thousands more, through lm-evaluation-harness.
 
 The harness words the questions, draws the solved ones before them and computes the numbers; this gives it our model and
 the data, asks each question as the harness words it and inside the model's own template, and adds the intervals.
@@ -26,16 +26,16 @@ TEXT = 8_000  # characters of a prompt in samples.jsonl; the end of a longer one
 SUITES = ("glue", "superglue", "bigbench")  # evaluations of many tasks without an official number that we could give
 BIGBENCH_LITE = 24
 NOTES = {  # by the beginning of a task's name
-    "squadv2": "squadv2: best_exact and best_f1 are with the best threshold on how likely the model holds that there is "
-    "no answer, chosen on these questions; the other numbers count only an empty answer as none. Shares, not per cent.",
+    "squadv2": "squadv2: best_exact and best_f1 are with the best threshold on the likelihood of no answer, chosen on "
+    "these questions; the other numbers count only an empty answer as none. Shares, not per cent.",
     "ift_squad": "ift_squad is SQuAD 1.1 in the words of the harness's squadv2. Shares, not per cent; questions of one "
     "passage are taken as independent.",
     "triviaqa": "triviaqa: one of the aliases, in whatever case and punctuation; the official script ignores articles "
     "too.",
     "cola": "GLUE has no test labels in public: its validation rows are asked, without STS-B and AX, so there is no "
     "official GLUE score here.",
-    "multirc": 'multirc: the harness takes "no" for the right end of an answer that is labelled right, and these numbers '
-    "follow it.",
+    "multirc": 'multirc: the harness wants "no" after an answer that the data labels right, and "yes" after a wrong '
+    "one; the number follows it.",
     "bigbench_": "BIG-bench tasks without choices count only the first of several right answers.",
 }
 
@@ -50,22 +50,28 @@ def run(bench: Bench) -> Outcome:
     from ift.evaluation import lm_tasks
 
     settings, cache = bench.settings.eval, bench.folder / "data"
-    if not settings.tasks:
-        raise ConfigError("eval.tasks=[]: nothing to ask (name tasks of lm-evaluation-harness)")
+    if not settings.tasks or not settings.prompts:
+        key = "prompts" if settings.tasks else "tasks"
+        raise ConfigError(f"eval.{key}=[]: nothing to ask (name one at least)")
+    subjects = list(bench.subjects)  # a base model that is not there is told now, not after an hour
     with lm_tasks.quiet(), Lines(bench.folder / "answers.jsonl") as store:
         try:
             loaded = lm_tasks.load_tasks(
-                settings.tasks, data_root=bench.data_root, offline=bench.settings.offline, cache=cache
+                settings.tasks,
+                data_root=bench.data_root,
+                offline=bench.settings.offline,
+                cache=cache,
+                what=f"{settings.name} data",
             )
             tasks, groups = loaded["tasks"], loaded["groups"]
             notes = set_few_shots(tasks, settings.num_fewshot)
             scores: list[Score] = []
             samples: list[dict[str, Any]] = []
             about: dict[str, Any] = {}
-            for subject in bench.subjects:
+            for subject in subjects:
                 for prompt in settings.prompts:
                     if prompt == "template" and subject.template is None:
-                        notes.append("The base model has no prompt template: it is asked raw only.")
+                        notes.append("The base model has no prompt template: it is not asked in one.")
                         continue
                     lm = asking(subject, prompt, settings.generate.batch_size, store, settings.name)
                     found = lm_eval.evaluator.evaluate(
@@ -390,13 +396,13 @@ def cut(lm: Any, label: str, prompt: str, few_shots: int | None) -> list[str]:
     if lm.truncated:
         solved = ", the solved questions first" if few_shots else ""
         notes.append(
-            f"{who}: {lm.truncated:,} of {lm.asked:,} requests are longer than its {lm.max_length:,} positions and lost "
-            f"their beginning{solved}."
+            f"{who}: {lm.truncated:,} of {lm.asked:,} requests are longer than its {lm.max_length:,} positions and "
+            f"lost their beginning{solved}."
         )
     if lm.shortened:
         notes.append(
-            f"{who}: {lm.shortened:,} answers could be half its {lm.max_length:,} positions long, where the task allows "
-            "more."
+            f"{who}: {lm.shortened:,} answers could be half its {lm.max_length:,} positions long, where the task "
+            "allows more."
         )
     return notes
 

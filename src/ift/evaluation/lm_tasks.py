@@ -2,8 +2,8 @@
 
     load_tasks(["glue", "squadv2"], data_root=mirror, offline=True, cache=folder)
 
-With data_root, tasks are unchanged: the harness asks for a data set OWNER/NAME, and a folder of that name, seen from the
-working directory, comes before the Hub.
+With data_root, tasks are unchanged: the harness asks for a data set OWNER/NAME, and a folder of that name, seen from
+the working directory, comes before the Hub.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from lm_eval.tasks.squadv2.task import SQuAD2
 
 from ift.errors import LIMIT, ConfigError, DataError, missing_extra, one_line
 from ift.evaluation.squad import Asked, best_over_thresholds, exact, f1, wanted
+from ift.progress import progress
 
 # where the tasks of named evaluations lie: reading all 14,000 files of tasks takes many seconds
 OFTEN = ("bigbench", "glue", "mmlu/default", "super_glue", "triviaqa")
@@ -76,7 +77,7 @@ def squad1() -> Task:
     )
 
 
-class Squad2(SQuAD2):  # type: ignore[misc]
+class Squad2(SQuAD2):
     """SQuAD 2.0 as the harness asks it, its data by name or folder, scored here: the harness fetches a script."""
 
     def __init__(self) -> None:
@@ -149,8 +150,13 @@ def data_of(names: Sequence[str], manager: TaskManager) -> dict[str, str | None]
     return found
 
 
-def load_tasks(names: Sequence[str], *, data_root: Path | None, offline: bool, cache: Path) -> TaskDict:
-    """Tasks and groups with their data, as `lm_eval.evaluate` takes them. cache: for the tables made of a mirror's files
+def load_tasks(
+    names: Sequence[str], *, data_root: Path | None, offline: bool, cache: Path, what: str | None = None
+) -> TaskDict:
+    """Tasks and groups with their data, as `lm_eval.evaluate` takes them.
+
+    cache: a folder for the tables that are made of a mirror's files; it must stay as long as the tasks do
+    what     the title of a progress bar
 
     Raises ConfigError for an unknown name, DataError for data that is not there.
     """
@@ -164,7 +170,7 @@ def load_tasks(names: Sequence[str], *, data_root: Path | None, offline: bool, c
     np.random.seed(DEFAULT_OTHER_SEED)
     tasks: dict[str, Task] = {}
     groups: dict[str, Any] = {}
-    with _data_from(data_root, offline=offline, cache=cache):
+    with _data_from(data_root, offline=offline, cache=cache), _loading(what, len(data)):
         for name in names:
             try:
                 loaded = manager.load([SQUAD[name][0]() if name in SQUAD else name])
@@ -209,6 +215,19 @@ def _data_from(data_root: Path | None, *, offline: bool, cache: Path) -> Iterato
             stack.enter_context(mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True))
             stack.enter_context(mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
         yield
+
+
+@contextmanager
+def _loading(what: str | None, tasks: int) -> Iterator[None]:
+    download = ConfigurableTask.download
+    with progress(what, tasks, "tasks") as advance:
+
+        def and_tell(task: Task, *arguments: Any, **options: Any) -> None:
+            download(task, *arguments, **options)
+            advance(1)
+
+        with mock.patch.object(ConfigurableTask, "download", and_tell):
+            yield
 
 
 @contextmanager
