@@ -228,7 +228,7 @@ def test_a_mean_counts_a_task_once_and_its_interval_follows_from_theirs():
         Score("mrpc", "acc", 0.2, 10, 0.0, 0.4),
         Score("mrpc", "f1", 0.4, 10, 0.2, 0.6),
     ]
-    mean = engine.unofficial_mean("glue", parts, {"model": "tuned", "prompt": "raw"})
+    mean = engine.unofficial_mean("glue", parts, model="tuned", prompt="raw")
     assert (mean.n, mean.value) == (30, pytest.approx((0.6 + 0.3) / 2))
     half = math.sqrt(0.1**2 + 0.2**2) / 2
     assert (mean.low, mean.high) == (pytest.approx(0.45 - half), pytest.approx(0.45 + half))

@@ -116,7 +116,7 @@ def asking(subject: Subject, prompt: str, batch_size: int, store: Lines, what: s
     """The adapter, with a bar for each kind of request."""
     from ift.evaluation.lm_adapter import IftLM
 
-    class WithBars(IftLM):  # type: ignore[misc]
+    class WithBars(IftLM):
         asked = 0
 
         def _with_bar(self, kind: str, requests: Sequence[Any], unit: str) -> Any:
@@ -146,11 +146,12 @@ def scores_of(
     """Every number of the harness with its interval; of groups, and of the suites that have none, the whole first."""
     from lm_eval.api.metrics import mean
 
-    about = {"model": model, "prompt": prompt}
     grouped = {task.task_name for group in groups.values() if group.has_aggregation for task in group.get_all_tasks()}
     suite = name in SUITES and len(tasks) > 1
     inner = {child.name for group in groups.values() for child in group.get_all_groups()}
     parts: list[Score] = []
+    low: float | None
+    high: float | None
     kept: dict[tuple[str, str], list[float]] = {}  # the values that a mean is of
     for task_name, task in tasks.items():
         filters = {sample["filter"] for sample in found["samples"][task_name]}
@@ -173,7 +174,8 @@ def scores_of(
                     high,
                     higher_is_better=found["higher_is_better"].get(task_name, {}).get(metric) is not False,
                     headline=not (suite or task_name in grouped or (task_name == "squadv2" and "_" in metric)),
-                    **about,
+                    model=model,
+                    prompt=prompt,
                 )
             )
     wholes = []
@@ -185,14 +187,20 @@ def scores_of(
             low, high = _around_mean(lists, weighted)
             wholes.append(
                 Score(
-                    *(group_name, metric, float(value), len(pooled), low, high),
+                    group_name,
+                    metric,
+                    float(value),
+                    len(pooled),
+                    low,
+                    high,
                     higher_is_better=found["higher_is_better"].get(group_name, {}).get(metric) is not False,
                     headline=group_name not in inner,
-                    **about,
+                    model=model,
+                    prompt=prompt,
                 )
             )
     if suite:
-        wholes.append(unofficial_mean(name, parts, about))
+        wholes.append(unofficial_mean(name, parts, model=model, prompt=prompt))
     return sorted(wholes, key=lambda score: not score.headline) + parts
 
 
@@ -247,7 +255,7 @@ def _hashable(value: Any) -> Any:
     )
 
 
-def unofficial_mean(name: str, parts: Sequence[Score], about: Mapping[str, str]) -> Score:
+def unofficial_mean(name: str, parts: Sequence[Score], *, model: str, prompt: str) -> Score:
     """The mean of the tasks' numbers: a task with two gives their mean, and MNLI's two halves are one task.
 
     Its interval takes the tasks as independent: squares of half the tasks' intervals are added.
@@ -264,7 +272,9 @@ def unofficial_mean(name: str, parts: Sequence[Score], about: Mapping[str, str])
     value = float(np.mean(means))
     half = math.sqrt(sum(half**2 for half in halves)) / len(means) if len(halves) == len(means) else math.nan
     asked = {score.task: score.n for score in parts}
-    return Score(name, "unofficial_mean", value, sum(asked.values()), value - half, value + half, **about)
+    return Score(
+        *(name, "unofficial_mean", value, sum(asked.values()), value - half, value + half), model=model, prompt=prompt
+    )
 
 
 # -- what was asked ----------------------------------------------------------------------------------------------------
@@ -282,7 +292,8 @@ def samples_of(
     for name in tasks:
         filters = {sample["filter"] for sample in found["samples"][name]}
         for sample in found["samples"][name]:
-            scored, written = [], None
+            scored: list[list[Any]] = []
+            written = None
             contexts = [str(arguments[0]) for arguments in sample["arguments"]]
             for arguments, (answer, *_) in zip(sample["arguments"], sample["resps"], strict=True):
                 if isinstance(answer, str):
