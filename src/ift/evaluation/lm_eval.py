@@ -52,7 +52,7 @@ def run(bench: Bench) -> Outcome:
     settings, cache = bench.settings.eval, bench.folder / "data"
     if not settings.tasks or not settings.prompts:
         key = "prompts" if settings.tasks else "tasks"
-        raise ConfigError(f"eval.{key}=[]: nothing to ask (name one at least)")
+        raise ConfigError(f"eval.{key}=[]: nothing to ask (name one at least: eval.tasks=[hellaswag,arc_easy])")
     subjects = list(bench.subjects)  # a base model that is not there is told now, not after an hour
     with lm_tasks.quiet(), Lines(bench.folder / "answers.jsonl") as store:
         try:
@@ -208,7 +208,7 @@ def _numbers(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """metric, filter, value of what the harness keys "metric,filter"."""
     for key, value in results.items():
         metric, comma, filter_name = key.partition(",")
-        if comma and not metric.endswith("_stderr"):
+        if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
             yield metric, filter_name, value
 
 

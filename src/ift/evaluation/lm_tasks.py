@@ -127,27 +127,42 @@ def manager_for(names: Sequence[str]) -> TaskManager:
     raise ConfigError(f"eval.tasks={unknown[0]}: no task of lm-evaluation-harness ({hint})")
 
 
-def data_of(names: Sequence[str], manager: TaskManager) -> dict[str, str | None]:
-    """Each single task that the names stand for, with its data set: OWNER/NAME, or None where only its code knows."""
-    found: dict[str, str | None] = {}
+def tasks_of(names: Sequence[str], manager: TaskManager) -> dict[str, Mapping[str, Any]]:
+    """Each single task that the names of tasks, groups and tags stand for, with what its file says."""
+    found: dict[str, Mapping[str, Any]] = {}
     for name in names:
         if name in SQUAD:
-            found[name] = SQUAD[name][1]
+            found[name] = {"dataset_path": SQUAD[name][1]}
             continue
         entry = manager.task_index.get(name)
         if entry is None:
             continue
-        members = sorted(entry.tags) if entry.kind.name == "TAG" else []
+        members: list[Any] = sorted(entry.tags) if entry.kind.name == "TAG" else []
         if entry.kind.name == "GROUP":
             listed = entry.cfg.get("task") or []
             listed = [listed] if isinstance(listed, str) else listed
             members = [m if isinstance(m, str) else m.get("task", m.get("group")) for m in listed]
-            members = [member for member in members if isinstance(member, str)]
         if members:
-            found |= data_of(members, manager)
+            found |= tasks_of([member for member in members if isinstance(member, str)], manager)
         else:
-            found[name] = entry.cfg.get("dataset_path")
+            found[name] = entry.cfg
     return found
+
+
+def data_of(names: Sequence[str], manager: TaskManager) -> dict[str, str | None]:
+    """Each single task with its data set: OWNER/NAME, or None where only its code knows."""
+    return {name: file.get("dataset_path") for name, file in tasks_of(names, manager).items()}
+
+
+def refuse_what_cannot_be_asked(names: Sequence[str], manager: TaskManager) -> None:
+    """Raises ConfigError for a task that runs what a model writes, or asks about pictures or sound."""
+    for name, file in tasks_of(names, manager).items():
+        if file.get("unsafe_code"):
+            raise ConfigError(
+                f"eval.tasks={name}: runs what a model writes (eval=humaneval does, in a sandbox)"
+            )
+        if file.get("doc_to_image") or file.get("doc_to_audio"):
+            raise ConfigError(f"eval.tasks={name}: asks about pictures or sound (this model reads text)")
 
 
 def load_tasks(
@@ -158,10 +173,11 @@ def load_tasks(
     cache: a folder for the tables that are made of a mirror's files; it must stay as long as the tasks do
     what     the title of a progress bar
 
-    Raises ConfigError for an unknown name, DataError for data that is not there.
+    Raises ConfigError for a name that is unknown or cannot be asked, DataError for data that is not there.
     """
     names = list(dict.fromkeys(names))
     manager = manager_for(names)
+    refuse_what_cannot_be_asked(names, manager)
     data = data_of(names, manager)
     for dataset in filter(None, data.values()):
         if data_root and not (data_root / dataset).is_dir():
