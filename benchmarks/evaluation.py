@@ -66,8 +66,7 @@ def make_adapters(a: argparse.Namespace) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from omegaconf import OmegaConf
 
-    from ift.cli import check_settings
-    from ift.data.chat_template import template_from
+    from ift.data.prompts import Segment, Template
     from ift.data.tokenizer import Tokenizer
     from ift.evaluation.benchmark import Subject
     from ift.evaluation.lm_adapter import IftLM
@@ -76,7 +75,7 @@ def make_adapters(a: argparse.Namespace) -> dict[str, Any]:
     from ift.training.model_folder import save_model_folder
 
     torch.manual_seed(a.seed)
-    template = template_from(check_settings([], []).prompt)
+    template = Template("plain", (Segment("{instruction}\n{input}\n"), Segment("{output}", supervised=True)))
     tokenizer = Tokenizer.load(a.tokenizer, template)
     model = GPT(GPTConfig(tokenizer.vocab_size, 1024, n_layer=a.layers, n_head=a.heads, n_embd=a.width))
     with torch.no_grad():  # so that texts wander through the vocabulary

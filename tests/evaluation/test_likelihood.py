@@ -52,6 +52,7 @@ def alone(model: GPT, given: list[int], scored: list[int]) -> tuple[float, bool]
 
 
 def found(model: GPT, windows, batch_tokens: int = 200, **options) -> list[tuple[float, bool]]:
+    windows = [(np.array(given), np.array(scored)) for given, scored in windows]
     return log_likelihoods(model, windows, vocab_size=VOCABULARY, batch_tokens=batch_tokens, **options)
 
 
@@ -89,7 +90,7 @@ def test_nothing_is_computed_twice_and_the_head_sees_only_what_is_asked_about(mo
 
 def test_a_batch_is_told_of_when_it_is_done_and_no_answer_twice(model, windows):
     batches = []
-    answers = found(model, windows, 100, ended=batches.append)
+    answers = found(model, windows, 60, ended=batches.append)
     assert len(batches) > 3
     assert sorted(number for batch in batches for number in batch) == list(range(len(windows)))
     assert {number: answer for batch in batches for number, answer in batch.items()} == dict(enumerate(answers))

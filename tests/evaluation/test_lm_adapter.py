@@ -53,7 +53,7 @@ def subject(tmp_path_factory, settings_of) -> Subject:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.25)
     folder = tmp_path_factory.mktemp("subject") / "model"
-    save_model_folder(folder, model, tokenizer, template_from(settings_of("prompt=alpaca").prompt))
+    save_model_folder(folder, model, tokenizer, template_from(settings_of("prompt=phi3").prompt))
     return Subject(str(folder), *load_model_folder(folder))
 
 
@@ -129,22 +129,30 @@ def test_requests_that_lose_their_beginning_are_counted(subject, questions):
 def test_what_stops_the_harness_is_answered(subject, harness):
     """An empty continuation; one that is longer than the window; one that is half of a token."""
     many = text_of(subject, CONTEXT + 9)
-    tokens = subject.tokenizer.encode(" blue")
-    assert len(tokens) == 1
-    odd = requests("loglikelihood", ("a", ""), ("", ""), ("Is it?", many), (" bl", "ue"))
+    word = subject.tokenizer.decode([max(range(400), key=lambda token: len(subject.tokenizer.decode([token]).strip()))])
+    half_1, half_2 = word[:-2], word[-2:]
+    assert len(subject.tokenizer.encode(half_1)) >= len(subject.tokenizer.encode(word)) == 1
+    odd = requests("loglikelihood", ("a", ""), ("", ""), ("Is it?", many), (half_1, half_2))
     with pytest.raises(AssertionError):
         harness(1).loglikelihood(odd[:1], disable_tqdm=True)
     empty, empty_too, long, half = raw(subject).loglikelihood(odd)
     assert empty == empty_too == (0.0, True)
-    [first], [second] = (
-        raw(subject).loglikelihood(requests("loglikelihood", pair))
-        for pair in (("Is it?", many[:CONTEXT]), (many[CONTEXT - 1 : CONTEXT], many[:9]))
-    )
-    assert half[0] < 0
-    # the harness's windows: all of the first, then as much before the second as fits
-    windows = harness(1).loglikelihood_rolling(requests("loglikelihood_rolling", (many,)), disable_tqdm=True)
-    assert long[0] < first[0]
-    assert abs(long[0] - windows[0]) < abs(second[0]) + abs(first[0] - windows[0])
+    before = subject.tokenizer.encode("Is it?")[-1:]
+    ids = before + subject.tokenizer.encode(many)
+    assert len(ids) == 1 + CONTEXT + 9
+    # all of the first window is scored, then the last 9 tokens after as many as fit
+    expected = said_of(subject, ids[: CONTEXT + 1], CONTEXT) + said_of(subject, ids[-CONTEXT - 1 :], 9)
+    assert long == (pytest.approx(expected, abs=1e-4), False)
+    begun, ended = subject.tokenizer.encode(half_1), subject.tokenizer.encode(half_2)
+    apart = said_of(subject, begun + ended, len(ended))
+    assert half == (pytest.approx(apart, abs=1e-4), False)
+
+
+def said_of(subject: Subject, ids: list[int], last: int) -> float:
+    """Log-likelihood of so many tokens at the end, in plain torch."""
+    with torch.no_grad():
+        logits = subject.model(torch.tensor([ids[:-1]]))[0]
+    return float(logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]][-last:].sum())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -471,7 +479,9 @@ def test_answers_are_kept_by_all_that_they_depend_on(subject, settings_of, tmp_p
 
 @pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
 def test_a_stop_comes_between_two_batches_and_nothing_is_lost(subject, tmp_path, monkeypatch, kind):
-    arguments = [(f"{n} and", " that" if kind == "loglikelihood" else {"max_gen_toks": 5}) for n in range(40)]
+    arguments = [
+        (f"{n} and so on and so on", " that" if kind == "loglikelihood" else {"max_gen_toks": 5}) for n in range(40)
+    ]
     counted = []
 
     def advance(requests: int) -> None:

@@ -23,7 +23,7 @@ CHUNK = 512  # positions whose logits exist together: 103 MB of GPT-2's vocabula
 TILE = 32  # of them that go through the softmax together on a CPU: they stay in its cache
 WORTH = 8  # tokens that rows must have in common for a stretch of their own
 
-Window = tuple[Sequence[int], Sequence[int]]  # tokens that are given (one at least), and those that are scored
+Window = tuple[np.ndarray, np.ndarray]  # tokens that are given (one at least), and those that are scored
 Answer = tuple[float, bool]  # log-likelihood in fp32, and whether each token is the model's first choice
 
 
@@ -50,7 +50,7 @@ def log_likelihoods(
     for rows in _batches(sorted(asked), batch_tokens):
         stops.check("between two batches of questions")
         wanted = [(row, number) for row, packed in enumerate(rows) for number in asked[packed]]
-        targets = [np.array(windows[number][1]) for _, number in wanted]
+        targets = [windows[number][1] for _, number in wanted]
         found = _ask(model, [_unpack(row) for row in rows], [row for row, _ in wanted], targets, vocab_size)
         new = dict(zip((number for _, number in wanted), found, strict=True))
         answers |= new

@@ -83,7 +83,7 @@ class _Writing:
     key: str
 
 
-class IftLM(TemplateLM):  # type: ignore[misc]
+class IftLM(TemplateLM):
     """
     prompt     raw: contexts are what they are, as HFLM takes them. template: each stands in the model's own template,
                either by `simple_evaluate(apply_chat_template=True)`, which asks `apply_chat_template` for it, or as the
@@ -164,7 +164,7 @@ class IftLM(TemplateLM):  # type: ignore[misc]
         digest = hashlib.sha256(f"{config} {self.model.lm_head.compute_dtype} {tokenizer.hash}".encode())
         for name, parameter in self.model.named_parameters():  # a tied head once
             digest.update(name.encode())
-            digest.update(memoryview(parameter.detach().cpu().contiguous().numpy()).cast("B"))
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     # -- text and tokens -----------------------------------------------------------------------------------------------
@@ -332,9 +332,8 @@ class IftLM(TemplateLM):  # type: ignore[misc]
         known = dict(normalize_gen_kwargs(arguments, self.max_gen_toks))
         stop = handle_stop_sequences(known.pop("until"), eos=END_OF_TEXT)
         limit = known.pop("max_gen_toks")
-        sampled = known.pop("do_sample")
-        asked = float(known.pop("temperature", 0.0))
-        temperature = asked if sampled else 0.0
+        sampled, temperature = known.pop("do_sample"), float(known.pop("temperature", None) or 0)
+        temperature = temperature if sampled else 0.0
         top_k, top_p = known.pop("top_k", None) or None, known.pop("top_p", None)
         sampling = Sampling(temperature, top_k, None if top_p == 1 else top_p)
         for name, value in known.items():
