@@ -155,6 +155,7 @@ class Sandbox:
 
     def __init__(self, kind: str, settings: SandboxSettings):
         self.kind, self.settings, self.lost = kind, settings, 0
+        self.held_against: tuple[str, ...] = ()  # what was tried at the start
         self.process: subprocess.Popen[bytes] | None = None
         self._start()
 
@@ -354,6 +355,7 @@ def tried(kind: str, settings: SandboxSettings) -> Sandbox:
         if leaks:
             raise NotHere(f"it does not hold: {', '.join(leaks)}")
         stack.pop_all()
+        sandbox.held_against = tuple(PROBES)
         return sandbox
 
 
