@@ -101,7 +101,8 @@ ATTACKS = [
     Attack("slow another process", "os.setpriority(os.PRIO_PROCESS, {victim}, 19)\nreturn True", free=True),
     Attack("limit another process", "import resource\nresource.prlimit({victim}, resource.RLIMIT_CPU, (1, 1))\nreturn True",
            free=True),
-    Attack("raise its own limits", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nreturn True"),
+    Attack("raise its own limits", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nreturn True",
+           BLOCKED + "|not allowed to raise"),
     Attack("trace a process", "return libc.ptrace(16, {victim}, None, None) == 0", NO_CALL),
     Attack("read the memory of its parent", "b = ctypes.create_string_buffer(8)\n"
            "v = struct.pack('@PN', ctypes.addressof(b), 8)\n"

@@ -252,6 +252,7 @@ def without(monkeypatch, *changes: tuple[str, str]) -> None:
 
 NO_FILTER = ("    kernel.filter(filter_program(kernel.machine))\n", "")
 NO_WALL = ('    "landlock": wall_of_landlock,', '    "landlock": lambda kernel: "",')
+NO_DROP = ("    kernel.drop_capabilities()\n", "")
 NO_MEMORY = ("resource.RLIMIT_AS: memory, ", "")
 
 
@@ -259,10 +260,10 @@ NO_MEMORY = ("resource.RLIMIT_AS: memory, ", "")
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ([NO_WALL], {"a file can be read", "a folder can be listed", "this process can be seen"}),
+        ([NO_WALL], {"a file can be read", "a folder can be listed"}),
         ([NO_MEMORY], {"memory has no limit"}),
         ([NO_FILTER], {"a file can be changed", "a Unix socket can be opened", "a process can be made"}),
-        ([NO_WALL, NO_FILTER, NO_MEMORY], set(PROBES) - {"the environment can be seen"}),
+        ([NO_WALL, NO_FILTER, NO_MEMORY, NO_DROP], set(PROBES) - {"the environment can be seen"}),
         ([("        os.environ.clear()\n", "        os.environ['A'] = 'b'\n")], {"the environment can be seen"}),
     ],
     ids=["no-landlock", "no-memory-limit", "no-seccomp", "none", "environment"],

@@ -363,10 +363,10 @@ def tried(kind: str, settings: SandboxSettings) -> Sandbox:
 PROBES = {
     "a file can be read": "open({secret!r}).read(1)",
     "a file can be written": "open({folder!r} + '/new', 'w')",
-    "a file can be removed": "os.unlink({secret!r})",
     "a file can be changed": "os.chmod({secret!r}, 0o777)",
+    "a file can be removed": "os.unlink({secret!r})",
     "a folder can be listed": "os.listdir({folder!r})",
-    "a folder can be made": "os.mkdir({folder!r} + '/new')",
+    "a folder can be made": "os.mkdir({folder!r} + '/more')",
     "a socket can be opened": "socket.socket()",
     "a socket can be connected": "socket.create_connection(('127.0.0.1', {port}), 1)",
     "a Unix socket can be opened": "socket.socket(socket.AF_UNIX)",
@@ -397,7 +397,7 @@ def holes(sandbox: Sandbox) -> list[str]:
             check = f"def check(probe):\n    assert probe({what!r}) is True"
             if sandbox.judge(program, "probe", "", check).passed:
                 found.append(what)
-        if Path(folder, "new").exists() or not secret.exists() or secret.stat().st_mode & 0o777 == 0o777:
+        if os.listdir(folder) != ["secret"] or secret.stat().st_mode & 0o777 == 0o777:
             found.append("files were changed")
     twice, check = "def twice(x):\n    return ", "def check(twice):\n    assert twice(21) == 42"
     if not sandbox.judge(twice + "x * 2", "twice", "", check).passed:
