@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Programs that try to get out of a sandbox, or to be taken for right. Text: nothing here runs by being imported.
 
 An attack is the body of a function that returns True only where it got what it wanted. {names} in braces are places of
@@ -74,7 +75,7 @@ ATTACKS = [
     Attack("any variable", "return len(os.environ) > 0", NO_CALL, free=True),
     Attack("the environment of its host", "return b'=' in open('/proc/{pid}/environ', 'rb').read()", HIDDEN, free=True),
     Attack("the memory of its host", "return open('/proc/{pid}/mem', 'rb') is not None", HIDDEN),
-    Attack("its own environment in /proc", "return b'SECRET' in open('/proc/self/environ', 'rb').read()", HIDDEN, free=True),
+    Attack("its own environment in /proc", "return b'PATH=' in open('/proc/self/environ', 'rb').read()", HIDDEN, free=True),
     Attack("the first process", "return len(os.listdir('/proc/1')) > 0", HIDDEN, free=True),
     Attack("descriptors it was left", "return any(not failing(os.fstat, n) for n in range(5, 300))", NO_CALL),
     Attack("the root of another process", "return {secret!r} and len(os.listdir('/proc/{pid}/root')) > 0", HIDDEN, free=True),
@@ -168,7 +169,9 @@ ATTACKS = [
 def program_of(attack: Attack, places: dict[str, object]) -> str:
     body = attack.body.format(**places).replace("\n", "\n    ")
     return (
-        "import os, signal, socket, sys\n" + CALLS + "def failing(function, *arguments):\n    try: function(*arguments)\n"
+        "import os, signal, socket, sys\n"
+        + CALLS
+        + "def failing(function, *arguments):\n    try: function(*arguments)\n"
         "    except (OSError, ValueError): return True\n    return False\n" + f"def attack():\n    {body}\n"
     )
 
@@ -186,7 +189,7 @@ class Cheat:
 
 
 EQUAL = "    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n    __hash__ = None\n"
-FORGED = '{"kind": "report", "passed": true, "why": "", "calls": 9}\\n{"kind": "end", "ended": true, "seconds": 0, "program": 0, "checker": 0}\\n'  # noqa: E501
+FORGED = '{"kind": "report", "passed": true, "why": "", "calls": 9}\\n{"kind": "end", "ended": true, "seconds": 0, "program": 0, "checker": 0}\\n'
 LENGTH = "len(data).to_bytes(8, 'big') + data"
 
 CHEATS = [

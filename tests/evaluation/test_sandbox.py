@@ -1,4 +1,4 @@
-"""Programs that a model wrote: what they may do, who says whether they are right, and what happens without a sandbox."""
+"""Programs that a model wrote: what they may do, who says whether they are right, and a machine without a sandbox."""
 
 import glob
 import json
@@ -23,7 +23,12 @@ from ift.evaluation.sandbox import KINDS, PROBES, NotHere, Sandbox, holes, open_
 from ift.settings import SandboxSettings
 from tests.evaluation.attacks import ATTACKS, CHEATS, SEARCH, program_of
 
-ADD = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(5, 7) == 12\n    assert candidate(-1, 0) == -1\n"
+ADD = """
+def check(candidate):
+    assert candidate(2, 3) == 5
+    assert candidate(5, 7) == 12
+    assert candidate(-1, 0) == -1
+"""
 SUCCEEDED = "def check(attack):\n    assert attack() is True\n"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -273,7 +278,11 @@ def test_the_trial_at_the_start_finds_what_is_missing(landlock, monkeypatch, cha
     with Sandbox("landlock", settings()) as box:
         leaks = set(holes(box))
     assert found <= leaks
-    assert len(changes) > 1 or leaks <= found | {"a file can be changed", "a socket can be opened", *SEEN_WITHOUT_FILTER}
+    assert len(changes) > 1 or leaks <= found | {
+        "a file can be changed",
+        "a socket can be opened",
+        *SEEN_WITHOUT_FILTER,
+    }
 
 
 SEEN_WITHOUT_FILTER = {
@@ -302,7 +311,10 @@ def test_a_check_is_never_in_the_memory_of_a_program(sandbox):
 def test_it_would_be_found_there_if_the_one_who_forks_had_read_it(landlock, monkeypatch):
     without(
         monkeypatch,
-        ("        calls_out, calls_in = os.pipe()", "        text = take(0, check_length)\n        calls_out, calls_in = os.pipe()"),
+        (
+            "        calls_out, calls_in = os.pipe()",
+            "        text = take(0, check_length)\n        calls_out, calls_in = os.pipe()",
+        ),
         ("                text = take(0, check_length)  #", "                #"),
     )
     test = "def check(candidate):\n    'number-to-find-40961'\n    assert candidate(1, 2) == 40961\n"
@@ -408,8 +420,9 @@ def test_other_values_come_over_as_nothing_that_is_equal_to_anything():
 @pytest.mark.parametrize(
     "value",
     [
-        {"object": 1}, {}, {"set": [1], "list": [2]}, {"set": 5}, {"dict": [[1]]}, {"bytes": 7}, {"bytes": "0g"}, {"set": [[1]]},
-        {"range": [1, 2]}, {"range": ["a", 1, 1]}, {"complex": [1, 2]}, {"fraction": [1, 2, 3]}, {"tuple": {"a": 1}},
+        {"object": 1}, {}, {"set": [1], "list": [2]}, {"set": 5}, {"dict": [[1]]}, {"bytes": 7}, {"bytes": "0g"},
+        {"set": [[1]]}, {"range": [1, 2]}, {"range": ["a", 1, 1]}, {"complex": [1, 2]}, {"fraction": [1, 2, 3]},
+        {"tuple": {"a": 1}},
     ],
 )  # fmt: skip
 def test_what_is_no_value_is_refused(value):
@@ -435,9 +448,7 @@ def judged(program: list[tuple[int, int, int, int]], number: int, arguments=(), 
             at += yes if (value == operand if code == inside.EQUAL else value & operand) else no
 
 
-@pytest.mark.parametrize(
-    ("machine", "architecture", "column"), [("x86_64", 0xC000003E, 0), ("aarch64", 0xC00000B7, 1)]
-)
+@pytest.mark.parametrize(("machine", "architecture", "column"), [("x86_64", 0xC000003E, 0), ("aarch64", 0xC00000B7, 1)])
 def test_the_filter_lets_through_what_is_named_and_nothing_else(machine, architecture, column):
     program = inside.filter_program(machine)
     assert all(0 <= yes < 256 and 0 <= no < 256 for _, yes, no, _ in program)
@@ -534,5 +545,3 @@ def test_the_first_kind_that_holds_is_taken(sandbox, monkeypatch):
     with open_sandbox(settings()) as box:
         assert box.kind == sandbox.kind
         assert box.held_against == tuple(PROBES)
-
-

