@@ -376,6 +376,24 @@ def test_a_check_that_calls_nothing_says_nothing(sandbox):
 
 
 @LINUX
+def test_what_a_program_says_can_be_written_and_shown(sandbox):
+    hostile = (
+        "class \u00e9(Exception):\n    pass\ndef f():\n    raise \u00e9('\\ud800\\x1b[31m\\n\\0' + '\U0001f600' * 500)"
+    )
+    verdict = sandbox.judge(hostile, "f", "", "def check(f):\n    f()")
+    assert verdict.why.isprintable()
+    assert verdict.why.encode()
+    assert len(verdict.why) <= 400
+    forged = (
+        "import json, os\ndef f():\n    data = json.dumps({'raised': '\\ud800\\x1b' + '\U0001f600' * 999}).encode()\n"
+    )
+    forged += "    os.write(4, len(data).to_bytes(8, 'big') + data)"
+    said = sandbox.judge(forged, "f", "", "def check(f):\n    f()").why
+    assert said.startswith("\\ud800\\x1b\U0001f600")
+    assert said.encode()
+
+
+@LINUX
 def test_the_check_takes_its_helpers_from_the_problem_and_not_from_the_program(sandbox):
     setup = "def helper(x):\n    return x + 1\ndef f(x):\n    return helper(x)\n"
     test = "def check(candidate):\n    assert candidate(1) == helper(1)\n"

@@ -30,7 +30,7 @@ from ift.data.rows import Row
 from ift.errors import ConfigError, missing_extra
 from ift.evaluation.benchmark import Bench, Outcome, Score, Subject, package_versions
 from ift.evaluation.lines import Lines
-from ift.evaluation.sandbox import Sandbox, Verdict, open_sandbox
+from ift.evaluation.sandbox import NotHere, Sandbox, Verdict, open_sandbox
 from ift.evaluation.statistics import mean_interval
 from ift.progress import progress
 from ift.settings import EvalSettings, GenerateSettings, SandboxSettings, load_settings
@@ -271,16 +271,24 @@ class Boxes:
                     self.free.put(box)
 
             verdicts = {}
-            with ThreadPoolExecutor(self.count) as pool:
+            pool = ThreadPoolExecutor(self.count)
+            try:
                 for attempt, verdict in zip(different, pool.map(one, different), strict=True):
                     verdicts[attempt.problem.task_id, attempt.program] = verdict
                     advance(1)
+            finally:  # after Ctrl-C too, without all that waits
+                pool.shutdown(cancel_futures=True)
         return [verdicts[attempt.problem.task_id, attempt.program] for attempt in attempts]
 
     def _open(self, wanted: int) -> None:
-        while self.count < max(1, wanted):
-            more = Sandbox(self.first.kind, self.settings) if self.count else self.first
-            self.free.put(self.stack.enter_context(more) if self.count else more)
+        if self.count == 0:
+            self.free.put(self.first)
+            self.count = 1
+        while self.count < wanted:
+            try:
+                self.free.put(self.stack.enter_context(Sandbox(self.first.kind, self.settings)))
+            except NotHere:  # no room for another one: those that stand do all
+                return
             self.count += 1
 
 

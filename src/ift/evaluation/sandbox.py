@@ -119,7 +119,10 @@ def _packages(base: str) -> list[str]:
     """Folders of packages in what bubblewrap shows: one of them may hold the problems with their solutions."""
     roots = [Path(base), Path("/usr"), Path("/usr/local")]
     patterns = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages")
-    return sorted({str(path) for root in roots for p in patterns for path in root.glob(p) if not path.is_symlink()})
+    found = {path for root in roots for pattern in patterns for path in root.glob(pattern)}
+    found |= {Path(path).resolve() for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
+    shown = (Path(base), Path("/usr"), Path("/lib"), Path("/lib64"))
+    return sorted(str(p) for p in found if p.is_dir() and not p.is_symlink() and any(map(p.is_relative_to, shown)))
 
 
 def container(settings: SandboxSettings) -> Start:
@@ -317,7 +320,7 @@ def _verdict(report: Mapping[str, Any] | None, end: Mapping[str, Any], limit: fl
         return Verdict(False, f"the check was ended ({_status(end['checker'])})", seconds)
     if report["passed"]:
         return Verdict(False, "the check called nothing", seconds)
-    why = str(report["why"])
+    why = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(report["why"]))  # no control characters
     return Verdict(False, f"{why} ({_status(end['program'])})" if why == "the program ended" else why, seconds)
 
 
