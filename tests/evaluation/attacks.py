@@ -24,6 +24,7 @@ class Attack:
     why: str = BLOCKED
     free: bool = False
     endless: bool = False
+    own: bool = False  # it takes what is a container's own there, and nothing of its host
 
 
 CALLS = (  # libc.syscall by number, for what Python has no function for; -1 is a refusal
@@ -39,7 +40,7 @@ ATTACKS = [
     # files
     Attack("read a file", "return open({secret!r}).read() != ''", HIDDEN, free=True),
     Attack("read a file by ..", "return open(os.path.dirname(os.__file__) + '/..' * 20 + {secret!r}).read() != ''", HIDDEN),
-    Attack("read /etc/passwd", "return len(open('/etc/passwd').read()) > 0", HIDDEN, free=True),
+    Attack("read /etc/passwd", "return len(open('/etc/passwd').read()) > 0", HIDDEN, free=True, own=True),
     Attack("read the keys of a home", "return os.listdir({home!r} + '/.ssh') == ['id_rsa']", HIDDEN, free=True),
     Attack("list a folder", "return 'secret' in os.listdir({folder!r})", HIDDEN, free=True),
     Attack("walk to a folder and look", "os.chdir({folder!r})\nreturn len(open('secret').read()) > 0", BLOCKED, free=True),
@@ -76,7 +77,7 @@ ATTACKS = [
     Attack("the environment of its host", "return b'=' in open('/proc/{pid}/environ', 'rb').read()", HIDDEN, free=True),
     Attack("the memory of its host", "return open('/proc/{pid}/mem', 'rb') is not None", HIDDEN),
     Attack("its own environment in /proc", "return b'PATH=' in open('/proc/self/environ', 'rb').read()", HIDDEN, free=True),
-    Attack("the first process", "return len(os.listdir('/proc/1')) > 0", HIDDEN, free=True),
+    Attack("the first process", "return len(os.listdir('/proc/1')) > 0", HIDDEN, free=True, own=True),
     Attack("descriptors it was left", "return any(not failing(os.fstat, n) for n in range(5, 300))", NO_CALL),
     Attack("the root of another process", "return {secret!r} and len(os.listdir('/proc/{pid}/root')) > 0", HIDDEN, free=True),
     # the network
@@ -84,7 +85,7 @@ ATTACKS = [
     Attack("listen", "socket.create_server(('127.0.0.1', 0))\nreturn True", free=True),
     Attack("UDP", "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))\nreturn True", free=True),
     Attack("a name server", "socket.getaddrinfo('localhost', 80, socket.AF_INET)\nopen('/etc/hosts')\nreturn True",
-           r"PermissionError|FileNotFoundError|gaierror"),
+           r"PermissionError|FileNotFoundError|gaierror", own=True),
     Attack("a Unix socket", "s = socket.socket(socket.AF_UNIX)\ns.connect({unix!r})\nreturn True", free=True),
     Attack("an abstract socket", "s = socket.socket(socket.AF_UNIX)\ns.bind('\\0ift-new')\nreturn True", free=True),
     Attack("netlink", "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nreturn True", free=True),

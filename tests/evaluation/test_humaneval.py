@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from contextlib import ExitStack
 from itertools import combinations
@@ -14,7 +15,7 @@ from ift.evaluation import humaneval
 from ift.evaluation.benchmark import Bench
 from ift.evaluation.humaneval import Attempt, Boxes, Problem, pass_at, program_from_answer, read_problems
 from ift.evaluation.lines import Lines
-from ift.evaluation.sandbox import NotHere, Sandbox, Verdict
+from ift.evaluation.sandbox import KINDS, NotHere, Sandbox, Verdict
 from ift.run import read_json, read_jsonl
 from ift.settings import EvaluateSettings, SandboxSettings
 from tests.running import ROOT
@@ -27,10 +28,10 @@ ADD = Problem(
 )
 
 
-@pytest.fixture(params=["landlock", "namespaces", "bubblewrap"])
+@pytest.fixture(params=list(KINDS))
 def judge(request):
     """judge(programs): the verdicts on a list of (problem, program)."""
-    settings = SandboxSettings(request.param, seconds=20.0, megabytes=512, image=None)
+    settings = SandboxSettings(request.param, seconds=20.0, megabytes=512, image=os.environ.get("IFT_TEST_IMAGE"))
     with ExitStack() as stack:
         try:
             box = stack.enter_context(Sandbox(request.param, settings))

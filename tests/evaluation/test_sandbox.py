@@ -37,10 +37,13 @@ def settings(kind: str = "auto", **changes) -> SandboxSettings:
     return SandboxSettings(**{"kind": kind, "seconds": 20.0, "megabytes": 128, "image": None, **changes})
 
 
-@pytest.fixture(scope="module", params=["landlock", "namespaces", "bubblewrap"])
+IMAGE = os.environ.get("IFT_TEST_IMAGE")  # for containers: an image on this machine with Python 3.11 or later
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
 def sandbox(request) -> Iterator[Sandbox]:
     try:
-        box = tried(request.param, settings())
+        box = tried(request.param, settings(image=IMAGE))
     except NotHere as error:
         pytest.skip(f"{request.param}: {error}")
     with box:
@@ -162,6 +165,8 @@ def members(session: int) -> list[int]:
 @LINUX
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name.replace(" ", "-"))
 def test_an_attack_gets_nothing_and_fails_for_the_reason_that_was_meant(sandbox, shared_host, attack):
+    if attack.own and sandbox.kind == "container":
+        pytest.skip("a container has one of its own")
     before = members(sandbox.process.pid)
     verdict = sandbox.judge(
         program_of(attack, shared_host.places), "attack", "", SUCCEEDED, seconds=0.4 if attack.endless else None
@@ -208,7 +213,7 @@ def test_the_same_attacks_succeed_without_a_sandbox(host, tmp_path):
 @LINUX
 def test_a_sandbox_leaves_no_process_and_no_file_behind(sandbox, tmp_path):
     open_before = len(os.listdir("/proc/self/fd"))
-    with Sandbox(sandbox.kind, settings()) as box:
+    with Sandbox(sandbox.kind, sandbox.settings) as box:
         assert box.judge("def add(x, y): return x + y", "add", "", ADD).passed
         pid = box.process.pid
         assert len(members(pid)) >= 1
@@ -222,7 +227,7 @@ def test_a_sandbox_leaves_no_process_and_no_file_behind(sandbox, tmp_path):
 
 @LINUX
 def test_killed_from_outside_it_starts_again(sandbox):
-    with Sandbox(sandbox.kind, settings()) as box:
+    with Sandbox(sandbox.kind, sandbox.settings) as box:
         os.killpg(box.process.pid, signal.SIGKILL)
         lost = box.judge("def add(x, y): return x + y", "add", "", ADD)
         assert (lost.passed, lost.why) == (False, "the sandbox was lost")
@@ -539,7 +544,7 @@ def test_a_container_gets_no_network_no_rights_and_no_folder_and_is_believed_onl
     """A `docker` that runs the interpreter as it is, and keeps what it was told."""
     script = tmp_path / "docker"
     script.write_text(
-        f"#!/bin/sh\necho \"$@\" >> {tmp_path}/told\n[ \"$1\" = kill ] && exit 0\n"
+        f"#!/bin/sh\necho \"$@\" >> {tmp_path}/told\n[ \"$1\" = run ] || exit 0\n"
         f"while [ \"$1\" != -I ]; do shift; done\nexec {os.path.realpath(sys.executable)} \"$@\"\n"
     )  # fmt: skip
     script.chmod(0o755)
@@ -560,6 +565,6 @@ def test_the_first_kind_that_holds_is_taken(sandbox, monkeypatch):
     monkeypatch.setattr(
         module, "KINDS", {k: v for k, v in KINDS.items() if list(KINDS).index(k) >= list(KINDS).index(sandbox.kind)}
     )
-    with open_sandbox(settings()) as box:
+    with open_sandbox(settings(image=IMAGE)) as box:
         assert box.kind == sandbox.kind
         assert box.held_against == tuple(PROBES)

@@ -128,9 +128,26 @@ def _packages(base: str) -> list[str]:
 def container(settings: SandboxSettings) -> Start:
     if settings.image is None:
         raise NotHere("eval.sandbox.image is not set")
-    program = next(filter(None, map(shutil.which, ("docker", "podman"))), None)
-    if program is None:
+    programs = [found for name in ("docker", "podman") if (found := shutil.which(name))]
+    if not programs:
         raise NotHere("neither docker nor podman on the PATH")
+    for program in programs:  # the one that runs, and has the image: nothing is fetched
+        try:
+            look = subprocess.run(
+                [program, "image", "inspect", settings.image],
+                capture_output=True,
+                text=True,
+                timeout=START,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = str(error)
+            continue
+        if look.returncode == 0:
+            break
+        why = look.stderr.strip().split("\n")[-1]
+    else:
+        raise NotHere(f"{Path(program).name}: {why}")
     name = f"ift-{secrets.token_hex(8)}"
     command = [
         *(program, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none"),
@@ -253,6 +270,7 @@ class Sandbox:
         return _verdict(report, end, limit)
 
     def _restarted(self) -> Verdict:
+        self._kill()
         self.close()
         self.lost += 1
         if self.lost >= RESTARTS:
@@ -339,7 +357,7 @@ def _status(code: int) -> str:
 def open_sandbox(settings: SandboxSettings) -> Sandbox:
     """The first kind that stands and holds, or the one that is asked for. Raises MachineError where there is none."""
     kinds = list(KINDS) if settings.kind == "auto" else [settings.kind]
-    reasons = []
+    reasons: list[str] = []
     for kind in kinds:
         try:
             return tried(kind, settings)
