@@ -181,6 +181,14 @@ class CheckSettings:
 
 
 @dataclass
+class SandboxSettings:
+    kind: str
+    seconds: float
+    megabytes: int
+    image: str | None
+
+
+@dataclass
 class EvalSettings:
     name: str
     engine: str
@@ -190,6 +198,8 @@ class EvalSettings:
     prompts: list[str]
     base: bool
     allow_code_execution: bool
+    attempts: int
+    sandbox: SandboxSettings
     generate: GenerateSettings
 
 
@@ -311,6 +321,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.limit": _at_least(1),
     "num_fewshot": _within(0, 64),
     "eval.prompts": _one_of("raw", "template"),
+    "attempts": _within(1, 1000),
+    "sandbox.kind": _one_of("auto", "landlock", "namespaces", "bubblewrap", "container"),
+    "sandbox.seconds": _within(0.1, 600),
+    "sandbox.megabytes": _within(64, 65536),
     "logger.name": _one_of("wandb", "none"),
     "judge.reply": _one_of("score", "rubric", "winner"),
     "judge.server": _one_of("ollama", "openai", "replay"),
