@@ -4,18 +4,22 @@ const sides = [byId("side-a"), byId("side-b")];
 const part = (side, name) => side.querySelector(`.${name}`);
 const tabs = { rows: byId("tab-rows"), ask: byId("tab-ask"), board: byId("tab-board") };
 
-let view = "rows"; // which tab is open: rows, ask, board
+let view = "rows"; // where battles come from: rows, ask
+let isBoard = false; // the leaderboard is over it
 let battle = null; // the one on the page
 let stage = "empty"; // empty, thinking, vote (it may be voted on), sent, told (names are seen)
+let loaded = false;
 
 function draw() {
   const isVote = stage === "vote";
-  for (const [name, tab] of Object.entries(tabs)) if (tab) tab.setAttribute("aria-selected", String(name === view));
-  byId("board").hidden = view !== "board";
-  byId("ask").hidden = view !== "ask" || ["thinking", "vote", "sent"].includes(stage);
-  byId("battle").hidden = view === "board" || stage === "empty";
-  byId("nothing").hidden = !(view === "rows" && stage === "empty" && battle === null && loaded);
-  document.querySelector("footer").hidden = view === "board";
+  for (const [name, tab] of Object.entries(tabs)) {
+    tab?.setAttribute("aria-selected", String(isBoard ? name === "board" : name === view));
+  }
+  byId("board").hidden = !isBoard;
+  byId("ask").hidden = isBoard || view !== "ask" || stage !== "empty";
+  byId("battle").hidden = isBoard || stage === "empty";
+  byId("nothing").hidden = isBoard || view !== "rows" || stage !== "empty" || !loaded;
+  document.querySelector("footer").hidden = isBoard;
   for (const button of document.querySelectorAll("[data-winner]")) button.disabled = !isVote;
   byId("skip").hidden = stage === "told";
   byId("skip").disabled = !isVote;
@@ -23,7 +27,6 @@ function draw() {
   for (const side of sides) part(side, "thinking").hidden = stage !== "thinking";
 }
 
-let loaded = false;
 function progress({ rows, done, votes, same }) {
   byId("progress").value = done;
   const left = rows ? ` · ${rows - done} of ${rows} left` : "";
@@ -60,7 +63,7 @@ function answer(side, text) {
 }
 
 function vote(winner) {
-  if (stage !== "vote" || view === "board") return;
+  if (stage !== "vote" || isBoard) return;
   stage = "sent";
   draw();
   send("/vote", { battle: battle.battle, winner }, tell);
@@ -85,24 +88,32 @@ function tell(said) { // who was who
 const next = (value = {}) => send("/next", value, fill);
 
 function goOn() {
-  if (stage !== "told" || view === "board") return;
+  if (stage !== "told" || isBoard) return;
   if (view === "rows") next();
-  else open("ask");
+  else askAgain();
 }
 
 function skip() {
-  if (stage !== "vote" || view === "board") return;
+  if (stage !== "vote" || isBoard) return;
   if (view === "rows") next({ skip: battle.battle });
-  else open("ask");
+  else askAgain();
 }
 
 const undo = () => send("/undo", {}, (said) => {
   if (!said.battle) return progress(said.progress);
+  isBoard = false;
   view = said.source === "typed in" && tabs.ask ? "ask" : "rows";
   fill(said);
 });
 
 // -- what is typed in
+
+function askAgain() {
+  battle = null;
+  stage = "empty";
+  draw();
+  byId("instruction").focus();
+}
 
 async function ask(event) {
   event.preventDefault();
@@ -123,6 +134,7 @@ async function ask(event) {
     const { job } = await post("/ask", { instruction, input });
     for (;;) {
       const said = await post("/asked", { job });
+      if (view !== "ask" || stage !== "thinking") return; // the person went elsewhere
       if (said.problem) throw new Error(said.problem);
       if (said.battle) {
         byId("instruction").value = "";
@@ -222,22 +234,20 @@ async function showBoard() {
 
 // -- which part is seen
 
-let before = "rows";
 function open(name) {
-  if (name === "board" && view === "board") name = before; // the same key closes it
-  if (name !== "board" && !tabs[name]) return;
-  if (name === "board") before = view;
-  const back = view === "board" && name === before;
-  const changed = view !== name && !back;
-  view = name;
-  if (name === "board") showBoard();
-  else if (name === "rows" && (changed || !loaded)) next();
-  else if (name === "ask" && (changed || stage === "told" || stage === "vote") && !back) {
-    battle = null;
-    if (stage !== "thinking") stage = "empty";
+  if (!tabs[name]) return;
+  const wasBoard = isBoard;
+  isBoard = name === "board" && !isBoard; // the same key opens and closes it
+  if (isBoard) showBoard();
+  else if (name === "rows" && view !== "rows") {
+    view = "rows";
+    stage = "empty";
+    next();
+  } else if (name === "ask" && (view !== "ask" || !wasBoard) && stage !== "thinking") {
+    view = "ask";
+    askAgain();
   }
   draw();
-  if (name === "ask" && !byId("ask").hidden) byId("instruction").focus();
 }
 
 const KEYS = {

@@ -384,7 +384,8 @@ def arena(
         with Server(served, port, token=there.token) as server:
             done = served._progress()
             print(
-                f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, {done['votes']:,} votes"
+                f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, "
+                f"{done['votes']:,} votes so far"
             )
             print(f"votes     {votes}: saved as you give them")
             server.serve(browser=browser)

@@ -182,7 +182,7 @@ class Votes:
         return winner
 
     def undo(self, models: Sequence[str]) -> Shown | None:
-        """Take back the newest vote of a person between two of these models; the battle, or None where there is none."""
+        """Take back the newest vote of a person between two of these models; the battle, if there is one."""
         with self._adding():
             standing = self.db.execute(STANDING).fetchall()
             ours = [
@@ -224,16 +224,19 @@ class Votes:
             try:
                 if row["winner"] not in WINNERS:
                     raise ValueError("no such winner")
-                texts = {name: str(row[name]) for name in ("judge", "instruction", "input", "response_a", "response_b")}
                 a, b = checked_name(row["model_a"]), checked_name(row["model_b"])
                 if a == b:
                     raise ValueError("a model against itself")
                 battles.append(
                     Battle(
-                        **{**texts, "judge": one_line(texts["judge"], 100)},
                         model_a=a,
                         model_b=b,
                         winner=row["winner"],
+                        judge=one_line(str(row["judge"]), 100),
+                        instruction=str(row["instruction"]),
+                        input=str(row["input"]),
+                        response_a=str(row["response_a"]),
+                        response_b=str(row["response_b"]),
                         tstamp=float(row["voted"]),
                         source=SAME if row["judge"] == SAME else "people",
                     )
