@@ -45,15 +45,19 @@ def make_run(
     ]
     write_jsonl(run.metrics, metrics)
     summary = {
-        **{"status": "finished", "steps": 2, "best_step": 2, "stop_reason": "max_epochs"},
-        **{
-            "val_loss": 3.0,
-            "untuned_val_loss": 5.0,
-            "test_loss": 3.0,
-            "train_seconds": 1.0,
-            "tokens_per_second": 200.0,
-        },
-        **{"peak_memory_bytes": 10**9, "accelerator": "cpu", "precision": "fp32", "versions": {}},
+        "status": "finished",
+        "steps": 2,
+        "best_step": 2,
+        "stop_reason": "max_epochs",
+        "val_loss": 3.0,
+        "untuned_val_loss": 5.0,
+        "test_loss": 3.0,
+        "train_seconds": 1.0,
+        "tokens_per_second": 200.0,
+        "peak_memory_bytes": 10**9,
+        "accelerator": "cpu",
+        "precision": "fp32",
+        "versions": {},
     }
     write_json(run.summary, summary)
     write_jsonl(

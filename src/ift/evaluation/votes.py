@@ -73,24 +73,30 @@ class Votes:
         if path.exists() and path.stat().st_size and not is_database(path):
             raise DataError(f"{path}: no database of votes (give --votes another name)")
         try:
-            if read_only:
-                address = f"{path.resolve().as_uri()}?mode=ro"
-                self.db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=30)
-            else:
+            if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(mode=0o600)  # it holds the page's token
-                self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            address = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
+            self.db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=30)
+        except (OSError, sqlite3.Error) as error:
+            raise self._problem(error) from error
+        try:
             self.db.row_factory = sqlite3.Row
             self.db.execute("PRAGMA trusted_schema = OFF")  # it may be someone else's file
+            is_new = not read_only and not self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not is_new and self.db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+                raise DataError(f"{path}: a database of something else (give --votes another name)")
             if not read_only:
                 self.db.execute("PRAGMA journal_mode = WAL")
                 self.db.execute("PRAGMA synchronous = FULL")
                 self._make_tables()
-            if self.db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-                raise DataError(f"{path}: a database of something else (give --votes another name)")
             self.db.execute(STANDING).fetchone()
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
+            self.db.close()
             raise self._problem(error) from error
+        except DataError:
+            self.db.close()
+            raise
 
     def _make_tables(self) -> None:
         with self._adding():
