@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -287,11 +288,10 @@ def test_a_model_that_cannot_answer_says_why_and_not_its_name(serve, tmp_path, s
     def answer(instruction):
         job = there.ask({"instruction": instruction})
         while "doing" in (said := there.answered(job)):
-            pass
+            time.sleep(0.01)
         return said
 
     assert answer("long " * 400)["problem"] == "this is too long for one of the models"
-    assert answer("short")["problem"] == "this is too long for one of the models"  # the template alone is longer
     (runs[0].model / "model.safetensors").write_bytes(b"broken")
     there.models.loaded.clear()
     problem = answer("short")["problem"]

@@ -17,18 +17,22 @@ function send(path, value, then) {
   waiting += 1;
   saved("saving", "");
   queue = queue.then(async () => {
-    for (;;) {
-      try {
-        then(await post(path, value));
-        break;
-      } catch (error) { // the server was stopped, or the disk is full: what is not saved is sent until it is
-        saved(`NOT SAVED, trying again: ${error.message}`, "bad");
-        await new Promise((go) => setTimeout(go, 1000));
-      }
-    }
+    const said = await taken(path, value);
     waiting -= 1;
+    then(said);
     if (waiting === 0) saved("saved", "good");
-  });
+  }).catch(reportError);
+}
+
+async function taken(path, value) {
+  for (;;) {
+    try {
+      return await post(path, value);
+    } catch (error) { // the server was stopped, or the disk is full: what is not saved is sent until it is
+      saved(`NOT SAVED, trying again: ${error.message}`, "bad");
+      await new Promise((go) => setTimeout(go, 1000));
+    }
+  }
 }
 
 function saved(text, kind) {
