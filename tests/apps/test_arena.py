@@ -431,7 +431,7 @@ def test_the_leaderboard_is_shown_when_asked_for_with_intervals_and_win_rates(br
     cells = browser.js("[...document.querySelectorAll('#matrix .cell')].map(c => c.textContent)")
     assert cells == ["", "75 %", "25 %", ""]
     assert browser.js("document.querySelectorAll('#standings svg circle').length") == 2
-    assert browser.js("document.getElementById('board-text').textContent") == "40: 40 votes of people"
+    assert browser.js("document.getElementById('board-text').textContent") == "40 battles: 40 votes of people"
     assert browser.js("getComputedStyle(document.querySelector('footer')).display") == "none"
     assert browser.complaints == []
 

@@ -8,6 +8,7 @@ let view = "rows"; // where battles come from: rows, ask
 let isBoard = false; // the leaderboard is over it
 let battle = null; // the one on the page
 let stage = "empty"; // empty, thinking, vote (it may be voted on), sent, told (names are seen)
+let winner = ""; // what was said of it
 let loaded = false;
 
 function draw() {
@@ -19,8 +20,12 @@ function draw() {
   byId("ask").hidden = isBoard || view !== "ask" || stage !== "empty";
   byId("battle").hidden = isBoard || stage === "empty";
   byId("nothing").hidden = isBoard || view !== "rows" || stage !== "empty" || !loaded;
-  document.querySelector("footer").hidden = isBoard;
-  for (const button of document.querySelectorAll("[data-winner]")) button.disabled = !isVote;
+  document.querySelector("footer").hidden = isBoard || (view === "ask" && ["empty", "thinking"].includes(stage));
+  document.querySelector("footer").classList.toggle("told", stage === "told");
+  for (const button of document.querySelectorAll("[data-winner]")) {
+    button.disabled = !isVote;
+    button.setAttribute("aria-pressed", String(["sent", "told"].includes(stage) && button.dataset.winner === winner));
+  }
   byId("skip").hidden = stage === "told";
   byId("skip").disabled = !isVote;
   byId("next").hidden = stage !== "told";
@@ -62,9 +67,10 @@ function answer(side, text) {
   side.classList.remove("won", "lost");
 }
 
-function vote(winner) {
+function vote(said) {
   if (stage !== "vote" || isBoard) return;
   stage = "sent";
+  winner = said;
   draw();
   send("/vote", { battle: battle.battle, winner }, tell);
 }
@@ -73,14 +79,15 @@ function tell(said) { // who was who
   progress(said.progress);
   if (!battle || said.battle !== battle.battle) return;
   stage = "told";
+  winner = said.winner;
   for (const side of sides) {
-    const won = said.winner === side.dataset.side;
+    const won = winner === side.dataset.side;
     part(side, "who").textContent = said.names[side.dataset.side];
-    part(side, "outcome").hidden = !won && said.winner.startsWith("model");
-    part(side, "outcome").textContent = won ? "won" : WINS[said.winner];
-    part(side, "outcome").className = `chip outcome ${won ? "good" : said.winner === "tie" ? "" : "bad"}`;
+    part(side, "outcome").hidden = !won && winner.startsWith("model");
+    part(side, "outcome").textContent = won ? "won" : WINS[winner];
+    part(side, "outcome").className = `chip outcome ${won ? "good" : winner === "tie" ? "" : "bad"}`;
     side.classList.toggle("won", won);
-    side.classList.toggle("lost", !won && said.winner !== "tie");
+    side.classList.toggle("lost", !won && winner !== "tie");
   }
   draw();
 }
@@ -213,8 +220,10 @@ function board(said) {
     const cells = shown.map((_, j) => {
       const share = said.win_rates[i][j];
       const cell = element("td", share === null ? (i === j ? "" : "–") : `${(100 * share).toFixed(0)} %`, "n cell");
-      if (share !== null) cell.style.setProperty("--share", `${100 * share}%`);
-      cell.classList.toggle("met", share !== null);
+      if (share !== null) {
+        cell.classList.add(share < 0.5 ? "below" : "above");
+        cell.style.setProperty("--far", `${Math.min(100, 250 * Math.abs(share - 0.5))}%`);
+      }
       return cell;
     });
     byId("matrix").append(line([element("td", `${i + 1}  ${s.model}`, "name"), ...cells]));

@@ -295,7 +295,7 @@ class Arena:
         return {
             **ranked.to_json(),
             "notes": [*found.notes, *ranked.notes],
-            "battles": found.show()[0].removeprefix("battles").strip(),
+            "battles": found.show()[0].removeprefix("battles").strip().replace(":", " battles:", 1),
             "ours": list(self.contenders),
         }
 
