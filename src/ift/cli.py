@@ -4,6 +4,7 @@ ift check FILE... [KEY=VALUE...]    the data contract of a file: what training o
 ift verify RUN                      whether the checkpoints and the model of a run are whole
 ift verify-resume [KEY=VALUE...]    kill real trainings, let them go on, compare them with one that was left alone
 ift review RUN                      rate answers by hand, in the browser
+ift arena RUN RUN...                vote between two hidden models; ratings with intervals
 ift compare RUN RUN...              one page: curves, settings, scores with intervals and tests, answers side by side
 """
 
@@ -23,7 +24,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ift.errors import ConfigError, WeightsError, refused_by_disk, report
 from ift.run import RunFolder
-from ift.settings import CheckSettings, Settings, keys, read_settings
+from ift.settings import CheckSettings, EvaluateSettings, Settings, T, keys, read_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -88,6 +89,25 @@ def main() -> int:
     )
     review_parser.add_argument("--port", type=int, default=8642, help="of the page's address (8642; 0: any free one)")
     review_parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    arena_parser = commands.add_parser(
+        "arena",
+        help="vote between two hidden models; ratings with intervals",
+        description="Opens a page that this machine alone can see: two models, whose names are told after the vote, "
+        "answer the same instruction, from the rows that both answered or typed in.",
+        epilog="What is typed in is answered as evaluate.py says, by its keys: eval.generate.temperature=0.7 "
+        "eval.generate.max_new_tokens=512 precision=fp32",
+    )
+    arena_parser.add_argument(
+        "what", nargs="*", metavar="RUN|KEY=VALUE", help="run folders or files of answers, and settings"
+    )
+    arena_parser.add_argument(
+        "--votes", type=Path, metavar="FILE", help="the votes' database (arena.sqlite beside the first run)"
+    )
+    arena_parser.add_argument("--leaderboard", action="store_true", help="print the ratings, and end")
+    arena_parser.add_argument("--battles", type=Path, metavar="FILE", help="more battles: a public file of votes")
+    arena_parser.add_argument("--export", type=Path, metavar="FILE", help="write the battles as JSONL, and end")
+    arena_parser.add_argument("--port", type=int, default=8643, help="of the page's address (8643; 0: any free one)")
+    arena_parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     try:
         arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
         unknown = [word for word in more if word.startswith("-")]
@@ -98,6 +118,8 @@ def main() -> int:
             return verify_resume(words, kills=arguments.kills, steps=arguments.steps, seed=arguments.seed)
         if arguments.command == "check":
             check([*arguments.what, *more], output=arguments.output, duplicates=arguments.duplicates)
+        elif arguments.command == "arena":
+            arena([*arguments.what, *more], arguments)
         elif more:
             parser.error(f"{more[0]}: one argument too many")
         elif arguments.command == "verify":
@@ -204,6 +226,23 @@ def compare(places: list[str], *, output: Path | None) -> None:
     print(f"look at   {page}")
 
 
+def arena(what: list[str], arguments: argparse.Namespace) -> None:
+    """The page where people vote, the leaderboard or the export, as the options say."""
+    from ift.apps.arena import arena as open_arena
+
+    places = [word for word in what if "=" not in word or os.path.exists(word)]
+    open_arena(
+        places,
+        votes=arguments.votes,
+        battles=arguments.battles,
+        only_leaderboard=arguments.leaderboard,
+        export=arguments.export,
+        settings=evaluate_settings([word for word in what if word not in places]),
+        port=arguments.port,
+        browser=not arguments.no_browser,
+    )
+
+
 def _stem(path: Any) -> str:
     """The name of a report's folder: that of the first file, which may be "." or nothing that is a path."""
     first = path[0] if isinstance(path, list) and path else path
@@ -212,8 +251,7 @@ def _stem(path: Any) -> str:
 
 def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
     """The settings that training would have, from the same files in conf/. Raises ConfigError as training does."""
-    if not CONF.is_dir():
-        raise ConfigError(f"{CONF}: no such folder (install ift from its checkout: pip install --editable .)")
+    _conf_is_there()
     if not files and not any(word.startswith("data.path=") for word in overrides):
         raise ConfigError("ift check: no file given (ift check FILE)")
     chosen = {"model": "gpt2-small", "prompt": "alpaca"}
@@ -226,7 +264,7 @@ def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
         elif key == "data" or (group in keys(Settings) and group not in keys(CheckSettings)):
             raise ConfigError(f"{key}: means something to train.py alone (leave it out)")
         else:
-            settings.append(_override(word))
+            settings.append(word)
     base: Any = OmegaConf.load(CONF / "train.yaml")
     config = OmegaConf.create({"seed": base.seed, "data": {**base.data, "path": files or None}})
     for group, name in chosen.items():
@@ -235,11 +273,36 @@ def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
             raise ConfigError(f"{group}={name}: no such choice (there is {', '.join(there)})")
         loaded: Any = OmegaConf.load(CONF / group / f"{name}.yaml")
         config[group] = loaded.get(group, loaded)  # a model's file sets more than the model
+    return _read(config, settings, CheckSettings)
+
+
+def evaluate_settings(overrides: list[str]) -> EvaluateSettings:
+    """What evaluate.py would be told about a model that answers, from the same files in conf/. Raises ConfigError."""
+    _conf_is_there()
+    base: Any = OmegaConf.load(CONF / "evaluate.yaml")
+    for key in ("defaults", "hydra"):
+        del base[key]
+    for group, name in {"eval": "responses", "judge": "score"}.items():
+        files = [CONF / group / "keys.yaml"] if group == "eval" else []
+        for file in (*files, CONF / group / f"{name}.yaml"):
+            loaded: Any = OmegaConf.load(file)
+            loaded.pop("defaults", None)
+            base[group] = OmegaConf.merge(base.get(group, {}), loaded)
+    base.run = "."
+    return _read(base, overrides, EvaluateSettings)
+
+
+def _conf_is_there() -> None:
+    if not CONF.is_dir():
+        raise ConfigError(f"{CONF}: no such folder (install ift from its checkout: pip install --editable .)")
+
+
+def _read(base: Any, overrides: list[str], kind: type[T]) -> T:
     try:
-        plain = OmegaConf.to_container(OmegaConf.merge(config, *settings))
+        plain = OmegaConf.to_container(OmegaConf.merge(base, *map(_override, overrides)))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    return read_settings(plain, CheckSettings)  # type: ignore[arg-type]
+    return read_settings(plain, kind)  # type: ignore[arg-type]
 
 
 def _override(word: str) -> Any:

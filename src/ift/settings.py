@@ -200,6 +200,8 @@ class EvalSettings:
     allow_code_execution: bool
     attempts: int
     sandbox: SandboxSettings
+    against: list[str]
+    battles: str | None
     generate: GenerateSettings
 
 

@@ -1,6 +1,4 @@
-"use strict";
 // Shows one answer at a time and sends each rating at once. Text from models is on the page already, as text.
-const byId = (id) => document.getElementById(id);
 const VERDICTS = { r: "right", p: "partly", w: "wrong" };
 
 const items = [...document.querySelectorAll(".item")].map((element, index) => {
@@ -74,37 +72,6 @@ function filter() {
   });
   show(shown.includes(current) ? current : shown[0]);
 }
-
-// one request after the other, so that the file has ratings in the order in which they were given
-let queue = Promise.resolve();
-let waiting = 0;
-function send(path, value, then) {
-  waiting += 1;
-  saved("saving", "");
-  queue = queue.then(async () => {
-    for (;;) {
-      try {
-        const headers = { "Content-Type": "application/json" };
-        const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
-        if (!response.ok) throw new Error((await response.text()).trim());
-        then(await response.json());
-        break;
-      } catch (error) { // the server was stopped, or the disk is full: what is not saved is sent until it is
-        saved(`NOT SAVED, trying again: ${error.message}`, "bad");
-        await new Promise((go) => setTimeout(go, 1000));
-      }
-    }
-    waiting -= 1;
-    if (waiting === 0) saved("saved", "good");
-  });
-}
-
-function saved(text, kind) {
-  byId("saved").textContent = text;
-  byId("saved").className = `chip ${kind}`;
-}
-
-window.addEventListener("beforeunload", (event) => { if (waiting) event.preventDefault(); });
 
 function rate(change) {
   if (!current) return;

@@ -1,27 +1,23 @@
 """`ift review RUN`: a page on this machine where a person rates answers, with the keyboard, one after the other.
 
-A small server on the loopback address. What a page elsewhere could do to it, a browser of today would let it try:
-so each request must name this address as its host, and each change must come from a page of this server.
+The server is that of `local_page.py`; what is rated is on disk before the page hears of it.
 """
 
 from __future__ import annotations
 
-import json
-import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ift.errors import ConfigError, MachineError, one_line
+from ift.apps.local_page import Server
+from ift.errors import ConfigError
 from ift.evaluation.answers import Answer, Answers, content_key, open_answers
 from ift.evaluation.judge import judgements
 from ift.evaluation.overlap import word_diff
 from ift.evaluation.pages import Page
 from ift.evaluation.ratings import VERDICTS, Rating, Ratings, read_csv, write_csv
 
-LONGEST_BODY = 65_536  # bytes of a request
 PAGE = Page("review", Path(__file__).parent, talks=True)
 
 
@@ -50,6 +46,8 @@ class Review:
         )
         self.by_key = found
         self.ratings = [Ratings(run.run.ratings) for run in runs]
+        self.policy = PAGE.policy
+        self.posts: Mapping[str, Callable[[Any], dict[str, Any]]] = {"/rate": self.rate, "/undo": self.undo}
 
     def rating(self, item: Item) -> Rating:
         return self.ratings[item.runs[0]].now.get(item.answer.key, Rating())
@@ -67,7 +65,7 @@ class Review:
             self.ratings[run].set(item.answer.key, rating)
         return {"key": item.answer.key, **asdict(rating)}
 
-    def undo(self) -> dict[str, Any]:
+    def undo(self, value: Any = None) -> dict[str, Any]:
         """Take back the newest rating of all; the answer and what holds of it now, or {} where there is none."""
         newest = max((r for r in self.ratings if r.steps), key=lambda r: r.steps[-1][2], default=None)
         if newest is None:
@@ -98,104 +96,6 @@ class Review:
         return PAGE.render(title=title, items=items, verdicts=list(VERDICTS))
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, review: Review, port: int):
-        """Raises MachineError where the port is taken."""
-        self.review = review
-        try:
-            super().__init__(("127.0.0.1", port), Handler)
-        except (OSError, OverflowError) as error:
-            raise MachineError(f"port {port}: {one_line(str(error), 80)} (--port 0 takes any free one)") from error
-        self.port = self.server_address[1]
-        self.hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
-        self.policy = f"{PAGE.policy}; frame-ancestors 'none'"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that hangs up is no news."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    timeout = 10  # seconds for a request to arrive
-    server_version, sys_version = "ift", ""
-
-    def do_GET(self) -> None:
-        if self._refused():
-            return
-        if self.path == "/":
-            self._answer(200, self.server.review.page().encode(), "text/html; charset=utf-8")
-        elif self.path == "/favicon.ico":
-            self._answer(204, b"", "image/x-icon")
-        else:
-            self._answer(404, b"no such page\n")
-
-    def do_POST(self) -> None:
-        if self._refused() or self._refused_change():
-            return
-        length = int(self.headers["Content-Length"])
-        try:
-            value = json.loads(self.rfile.read(length))
-            if self.path == "/rate":
-                said = self.server.review.rate(value)
-            elif self.path == "/undo":
-                said = self.server.review.undo()
-            else:
-                self._answer(404, b"no such page\n")
-                return
-        except OSError as error:  # the disk, not the person
-            self._answer(507, f"not saved: {error.strerror or error}\n".encode())
-        except (ValueError, RecursionError) as error:
-            self._answer(400, f"{one_line(str(error), 100)}\n".encode())
-        else:
-            self._answer(200, json.dumps(said).encode(), "application/json")
-
-    def _refused(self) -> bool:
-        """A name that someone else's DNS points here is not this machine's."""
-        if self.headers.get("Host") in self.server.hosts and len(self.headers.get_all("Host", [])) == 1:
-            return False
-        self._answer(421, b"this server answers to its own address alone\n")
-        return True
-
-    def _refused_change(self) -> bool:
-        """Only a page of this server may change anything, and only in a form that no plain link or form has."""
-        length = self.headers.get("Content-Length", "")
-        if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            self._answer(403, b"not from a page of this server\n")
-        elif self.headers.get("Content-Type") != "application/json":
-            self._answer(415, b"JSON only\n")
-        elif not (length.isascii() and length.isdigit()) or self.headers.get("Transfer-Encoding"):
-            self._answer(411, b"how long is it?\n")
-        elif len(length) > 9 or int(length) > LONGEST_BODY:
-            self._answer(413, b"too long\n")
-        else:
-            return False
-        return True
-
-    def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
-        self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-            "Content-Security-Policy": self.server.policy,
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cache-Control": "no-store",
-            "Connection": "close",
-        }
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Requests are no news; what they hold may come from a model."""
-
-
 def review(
     places: Sequence[str], *, blind: bool, export: Path | None, take: Path | None, port: int, browser: bool
 ) -> None:
@@ -215,17 +115,11 @@ def review(
         return
     there = Review(runs, blind=blind)
     with Server(there, port) as server:
-        url = f"http://127.0.0.1:{server.port}/"
         rated = sum(bool(there.rating(item)) for item in there.items)
         print(f"review    {len(there.items):,} answers, {rated:,} of them rated; ratings are saved as you give them")
-        print(f"open      {url}  (Ctrl-C ends)", flush=True)
-        if browser:
-            webbrowser.open(url)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            rated = sum(bool(there.rating(item)) for item in there.items)
-            print(f"\nrated     {rated:,} of {len(there.items):,}")
+        server.serve(browser=browser)
+        rated = sum(bool(there.rating(item)) for item in there.items)
+        print(f"rated     {rated:,} of {len(there.items):,}")
 
 
 def exchange(run: Answers, *, export: Path | None, take: Path | None) -> None:

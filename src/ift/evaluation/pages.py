@@ -19,8 +19,9 @@ HERE = Path(__file__).parent
 class Page:
     """A template and its script, NAME.html.j2 and NAME.js of a folder, with answers.css.
 
-    talks: the page may talk to the server that it came from. All values are escaped; the policy is what stands
-    between a mistake in that and a browser: only the two texts with these hashes are style and script.
+    talks: the page may talk to the server that it came from, by the folder's talk.js. All values are escaped; the
+    policy is what stands between a mistake in that and a browser: only the two texts with these hashes are style and
+    script.
     """
 
     name: str
@@ -33,7 +34,8 @@ class Page:
 
     @property
     def script(self) -> str:
-        return (self.folder / f"{self.name}.js").read_text(encoding="utf-8")
+        names = [*(["talk"] if self.talks else []), self.name]
+        return "".join((self.folder / f"{name}.js").read_text(encoding="utf-8") for name in names)
 
     @property
     def policy(self) -> str:
