@@ -190,6 +190,8 @@ class EvalSettings:
     prompts: list[str]
     base: bool
     allow_code_execution: bool
+    reference: str | None
+    registry: list[str]
     generate: GenerateSettings
 
 
