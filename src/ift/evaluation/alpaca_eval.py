@@ -291,12 +291,18 @@ def _samples(
             "reference": row.output,
             "response": output,
             "preference": each["preference"],  # the package's: 1 the baseline, 2 ours, between them where it wavers
-            "reply": each["reply"]["text"] if isinstance(each["reply"], dict) else each["reply"],
+            "reply": _text(each["reply"]),
             "model": model,
             "prompt": prompt,
         }
         for row, output, each in zip(baseline.rows, outputs, annotations, strict=True)
     ]
+
+
+def _text(reply: Any) -> str:
+    """What the judge said; the package keeps none for what it could not read, nor for equal answers."""
+    text = reply.get("text") if isinstance(reply, dict) else reply
+    return text if isinstance(text, str) else ""
 
 
 def _template(bench: Bench) -> str:

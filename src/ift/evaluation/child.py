@@ -40,6 +40,7 @@ def run_child(module: str, folder: Path, job: Any, answer: Callable[[Any], Any],
         "USER": "ift",  # some ask for a name that a container need not have
         "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in python_path),
         "PYTHONDONTWRITEBYTECODE": "1",  # nor beside the package
+        "PYTHONUNBUFFERED": "1",  # the log is whole when it is killed
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
         **environment,

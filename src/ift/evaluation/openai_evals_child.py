@@ -34,9 +34,8 @@ def _run_all(model: str, job: Mapping[str, Any], ask: Callable[[Any], Any]) -> l
         asked: dict[str, dict[str, Any]] = {}
         for number, spec in enumerate(job["evals"]):
             if number not in found:
-                before = len(asked)
                 result = _run(spec, job, answers, asked)
-                if len(asked) == before:
+                if result is not None:
                     found[number] = result
         if not asked:
             return [{"model": model, "name": job["evals"][number]["name"], **found[number]} for number in sorted(found)]
@@ -47,8 +46,11 @@ def _run_all(model: str, job: Mapping[str, Any], ask: Callable[[Any], Any]) -> l
 
 def _run(
     spec: Mapping[str, Any], job: Mapping[str, Any], answers: Mapping[str, str], asked: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """One run of one eval with the answers so far; what is not among them goes into `asked` and is answered ""."""
+) -> dict[str, Any] | None:
+    """One run of one eval with the answers so far; what is not among them goes into `asked`, and then it is None.
+
+    The judge is asked about real answers alone.
+    """
     import evals
     from evals.base import RunSpec
     from evals.prompt.base import CompletionPrompt
@@ -62,12 +64,16 @@ def _run(
         def get_completions(self) -> list[str]:
             return [self.text]
 
+    without: set[str] = set()  # who was not answered
+
     def completion(who: str) -> Callable[..., Result]:
         def complete(prompt: Any, **options: Any) -> Result:
             text = CompletionPrompt(prompt).to_formatted_prompt()
             key = json.dumps([who, prompt], sort_keys=True)
-            if key not in answers and key not in asked:
+            if key not in answers and (who == "model" or "model" not in without):
                 asked[key] = {"who": who, "prompt": prompt, "text": text, "max_tokens": options.get("max_tokens")}
+            if key not in answers:
+                without.add(who)
             sampled = answers.get(key, "")
             record_sampling(prompt=prompt, sampled=sampled, who=who)
             return Result(sampled)
@@ -99,6 +105,8 @@ def _run(
         report = each.run(recorder)
     except (AssertionError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DataError(f"{spec['samples']}: {one_line(f'{type(error).__name__}: {error}', 100)}") from error
+    if without:
+        return None
     recorder.record_final_report(report)
     recorder.flush_events()
     events: Sequence[Any] = recorder._events
