@@ -40,8 +40,26 @@ def make_run(
     )
     save_model_folder(run.model, model, tokenizer, template_from(settings.prompt))
     save_settings(settings, run.config)
-    write_jsonl(run.metrics, [{"step": step, "train/loss": 5.0 - step, "val/loss": 5.0 - step} for step in range(3)])
-    write_json(run.summary, {"status": "finished", "best_step": 2, "val_loss": 3.0})
+    metrics = [
+        {"step": step, "tokens": 100 * step, "train/loss": 5.0 - step, "val/loss": 5.0 - step} for step in range(3)
+    ]
+    write_jsonl(run.metrics, metrics)
+    summary = {
+        "status": "finished",
+        "steps": 2,
+        "best_step": 2,
+        "stop_reason": "max_epochs",
+        "val_loss": 3.0,
+        "untuned_val_loss": 5.0,
+        "test_loss": 3.0,
+        "train_seconds": 1.0,
+        "tokens_per_second": 200.0,
+        "peak_memory_bytes": 10**9,
+        "accelerator": "cpu",
+        "precision": "fp32",
+        "versions": {},
+    }
+    write_json(run.summary, summary)
     write_jsonl(
         run.responses,
         [

@@ -142,7 +142,7 @@ def find_eval(name: str, registries: Sequence[Path]) -> Spec:
         _, value, file, registry = _entry(key, registries, "evals")
     where = f"{file}: {key}"
     named = value.get("class")
-    if named not in CLASSES:
+    if not isinstance(named, str) or named not in CLASSES:
         kinds = ", ".join(each.partition(":")[2] for each in CLASSES)
         raise DataError(f"{where}: class {one_line(str(named), 60)} is none that is run ({kinds})")
     if len(key.split(".")) < 2:
@@ -271,7 +271,8 @@ def as_row(prompt: Any, subject: Subject) -> Row:
     """
     assert subject.template
     messages = _messages(prompt)
-    system, turns = "", []
+    system = ""
+    turns: list[tuple[str, str]] = []
     while len(messages) > 1 and messages[0][0] in ("system", "developer"):
         system = "\n\n".join(filter(None, (system, messages.pop(0)[1])))
     for role, text in messages:

@@ -57,7 +57,7 @@ def _run(
     from evals.record import LocalRecorder, record_sampling
     from evals.registry import Registry
 
-    class Result(evals.CompletionResult):  # type: ignore[misc]
+    class Result(evals.CompletionResult):
         def __init__(self, text: str):
             self.text = text
 
