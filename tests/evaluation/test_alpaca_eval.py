@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.evaluation.judge_server import JudgeServer
 from tests.running import ROOT, run
 from tests.tiny_run import make_run
 
+pytestmark = pytest.mark.skipif(find_spec("alpaca_eval") is None, reason='needs pip install "ift[alpaca]"')
 PREFERENCES = ROOT.parent / "shared" / "data" / "alpaca_eval_preferences.json"
 KEY = "sk-this-is-a-secret-of-the-tests"
 BY_HAND = [1.0, 2.0, 1.5, 1.25, None]
@@ -213,7 +215,7 @@ def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, mo
         monkeypatch.setattr(asked.AskedModel, "_answer", stops)
         with pytest.raises(KeyboardInterrupt):
             alpaca_eval.run(bench(server, "eval.generate.batch_size=4"))
-        assert (len(answers), len(server.asked)) == (8, 0)
+        assert (len(answers), len(server.asked)) == (8, 1)  # the judge was asked how it can be read
         monkeypatch.setattr(asked.AskedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
         server.fault = lambda digest, attempt: "500" if len(server.asked) > 7 else None
         with pytest.raises(MachineError, match="requests got no reply"):
@@ -323,13 +325,11 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_the_command_offline_writes_into_the_run_folder_alone(tmp_path, settings_of):
-    import importlib.util
-
     made = make_run(tmp_path / "run", settings_of)
     home, place = tmp_path / "home", tmp_path / "place"
     home.mkdir()
     place.mkdir()
-    package = Path(importlib.util.find_spec("alpaca_eval").submodule_search_locations[0])
+    package = Path(find_spec("alpaca_eval").submodule_search_locations[0])
     root = mirror(tmp_path / "mirror", 5, gamed=False)
     before = {folder: snapshot(folder) for folder in (package, root, place)}
     with JudgeServer(lambda body: "m", first=by_worth) as server:

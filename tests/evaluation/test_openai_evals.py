@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from importlib.util import find_spec
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -19,6 +20,7 @@ from tests.evaluation.judge_server import JudgeServer
 from tests.running import ROOT, run
 from tests.tiny_run import make_run
 
+pytestmark = pytest.mark.skipif(find_spec("evals") is None, reason="needs pip install --no-deps evals")
 # the model of both sides: it finds its answer by the end of the prompt, as text
 SCRIPT = {
     "Once upon a ": "time, there was",
@@ -195,6 +197,10 @@ def test_a_grader_is_the_judge_and_sees_real_answers_alone(bench, script, tmp_pa
         ('{"a": 1, "b": [3]}', "No"),
         ("no JSON", "Yes"),
     }
+    with JudgeServer(reply) as other:
+        told[2:3] = [f"judge.base_url={other.url}/v1", "judge.dry_run=true"]
+        assert openai_evals.run(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told)) is None
+    assert other.asked == []
     assert any("graded by grader" in note for note in outcome.notes)
 
 

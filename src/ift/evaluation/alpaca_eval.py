@@ -65,8 +65,8 @@ def run(bench: Bench) -> Outcome | None:
         if settings.dry_run:
             print(_plan(bench, baseline, judge))
             return None
+        server, by, why = _how_to_judge(judge, settings)  # before hours of answering: is it there?
         answered = _answer(bench, baseline)
-        server, by, why = _how_to_judge(judge, settings)
         found = _compare(bench, baseline, answered, judge, server, by)
         about = judge.about(server) | {"judged_by": by, "baseline": baseline.name, "refused": judge.refused}
     scores, samples = [], []

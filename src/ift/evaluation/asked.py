@@ -91,6 +91,10 @@ def _weights(bench: Bench, subject: Subject) -> str:
     return content_key(*map(hash_file, files))
 
 
+class OnlyPlannedError(Exception):
+    """judge.dry_run=true: what would be asked was said."""
+
+
 class AskedJudge:
     """A judge's replies, kept in verdicts.jsonl of an evaluation's folder, within judge.max_cost."""
 
@@ -110,13 +114,19 @@ class AskedJudge:
     def __call__(self, requests: Sequence[Request], server: Server, *, max_tokens: int) -> list[Reply | None]:
         """A reply to each, None where the server refuses to answer it; equal requests are asked once.
 
-        Raises ConfigError where it may cost more than judge.max_cost, and MachineError where the server stays
-        without a reply; what was answered until then is kept.
+        Raises ConfigError where it may cost more than judge.max_cost, OnlyPlannedError for a dry run, and MachineError
+        where the server stays without a reply; what was answered until then is kept.
         """
         settings, budget = replace(self.settings, max_tokens=max_tokens), self.budget
         budget.max_tokens, self.ledger.identity = max_tokens, server.identity
         missing = [request for request in dict.fromkeys(requests) if self.ledger.get(request) is None]
         cost = sum(map(budget.estimate, missing))
+        if missing:
+            tokens = sum(map(estimated_tokens, missing))
+            price = f", ${cost:.4f} at most" if cost else ""
+            print(f"judge     {len(missing):,} requests of about {tokens:,} tokens{price}", flush=True)
+        if settings.dry_run:
+            raise OnlyPlannedError
         if budget.spent + cost > settings.max_cost:
             raise ConfigError(
                 f"judge.max_cost={settings.max_cost:g}: this may cost ${budget.spent + cost:.2f} "
@@ -141,10 +151,6 @@ class AskedJudge:
                 replies[request] = reply
                 advance(1)
 
-        if missing:
-            tokens = sum(map(estimated_tokens, missing))
-            price = f", ${cost:.4f} at most" if cost else ""
-            print(f"judge     {len(missing):,} requests of about {tokens:,} tokens{price}", flush=True)
         with progress("judged" if missing else None, len(waiting), "verdicts") as advance:
             side_by_side(work, len(waiting), asking, concurrency=settings.concurrency)
         without = sum(request not in replies for request in waiting)

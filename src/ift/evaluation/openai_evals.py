@@ -22,7 +22,7 @@ import yaml  # type: ignore[import-untyped]
 from ift.data.prompts import Template
 from ift.data.rows import Row, kind_of
 from ift.errors import ConfigError, DataError, MachineError, one_line
-from ift.evaluation.asked import AskedJudge, AskedModel, Question
+from ift.evaluation.asked import AskedJudge, AskedModel, OnlyPlannedError, Question
 from ift.evaluation.benchmark import Bench, Outcome, Score, Subject, package_versions
 from ift.evaluation.child import run_child
 from ift.evaluation.judge_servers import Request, connect
@@ -95,6 +95,8 @@ def run(bench: Bench) -> Outcome | None:
             found = _run(bench, specs, models, kept, judge)
         if judge and server:
             about = judge.about(server)
+    except OnlyPlannedError:
+        return None
     finally:
         if judge:
             judge.ledger.close()
@@ -152,13 +154,14 @@ def find_eval(name: str, registries: Sequence[Path]) -> Spec:
         allowed = ", ".join(sorted(CLASSES[named])) or "none"
         raise DataError(f"{where}: args are {one_line(str(list(args)), 60)}; there may be {allowed}")
     kind = named.partition(":")[2]
-    samples = [_data_file(registry, args[key], where) for key in sorted(FILES & set(args), reverse=True)]
+    files = {key: _data_file(registry, args[key], where) for key in FILES & set(args)}
+    args |= {key: str(path) for key, path in files.items()}  # a relative one could be found elsewhere
     if kind != "TestMatch" and "samples_jsonl" not in args:
         raise DataError(f"{where}: no samples_jsonl (the file of its questions, below data/)")
     graded = None
     if kind == "ModelBasedClassify":
         graded = _graded(args, registries, where)
-    return Spec(name, key, kind, args, registry, samples[0] if samples else file, graded)
+    return Spec(name, key, kind, args, registry, files.get("samples_jsonl", file), graded)
 
 
 def _entry(name: str, registries: Sequence[Path], folder: str) -> tuple[str, Any, Path, Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _run(
         registry.__dict__["_modelgraded_specs"] = {name: json.loads(json.dumps(graded))}
     base, split = spec["key"].split(".")[:2]
     recorder = LocalRecorder(
-        f"{spec['name']}.jsonl",
+        re.sub(r"[^\w.-]+", "-", spec["name"]) + ".record.jsonl",
         RunSpec(
             completion_fns=["ift"], eval_name=spec["key"], base_eval=base, split=split, run_config={}, created_by=""
         ),
