@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +107,7 @@ def run(bench: Bench) -> Outcome | None:
         spec = next(spec for spec in specs if spec.name == each["name"])
         scores += _scores(spec, each, model=subject.label, prompt=prompt)
         samples += list(_samples(spec, each["events"], model=subject.label, prompt=prompt))
-    reports = {f"{each['name']} ({each['model']})": each["report"] for each in found}
+    reports = {f"{each['name']} ({each['model']})": _plain(each["report"]) for each in found}
     return Outcome(
         scores=scores,
         samples=samples,
@@ -349,6 +350,13 @@ def _samples(spec: Spec, events: Sequence[Mapping[str, Any]], *, model: str, pro
             elif part["type"] == "metrics":
                 sample |= part["data"]
         yield sample | {"model": model, "prompt": prompt}
+
+
+def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it: no nan, which is what one question's bootstrap comes to."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in report.items()
+    }
 
 
 def _versions(specs: Sequence[Spec]) -> dict[str, str]:
