@@ -332,6 +332,11 @@ def _notes(
             f"No length-controlled win rate: {baseline.why_not}. The length-adjusted one is our own: a logistic "
             "regression on the difference in length alone."
         )
+    else:
+        notes.append(
+            "The interval of the length-controlled rate is made of the package's standard error, the spread of what it "
+            "fitted: it is narrower than the truth."
+        )
     empty = sum(not sample["response"] for sample in samples)
     if empty:
         notes.append(f"{empty} of {len(samples)} answers are empty.")
