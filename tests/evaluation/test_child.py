@@ -1,12 +1,15 @@
 """A package's process: it writes in its folder alone, connects to nothing, sees no key, and its errors are ours."""
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ift.errors import DataError, MachineError
 from ift.evaluation.child import run_child
+from tests.running import ROOT, run
 
 PROGRAM = """
 import os, socket
@@ -27,6 +30,8 @@ def work(job, ask):
         raise DataError("rows.jsonl:3: no text")
     if job == "crash":
         raise KeyError("deep inside")
+    if job == "pid":
+        ask(os.getpid())
     if job == "exit":
         os._exit(3)
     outside, mine = Path(job["outside"]), Path("mine.txt")
@@ -86,3 +91,25 @@ def test_its_errors_come_back_as_they_were_or_with_its_log(child):
     with pytest.raises(MachineError, match="the package ended early: a package that prints"):
         child("exit")
     assert "child_of_tests" not in sys.modules
+
+
+def test_it_does_not_outlive_whoever_asked(child, tmp_path):
+    """A process that is killed while its child waits for an answer."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from ift.evaluation.child import run_child
+
+def answer(pid):
+    Path({str(tmp_path / "pid")!r}).write_text(str(pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+run_child("child_of_tests", Path({str(tmp_path / "inside")!r}), "pid", answer)
+"""
+    assert run("-c", program, PYTHONPATH=os.pathsep.join([str(ROOT / "src"), str(tmp_path / "code")])).returncode == -9
+    there = Path("/proc", (tmp_path / "pid").read_text())
+    for _ in range(200):
+        if not there.exists() or "State:\tZ" in (there / "status").read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("the child is still there ten seconds later")

@@ -317,5 +317,5 @@ def test_the_command_offline_in_both_prompts(tmp_path, settings_of):
     assert any(sample["response"] for sample in samples)
     page = made.report.read_text()
     assert "test-match" in page
-    assert "0.000 (0.000 to 0.562), n = 3" in page
+    assert "0.000 (0.000 to 0.561), n = 3" in page  # Wilson's of 0 out of 3: up to 3.84 / (3 + 3.84)
     assert not (home / ".evals").exists()
