@@ -32,6 +32,8 @@ def work(job, ask):
         raise KeyError("deep inside")
     if job == "pid":
         ask(os.getpid())
+    if job == "import":
+        import no_such_package
     if job == "exit":
         os._exit(3)
     outside, mine = Path(job["outside"]), Path("mine.txt")
@@ -66,7 +68,7 @@ def child(tmp_path, monkeypatch):
     folder.mkdir()
     outside.mkdir()
     (outside / "there.txt").write_text("old")
-    return lambda job, answer=lambda question: None: run_child("child_of_tests", folder, job, answer)
+    return lambda job, answer=lambda question: None: run_child("child_of_tests", folder, job, answer, extra="x")
 
 
 def test_it_asks_and_is_kept_inside(child, tmp_path):
@@ -88,6 +90,8 @@ def test_its_errors_come_back_as_they_were_or_with_its_log(child):
         child("data")
     with pytest.raises(MachineError, match=r"log\.txt: the package failed: KeyError: 'deep inside'"):
         child("crash")
+    with pytest.raises(MachineError, match=r'needs the package no_such_package \(pip install "ift\[x\]"\)'):
+        child("import")
     with pytest.raises(MachineError, match="the package ended early: a package that prints"):
         child("exit")
     assert "child_of_tests" not in sys.modules
@@ -104,7 +108,7 @@ def answer(pid):
     Path({str(tmp_path / "pid")!r}).write_text(str(pid))
     os.kill(os.getpid(), signal.SIGKILL)
 
-run_child("child_of_tests", Path({str(tmp_path / "inside")!r}), "pid", answer)
+run_child("child_of_tests", Path({str(tmp_path / "inside")!r}), "pid", answer, extra="x")
 """
     assert run("-c", program, PYTHONPATH=os.pathsep.join([str(ROOT / "src"), str(tmp_path / "code")])).returncode == -9
     there = Path("/proc", (tmp_path / "pid").read_text())

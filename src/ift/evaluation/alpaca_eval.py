@@ -220,7 +220,7 @@ def _compare(
 
     work = bench.folder / "package"
     work.mkdir(exist_ok=True)
-    found: list[dict[str, Any]] = run_child("ift.evaluation.alpaca_child", work, job, answer)
+    found: list[dict[str, Any]] = run_child("ift.evaluation.alpaca_child", work, job, answer, extra="alpaca")
     return found
 
 

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from ift import errors
-from ift.errors import IftError, MachineError, one_line
+from ift.errors import IftError, MachineError, missing_extra, one_line
 
 KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")  # of our environment
 NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo")
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime")
 
 
-def run_child(module: str, folder: Path, job: Any, answer: Callable[[Any], Any], **environment: str) -> Any:
+def run_child(
+    module: str, folder: Path, job: Any, answer: Callable[[Any], Any], *, extra: str, **environment: str
+) -> Any:
     """Run `module`, whose main calls `serve`, in a folder; answer what it asks, and return what it found.
 
-    What the package prints goes to folder/log.txt. Raises the IftError that the child ended with, MachineError where
-    it just ended.
+    What the package prints goes to folder/log.txt. extra: what to install where a package is missing. Raises the
+    IftError that the child ended with, MachineError where it just ended.
     """
     home = folder / "home"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
@@ -53,12 +55,12 @@ def run_child(module: str, folder: Path, job: Any, answer: Callable[[Any], Any],
         ) as child,
     ):
         try:
-            return _talk(child, job, answer, folder)
+            return _talk(child, job, answer, folder, extra)
         finally:
             child.kill()  # it is done, or we are
 
 
-def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], folder: Path) -> Any:
+def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], folder: Path, extra: str) -> Any:
     assert child.stdin
     assert child.stdout
     message = job
@@ -78,6 +80,8 @@ def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], 
         if kind == "error":
             name, text = value
             raise getattr(errors, name)(text)
+        if kind == "missing":
+            raise missing_extra(value, extra)
         message = answer(value)
 
 
@@ -105,6 +109,9 @@ def serve(work: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
         tell("found", work(hear(), ask))
     except IftError as error:
         tell("error", [type(error).__name__, str(error)])
+    except ModuleNotFoundError as error:
+        traceback.print_exc()
+        tell("missing", error.name)
     except Exception as error:
         traceback.print_exc()
         what = one_line(f"{type(error).__name__}: {error}", 90)

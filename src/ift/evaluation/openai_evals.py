@@ -246,7 +246,8 @@ def _run(
         "seed": bench.settings.seed,
     }
     environment = {"OPENAI_API_KEY": "unused", "EVALS_SEQUENTIAL": "1", "EVALS_SHOW_EVAL_PROGRESS": ""}
-    found: list[dict[str, Any]] = run_child("ift.evaluation.openai_evals_child", work, job, answer, **environment)
+    module, extra = "ift.evaluation.openai_evals_child", "openai_evals"
+    found: list[dict[str, Any]] = run_child(module, work, job, answer, extra=extra, **environment)
     return found
 
 
