@@ -304,17 +304,18 @@ def test_the_command_offline_in_both_prompts(tmp_path, settings_of):
     home.mkdir()
     done = run(
         *(str(ROOT / "evaluate.py"), f"run={made.path}", "eval=openai_evals", "offline=true"),
-        *("eval.tasks=[test-match,test-includes]", "eval.generate.max_new_tokens=4"),
+        *("eval.tasks=[test-match,coqa-match]", "eval.generate.max_new_tokens=4"),
         HOME=str(home),
         PYTHONPATH=str(ROOT / "src"),
     )
     assert done.returncode == 0, done.stderr
     results = read_json(made.evals / "openai_evals" / "results.json")
     shown = {(s["task"], s["prompt"]): s["value"] for s in results["scores"] if s["metric"] == "accuracy"}
-    assert shown == {(task, prompt): 0.0 for task in ("test-match", "test-includes") for prompt in ("raw", "template")}
+    assert shown == {(task, prompt): 0.0 for task in ("test-match", "coqa-match") for prompt in ("raw", "template")}
     samples = read_jsonl(made.evals / "openai_evals" / "samples.jsonl")
-    assert len(samples) == 12
+    assert len(samples) == 2 * (3 + 5)
     assert any(sample["response"] for sample in samples)
+    assert results["notes"][-1].startswith("10 different prompts were too long for the model's 256 positions")
     page = made.report.read_text()
     assert "test-match" in page
     assert "0.000 (0.000 to 0.561), n = 3" in page  # Wilson's of 0 out of 3: up to 3.84 / (3 + 3.84)

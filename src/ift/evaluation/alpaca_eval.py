@@ -19,7 +19,7 @@ from typing import Any
 from ift.data.rows import Row, kind_of
 from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
 from ift.evaluation.answers import open_answers
-from ift.evaluation.asked import AskedJudge, AskedModel, Question
+from ift.evaluation.asked import AskedJudge, AskedModel, Question, note_unfit
 from ift.evaluation.benchmark import Bench, Outcome, Score, Subject, package_versions
 from ift.evaluation.child import run_child
 from ift.evaluation.judge_servers import OpenAICompatible, Reply, Request, address
@@ -66,7 +66,7 @@ def run(bench: Bench) -> Outcome | None:
             print(_plan(bench, baseline, judge))
             return None
         server, by, why = _how_to_judge(judge, settings)  # before hours of answering: is it there?
-        answered = _answer(bench, baseline)
+        answered, unfit = _answer(bench, baseline)
         found = _compare(bench, baseline, answered, judge, server, by)
         about = judge.about(server) | {"judged_by": by, "baseline": baseline.name, "refused": judge.refused}
     scores, samples = [], []
@@ -78,7 +78,7 @@ def run(bench: Bench) -> Outcome | None:
         samples=samples,
         versions=package_versions("alpaca-eval", "scikit-learn", "openai")
         | {"baseline": f"{baseline.name} {baseline.content}", "template": _template(bench)},
-        notes=_notes(bench, baseline, samples, settings, by, why),
+        notes=[*_notes(bench, baseline, samples, settings, by, why), *unfit],
         about=about,
     )
 
@@ -166,17 +166,20 @@ def hub_file(bench: Bench, name: str) -> Path:
 Answered = list[tuple[Subject, str, list[str]]]  # who, in which prompt, and what it said to each instruction
 
 
-def _answer(bench: Bench, baseline: Baseline) -> Answered:
+def _answer(bench: Bench, baseline: Baseline) -> tuple[Answered, list[str]]:
+    """What each model says, and a note on prompts that were too long."""
     answered: Answered = []
+    asked: list[AskedModel] = []
     with Lines(bench.folder / "answers.jsonl") as kept:
         for subject in bench.subjects:
             ask = AskedModel(bench, subject, kept)
+            asked.append(ask)
             # a base model has no template of its own
             for prompt in bench.settings.eval.prompts if subject.template else ["raw"]:
                 raw = prompt == "raw"
                 questions: list[Question] = list(baseline.instructions if raw else baseline.rows)
                 answered.append((subject, prompt, ask(questions, what="answered")))
-    return answered
+    return answered, note_unfit(asked)
 
 
 def _how_to_judge(judge: AskedJudge, settings: JudgeSettings) -> tuple[OpenAICompatible, str, str]:

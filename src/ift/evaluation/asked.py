@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ift.data.examples import encode_prompt
 from ift.data.rows import Row
 from ift.errors import ConfigError, MachineError, one_line
 from ift.evaluation.answers import content_key
@@ -39,6 +40,7 @@ class AskedModel:
 
     def __init__(self, bench: Bench, subject: Subject, kept: Lines):
         self.subject, self.kept, self.settings = subject, kept, bench.settings
+        self.unfit: set[str] = set()  # keys of prompts that are too long for the model
         weights = _weights(bench, subject)
         decided = [subject.label, weights, asdict(self.settings.eval.generate), self.settings.seed]
         self.identity = content_key(json.dumps(decided, sort_keys=True), self.settings.precision)
@@ -46,7 +48,7 @@ class AskedModel:
     def __call__(self, questions: Sequence[Question], *, what: str) -> list[str]:
         """One answer to each question, in order; equal questions are asked once.
 
-        A row whose prompt fills the context gets "".
+        A prompt that does not fit into the context gets "" as a row, and loses its beginning as text.
         """
         keys = [self._key(question) for question in questions]
         missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in self.kept.lines}
@@ -57,10 +59,19 @@ class AskedModel:
             with progress(what, len(waiting), "answers") as advance:
                 for start in range(0, len(waiting), size):
                     batch = waiting[start : start + size]
-                    for key, answer in zip(batch, self._answer([missing[key] for key in batch]), strict=True):
-                        self.kept.put(key, {"model": self.subject.label, "response": answer})
+                    asked = [missing[key] for key in batch]
+                    for key, question, answer in zip(batch, asked, self._answer(asked), strict=True):
+                        fits = self._fits(question)
+                        self.kept.put(key, {"model": self.subject.label, "response": answer, "fits": fits})
                     advance(len(batch))
+        self.unfit |= {key for key in keys if not self.kept.lines[key]["fits"]}
         return [str(self.kept.lines[key]["response"]) for key in keys]
+
+    def _fits(self, question: Question) -> bool:
+        subject, most = self.subject, self.subject.model.config.context_length
+        if isinstance(question, str) or subject.template is None:
+            return len(subject.tokenizer.encode(str(question))) + self.settings.eval.generate.max_new_tokens <= most
+        return len(encode_prompt(question, subject.template, subject.tokenizer)) < most
 
     def _key(self, question: Question) -> str:
         template = self.subject.template
@@ -80,6 +91,18 @@ class AskedModel:
             in_template = iter([str(each["response"]) for each in found])
         raw = iter([text.strip() for text in s.complete(texts, generate, seed=seed)] if texts else [])
         return [next(raw) if isinstance(question, str) else next(in_template) for question in questions]
+
+
+def note_unfit(models: Sequence[AskedModel]) -> list[str]:
+    """A sentence for results.json where prompts were too long, or none."""
+    n = sum(len(model.unfit) for model in models)
+    if not n:
+        return []
+    longest = models[0].subject.model.config.context_length
+    return [
+        f"{n} different prompts were too long for the model's {longest} positions: in the template they got an empty "
+        "answer, raw they lost their beginning."
+    ]
 
 
 def _weights(bench: Bench, subject: Subject) -> str:
@@ -124,7 +147,7 @@ class AskedJudge:
         if missing:
             tokens = sum(map(estimated_tokens, missing))
             price = f", ${cost:.4f} at most" if cost else ""
-            print(f"judge     {len(missing):,} requests of about {tokens:,} tokens{price}", flush=True)
+            print(f"judge     requests: {len(missing):,}, tokens to send: about {tokens:,}{price}", flush=True)
         if settings.dry_run:
             raise OnlyPlannedError
         if budget.spent + cost > settings.max_cost:

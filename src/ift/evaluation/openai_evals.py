@@ -23,7 +23,7 @@ import yaml  # type: ignore[import-untyped]
 from ift.data.prompts import Template
 from ift.data.rows import Row, kind_of
 from ift.errors import ConfigError, DataError, MachineError, one_line
-from ift.evaluation.asked import AskedJudge, AskedModel, OnlyPlannedError, Question
+from ift.evaluation.asked import AskedJudge, AskedModel, OnlyPlannedError, Question, note_unfit
 from ift.evaluation.benchmark import Bench, Outcome, Score, Subject, package_versions
 from ift.evaluation.child import run_child
 from ift.evaluation.judge_servers import Request, connect
@@ -93,7 +93,9 @@ def run(bench: Bench) -> Outcome | None:
                 # a base model has no template of its own
                 asked += [(subject, prompt) for prompt in (settings.eval.prompts if subject.template else ["raw"])]
             models = {f"{subject.label} {prompt}": (subject, prompt) for subject, prompt in asked}
-            found = _run(bench, specs, models, kept, judge)
+            asking = {label: AskedModel(bench, subject, kept) for label, (subject, _) in models.items()}
+            found = _run(bench, specs, models, asking, judge)
+            unfit = note_unfit(list(asking.values()))
         if judge and server:
             about = judge.about(server)
     except OnlyPlannedError:
@@ -112,7 +114,7 @@ def run(bench: Bench) -> Outcome | None:
         scores=scores,
         samples=samples,
         versions=package_versions("evals") | _versions(specs) | {"template": _template(bench)},
-        notes=_notes(bench, specs, judge),
+        notes=[*_notes(bench, specs, judge), *unfit],
         about={**about, "reports": reports},
     )
 
@@ -223,10 +225,9 @@ def _run(
     bench: Bench,
     specs: Sequence[Spec],
     models: Mapping[str, tuple[Subject, str]],
-    kept: Lines,
+    asking: Mapping[str, AskedModel],
     judge: AskedJudge | None,
 ) -> list[dict[str, Any]]:
-    asking = {label: AskedModel(bench, subject, kept) for label, (subject, _) in models.items()}
 
     def answer(question: Any) -> list[str]:
         subject, prompt = models[question["model"]]
