@@ -202,6 +202,8 @@ class EvalSettings:
     sandbox: SandboxSettings
     against: list[str]
     battles: str | None
+    reference: str | None
+    registry: list[str]
     generate: GenerateSettings
 
 

@@ -17,6 +17,7 @@ FAULTS = ("429", "500", "503", "timeout", "cut", "half", "reset")
 
 class JudgeServer(ThreadingHTTPServer):
     """reply(body): the text; fault(digest, attempt): what goes wrong with that attempt, or None.
+    first(body): log probabilities of the reply's first token, for those who ask; None: it gives none.
 
     asked     digest of every request's messages, in order
     answered  how often each digest got a whole reply
@@ -30,9 +31,10 @@ class JudgeServer(ThreadingHTTPServer):
         reply: Callable[[dict[str, Any]], str],
         fault: Callable[[str, int], str | None] = lambda digest, attempt: None,
         delay: float = 0.0,
+        first: Callable[[dict[str, Any]], dict[str, float]] | None = None,
     ):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.reply, self.fault, self.delay = reply, fault, delay
+        self.reply, self.fault, self.delay, self.first = reply, fault, delay, first
         self.lock = threading.Lock()
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
@@ -96,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
                 "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 100, "completion_tokens": 3, "total_tokens": 103},
             }
+            if server.first and body.get("logprobs"):
+                tops = [{"token": t, "logprob": p, "bytes": None} for t, p in server.first(body).items()]
+                value["choices"][0]["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}] if tops else []}
         data = json.dumps(value).encode()
         if fault == "cut":  # fewer bytes than were promised
             self.send_response(200)

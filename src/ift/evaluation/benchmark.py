@@ -1,6 +1,6 @@
 """What every known evaluation shares: the model it asks, the one form of its result, and where that goes.
 
-An engine is a module with `run(bench) -> Outcome`; `ENGINES` lists them. Into RUN/evals/NAME go
+An engine is a module with `run(bench) -> Outcome`, None after a dry run; `ENGINES` lists them. Into RUN/evals/NAME go
 
     results.json    numbers with their 95 % intervals, what they were measured with, what was left out
     samples.jsonl   one line for each question of each task: what was asked, said, wanted, and whether it was right
@@ -181,7 +181,7 @@ class Bench:
 
 
 def benchmark(settings: EvaluateSettings) -> dict[str, Any]:
-    """Run the engine that the settings name, write both files, the page and W&B; return results.json."""
+    """Run the engine that the settings name, write both files, the page and W&B; return results.json, {} if dry."""
     from ift.evaluation.report import write_report
     from ift.training.loggers import log_evaluation
 
@@ -191,7 +191,9 @@ def benchmark(settings: EvaluateSettings) -> dict[str, Any]:
     engine = importlib.import_module(ENGINES[settings.eval.engine])
     start = time.perf_counter()
     with without_network(settings.offline):
-        outcome: Outcome = engine.run(bench)
+        outcome: Outcome | None = engine.run(bench)
+    if outcome is None:  # it was only to say what it would do
+        return {}
     scores = [_finite(score) for score in outcome.scores]
     results = {
         "name": name,

@@ -92,7 +92,7 @@ def judge(answers: Answers, settings: JudgeSettings) -> dict[str, Any] | None:
     rows = rows[: settings.limit]
     if not rows:
         raise DataError(f"{answers.name}: no rows to judge" + (f" that {against.name} has too" if against else ""))
-    budget = _budget(settings)
+    budget = budget_of(settings)
     server = connect(settings)
     items = _items(rows, settings)
     stored = settings.server == "replay"
@@ -211,7 +211,8 @@ def _differs(row: Answer, right: str) -> bool:
     return bool(row.reference.strip()) and row.reference.strip() != right.strip()
 
 
-def _budget(settings: JudgeSettings) -> Budget:
+def budget_of(settings: JudgeSettings) -> Budget:
+    """Raises ConfigError where tokens may cost something and their price is not given."""
     prices = settings.price_in, settings.price_out
     if None in prices and settings.server == "openai" and not is_here(address(settings)):
         raise ConfigError(

@@ -50,6 +50,7 @@ class Reply:
     text: str
     prompt_tokens: int = 0
     reply_tokens: int = 0
+    first: tuple[tuple[str, float], ...] = ()  # what its first token might have been, with log probabilities
 
 
 class NoReplyError(Exception):
@@ -109,7 +110,8 @@ def is_here(url: str) -> bool:
 class OpenAICompatible:
     """OpenAI, Anthropic's and other services of that kind, vLLM, llama.cpp, LM Studio, Ollama's /v1."""
 
-    def __init__(self, settings: JudgeSettings):
+    def __init__(self, settings: JudgeSettings, *, logprobs: int | None = None):
+        """logprobs: ask for so many likeliest first tokens too."""
         try:
             import openai
         except ImportError as error:
@@ -126,6 +128,8 @@ class OpenAICompatible:
             self.options["max_completion_tokens"] = settings.max_tokens
         else:
             self.options |= {"max_tokens": settings.max_tokens, "temperature": settings.temperature}
+        if logprobs:
+            self.options |= {"logprobs": True, "top_logprobs": logprobs}
         self.identity = {"server": "openai", "base_url": url, **self.options}
 
     def ask(self, request: Request) -> Reply:
@@ -143,7 +147,10 @@ class OpenAICompatible:
         try:
             text = done.choices[0].message.content or ""
             usage = done.usage
-            return Reply(text, int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else Reply(text)
+            tokens = (done.choices[0].logprobs and done.choices[0].logprobs.content) or []
+            first = tuple((top.token, float(top.logprob)) for token in tokens[:1] for top in token.top_logprobs)
+            counts = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else (0, 0)
+            return Reply(text, *counts, first)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise NoReplyError("a reply without choices", maybe_paid=True) from error
 
@@ -266,6 +273,7 @@ class Ledger(Lines):
             "text": reply.text,
             "prompt_tokens": reply.prompt_tokens,
             "reply_tokens": reply.reply_tokens,
+            **({"first": reply.first} if reply.first else {}),
             "unix_time": round(time.time(), 3),
         }
         self.put(key, line)
@@ -276,7 +284,8 @@ def _reply(line: dict[str, Any]) -> Reply:
     text = line["text"]
     if not isinstance(text, str):
         raise TypeError("text")
-    return Reply(text, int(line.get("prompt_tokens", 0)), int(line.get("reply_tokens", 0)))
+    first = tuple((str(token), float(logprob)) for token, logprob in line.get("first", ()))
+    return Reply(text, int(line.get("prompt_tokens", 0)), int(line.get("reply_tokens", 0)), first)
 
 
 def _digest(value: Any) -> str:
