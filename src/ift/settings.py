@@ -190,6 +190,7 @@ class EvalSettings:
     prompts: list[str]
     base: bool
     allow_code_execution: bool
+    environment: str | None
     generate: GenerateSettings
 
 
