@@ -3,6 +3,7 @@
 # make long    the property tests of the data contract over 10,000 examples, some minutes
 # make soak    proves that training survives: trainings killed at some hundred places, disks that refuse, damaged files;
 #              half an hour, one line of JSON a case in results/soak.jsonl (make soak SHARE=0.1: a part of it)
+# make .venv-helm   what eval=helm needs, in an environment of its own
 # make check   format, lint, types, imports, tests: what a commit must pass
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # a file stays with one worker, which has made its fixtures; tests/conftest.py says which begin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check long soak format clean
+.PHONY: demo test check long soak format clean .venv-helm
 
 demo: .venv/core
 	$(BIN)/python train.py
@@ -55,5 +56,14 @@ format: .venv/dev
 	$(INSTALL) --editable ".[dev]"
 	@touch $@
 
+# HELM pins versions that we do not: it gets an environment of its own (eval=helm says when it is needed)
+.venv-helm: .venv-helm/bin/helm-run
+
+.venv-helm/bin/helm-run:
+	$(PYTHON) -m venv .venv-helm
+	@echo "installing HELM into .venv-helm (some minutes)"
+	.venv-helm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0  # the build that .venv has
+	.venv-helm/bin/python -m pip install --quiet --disable-pip-version-check crfm-helm==0.5.16
+
 clean:
-	rm -rf .venv build src/*.egg-info
+	rm -rf .venv .venv-helm build src/*.egg-info

@@ -6,6 +6,7 @@ ift verify-resume [KEY=VALUE...]    kill real trainings, let them go on, compare
 ift review RUN                      rate answers by hand, in the browser
 ift arena RUN RUN...                vote between two hidden models; ratings with intervals
 ift compare RUN RUN...              one page: curves, settings, scores with intervals and tests, answers side by side
+ift export RUN --to hf|gguf         the best model for transformers, vLLM, llama.cpp, Ollama
 """
 
 from __future__ import annotations
@@ -108,6 +109,19 @@ def main() -> int:
     arena_parser.add_argument("--export", type=Path, metavar="FILE", help="write the battles as JSONL, and end")
     arena_parser.add_argument("--port", type=int, default=8643, help="of the page's address (8643; 0: any free one)")
     arena_parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    export_parser = commands.add_parser(
+        "export",
+        help="the best model for other programs",
+        description="Write a run's best model, its tokenizer and its prompt as a folder: hf for transformers, vLLM and "
+        "HELM, gguf for llama.cpp and Ollama.",
+    )
+    export_parser.add_argument("run", type=Path, metavar="RUN", help="the output_dir of a training run")
+    export_parser.add_argument("--to", choices=("hf", "gguf"), required=True, help="the kind of folder")
+    export_parser.add_argument(
+        "--dtype", default="fp32", metavar="TYPE", help="of the weights: fp32 (exact), bf16, fp16, q8_0 (gguf alone)"
+    )
+    export_parser.add_argument("--output", type=Path, metavar="FOLDER", help="the folder (RUN/export/TO-TYPE)")
+    export_parser.add_argument("--force", action="store_true", help="replace an export that is there already")
     try:
         arguments, more = parser.parse_known_args()  # files and settings behind an option are left over
         unknown = [word for word in more if word.startswith("-")]
@@ -126,6 +140,14 @@ def main() -> int:
             return verify(arguments.run, as_json=arguments.json)
         elif arguments.command == "compare":
             compare(arguments.runs, output=arguments.output)
+        elif arguments.command == "export":
+            from ift.export.export import export
+
+            run = RunFolder.open(arguments.run)
+            for line in export(
+                run, arguments.to, dtype=arguments.dtype, output=arguments.output, force=arguments.force
+            ):
+                print(line)
         else:
             from ift.apps.review import review
 

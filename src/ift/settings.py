@@ -204,6 +204,7 @@ class EvalSettings:
     battles: str | None
     reference: str | None
     registry: list[str]
+    environment: str | None
     generate: GenerateSettings
 
 

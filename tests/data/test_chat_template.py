@@ -525,12 +525,11 @@ def test_an_exported_template_comes_back_with_the_same_pieces(name, trained, tmp
 
 def test_an_exported_template_can_be_read_by_a_person():
     template = Template("small", (Segment("Q: {instruction}\n"), Segment("A: {output}.", supervised=True)))
-    assert export_chat_template(template).splitlines()[-6:] == [
+    assert export_chat_template(template).splitlines()[-5:] == [
         r"""  {{- "Q: " ~ user["content"] ~ "\n" -}}""",
         """  {{- "A: " -}}""",
-        "  {%- if not answer -%}{%- break -%}{%- endif -%}",
-        """  {{- answer["content"] ~ "." -}}""",
-        "  {{- eos_token -}}",
+        """  {%- if answer -%}{{- answer["content"] ~ "." -}}{%- endif -%}""",
+        "  {%- if answer -%}{{- eos_token -}}{%- endif -%}",
         "{%- endfor -%}",
     ]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -425,14 +426,16 @@ NO_SYSTEM = """\
 """
 TURN = """\
 {%- for user in turns[::2] -%}
+  {%- set asked = false -%}
   {%- set answer = turns[loop.index0 * 2 + 1] -%}
   {%- if user["role"] != "user" or (answer and answer["role"] != "assistant") -%}
     {{- raise_exception("messages must be of user and assistant in turn") -}}
   {%- endif -%}
 """
-STOP = "{%- if not answer -%}{%- break -%}{%- endif -%}"
+# no {% break %} where the answer is missing: not every renderer of chat templates knows it
+ASKED = "{%- else -%}{%- set asked = true -%}"
 END = """\
-  {{- eos_token -}}
+  {%- if answer -%}{{- eos_token -}}{%- endif -%}
 {%- endfor -%}
 """
 
@@ -447,16 +450,42 @@ def export_chat_template(template: Template) -> str:
     sanitize_control_tokens=True.
     """
     if isinstance(template, ChatTemplate):
-        return template.source
+        return _with_own_tokens(template)
     has_system = any("{system}" in segment.text for segment in template.segments)
-    lines = "".join(f"  {_segment(segment)}\n" for segment in template.segments)
+    lines = "".join(f"  {_segment(template, place)}\n" for place in range(len(template.segments)))
     return START + ("" if has_system else NO_SYSTEM) + TURN + lines + END
 
 
-def _segment(segment: Segment) -> str:
+def _with_own_tokens(template: ChatTemplate) -> str:
+    """The source, for a tokenizer whose one special token is our end-of-text.
+
+    Its end becomes ours; other special tokens that it names stay the ordinary text that they were in training.
+    """
+    from ift.data.tokenizer import END_OF_TEXT
+
+    special = dict(template.special)
+    end, source = special.get("eos_token", ""), template.source
+    if end and end != END_OF_TEXT:
+        source = source.replace(end, END_OF_TEXT)
+    wanted = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
+    given = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}
+    lines = [
+        f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
+        for name, text in wanted.items()
+        if text != given[name] and re.search(rf"\b{name}\b", source)
+    ]
+    return "".join(lines) + source
+
+
+def _segment(template: Template, place: int) -> str:
+    """What follows the output is left out where there is no answer yet: then the model writes from there on."""
+    segment, with_output = template.segments[place], ["{output}" in segment.text for segment in template.segments]
     head, output, tail = segment.text.partition("{output}")
-    written = "\n  ".join(filter(None, (_print(head), STOP if output else "", _print(output + tail))))
+    ending = ASKED if place + 1 < len(with_output) else ""
+    answer = f"{{%- if answer -%}}{_print(output + tail)}{ending}{{%- endif -%}}" if output else _print(tail)
+    written = "\n  ".join(filter(None, (_print(head), answer)))
     conditions = [CONDITIONS[word] for word in segment.when.split() if word != "always"]
+    conditions += ["not asked"] if any(with_output[:place]) else []
     return f"{{%- if {' and '.join(conditions)} -%}}{written}{{%- endif -%}}" if conditions else written
 
 

@@ -97,6 +97,11 @@ class Tokenizer:
             },
         )
 
+    def vocabulary(self) -> tuple[list[str], list[str]]:
+        """Tokens in the order of their ids and merges in the order of merging, in GPT-2's spelling of bytes."""
+        model = self._hf_tokenizer["model"]
+        return sorted(model["vocab"], key=model["vocab"].get), model["merges"]
+
     @cached_property
     def _hf_tokenizer(self) -> dict[str, Any]:
         unicode = byte_to_unicode()

@@ -1,19 +1,24 @@
-"""A model folder rebuilds itself: weights, sizes, tokenizer and prompt template, nothing from today's configuration."""
+"""A model folder rebuilds itself: weights, sizes, tokenizer and prompt template, nothing from today's configuration.
+
+Opening one checks it without torch.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ift.data.chat_template import export_chat_template, read_template
 from ift.data.prompts import Template
 from ift.data.tokenizer import Tokenizer
 from ift.errors import WeightsError
-from ift.model.gpt import GPT
-from ift.model.weights import inspect_folder, load_model, save_weights
+from ift.model.weights import Folder, inspect_folder, load_model, save_weights
 from ift.run import write_json
 from ift.sealed import recover_folder, remove_folder, replace_folder, seal
+
+if TYPE_CHECKING:
+    from ift.model.gpt import GPT
 
 
 def save_model_folder(
@@ -35,8 +40,8 @@ def save_model_folder(
     replace_folder(partial, path)
 
 
-def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
-    """Raises WeightsError where something is missing, damaged, or does not belong together."""
+def open_model_folder(path: Path) -> tuple[Folder, Tokenizer, Template]:
+    """All but the weights themselves. Raises WeightsError where something is missing or does not belong together."""
     folder = inspect_folder(path)
     tokenizer = Tokenizer.from_folder(path)
     if tokenizer.vocab_size > folder.vocab_size:
@@ -48,4 +53,10 @@ def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
     template = read_template(stored)
     if stored.get("hash") != template.hash:
         raise WeightsError(f"{path}/prompt.json: changed since the model was trained ({template.name} {template.hash})")
+    return folder, tokenizer, template
+
+
+def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
+    """Raises WeightsError where something is missing, damaged, or does not belong together."""
+    folder, tokenizer, template = open_model_folder(path)
     return load_model(folder), tokenizer, template

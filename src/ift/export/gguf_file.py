@@ -1,0 +1,125 @@
+"""A GGUF file: GPT-2 as llama.cpp and Ollama read it, with its vocabulary and chat template. The one door to gguf.
+
+The names and layouts are llama.cpp's for the architecture "gpt2": matrices are (out, in), the head is left out where it
+is the embedding, vectors and positions stay fp32 whatever the type of the matrices.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ift.data.chat_template import export_chat_template
+from ift.errors import ConfigError, missing_extra
+from ift.export.source import Source
+from ift.model.weights import TRANSPOSED
+
+# dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
+DTYPES = {
+    "fp32": ("F32", "ALL_F32"),
+    "bf16": ("BF16", "MOSTLY_BF16"),
+    "fp16": ("F16", "MOSTLY_F16"),
+    "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
+}
+BLOCK = 32  # values that share a scale in q8_0
+NAMES = {
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "ln_f": "output_norm",
+    "lm_head": "output",
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+
+
+def gguf_package() -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise missing_extra("gguf", "export") from error
+    return gguf
+
+
+def write_gguf(source: Source, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
+    """Raises ConfigError where the sizes of the model do not fit q8_0, or a value does not fit fp16."""
+    gguf, config = gguf_package(), source.config
+    if dtype == "q8_0" and config.n_embd % BLOCK:
+        raise ConfigError(f"--dtype q8_0: n_embd {config.n_embd} is no multiple of {BLOCK} (take fp16 or bf16)")
+    logging.getLogger("gguf").setLevel(logging.WARNING)
+    writer = gguf.GGUFWriter(path, "gpt2")
+    try:
+        _add_metadata(writer, gguf, source, dtype)
+        kinds = {name: _kind(gguf, name, shape, dtype) for name, shape in source.shapes.items()}
+        for name, shape in source.shapes.items():
+            size = int(np.prod(gguf.quant_shape_to_byte_shape(_layout(name, shape), kinds[name]), dtype=np.int64))
+            writer.add_tensor_info(their_name(name), _layout(name, shape), np.dtype(np.float32), size, kinds[name])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, value in source.tensors():
+            writer.write_tensor_data(_stored(gguf, name, value, kinds[name]))
+            advance(value.nbytes)
+    finally:
+        writer.close()
+
+
+def _add_metadata(writer: Any, gguf: Any, source: Source, dtype: str) -> None:
+    config, tokenizer = source.config, source.tokenizer
+    writer.add_name(source.name)
+    writer.add_file_type(getattr(gguf.LlamaFileType, DTYPES[dtype][1]))
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_feed_forward_length(4 * config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_head_count(config.n_head)
+    writer.add_layer_norm_eps(1e-5)
+    words, merges = tokenizer.vocabulary()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(words)
+    types = [gguf.TokenType.NORMAL] * len(words)
+    types[tokenizer.end_of_text] = gguf.TokenType.CONTROL
+    writer.add_token_types(types)
+    if merges:
+        writer.add_token_merges(merges)
+    writer.add_bos_token_id(tokenizer.end_of_text)
+    writer.add_eos_token_id(tokenizer.end_of_text)
+    writer.add_add_bos_token(False)  # training begins with the prompt
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(export_chat_template(source.template))
+
+
+def their_name(name: str) -> str:
+    """h.3.attn.c_attn.weight -> blk.3.attn_qkv.weight"""
+    module, _, kind = name.rpartition(".")
+    if module.startswith("h."):
+        _, layer, module = module.split(".", 2)
+        return f"blk.{layer}.{NAMES[module]}.{kind}"
+    return f"{NAMES[module]}.{kind}"
+
+
+def _layout(name: str, shape: list[int]) -> list[int]:
+    return shape[::-1] if name.endswith(TRANSPOSED) else shape
+
+
+def _kind(gguf: Any, name: str, shape: list[int], dtype: str) -> Any:
+    small = len(shape) == 1 or name == "wpe.weight"
+    return getattr(gguf.GGMLQuantizationType, "F32" if small else DTYPES[dtype][0])
+
+
+def _stored(gguf: Any, name: str, value: NDArray[np.float32], kind: Any) -> NDArray[Any]:
+    value = np.ascontiguousarray(value.T) if name.endswith(TRANSPOSED) else value
+    with np.errstate(over="ignore"):
+        stored: NDArray[Any] = gguf.quants.quantize(value, kind)
+    if kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(stored).all():
+        raise ConfigError(f"--dtype fp16: {name} holds {np.abs(value).max():.3g}, beyond fp16 (take bf16 or fp32)")
+    return stored

@@ -1,0 +1,58 @@
+"""Run folders with models to export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ift.data.chat_template import template_from
+from ift.data.demo import demo_rows
+from ift.data.prompts import Template
+from ift.data.tokenizer import Tokenizer
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+from ift.run import RunFolder, write_json
+from ift.settings import save_settings
+from ift.training.model_folder import save_model_folder
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Tokenizer:
+    """300 tokens and the end-of-text, of the demo's words."""
+    texts = [text for row in demo_rows(60) for text in (row["instruction"], row["input"], row["output"])]
+    return Tokenizer.train(texts, size=300, name="small")
+
+
+@pytest.fixture
+def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
+    """run_of(name, prompt=..., padding=..., **sizes): a run folder with a random model, large weights, biases and all."""
+
+    def run_of(
+        name: str = "run",
+        *,
+        prompt: str | Template = "phi3",
+        padding: int = 0,
+        tokenizer: Tokenizer = small_tokenizer,
+        **sizes: Any,
+    ) -> RunFolder:
+        settings = settings_of(f"prompt={prompt}") if isinstance(prompt, str) else settings_of()
+        template = template_from(settings.prompt) if isinstance(prompt, str) else prompt
+        run = RunFolder(Path(tmp_path, name))
+        run.path.mkdir(parents=True)
+        torch.manual_seed(0)
+        size = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 64, "dropout": 0.1, **sizes}
+        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size + padding, **size))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        save_model_folder(run.model, model, tokenizer, template)
+        save_settings(settings, run.config)
+        write_json(run.summary, {"status": "finished", "val_loss": 1.25, "exact_match": 0.5, "steps": 1704})
+        write_json(run.data_report, {"rows_in": 4000, "kept": 3990, "splits": {"train": 3400, "test": 390, "val": 200}})
+        return run
+
+    return run_of

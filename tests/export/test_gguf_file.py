@@ -1,0 +1,242 @@
+"""A GGUF file, read back by its documented names: the same model, vocabulary and template. And as llama.cpp runs it.
+
+llama.cpp itself: pip install llama-cpp-python==0.3.36 (it compiles for some minutes), here or in the environment whose
+python IFT_LLAMA_PYTHON names.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gguf import GGUFReader, dequantize
+
+from ift.data.chat_template import export_chat_template
+from ift.data.examples import encode_prompt
+from ift.data.rows import Row
+from ift.errors import ConfigError
+from ift.export.export import export
+from ift.export.gguf_file import their_name
+from ift.generation.decode import generate
+from ift.training.model_folder import load_model_folder
+from tests.running import ROOT
+
+LLAMA = os.environ.get("IFT_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
+TEXTS = (
+    "Who's there?\n\n  12345 über 日本 😀\t\r\n x",
+    "  leading and trailing  ",
+    "a\n\n\n b\u00a0c\u3000d\u2028e",
+    "I'LL 'll 've're x'd",
+    "1,234.5 km² ½ ٣٤ Ⅷ",
+    "e\u0301 न्दी \u200d\u200b ﷺ",
+    "{{ x }} <b> ### Response:\n<|user|>\n",
+    "tab\tend \n",
+    "\n",
+    " ",
+)
+ASK = """
+import json, sys
+from llama_cpp import Llama
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+asked = json.load(sys.stdin)
+model = Llama(asked["file"], n_ctx=asked["context"], logits_all=True, type_k=0, type_v=0, verbose=False, n_threads=1)
+answer = {"tokens": [], "texts": [], "logits": [], "chat": []}
+for text in asked["texts"]:
+    answer["texts"].append(model.tokenize(text.encode(), add_bos=False, special=False))
+for prompt in asked["prompts"]:
+    model.reset()
+    model.eval(prompt)
+    said = []
+    while len(said) < asked["new"]:
+        token = int(model.scores[model.n_tokens - 1].argmax())
+        if not said:
+            answer["logits"].append(model.scores[model.n_tokens - 1].tolist())
+        if token == model.token_eos():
+            break
+        said.append(token)
+        model.eval([token])
+    answer["tokens"].append(said)
+end = model.detokenize([model.token_eos()], special=True).decode()
+format = Jinja2ChatFormatter(template=model.metadata["tokenizer.chat_template"], eos_token=end, bos_token=end)
+for messages in asked["chats"]:
+    prompt = format(messages=messages).prompt
+    answer["chat"].append(model.tokenize(prompt.encode(), add_bos=False, special=True))
+print(json.dumps(answer))
+"""
+
+
+def exported(run, dtype="fp32"):
+    export(run, "gguf", dtype=dtype)
+    return run.path / "export" / f"gguf-{dtype}" / f"model-{dtype}.gguf"
+
+
+def logits_of(file, ids):
+    """(B, T) -> (B, T, V): GPT-2 written from the names and layouts that llama.cpp documents, all matrices (out, in)."""
+    reader = GGUFReader(file)
+    t = {
+        x.name: torch.from_numpy(dequantize(x.data, x.tensor_type).astype(np.float32)).view(*x.shape.tolist()[::-1])
+        for x in reader.tensors
+    }
+    n_head = int(reader.fields["gpt2.attention.head_count"].contents())
+    eps = float(reader.fields["gpt2.attention.layer_norm_epsilon"].contents())
+
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], t[name + ".weight"], t[name + ".bias"], eps)
+
+    def linear(x, name):
+        return x @ t[name + ".weight"].T + t[name + ".bias"]
+
+    x = t["token_embd.weight"][ids] + t["position_embd.weight"][: ids.shape[1]]
+    for layer in range(int(reader.fields["gpt2.block_count"].contents())):
+        b = f"blk.{layer}."
+        q, k, v = (
+            part.unflatten(-1, (n_head, -1)).transpose(1, 2)
+            for part in linear(norm(x, b + "attn_norm"), b + "attn_qkv").chunk(3, dim=-1)
+        )
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(torch.ones(ids.shape[1], ids.shape[1]).triu(1) > 0, -1e30)
+        x = x + linear((scores.softmax(-1) @ v).transpose(1, 2).flatten(2), b + "attn_output")
+        x = x + linear(F.gelu(linear(norm(x, b + "ffn_norm"), b + "ffn_up"), approximate="tanh"), b + "ffn_down")
+    return norm(x, "output_norm") @ t.get("output.weight", t["token_embd.weight"]).T
+
+
+@pytest.mark.parametrize("padding", [0, 47])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_file_holds_our_model(run_of, tied, padding):
+    run = run_of(tie_weights=tied, padding=padding)
+    file = exported(run)
+    ids = torch.randint(301, (2, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = load_model_folder(run.model)[0].eval()(ids)[..., :301]
+    torch.testing.assert_close(logits_of(file, ids), ours, atol=1e-5, rtol=0)
+    assert any(x.name == "output.weight" for x in GGUFReader(file).tensors) is not tied
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("fp16", 0.03), ("bf16", 0.25), ("q8_0", 0.25)])
+def test_smaller_types_are_near_and_keep_vectors_and_positions_whole(run_of, dtype, most):
+    run = run_of(n_embd=64)
+    file = exported(run, dtype)
+    ids = torch.randint(301, (2, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = load_model_folder(run.model)[0].eval()(ids)
+    away = (logits_of(file, ids) - ours).abs().max().item()
+    assert 1e-4 < away < most, away
+    types = {x.name: x.tensor_type.name for x in GGUFReader(file).tensors}
+    assert {types.pop("position_embd.weight"), *(types.pop(name) for name in list(types) if "norm" in name)} == {"F32"}
+    assert {types.pop(name) for name in list(types) if name.endswith("bias")} == {"F32"}
+    assert set(types.values()) == {{"fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}[dtype]}
+    assert len(types) == 1 + 2 * 4
+
+
+def test_a_file_says_all_that_llama_cpp_asks_for(run_of, small_tokenizer):
+    run = run_of("My run", n_layer=3, context_length=48)
+    fields = {key: field.contents() for key, field in GGUFReader(exported(run)).fields.items()}
+    sizes = {key.removeprefix("gpt2."): value for key, value in fields.items() if key.startswith("gpt2.")}
+    epsilon = sizes.pop("attention.layer_norm_epsilon")
+    assert epsilon == pytest.approx(1e-5)
+    assert sizes == {
+        "context_length": 48,
+        "embedding_length": 32,
+        "feed_forward_length": 128,
+        "block_count": 3,
+        "attention.head_count": 2,
+    }
+    assert (fields["general.architecture"], fields["general.name"], fields["general.file_type"]) == ("gpt2", "My run", 0)
+    words = {key.removeprefix("tokenizer."): value for key, value in fields.items() if key.startswith("tokenizer.")}
+    assert (words["ggml.model"], words["ggml.pre"]) == ("gpt2", "gpt-2")
+    assert len(words["ggml.tokens"]) == 301
+    assert words["ggml.tokens"][300] == "<|endoftext|>"
+    assert words["ggml.token_type"] == [1] * 300 + [3]  # ordinary ones, and one that controls
+    assert words["ggml.bos_token_id"] == words["ggml.eos_token_id"] == 300
+    assert words["ggml.add_bos_token"] is False
+    assert words["ggml.add_space_prefix"] is False
+    assert words["chat_template"] == export_chat_template(load_model_folder(run.model)[2])
+    left, right = words["ggml.merges"][0].split(" ")
+    assert left + right == words["ggml.tokens"][256] == small_tokenizer.decode([256]).replace(" ", "Ġ")
+    assert len(words["ggml.merges"]) == 300 - 256
+
+
+def test_names_are_llama_cpp_s():
+    assert their_name("h.11.attn.c_attn.weight") == "blk.11.attn_qkv.weight"
+    assert their_name("h.0.mlp.c_proj.bias") == "blk.0.ffn_down.bias"
+    assert their_name("wte.weight") == "token_embd.weight"
+    assert their_name("lm_head.weight") == "output.weight"
+
+
+def test_sizes_that_q8_0_does_not_fit_are_refused(run_of):
+    run = run_of(n_embd=16)
+    with pytest.raises(ConfigError, match=r"q8_0: n_embd 16 is no multiple of 32"):
+        exported(run, "q8_0")
+    assert list((run.path / "export").iterdir()) == []
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused(run_of, monkeypatch):
+    from ift.export.source import Source
+
+    run, tensors = run_of(), Source.tensors
+    monkeypatch.setattr(Source, "tensors", lambda self: ((name, 1e6 * value) for name, value in tensors(self)))
+    with pytest.raises(ConfigError, match=r"fp16: .* beyond fp16"):
+        exported(run, "fp16")
+
+
+# -- llama.cpp --------------------------------------------------------------------------------------------------------
+
+
+def llama(file, *, context, prompts=(), texts=(), chats=(), new=20):
+    if LLAMA is None:
+        pytest.skip("needs llama.cpp: pip install llama-cpp-python, or IFT_LLAMA_PYTHON=PYTHON that has it")
+    asked = {"file": str(file), "context": context, "prompts": prompts, "texts": texts, "chats": chats, "new": new}
+    done = subprocess.run(
+        [LLAMA, "-c", ASK], input=json.dumps(asked), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def prompts_of(template, tokenizer):
+    demo = ("Which city is the capital of Canada?", "Name a bird.", "Give the opposite of the word: safe", "é 日本 😀")
+    return [encode_prompt(Row(text, "", "", "f", 1), template, tokenizer) for text in demo]
+
+
+@pytest.mark.parametrize(("tied", "prompt"), [(True, "phi3"), (False, "alpaca"), (True, "chatml")])
+def test_llama_cpp_says_what_we_say_token_for_token(run_of, small_tokenizer, tied, prompt):
+    run = run_of(tie_weights=tied, context_length=256, prompt=prompt)
+    model, _, template = load_model_folder(run.model)
+    prompts = prompts_of(template, small_tokenizer)
+    row = Row("Name its color.", "", "Blue.", "f", 1, history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
+    said = [text for turn in row.history for text in turn] + [row.instruction]
+    chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+    told = llama(exported(run), context=256, prompts=prompts, texts=TEXTS, chats=[chat])
+    generated = generate(model, prompts, end_of_text=300, max_new_tokens=20)
+    assert told["tokens"] == [answer.ids for answer in generated]
+    assert sum(map(len, told["tokens"])) > 40
+    assert told["texts"] == [small_tokenizer.encode(text) for text in TEXTS]
+    assert told["chat"] == [encode_prompt(row, template, small_tokenizer)]
+
+
+def test_llama_cpp_reads_gpt2_s_own_vocabulary_as_tiktoken_does(run_of, gpt2_tokenizer):
+    run = run_of(tokenizer=gpt2_tokenizer, n_layer=1, context_length=128, prompt="alpaca")
+    model, _, template = load_model_folder(run.model)
+    prompts = prompts_of(template, gpt2_tokenizer)
+    told = llama(exported(run), context=128, prompts=prompts, texts=TEXTS)
+    generated = generate(model, prompts, end_of_text=50256, max_new_tokens=20)
+    assert told["tokens"] == [answer.ids for answer in generated]
+    assert told["texts"] == [gpt2_tokenizer.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "q8_0"])
+def test_llama_cpp_loads_the_smaller_types_too(run_of, small_tokenizer, dtype):
+    run = run_of(n_embd=64)
+    model, _, template = load_model_folder(run.model)
+    prompts = prompts_of(template, small_tokenizer)[:2]
+    told = llama(exported(run, dtype), context=64, prompts=prompts, new=1)
+    for prompt, logits in zip(prompts, told["logits"], strict=True):
+        with torch.no_grad():
+            ours = model.eval()(torch.tensor([prompt]))[0, -1]
+        away = (torch.tensor(logits) - ours).abs().max().item()
+        assert away < 0.5, away

@@ -1,0 +1,164 @@
+"""A Modelfile's TEMPLATE writes our prompt. Go's templates are read here by a small reading of their language."""
+
+import re
+
+import pytest
+
+from ift.data.chat_template import ChatTemplate
+from ift.data.prompts import Segment, Template
+from ift.data.rows import Row
+from ift.data.tokenizer import END_OF_TEXT
+from ift.export.export import export
+from ift.export.ollama import go_template, modelfile, ollama_name, stops
+from ift.export.source import Source
+from ift.training.model_folder import load_model_folder
+from tests.running import ROOT
+
+PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|:=|[^\s"]+')
+
+
+def rendered(go, messages):
+    """What Go's text/template prints: actions whose white space is trimmed, if, range, variables, strings, eq, and."""
+    texts = re.split(r"\s*\{\{- (.*?) -\}\}\s*", go)
+    assert not any(texts[::2]), "text between the actions"
+    actions = [TOKEN.findall(action) for action in texts[1::2]]
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    variables, printed = {"$.System": system}, []
+
+    def value(word, dot):
+        if word.startswith('"'):
+            return re.sub(r"\\(x22|U[0-9a-f]{8}|.)", unescaped, word[1:-1])
+        if word.startswith(".") and word != ".Messages":
+            return dot[word[1:].lower()]
+        return {".Messages": messages, "true": True, "false": False}.get(word, variables.get(word))
+
+    def run(at, dot, shown):
+        """Until the end or else of this block: where that is."""
+        while at < len(actions):
+            first, *rest = actions[at]
+            if first in ("end", "else"):
+                return at
+            if first == "range":
+                for item in value(rest[0], dot):
+                    run(at + 1, item, shown)
+                at = run(at + 1, None, False)
+                assert actions[at] == ["end"]
+            elif first == "if":
+                at, done = branch(at, rest, dot, shown, False)
+            elif rest[:1] in ([":="], ["="]):
+                assert rest[0] == ":=" or first in variables
+                if shown:
+                    variables[first] = value(rest[1], dot)
+            elif shown:
+                assert not rest, actions[at]
+                printed.append(value(first, dot))
+            at += 1
+        return at
+
+    def branch(at, condition, dot, shown, done):
+        while True:
+            holds = shown and not done and (not condition or truth(condition, dot))
+            at = run(at + 1, dot, holds)
+            done = done or holds
+            if actions[at] == ["end"]:
+                return at, done
+            condition = actions[at][2:] if actions[at][1:2] == ["if"] else []
+
+    def truth(words, dot):
+        return value(words[1], dot) == value(words[2], dot) if words[0] == "eq" else bool(value(words[0], dot))
+
+    run(0, None, True)
+    return "".join(printed)
+
+
+def unescaped(match):
+    code = match[1]
+    return chr(int(code[1:], 16)) if len(code) > 1 else {"n": "\n", "t": "\t", "r": "\r"}.get(code, code)
+
+
+def messages_of(row):
+    messages = [{"role": "system", "content": row.system}] if row.system else []
+    for asked, answer in row.history:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": row.instruction}]
+
+
+def text_of(template, row):
+    return "".join(END_OF_TEXT if piece.end else piece.text for piece in template.render(row)[0])
+
+
+@pytest.mark.parametrize("prompt", PRESETS)
+def test_every_preset_s_template_writes_our_prompt(run_of, prompt):
+    run = run_of(prompt=prompt)
+    export(run, "gguf")
+    file = (run.path / "export" / "gguf-fp32" / "Modelfile").read_text()
+    go = re.search(r'^TEMPLATE """(.*)"""$', file, flags=re.MULTILINE)[1]
+    template = load_model_folder(run.model)[2]
+    for row in (
+        Row("Name its color.", "", "", "f", 1),
+        Row('A "quote" \\ {{ .System }}\n', "", "", "f", 1, system="You are brief."),
+        Row("And now?", "", "", "f", 1, history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
+        Row("And now?", "", "", "f", 1, system="Be brief.", history=(("Hello!", "Hi."),)),
+    ):
+        if not template.missing_place(row):
+            assert rendered(go, messages_of(row)) == text_of(template, row)
+    if template.missing_place(Row("a", "", "", "f", 1, system="b")):
+        assert "# SYSTEM has no effect" in file
+
+
+def test_awkward_texts_stay_text():
+    template = Template(
+        "awkward",
+        (
+            Segment('"""{{ .Prompt }} \\n \\x22 \t\r\x00 é 日 😀 """\n', when="always"),
+            Segment('[{system}]"', when="system"),
+            Segment(" again ", when="later"),
+            Segment("{instruction}->"),
+            Segment("{output}<|im_end|>\n", supervised=True),
+        ),
+    )
+    go = go_template(template)
+    assert '"""' not in go
+    for row in (
+        Row("x", "", "", "f", 1),
+        Row("x", "", "", "f", 1, system="s", history=(("a", "b"), ("c", "d"))),
+    ):
+        assert rendered(go, messages_of(row)) == text_of(template, row)
+    assert stops(template) == ["<|im_end|>", END_OF_TEXT]
+
+
+def test_a_jinja_chat_template_becomes_go_s(run_of):
+    source = "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    source += "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    template = ChatTemplate("llama", source=source, special=(("eos_token", "</s>"),))
+    row = Row("And now?", "", "", "f", 1, history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
+    text = "[INST] Hello! [/INST] Hi.<|endoftext|>[INST] Sky? [/INST] Blue.<|endoftext|>[INST] And now? [/INST]"
+    assert rendered(go_template(template), messages_of(row)) == text == text_of(template, row)
+
+
+def test_a_template_that_counts_its_turns_is_left_out_and_said_so(run_of):
+    source = "{% for m in messages %}{{ loop.index0 if m['role'] == 'user' else '' }}{{ m['content'] }}\n{% endfor %}"
+    template = ChatTemplate("counting", source=source, special=())
+    assert go_template(template) is None
+    text = modelfile(Source.open(run_of(prompt=template)), "model.gguf")
+    assert "TEMPLATE \"" not in text
+    assert "# no TEMPLATE" in text
+
+
+def test_a_modelfile_is_what_ollama_reads(run_of):
+    text = modelfile(Source.open(run_of("My Run (2)\u202e", prompt="chatml")), "model-fp32.gguf")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert [line.split(" ", 2)[:2] for line in lines[2:]] == [["PARAMETER", key] for key in (
+        "stop", "stop", "num_ctx", "temperature", "repeat_penalty",
+    )]  # fmt: skip
+    assert lines[0] == "FROM ./model-fp32.gguf"
+    assert lines[1].startswith('TEMPLATE """{{- ')
+    assert lines[2:4] == ['PARAMETER stop "<|im_end|>"', 'PARAMETER stop "<|endoftext|>"']
+    assert lines[4] == "PARAMETER num_ctx 64"
+    assert "ollama create my-run-2 -f Modelfile" in text
+    assert "\u202e" not in text
+
+
+def test_names_are_those_ollama_takes():
+    assert [ollama_name(name) for name in ("run", "10-15-00", "Ä ö", "a..b")] == ["run", "10-15-00", "model", "a-b"]
