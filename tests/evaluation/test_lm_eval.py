@@ -470,10 +470,8 @@ def test_a_difference_from_the_base_model_is_told_where_the_questions_settle_it(
     assert (found["mmlu", "acc"]["difference"], found["mmlu", "acc"]["n"]) == (1.0, 57 * 6)
     assert found["rte", "acc"]["verdict"] == "not settled"  # 6 of 6: p = 2/64, of 63 tests
     [note] = [note for note in outcome.notes if note.startswith("Tuned against base")]
-    assert (
-        "63 tests with Holm's p: better in mmlu acc raw (+1.000)" in note.replace("mmlu_", "")[:200]
-        or "mmlu acc raw (+1.000)" in note
-    )
+    assert "63 tests with Holm's p: better in " in note
+    assert " mmlu acc raw (+1.000)" in note
     assert note.endswith("not settled in 58.")
 
 
