@@ -18,6 +18,7 @@ from those of HFLM one by one, whose greedy flags differ, or who writes other te
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import statistics
 import tempfile
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     adapters = make_adapters(a)
     workloads = {name: w for name, w in make_workloads(a).items() if a.only is None or name in a.only}
     print(

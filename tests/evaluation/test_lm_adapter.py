@@ -11,8 +11,10 @@ import torch
 
 pytest.importorskip("lm_eval", reason="needs lm-eval (pip install 'ift[eval]')")
 
+from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from ift import stops
 from ift.data.chat_template import ChatTemplate, template_from
@@ -26,6 +28,7 @@ from ift.evaluation.lines import Lines
 from ift.evaluation.lm_adapter import IftLM, Rendered
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
+from ift.model.linear import compute_in
 from ift.training.model_folder import load_model_folder, save_model_folder
 
 CONTEXT = 64
@@ -117,6 +120,17 @@ def test_log_likelihoods_and_greedy_flags_are_the_harness_s_own(subject, harness
     assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], abs=1e-4)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     assert {greedy for _, greedy in expected} == {True, False}
+
+
+def test_in_bf16_they_are_near_and_kept_apart(subject, questions, tmp_path):
+    low = copy.deepcopy(subject.model)
+    compute_in(low, torch.bfloat16)
+    asked = requests("loglikelihood", *questions)
+    with Lines(tmp_path / "answers.jsonl") as store:
+        expected = raw(subject, store=store).loglikelihood(asked)
+        found = raw(Subject("tuned", low, subject.tokenizer, None), store=store).loglikelihood(asked)
+    assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], rel=0.05, abs=0.2)
+    assert found != expected
 
 
 def test_requests_that_lose_their_beginning_are_counted(subject, questions):
@@ -300,6 +314,62 @@ def test_choices_differ_by_what_the_harness_says_of_its_chat_form(subject, harne
     found = [logprob for logprob, _ in ours.loglikelihood(requests("", *((shown, c) for c in choices)))]
     expected = [logprob for logprob, _ in theirs.loglikelihood(requests("", *((str(shown), c) for c in choices)), True)]
     assert [p - found[0] for p in found] == pytest.approx([p - expected[0] for p in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("multiturn", [True, False])
+def test_a_task_of_the_harness_in_template_form_is_the_template_s_conversation(
+    subject, settings_of, tmp_path, multiturn
+):
+    """Two solved questions before each: as turns of their own, each with its end, or all in one instruction."""
+    zephyr = ChatTemplate("zephyr", source=ZEPHYR, special=(("eos_token", END_OF_TEXT),))
+    rows = [{"q": f"Is {n} even? {END_OF_TEXT}", "label": n % 2} for n in range(4)]
+    (tmp_path / "rows.json").write_text("\n".join(json.dumps(row) for row in rows))
+    task = {
+        "task": "parity",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.json")}, "cache_dir": str(tmp_path / "cache")},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "fewshot_split": "test",
+        "fewshot_config": {"sampler": "first_n"},
+        "num_fewshot": 2,
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "label",
+        "doc_to_choice": ["yes", "no"],
+    }
+    asked = []
+
+    class Spy(IftLM):
+        def _windows(self, given, scored):
+            asked.append((list(given), list(scored)))
+            return super()._windows(given, scored)
+
+    tuned = Subject("tuned", subject.model, subject.tokenizer, zephyr)
+    found = simple_evaluate(
+        Spy(tuned, prompt="template", batch_size=3),
+        tasks=[task],
+        apply_chat_template=True,
+        fewshot_as_multiturn=multiturn,
+        bootstrap_iters=0,
+        task_manager=TaskManager(include_defaults=False),
+    )
+    assert found["results"]["parity"]["sample_len"] == 4
+    questions = [row["q"] for row in rows]
+    # the harness takes one solved question more, and leaves out that which is asked
+    expected = []
+    for number, question in enumerate(questions):
+        first, second = [n for n in range(4) if n != number][:2]
+        solved = [(questions[n], ("yes", "no")[n % 2]) for n in (first, second)]
+        row = Row(question, "", "", "", 1, history=tuple(solved))
+        if not multiturn:
+            row = Row("".join(f"{q} {a}\n\n" for q, a in solved) + question, "", "", "", 1)
+        expected += [
+            (encode_prompt(row, zephyr, subject.tokenizer), subject.tokenizer.encode(answer))
+            for answer in ("yes", "no")
+        ]
+    assert sorted(asked) == sorted(expected)
+    assert asked[0][0].count(subject.tokenizer.end_of_text) == (5 if multiturn else 1)
+    assert found["samples"]["parity"][0]["arguments"][0][0].endswith("<|assistant|>\n")
 
 
 def test_an_answer_that_has_begun_goes_on_in_its_own_response(subject, template):
