@@ -321,6 +321,12 @@ def test_the_interval_of_what_is_no_mean_is_drawn_from_the_questions():
     assert (low, high) == pytest.approx(tuple(np.quantile(plain, (0.025, 0.975))), abs=0.04)
     assert low < sklearn_mcc(*zip(*pairs, strict=True)) < high
     assert bootstrap_interval(f1_score, [(1, 1)] * 5) == (1.0, 1.0)
+    texts = [(0, np.array([0.1, 0.9])), [{"idx": 1}, 2], [{"idx": 1}, 2], "a"]  # values of whatever kind
+    low, high = bootstrap_interval(lambda drawn: drawn.count("a") / 4, texts)
+    assert (low, high) == (0.0, 0.75)
+    many = list(random.normal(size=300))
+    low, high = bootstrap_interval(np.median, many)
+    assert low < np.median(many) < high
     assert bootstrap_interval(f1_score, [(1, 1)]) == (None, None)
 
 

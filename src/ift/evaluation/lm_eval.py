@@ -24,6 +24,7 @@ from ift.evaluation.statistics import compare_pairs, holm, mean_interval
 from ift.progress import progress
 
 RESAMPLES = 1_000  # for the interval of a number that is no mean
+FEW = 50  # kinds of values
 TEXT = 8_000  # characters of a prompt in samples.jsonl; the end of a longer one
 SUITES = ("glue", "superglue", "bigbench")  # evaluations of many tasks without an official number that we could give
 BIGBENCH_LITE = 24
@@ -246,32 +247,36 @@ def _around_mean(lists: Sequence[Sequence[float]], weighted: bool) -> tuple[floa
 def bootstrap_interval(aggregate: Callable[[Any], float], values: Sequence[Any]) -> tuple[float | None, float | None]:
     """95 % percentile interval of a number that is no mean, as F1 and Matthews' correlation are (Efron 1979).
 
-    What is drawn is how often each different value occurs; a draw that came before is not computed again. So a few
-    values or few kinds of them, as pairs of right and said labels are, take little time.
+    What is drawn is how often each different value occurs. Of few kinds of values, as pairs of right and said labels
+    are, a draw that came before is not computed again.
     """
     if len(values) < 2:
         return None, None
-    kinds = list(dict.fromkeys(map(_hashable, values)))
+    kinds = {_hashable(value): value for value in values}
     place = {kind: number for number, kind in enumerate(kinds)}
-    counts = np.bincount([place[_hashable(value)] for value in values], minlength=len(kinds))
-    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=RESAMPLES)
-    different, again = np.unique(drawn, axis=0, return_inverse=True)
-    example = {_hashable(value): value for value in values}
+    different = list(kinds.values())
+    chances = np.bincount([place[_hashable(value)] for value in values]) / len(values)
+    draws = np.random.default_rng(0)
+    known: dict[bytes, float] = {}
     numbers = []
-    for draw in different:
-        numbers.append(
-            aggregate([example[kind] for kind, times in zip(kinds, draw, strict=True) for _ in range(times)])
-        )
-    low, high = np.nanquantile(np.array(numbers, dtype=float)[again.ravel()], (0.025, 0.975))
+    for _ in range(RESAMPLES):
+        times = draws.multinomial(len(values), chances)
+        number = known.get(times.tobytes())
+        if number is None:
+            number = float(aggregate([different[kind] for kind in np.repeat(np.arange(len(different)), times)]))
+            if len(different) <= FEW:
+                known[times.tobytes()] = number
+        numbers.append(number)
+    low, high = np.nanquantile(numbers, (0.025, 0.975))
     return float(low), float(high)
 
 
 def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return tuple(value.tolist())
-    return (
-        type(value)(map(_hashable, value)) if type(value) is tuple else tuple(value) if type(value) is list else value
-    )
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return repr(value) if isinstance(value, dict) else value
 
 
 def unofficial_mean(name: str, parts: Sequence[Score], *, model: str, prompt: str) -> Score:
