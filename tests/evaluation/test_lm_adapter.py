@@ -146,10 +146,11 @@ def test_what_stops_the_harness_is_answered(subject, harness):
     word = subject.tokenizer.decode([max(range(400), key=lambda token: len(subject.tokenizer.decode([token]).strip()))])
     half_1, half_2 = word[:-2], word[-2:]
     assert len(subject.tokenizer.encode(half_1)) >= len(subject.tokenizer.encode(word)) == 1
-    odd = requests("loglikelihood", ("a", ""), ("", ""), ("Is it?", many), (half_1, half_2))
+    one_more = text_of(subject, CONTEXT + 1)
+    odd = requests("loglikelihood", ("a", ""), ("", ""), ("Is it?", many), (half_1, half_2), ("Is it?", one_more))
     with pytest.raises(AssertionError):
         harness(1).loglikelihood(odd[:1], disable_tqdm=True)
-    empty, empty_too, long, half = raw(subject).loglikelihood(odd)
+    empty, empty_too, long, half, shorter = raw(subject).loglikelihood(odd)
     assert empty == empty_too == (0.0, True)
     before = subject.tokenizer.encode("Is it?")[-1:]
     ids = before + subject.tokenizer.encode(many)
@@ -157,6 +158,9 @@ def test_what_stops_the_harness_is_answered(subject, harness):
     # all of the first window is scored, then the last 9 tokens after as many as fit
     expected = said_of(subject, ids[: CONTEXT + 1], CONTEXT) + said_of(subject, ids[-CONTEXT - 1 :], 9)
     assert long == (pytest.approx(expected, abs=1e-4), False)
+    ids = before + subject.tokenizer.encode(one_more)
+    expected = said_of(subject, ids[: CONTEXT + 1], CONTEXT) + said_of(subject, ids[-CONTEXT - 1 :], 1)
+    assert shorter == (pytest.approx(expected, abs=1e-4), False)
     begun, ended = subject.tokenizer.encode(half_1), subject.tokenizer.encode(half_2)
     apart = said_of(subject, begun + ended, len(ended))
     assert half == (pytest.approx(apart, abs=1e-4), False)
@@ -249,12 +253,18 @@ def test_an_argument_that_we_do_not_know_is_refused_and_one_that_changes_nothing
             adapter.generate_until(requests("", ("a", {"until": [], "max_gen_toks": 2, name: value})))
 
 
-def test_a_sample_that_is_asked_for_again_is_another_one_and_comes_again(subject):
+def test_a_sample_that_is_asked_for_again_is_another_one_and_comes_again(subject, tmp_path):
     sampled = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0, "top_k": 50}
     asked = requests("", ("Tell me", sampled), ("a", sampled), ("Tell me", sampled))
     found = raw(subject).generate_until(asked)
     assert found[0] != found[2]
     assert found == raw(subject, batch_size=1).generate_until(asked)
+    path = tmp_path / "answers.jsonl"
+    with Lines(path) as store:
+        assert raw(subject, store=store).generate_until(asked) == found
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+    with Lines(path) as store:
+        assert raw(subject, store=store).generate_until(asked) == found
 
 
 # -- the model's own template -----------------------------------------------------------------------------------------
@@ -397,6 +407,36 @@ def test_an_answer_ends_where_the_template_closes_it(subject, settings_of):
     assert text[4:7].strip() not in found
 
 
+def test_what_the_template_has_the_model_write_before_an_answer_is_no_part_of_it(subject, tmp_path):
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA:"
+        "{% else %}OPENING{{ m.content }}EOS{% endif %}{% endfor %}"
+    )
+    special = (("eos_token", "EOS"),)
+    free = {"until": [], "max_gen_toks": 20}
+    instructions = ["Tell me", "Why?", "1 2 3", "Name a color.", "a", "b", "The sky", "river", "Is it red?"]
+    said = raw(subject).generate_until(requests("", *((f"Q: {text}\nA:", free) for text in instructions)))
+    instruction, whole = next(
+        (text, answer)
+        for text, answer in zip(instructions, said, strict=True)
+        if answer[:3].isascii() and answer[:3].isalpha() and answer[1] in answer[3:]
+    )
+    opening, answer = whole[:3], whole[3:]
+    within = {"until": [opening[1]], "max_gen_toks": 20}
+    with Lines(tmp_path / "answers.jsonl") as store:
+        for text, lines in ((opening, 2), ("", 4)):
+            template = ChatTemplate("x", source=source.replace("OPENING", text), special=special)
+            adapter = in_template(subject, template, store=store)
+            rendered = adapter.apply_chat_template([{"role": "user", "content": instruction}])
+            assert (str(rendered), rendered.opening) == (f"Q: {instruction}\nA:", text)
+            found = adapter.generate_until(requests("", (rendered, free), (rendered, within)))
+            assert found == ([answer, answer.split(opening[1])[0]] if text else [whole, opening[0]])
+            assert len(store.lines) == lines
+    given, scored = adapter._encode_pair(Rendered(rendered.before, opening, ""), "yes")
+    assert given + scored == adapter.tok_encode(rendered) + subject.tokenizer.encode(opening + "yes")
+    assert subject.tokenizer.decode(scored) == "yes"
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_can_forge_an_end_or_a_turn(subject, text, settings_of):
     """The ends that are there are the template's; the text of a message is all there, as ordinary tokens."""
@@ -531,7 +571,7 @@ def test_answers_are_kept_by_all_that_they_depend_on(subject, settings_of, tmp_p
     other = copy.deepcopy(subject.model)
     with torch.no_grad():
         other.ln_f.bias += 0.5
-    pair = [("Tell me", " it")]
+    pair = [("", " it")]  # the same tokens in both forms
     with Lines(tmp_path / "answers.jsonl") as store:
 
         def lines_after(adapter: IftLM, arguments=(("Tell me", {"until": [], "max_gen_toks": 4}),)) -> int:

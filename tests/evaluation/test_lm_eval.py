@@ -321,6 +321,12 @@ def test_the_interval_of_what_is_no_mean_is_drawn_from_the_questions():
     assert (low, high) == pytest.approx(tuple(np.quantile(plain, (0.025, 0.975))), abs=0.04)
     assert low < sklearn_mcc(*zip(*pairs, strict=True)) < high
     assert bootstrap_interval(f1_score, [(1, 1)] * 5) == (1.0, 1.0)
+    texts = [(0, np.array([0.1, 0.9])), [{"idx": 1}, 2], [{"idx": 1}, 2], "a"]  # values of whatever kind
+    low, high = bootstrap_interval(lambda drawn: drawn.count("a") / 4, texts)
+    assert (low, high) == (0.0, 0.75)
+    many = list(random.normal(size=300))
+    low, high = bootstrap_interval(np.median, many)
+    assert low < np.median(many) < high
     assert bootstrap_interval(f1_score, [(1, 1)]) == (None, None)
 
 
@@ -442,6 +448,37 @@ def test_both_prompts_and_the_base_model_beside_it(bench_of):
     assert [text for text, *_ in raw["scored"]] == [" True", " False"]
     assert [text for text, *_ in templated["scored"]] == ["True", "False"]
     assert raw == {**by_form["rte", "base", "raw"], "model": "tuned"}
+
+
+def test_solved_questions_are_the_same_for_every_model(bench_of, monkeypatch):
+    monkeypatch.undo()
+    bench = bench_of("eval=lm_eval", "eval.tasks=[rte]", "eval.base=true", "eval.num_fewshot=2", "eval.limit=3")
+    tuned = bench.tuned
+    bench.__dict__["base"] = Subject("base", tuned.model, tuned.tokenizer, None)
+    lines = list(engine.run(bench).samples)
+    prompts = {(line["model"], line["prompt_form"], line["doc_id"]): line["prompt"] for line in lines}
+    for doc_id in range(3):
+        raw = prompts["tuned", "raw", doc_id]
+        assert raw.count("True or False?") == 3
+        assert prompts["base", "raw", doc_id] == raw
+        for sentence in raw.split("\n\n"):
+            assert sentence.partition("Answer:")[0] in prompts["tuned", "template", doc_id]
+
+
+def test_a_difference_from_the_base_model_is_told_where_the_questions_settle_it(bench_of, monkeypatch):
+    monkeypatch.setattr(engine, "asking", lambda subject, *arguments: Knowing(wrong=subject.label == "base"))
+    bench = bench_of("eval=lm_eval", "eval.tasks=[mmlu,rte,cola]", "eval.base=true", "eval.prompts=[raw]")
+    bench.__dict__["base"] = Subject("base", bench.tuned.model, bench.tuned.tokenizer, None)
+    outcome = engine.run(bench)
+    found = {(each["task"], each["metric"]): each for each in outcome.about["against_base"]}
+    assert len(found) == 57 + 5 + 1  # cola's number is no mean
+    assert found["mmlu", "acc"]["verdict"] == "better"
+    assert (found["mmlu", "acc"]["difference"], found["mmlu", "acc"]["n"]) == (1.0, 57 * 6)
+    assert found["rte", "acc"]["verdict"] == "not settled"  # 6 of 6: p = 2/64, of 63 tests
+    [note] = [note for note in outcome.notes if note.startswith("Tuned against base")]
+    assert "63 tests with Holm's p: better in " in note
+    assert " mmlu acc raw (+1.000)" in note
+    assert note.endswith("not settled in 58.")
 
 
 def test_a_sample_can_be_checked_by_hand(bench_of):

@@ -6,8 +6,10 @@ the data, asks each question as the harness words it and inside the model's own 
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import math
+import random
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +20,15 @@ import numpy as np
 from ift.errors import ConfigError, missing_extra
 from ift.evaluation.benchmark import Bench, Outcome, Score, Subject, package_versions
 from ift.evaluation.lines import Lines
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import compare_pairs, holm, mean_interval
 from ift.progress import progress
 
 RESAMPLES = 1_000  # for the interval of a number that is no mean
+FEW = 50  # kinds of values
 TEXT = 8_000  # characters of a prompt in samples.jsonl; the end of a longer one
 SUITES = ("glue", "superglue", "bigbench")  # evaluations of many tasks without an official number that we could give
 BIGBENCH_LITE = 24
-NOTES = {  # by the beginning of a task's name
+NOTES = {  # by the name of a task, or a pattern of names
     "squadv2": "squadv2: best_exact and best_f1 are with the best threshold on the likelihood of no answer, chosen on "
     "these questions; the other numbers count only an empty answer as none. Shares, not per cent.",
     "ift_squad": "ift_squad is SQuAD 1.1 in the words of the harness's squadv2. Shares, not per cent; questions of one "
@@ -36,7 +39,7 @@ NOTES = {  # by the beginning of a task's name
     "official GLUE score here.",
     "multirc": 'multirc: the harness wants "no" after an answer that the data labels right, and "yes" after a wrong '
     "one; the number follows it.",
-    "bigbench_": "BIG-bench tasks without choices count only the first of several right answers.",
+    "bigbench_*_generate_until": "BIG-bench tasks without choices count only the first of several right answers.",
 }
 
 
@@ -73,6 +76,7 @@ def run(bench: Bench) -> Outcome:
                     if prompt == "template" and subject.template is None:
                         notes.append("The base model has no prompt template: it is not asked in one.")
                         continue
+                    draw_again(tasks)
                     lm = asking(subject, prompt, settings.generate.batch_size, store, settings.name)
                     found = lm_eval.evaluator.evaluate(
                         lm,
@@ -86,7 +90,14 @@ def run(bench: Bench) -> Outcome:
                     samples += samples_of(found, tasks, model=subject.label, prompt=prompt)
                     notes += cut(lm, subject.label, prompt, settings.num_fewshot)
                     about = about or described(found, tasks)
-            notes = [*left_out(settings.tasks, about, settings.name, settings.limit), *notes, *said_of(tasks, scores)]
+            members = {name: [task.task_name for task in group.get_all_tasks()] for name, group in groups.items()}
+            differences = against_base(samples, scores, members)
+            notes = [
+                *left_out(about, settings.name, settings.limit),
+                *notes,
+                *told_of(differences),
+                *said_of(tasks, scores),
+            ]
         finally:
             shutil.rmtree(cache, ignore_errors=True)
     template = bench.tuned.template
@@ -94,13 +105,12 @@ def run(bench: Bench) -> Outcome:
     if template:
         versions |= {f"template {template.name}": template.hash}
     versions |= data_versions(about)
-    return Outcome(scores, samples, versions, notes, {"tasks": about})
+    more = {"against_base": differences} if differences else {}
+    return Outcome(scores, samples, versions, notes, {"tasks": about, **more})
 
 
 def set_few_shots(tasks: Mapping[str, Any], number: int | None) -> list[str]:
     """As `lm_eval.simple_evaluate` does: a task that is made for none keeps none. Returns what to say about that."""
-    from lm_eval.defaults import DEFAULT_OTHER_SEED
-
     fixed = []
     for name, task in tasks.items():
         own = task.get_config("num_fewshot")
@@ -108,8 +118,17 @@ def set_few_shots(tasks: Mapping[str, Any], number: int | None) -> list[str]:
             fixed.append(name)
         elif number is not None or own is None:
             task.set_config(key="num_fewshot", value=number or 0)
-        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     return [f"Asked without solved questions, as the task demands: {', '.join(fixed)}."] if fixed else []
+
+
+def draw_again(tasks: Mapping[str, Any]) -> None:
+    """The same solved questions for every model and prompt: those that `lm_eval.simple_evaluate` draws."""
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
 def asking(subject: Subject, prompt: str, batch_size: int, store: Lines, what: str) -> Any:
@@ -180,7 +199,8 @@ def scores_of(
             )
     wholes = []
     for group_name, group in groups.items():
-        for metric, filter_name, value in _numbers(found["results"].get(group_name, {})):
+        of_group = list(_numbers(found["results"].get(group_name, {})))
+        for metric, filter_name, value in of_group:
             weighted = all(rule.weight_by_size for rule in group.aggregate_metric_list if rule.metric == metric)
             lists = [kept.get((task.task_name, f"{metric},{filter_name}"), []) for task in group.get_all_tasks()]
             pooled = [value for values in lists for value in values]
@@ -188,7 +208,7 @@ def scores_of(
             wholes.append(
                 Score(
                     group_name,
-                    metric,
+                    metric if [m for m, *_ in of_group].count(metric) == 1 else f"{metric} ({filter_name})",
                     float(value),
                     len(pooled),
                     low,
@@ -227,32 +247,36 @@ def _around_mean(lists: Sequence[Sequence[float]], weighted: bool) -> tuple[floa
 def bootstrap_interval(aggregate: Callable[[Any], float], values: Sequence[Any]) -> tuple[float | None, float | None]:
     """95 % percentile interval of a number that is no mean, as F1 and Matthews' correlation are (Efron 1979).
 
-    What is drawn is how often each different value occurs; a draw that came before is not computed again. So a few
-    values or few kinds of them, as pairs of right and said labels are, take little time.
+    What is drawn is how often each different value occurs. Of few kinds of values, as pairs of right and said labels
+    are, a draw that came before is not computed again.
     """
     if len(values) < 2:
         return None, None
-    kinds = list(dict.fromkeys(map(_hashable, values)))
+    kinds = {_hashable(value): value for value in values}
     place = {kind: number for number, kind in enumerate(kinds)}
-    counts = np.bincount([place[_hashable(value)] for value in values], minlength=len(kinds))
-    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=RESAMPLES)
-    different, again = np.unique(drawn, axis=0, return_inverse=True)
-    example = {_hashable(value): value for value in values}
+    different = list(kinds.values())
+    chances = np.bincount([place[_hashable(value)] for value in values]) / len(values)
+    draws = np.random.default_rng(0)
+    known: dict[bytes, float] = {}
     numbers = []
-    for draw in different:
-        numbers.append(
-            aggregate([example[kind] for kind, times in zip(kinds, draw, strict=True) for _ in range(times)])
-        )
-    low, high = np.nanquantile(np.array(numbers, dtype=float)[again.ravel()], (0.025, 0.975))
+    for _ in range(RESAMPLES):
+        times = draws.multinomial(len(values), chances)
+        number = known.get(times.tobytes())
+        if number is None:
+            number = float(aggregate([different[kind] for kind in np.repeat(np.arange(len(different)), times)]))
+            if len(different) <= FEW:
+                known[times.tobytes()] = number
+        numbers.append(number)
+    low, high = np.nanquantile(numbers, (0.025, 0.975))
     return float(low), float(high)
 
 
 def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return tuple(value.tolist())
-    return (
-        type(value)(map(_hashable, value)) if type(value) is tuple else tuple(value) if type(value) is list else value
-    )
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return repr(value) if isinstance(value, dict) else value
 
 
 def unofficial_mean(name: str, parts: Sequence[Score], *, model: str, prompt: str) -> Score:
@@ -275,6 +299,62 @@ def unofficial_mean(name: str, parts: Sequence[Score], *, model: str, prompt: st
     return Score(
         *(name, "unofficial_mean", value, sum(asked.values()), value - half, value + half), model=model, prompt=prompt
     )
+
+
+def against_base(
+    samples: Sequence[Mapping[str, Any]], scores: Sequence[Score], groups: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Tuned less base on the same questions, of each number that is a mean, of each group too; p adjusted by Holm.
+
+    The base model is asked in the raw form; the tuned one in each that was asked for.
+    """
+    values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in samples:
+        for metric, value in line["metrics"].items():
+            label = metric if "filter" not in line else f"{metric} ({line['filter']})"
+            if isinstance(value, int | float):
+                for name in (line["task"], *(group for group, members in groups.items() if line["task"] in members)):
+                    values[line["model"], line["prompt_form"]][name, label].append(float(value))
+    base = values.get(("base", "raw"))
+    if base is None:
+        return []
+    higher = {(score.task, score.metric): score.higher_is_better for score in scores}
+    keys = [
+        (prompt, *key)
+        for (model, prompt), tuned in values.items()
+        for key in tuned
+        if model == "tuned" and key in higher
+    ]
+    tests = holm({key: compare_pairs(base[key[1:]], values["tuned", key[0]][key[1:]]) for key in keys})
+    return [
+        {
+            "task": task,
+            "metric": metric,
+            "prompt": prompt,
+            **{name: _plain(getattr(tests[prompt, task, metric], name)) for name in ("difference", "low", "high")},
+            **{name: getattr(tests[prompt, task, metric], name) for name in ("p", "n")},
+            "verdict": tests[prompt, task, metric].verdict(higher_is_better=higher[task, metric]),
+        }
+        for prompt, task, metric in keys
+    ]
+
+
+def told_of(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for all of them, which names those that are settled."""
+    if not differences:
+        return []
+    parts = []
+    for verdict in ("better", "worse"):
+        named = [
+            f"{each['task']} {each['metric']} {each['prompt']} ({each['difference']:+.3f})"
+            for each in differences
+            if each["verdict"] == verdict
+        ]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        parts += [f"{verdict} in {', '.join(named[:5])}{more}"] if named else []
+    unsettled = sum(each["verdict"] == "not settled" for each in differences)
+    parts += [f"not settled in {unsettled}"] if unsettled else []
+    return [f"Tuned against base on the same questions, {len(differences)} tests with Holm's p: {'; '.join(parts)}."]
 
 
 # -- what was asked ----------------------------------------------------------------------------------------------------
@@ -381,7 +461,7 @@ def data_versions(about: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 # -- what the numbers do not say ---------------------------------------------------------------------------------------
 
 
-def left_out(names: Sequence[str], about: Mapping[str, Mapping[str, Any]], name: str, limit: int | None) -> list[str]:
+def left_out(about: Mapping[str, Mapping[str, Any]], name: str, limit: int | None) -> list[str]:
     notes = []
     asked, there = (sum(each[key] for each in about.values()) for key in ("asked", "of"))
     if asked < there:
@@ -419,7 +499,7 @@ def cut(lm: Any, label: str, prompt: str, few_shots: int | None) -> list[str]:
 
 
 def said_of(tasks: Mapping[str, Any], scores: Sequence[Score]) -> list[str]:
-    notes = [note for start, note in NOTES.items() if any(name.startswith(start) for name in tasks)]
+    notes = [note for names, note in NOTES.items() if fnmatch.filter(tasks, names)]
     for score in scores:
         if score.metric == "unofficial_mean":
             notes.append("unofficial_mean is the plain mean of the tasks' numbers; nobody else publishes it.")

@@ -158,9 +158,7 @@ def refuse_what_cannot_be_asked(names: Sequence[str], manager: TaskManager) -> N
     """Raises ConfigError for a task that runs what a model writes, or asks about pictures or sound."""
     for name, file in tasks_of(names, manager).items():
         if file.get("unsafe_code"):
-            raise ConfigError(
-                f"eval.tasks={name}: runs what a model writes (eval=humaneval does, in a sandbox)"
-            )
+            raise ConfigError(f"eval.tasks={name}: runs what a model writes (eval=humaneval does, in a sandbox)")
         if file.get("doc_to_image") or file.get("doc_to_audio"):
             raise ConfigError(f"eval.tasks={name}: asks about pictures or sound (this model reads text)")
 
