@@ -160,7 +160,7 @@ class Arena:
 
     def _rows(self, pair: tuple[str, str]) -> list[Shown]:
         runs = [Answers(name, self.contenders[name].run, self.contenders[name].rows) for name in pair]
-        battles = {}
+        battles: dict[str, Shown] = {}
         for first, second in aligned(runs):
             battle = _battle(TEST_SPLIT, *first.question, {pair[0]: first.response, pair[1]: second.response})
             battles.setdefault(battle.about, battle)

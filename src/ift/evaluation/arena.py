@@ -121,9 +121,9 @@ def table(battles: Sequence[Battle]) -> tuple[list[str], NDArray[np.int64], NDAr
 def won(rows: NDArray[np.int64], counts: NDArray[np.int64], n: int) -> Matrix:
     """(n, n): how often the model of the line beat that of the column; a tie is half a win of each."""
     first, second, share = rows[:, 0], rows[:, 1], rows[:, 2] / 2
-    flat = np.bincount(first * n + second, counts * share, n * n) + np.bincount(
-        second * n + first, counts * (1 - share), n * n
-    )
+    flat = np.zeros(n * n)
+    flat += np.bincount(first * n + second, counts * share, n * n)
+    flat += np.bincount(second * n + first, counts * (1 - share), n * n)
     return flat.reshape(n, n)
 
 
@@ -283,7 +283,8 @@ def _take_verdicts(found: Collected, name: str, run: RunFolder) -> None:
                         winner={1.0: "model_a", 0.0: "model_b", 0.5: TIE}[sample["score"]],
                         judge=one_line(judged.name, 100),
                         tstamp=when,
-                        **{key: str(sample[key]) for key in ("instruction", "input")},
+                        instruction=str(sample["instruction"]),
+                        input=str(sample["input"]),
                         response_a=str(sample["response"]),
                         response_b=str(sample["other_response"]),
                         source=folder.name,
