@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.errors import ConfigError, MachineError, missing_extra, one_line
+from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
 from ift.evaluation.answers import Answers, open_answers
 from ift.evaluation.battles import TIE, Battle, checked_name, read_votes
 from ift.evaluation.judge import judgements
@@ -35,6 +35,7 @@ SCALE, MEAN = 400 / math.log(10), 1000.0
 ELO_STEP = 4  # K: what a battle can move at most
 ROUNDS = 500  # of the bootstrap
 STEPS = 10_000  # of the iteration, which takes some tens where the models meet often
+MOST_MODELS = 500  # the Arena has some 300; more are no names, and their matrix would fill the memory
 HEADLINES = 10  # models shown first; of a public file's 130 the rest is in a fold
 
 Matrix = NDArray[np.float64]
@@ -74,10 +75,14 @@ class Leaderboard:
 
 
 def leaderboard(battles: Sequence[Battle], *, rounds: int = ROUNDS) -> Leaderboard:
-    """Everything that battles say. Raises ConfigError where there are none."""
+    """Everything that battles say. Raises ConfigError where there are none, DataError for more than 500 models."""
     if not battles:
         raise ConfigError("no battles: nothing to rate")
     models, rows, counts = table(battles)
+    if len(models) > MOST_MODELS:
+        raise DataError(
+            f"{len(models):,} models in these battles, more than {MOST_MODELS} (is model_a a model's name?)"
+        )
     wins = won(rows, counts, len(models))
     strengths = bradley_terry(wins)
     drawn = bootstrap(rows, counts, len(models), start=strengths, rounds=rounds)
