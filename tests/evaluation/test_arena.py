@@ -368,9 +368,13 @@ def test_a_full_disk_is_told_and_what_was_saved_stays(tmp_path):
         votes.show(shown(0))
         votes.vote("key0", "model_a")
         votes.db.execute(f"PRAGMA max_page_count = {votes.db.execute('PRAGMA page_count').fetchone()[0]}")
-        with pytest.raises(MachineError, match=r"arena\.sqlite: .*full"):
+
+        def fill():
             for i in range(1, 100):
                 votes.show(shown(i))
+
+        with pytest.raises(MachineError, match=r"arena\.sqlite: .*full"):
+            fill()
         votes.db.execute("PRAGMA max_page_count = 1000000")
         votes.show(shown(100))  # there is room again
         assert votes.vote("key100", "tie") == "tie"

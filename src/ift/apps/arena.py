@@ -299,6 +299,16 @@ class Arena:
             "ours": list(self.contenders),
         }
 
+    def outdated(self) -> int:
+        """Votes on answers to rows that these models, by their names, no longer give: who answers may be another now."""
+        now = {battle.about for battles in self.planned.values() for battle in battles}
+        return sum(
+            shown.source == TEST_SPLIT
+            and {shown.model_a, shown.model_b} <= self.contenders.keys()
+            and shown.about not in now
+            for shown in self.votes.voted_on()
+        )
+
     # -- what it is told
 
     def _to_page(self, battle: Shown) -> dict[str, Any]:
@@ -387,6 +397,11 @@ def arena(
                 f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, "
                 f"{done['votes']:,} votes so far"
             )
+            if outdated := served.outdated():
+                print(
+                    f"note      {outdated:,} votes are on answers that these models no longer give, and still count "
+                    "(--votes FILE begins anew)"
+                )
             print(f"votes     {votes}: saved as you give them")
             server.serve(browser=browser)
             print(f"voted     {served._progress()['votes']:,} times")
