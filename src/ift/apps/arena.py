@@ -300,7 +300,7 @@ class Arena:
         }
 
     def outdated(self) -> int:
-        """Votes on answers to rows that these models, by their names, no longer give: who answers may be another now."""
+        """How many votes are on answers to rows that models of these names no longer give: trained again, perhaps."""
         now = {battle.about for battles in self.planned.values() for battle in battles}
         return sum(
             shown.source == TEST_SPLIT
