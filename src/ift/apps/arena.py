@@ -8,6 +8,7 @@ shown and what is said of it is in the database before the page hears of it (`ev
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import threading
 from collections import Counter
@@ -272,7 +273,7 @@ class Arena:
             names = {str(self.contenders[name].run.path) for name in self.contenders} | set(self.contenders)
             told = str(error) or type(error).__name__
             for name in sorted(names, key=len, reverse=True):
-                told = told.replace(name, "MODEL")
+                told = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "MODEL", told)
             asking.problem = one_line(told, 160)
         except BaseException as error:
             asking.problem = type(error).__name__
