@@ -193,6 +193,19 @@ def test_rows_where_both_say_the_same_are_ties_that_nobody_is_asked_about(a_run,
     assert [judge for _, judge in standing(tmp_path / "arena.sqlite").values()].count(SAME) == 3
 
 
+def test_votes_on_answers_that_are_no_longer_given_are_counted(a_run, serve):
+    one, two = a_run("one"), a_run("two", said=lambda i: f"t says {i}")
+    _, there = serve(one, two)
+    for _ in range(4):
+        there.vote({"battle": there.next({})["battle"], "winner": "tie"})
+    assert there.outdated() == 0
+    rows = [{"instruction": f"Task {i}", "input": "", "response": "trained again"} for i in range(6)]
+    write_jsonl(two.responses, rows)
+    _, there = serve(one, two)
+    assert there.outdated() == 4
+    assert there._progress()["done"] == 0  # these are new battles
+
+
 def test_pairs_of_three_models_get_equally_many_battles(a_run, serve, tmp_path):
     _, there = serve(*(a_run(name, said=lambda i, name=name: f"{name} {i}") for name in ("one", "two", "three")))
     for _ in range(9):

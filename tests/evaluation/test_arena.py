@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from scipy.optimize import minimize
 
 from ift.entry import settings_from
-from ift.errors import ConfigError, DataError
+from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.arena import bradley_terry, collect, leaderboard, online_elo, points, show_leaderboard
 from ift.evaluation.arena import run as engine
 from ift.evaluation.battles import BOTH_BAD, Battle, read_votes, write_votes
@@ -191,6 +191,11 @@ def test_nothing_to_rate_is_an_error():
         leaderboard([])
 
 
+def test_a_file_of_names_without_end_does_not_fill_the_memory():
+    with pytest.raises(DataError, match="60,000 models"):
+        leaderboard([Battle(f"a{i}", f"b{i}", "tie") for i in range(30_000)])
+
+
 def test_without_choix_the_package_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "choix", None)
     with pytest.raises(Exception, match=r'pip install "ift\[arena\]"'):
@@ -356,6 +361,24 @@ def test_two_processes_may_vote_at_the_same_time(tmp_path):
             (one, two)[i % 2].show(shown(i))
             (two, one)[i % 2].vote(f"key{i}", "tie")
         assert len(one.battles()[0]) == len(two.battles()[0]) == 20
+
+
+def test_a_full_disk_is_told_and_what_was_saved_stays(tmp_path):
+    with Votes(tmp_path / "arena.sqlite") as votes:
+        votes.show(shown(0))
+        votes.vote("key0", "model_a")
+        votes.db.execute(f"PRAGMA max_page_count = {votes.db.execute('PRAGMA page_count').fetchone()[0]}")
+
+        def fill():
+            for i in range(1, 100):
+                votes.show(shown(i))
+
+        with pytest.raises(MachineError, match=r"arena\.sqlite: .*full"):
+            fill()
+        votes.db.execute("PRAGMA max_page_count = 1000000")
+        votes.show(shown(100))  # there is room again
+        assert votes.vote("key100", "tie") == "tie"
+        assert [b.winner for b in votes.battles()[0]] == ["model_a", "tie"]
 
 
 @pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + b"\xff" * 2000, None])

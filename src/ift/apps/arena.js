@@ -222,7 +222,7 @@ function board(said) {
       const cell = element("td", share === null ? (i === j ? "" : "–") : `${(100 * share).toFixed(0)} %`, "n cell");
       if (share !== null) {
         cell.classList.add(share < 0.5 ? "below" : "above");
-        cell.style.setProperty("--far", `${Math.min(100, 250 * Math.abs(share - 0.5))}%`);
+        cell.style.setProperty("--far", `${Math.min(100, 350 * Math.abs(share - 0.5))}%`);
       }
       return cell;
     });

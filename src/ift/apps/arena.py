@@ -8,6 +8,7 @@ shown and what is said of it is in the database before the page hears of it (`ev
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import threading
 from collections import Counter
@@ -160,7 +161,7 @@ class Arena:
 
     def _rows(self, pair: tuple[str, str]) -> list[Shown]:
         runs = [Answers(name, self.contenders[name].run, self.contenders[name].rows) for name in pair]
-        battles = {}
+        battles: dict[str, Shown] = {}
         for first, second in aligned(runs):
             battle = _battle(TEST_SPLIT, *first.question, {pair[0]: first.response, pair[1]: second.response})
             battles.setdefault(battle.about, battle)
@@ -272,7 +273,7 @@ class Arena:
             names = {str(self.contenders[name].run.path) for name in self.contenders} | set(self.contenders)
             told = str(error) or type(error).__name__
             for name in sorted(names, key=len, reverse=True):
-                told = told.replace(name, "MODEL")
+                told = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "MODEL", told)
             asking.problem = one_line(told, 160)
         except BaseException as error:
             asking.problem = type(error).__name__
@@ -298,6 +299,16 @@ class Arena:
             "battles": found.show()[0].removeprefix("battles").strip().replace(":", " battles:", 1),
             "ours": list(self.contenders),
         }
+
+    def outdated(self) -> int:
+        """How many votes are on answers to rows that models of these names no longer give: trained again, perhaps."""
+        now = {battle.about for battles in self.planned.values() for battle in battles}
+        return sum(
+            shown.source == TEST_SPLIT
+            and {shown.model_a, shown.model_b} <= self.contenders.keys()
+            and shown.about not in now
+            for shown in self.votes.voted_on()
+        )
 
     # -- what it is told
 
@@ -387,6 +398,11 @@ def arena(
                 f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, "
                 f"{done['votes']:,} votes so far"
             )
+            if outdated := served.outdated():
+                print(
+                    f"note      {outdated:,} votes are on answers that these models no longer give, and still count "
+                    "(--votes FILE begins anew)"
+                )
             print(f"votes     {votes}: saved as you give them")
             server.serve(browser=browser)
             print(f"voted     {served._progress()['votes']:,} times")

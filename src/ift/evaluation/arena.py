@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.errors import ConfigError, MachineError, missing_extra, one_line
+from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
 from ift.evaluation.answers import Answers, open_answers
 from ift.evaluation.battles import TIE, Battle, checked_name, read_votes
 from ift.evaluation.judge import judgements
@@ -35,6 +35,7 @@ SCALE, MEAN = 400 / math.log(10), 1000.0
 ELO_STEP = 4  # K: what a battle can move at most
 ROUNDS = 500  # of the bootstrap
 STEPS = 10_000  # of the iteration, which takes some tens where the models meet often
+MOST_MODELS = 500  # the Arena has some 300; more are no names, and their matrix would fill the memory
 HEADLINES = 10  # models shown first; of a public file's 130 the rest is in a fold
 
 Matrix = NDArray[np.float64]
@@ -74,10 +75,14 @@ class Leaderboard:
 
 
 def leaderboard(battles: Sequence[Battle], *, rounds: int = ROUNDS) -> Leaderboard:
-    """Everything that battles say. Raises ConfigError where there are none."""
+    """Everything that battles say. Raises ConfigError where there are none, DataError for more than 500 models."""
     if not battles:
         raise ConfigError("no battles: nothing to rate")
     models, rows, counts = table(battles)
+    if len(models) > MOST_MODELS:
+        raise DataError(
+            f"{len(models):,} models in these battles, more than {MOST_MODELS} (is model_a a model's name?)"
+        )
     wins = won(rows, counts, len(models))
     strengths = bradley_terry(wins)
     drawn = bootstrap(rows, counts, len(models), start=strengths, rounds=rounds)
@@ -121,9 +126,9 @@ def table(battles: Sequence[Battle]) -> tuple[list[str], NDArray[np.int64], NDAr
 def won(rows: NDArray[np.int64], counts: NDArray[np.int64], n: int) -> Matrix:
     """(n, n): how often the model of the line beat that of the column; a tie is half a win of each."""
     first, second, share = rows[:, 0], rows[:, 1], rows[:, 2] / 2
-    flat = np.bincount(first * n + second, counts * share, n * n) + np.bincount(
-        second * n + first, counts * (1 - share), n * n
-    )
+    flat = np.zeros(n * n)
+    flat += np.bincount(first * n + second, counts * share, n * n)
+    flat += np.bincount(second * n + first, counts * (1 - share), n * n)
     return flat.reshape(n, n)
 
 
@@ -283,7 +288,8 @@ def _take_verdicts(found: Collected, name: str, run: RunFolder) -> None:
                         winner={1.0: "model_a", 0.0: "model_b", 0.5: TIE}[sample["score"]],
                         judge=one_line(judged.name, 100),
                         tstamp=when,
-                        **{key: str(sample[key]) for key in ("instruction", "input")},
+                        instruction=str(sample["instruction"]),
+                        input=str(sample["input"]),
                         response_a=str(sample["response"]),
                         response_b=str(sample["other_response"]),
                         source=folder.name,

@@ -223,6 +223,10 @@ class Votes:
         """about -> judge of every battle with a vote that stands."""
         return {row["about"]: row["judge"] for row in self._read(STANDING)}
 
+    def voted_on(self) -> list[Shown]:
+        """What was shown of every vote that stands."""
+        return [_shown(row) for row in self._read(STANDING)]
+
     def battles(self) -> tuple[list[Battle], list[tuple[int, str]]]:
         """Every vote that stands, oldest first; and rows that no arena wrote, with the reason."""
         battles, dropped = [], []
