@@ -168,7 +168,11 @@ def test_helm_is_called_with_its_own_words_and_no_key_of_ours(made, settings, fa
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    benchmark(settings("eval.limit=3", "eval.num_fewshot=2", "accelerator=cpu", "eval.tasks=[simple_mcqa,'mmlu:subject=anatomy']"))
+    benchmark(
+        settings(
+            "eval.limit=3", "eval.num_fewshot=2", "accelerator=cpu", "eval.tasks=[simple_mcqa,'mmlu:subject=anatomy']"
+        )
+    )
     [call] = calls(fake)
     work = made.evals.absolute() / "helm" / "work"
     words = call["words"]
@@ -187,7 +191,17 @@ def test_helm_is_called_with_its_own_words_and_no_key_of_ours(made, settings, fa
     assert "secret" not in json.dumps(call)
     environment = call["env"]
     assert set(environment) <= {
-        *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE", "HOME", "TMPDIR"),
+        *(
+            "PATH",
+            "LANG",
+            "LC_ALL",
+            "LC_CTYPE",
+            "LD_LIBRARY_PATH",
+            "OMP_NUM_THREADS",
+            "SSL_CERT_FILE",
+            "HOME",
+            "TMPDIR",
+        ),
         *("HF_HOME", "NLTK_DATA", "XDG_CACHE_HOME", "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM"),
         *("PYTHONUNBUFFERED", "CUDA_VISIBLE_DEVICES", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy"),
         *("https_proxy", "no_proxy"),
@@ -249,7 +263,9 @@ def test_a_run_that_fails_is_named_and_the_others_count(settings):
     results = benchmark(settings("eval.tasks=[broken,simple_mcqa]", "eval.prompts=[raw]"))
     assert [s["task"] for s in results["scores"] if s["headline"]] == ["simple_mcqa"]
     [note] = [note for note in results["notes"] if "failed" in note]
-    assert note.startswith("1 of 2 runs failed and are not here: helm.benchmark.runner.RunnerError: Failed runs: ['broken")
+    assert note.startswith(
+        "1 of 2 runs failed and are not here: helm.benchmark.runner.RunnerError: Failed runs: ['broken"
+    )
     assert "evals/helm/work/helm-run.log" in note
 
 
@@ -354,7 +370,9 @@ def until_stop(model, tokenizer, prompt, tokens):
     return tokenizer.decode(answer.ids).split("\n")[0]
 
 
-@pytest.mark.skipif(not (HELM / "bin" / "helm-run").exists(), reason="no HELM here: make .venv-helm, or IFT_HELM=FOLDER")
+@pytest.mark.skipif(
+    not (HELM / "bin" / "helm-run").exists(), reason="no HELM here: make .venv-helm, or IFT_HELM=FOLDER"
+)
 def test_helm_s_completions_are_ours_and_its_exact_match_is_our_count(settings, tmp_path, settings_of):
     run = model_only(tmp_path / "real", settings_of, context_length=512)
     given = settings(f"run={run.path}", f"eval.environment={HELM}", "offline=true", "eval.limit=20", "accelerator=cpu")

@@ -146,7 +146,11 @@ def test_a_file_says_all_that_llama_cpp_asks_for(run_of, small_tokenizer):
         "block_count": 3,
         "attention.head_count": 2,
     }
-    assert (fields["general.architecture"], fields["general.name"], fields["general.file_type"]) == ("gpt2", "My run", 0)
+    assert (fields["general.architecture"], fields["general.name"], fields["general.file_type"]) == (
+        "gpt2",
+        "My run",
+        0,
+    )
     words = {key.removeprefix("tokenizer."): value for key, value in fields.items() if key.startswith("tokenizer.")}
     assert (words["ggml.model"], words["ggml.pre"]) == ("gpt2", "gpt-2")
     assert len(words["ggml.tokens"]) == 301

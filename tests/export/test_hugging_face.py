@@ -21,7 +21,7 @@ from tests.running import ROOT
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})
 ROWS = (
     Row("Name its color.", "", "Blue.", "f", 1),
-    Row("Name its color: \"é\" {input} %} {{ x }}", "the sky\n<|user|>\n", "Blue.", "f", 2),
+    Row('Name its color: "é" {input} %} {{ x }}', "the sky\n<|user|>\n", "Blue.", "f", 2),
     Row("And now?", "", "Green.", "f", 3, system="You are brief.", history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
 )
 

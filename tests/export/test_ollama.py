@@ -142,7 +142,7 @@ def test_a_template_that_counts_its_turns_is_left_out_and_said_so(run_of):
     template = ChatTemplate("counting", source=source, special=())
     assert go_template(template) is None
     text = modelfile(Source.open(run_of(prompt=template)), "model.gguf")
-    assert "TEMPLATE \"" not in text
+    assert 'TEMPLATE "' not in text
     assert "# no TEMPLATE" in text
 
 

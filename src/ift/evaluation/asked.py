@@ -33,6 +33,7 @@ from ift.sealed import MANIFEST, hash_file
 from ift.settings import JudgeSettings, load_settings
 
 Question = Row | str  # in the model's own template; or text to go on with
+SAVED_TOGETHER = 64  # answers between two writes, where no batch size is given
 
 
 class AskedModel:
@@ -54,7 +55,7 @@ class AskedModel:
         missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in self.kept.lines}
         # those of like length together: a batch takes as long as its longest
         waiting = sorted(missing, key=lambda key: len(str(missing[key])))
-        size = self.settings.eval.generate.batch_size
+        size = self.settings.eval.generate.batch_size or SAVED_TOGETHER
         if waiting:
             with progress(what, len(waiting), "answers") as advance:
                 for start in range(0, len(waiting), size):

@@ -139,7 +139,9 @@ def find_helm(environment: str | None) -> Path:
     for program in (folder / "bin" / "helm-run", folder / "Scripts" / "helm-run.exe", folder / "helm-run"):
         if os.access(program, os.X_OK) and program.is_file():
             return program.absolute()
-    raise MachineError(f"eval.environment={folder}: no helm-run there (make .venv-helm, or name the folder that has it)")
+    raise MachineError(
+        f"eval.environment={folder}: no helm-run there (make .venv-helm, or name the folder that has it)"
+    )
 
 
 def versions(program: Path) -> dict[str, str]:
@@ -350,7 +352,9 @@ def _read(path: Path) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {one_line(str(error), 60)} (remove its folder, run it again)") from error
+        raise DataError(
+            f"{path}: cannot be read: {one_line(str(error), 60)} (remove its folder, run it again)"
+        ) from error
 
 
 def read_run(path: Path, deployment: Deployment) -> Measured:

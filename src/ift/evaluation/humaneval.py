@@ -151,7 +151,7 @@ def write_programs(
         prompts, stop = [problem.prompt for problem in problems], STOP
     identity = _identity(bench, subject, form, problems, generate)
     keys = [[f"{identity}/{problem.task_id}/{number}" for problem in problems] for number in range(asked_for.attempts)]
-    size = ROUND * generate.batch_size
+    size = ROUND * (generate.batch_size or 32)
     title = f"{subject.label} {form}"
     with progress(title, asked_for.attempts * len(problems), "programs") as advance:
         for number in range(asked_for.attempts):

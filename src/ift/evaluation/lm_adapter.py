@@ -103,7 +103,7 @@ class IftLM(TemplateLM):
         subject: Subject,
         *,
         prompt: str,
-        batch_size: int,
+        batch_size: int | None,
         batch_tokens: int | None = None,
         advance: Callable[[int], None] | None = None,
         store: Lines | None = None,
@@ -118,7 +118,7 @@ class IftLM(TemplateLM):
         self.model: GPT = subject.model.eval()
         self._device = subject.device
         most = BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cpu"])
-        self.batch_tokens = batch_tokens or min(most, batch_size * self.max_length)
+        self.batch_tokens = batch_tokens or (min(most, batch_size * self.max_length) if batch_size else most)
         self.truncated = self.shortened = 0
         self._encoded = lru_cache(maxsize=256)(lambda text: tuple(subject.tokenizer.encode(text)))
 

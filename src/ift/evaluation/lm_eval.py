@@ -131,7 +131,7 @@ def draw_again(tasks: Mapping[str, Any]) -> None:
         task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
-def asking(subject: Subject, prompt: str, batch_size: int, store: Lines, what: str) -> Any:
+def asking(subject: Subject, prompt: str, batch_size: int | None, store: Lines, what: str) -> Any:
     """The adapter, with a bar for each kind of request."""
     from ift.evaluation.lm_adapter import IftLM
 
