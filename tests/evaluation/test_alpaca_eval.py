@@ -188,7 +188,7 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words_and_what_is_unre
     assert outcome.scores[0].low == pytest.approx(100 * 9 / (9 + 1.959964**2), abs=1e-3)  # Wilson's, of 9 out of 9
     assert any("Scored 9 of 12" in note for note in outcome.notes)
     assert any("by its words, since the server gives none" in note for note in outcome.notes)
-    assert outcome.about["judged_by"] == "words"
+    assert (outcome.about["judged_by"], outcome.about["parser"]) == ("words", "regex_parser")
 
 
 def test_a_server_that_refuses_log_probabilities_is_asked_without(bench):

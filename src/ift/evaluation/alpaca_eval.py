@@ -68,7 +68,9 @@ def run(bench: Bench) -> Outcome | None:
         server, by, why = _how_to_judge(judge, settings)  # before hours of answering: is it there?
         answered, unfit = _answer(bench, baseline)
         found = _compare(bench, baseline, answered, judge, server, by)
-        about = judge.about(server) | {"judged_by": by, "baseline": baseline.name, "refused": judge.refused}
+        parser = "logprob_parser" if by == "logprobs" else "regex_parser"  # the package's names
+        about = judge.about(server) | {"judged_by": by, "parser": parser}
+        about |= {"baseline": baseline.name, "refused": judge.refused}
     scores, samples = [], []
     for (subject, prompt, outputs), compared in zip(answered, found, strict=True):
         scores += _scores(baseline, outputs, compared, model=subject.label, prompt=prompt)
