@@ -202,7 +202,6 @@ class EvalSettings:
     sandbox: SandboxSettings
     against: list[str]
     battles: str | None
-    reference: str | None
     registry: list[str]
     environment: str | None
     generate: GenerateSettings

@@ -134,7 +134,7 @@ def bench(tmp_path, settings_of):
     def bench(server: JudgeServer, *overrides: str) -> Bench:
         words = [f"run={made.path}", "eval=alpaca_eval", "judge.model=scripted", "judge.server=openai"]
         words += [f"judge.base_url={server.url}/v1", "judge.retries=0", "eval.generate.max_new_tokens=6"]
-        given = [] if any(word.startswith("data_root") for word in overrides) else [f"eval.reference={reference}"]
+        given = [] if any(word.startswith("data_root") for word in overrides) else [f"eval.against=[{reference}]"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("evaluate", [*words, *given, *overrides])
         return Bench(RunFolder(made.path), settings_from(config, EvaluateSettings))
@@ -263,7 +263,7 @@ def test_text_cannot_leave_its_place_in_the_judges_prompt(bench, tmp_path):
     rows = [{"instruction": f"{hostile} {i % 3}", "output": hostile, "generator": "g"} for i in range(4)]
     path.write_text(json.dumps(rows))
     with JudgeServer(lambda body: "m", first=by_worth) as server:
-        outcome = alpaca_eval.run(bench(server, f"eval.reference={path}"))
+        outcome = alpaca_eval.run(bench(server, f"eval.against=[{path}]"))
     for body in server.bodies[1:]:
         assert [message["role"] for message in body["messages"]] == ["system", "user"]
         text = body["messages"][1]["content"]

@@ -103,8 +103,11 @@ def judge_settings(settings: JudgeSettings) -> JudgeSettings:
 
 
 def read_baseline(bench: Bench) -> Baseline:
-    """AlpacaEval's own instructions and answers, or those of eval.reference. Raises DataError naming file and row."""
-    limit, reference = bench.settings.eval.limit, bench.settings.eval.reference
+    """AlpacaEval's own instructions and answers, or those of eval.against. Raises DataError naming file and row."""
+    limit, against = bench.settings.eval.limit, bench.settings.eval.against
+    if len(against) > 1:
+        raise ConfigError("eval.against: AlpacaEval compares with one run or file of answers (eval.against=[RUN])")
+    reference = against[0] if against else None
     if reference:
         answers = open_answers(reference)
         rows = [
