@@ -15,6 +15,7 @@ written, no process, thread or socket made, no signal sent, whoever the user is.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -432,7 +433,7 @@ def wall_of_landlock(kernel: Kernel) -> str:
     kernel.prctl(SET_NO_NEW_PRIVS, 1)
     kernel.call("landlock_restrict_self", 446, rules, 0)
     os.close(rules)
-    return f"Landlock ABI {abi}"
+    return f"ABI {abi}"
 
 
 def wall_of_namespaces(kernel: Kernel) -> str:
@@ -558,6 +559,8 @@ def main() -> None:
             except ImportError:
                 continue
         NOTHING = fcntl.fcntl(os.open("/dev/null", os.O_RDWR), fcntl.F_DUPFD, 200)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory runs out, these processes go first and not the one with the model
         os.environ.clear()
         os.chdir("/")
         os.umask(0o077)
