@@ -238,7 +238,7 @@ def test_a_real_process_without_leave_ends_with_2_and_without_a_sandbox_with_5(m
     assert "eval.allow_code_execution=true runs them in a sandbox" in refused.stderr
     nowhere = evaluate("eval.allow_code_execution=true", "eval.sandbox.kind=container")
     assert nowhere.returncode == 5
-    assert "eval.sandbox.kind=container: not on this machine: eval.sandbox.image is not set" in nowhere.stderr
+    assert "eval.sandbox.kind=container: cannot be used here: eval.sandbox.image is not set" in nowhere.stderr
     assert not (made.evals / "humaneval/generations.jsonl").exists()
 
 

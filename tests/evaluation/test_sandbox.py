@@ -533,7 +533,7 @@ def test_without_any_sandbox_it_is_refused_with_the_reasons(monkeypatch, capsys)
 def test_a_kind_that_is_asked_for_is_not_replaced_by_another(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(
-        MachineError, match=r"eval\.sandbox\.kind=bubblewrap: not on this machine: no bwrap on the PATH"
+        MachineError, match=r"eval\.sandbox\.kind=bubblewrap: cannot be used here: no bwrap on the PATH"
     ):
         open_sandbox(settings("bubblewrap"))
     with pytest.raises(MachineError, match="neither docker nor podman"):
@@ -552,7 +552,7 @@ def test_a_container_gets_no_network_no_rights_and_no_folder_and_is_believed_onl
     )  # fmt: skip
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(MachineError, match="container: it does not hold"):
+    with pytest.raises(MachineError, match="cannot be used here: it does not hold: a file can be read"):
         open_sandbox(settings("container", image="python:3.12-slim"))
     told = (tmp_path / "told").read_text()
     for option in (

@@ -365,7 +365,7 @@ def open_sandbox(settings: SandboxSettings) -> Sandbox:
             return tried(kind, settings)
         except NotHere as error:
             if settings.kind == kind:
-                raise MachineError(f"eval.sandbox.kind={kind}: not on this machine: {one_line(str(error))}") from error
+                raise MachineError(f"eval.sandbox.kind={kind}: cannot be used here: {one_line(str(error))}") from error
             print(f"no sandbox {kind}: {one_line(str(error))}", flush=True)
     raise MachineError(
         "eval.sandbox.kind=auto: nothing here keeps such programs in, as said above "
