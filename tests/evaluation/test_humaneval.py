@@ -115,6 +115,12 @@ def test_the_program_in_an_answer(answer, program):
     assert program_from_answer(ADD, answer) == program
 
 
+@pytest.mark.parametrize("part", ["\n", " ", "```\n", "```a\n", "x: ", "async ", "def add", "@", "[", "\n ", "x = ("])
+def test_no_answer_takes_long_to_read(part):  # what grows with the square of its length would take an hour here
+    program_from_answer(ADD, "```\n" + part * 300_000)
+    program_from_answer(ADD, "def add(x, y):\n" + part * 300_000)
+
+
 def test_the_known_solutions_are_found_in_answers_in_fences_and_without():
     for p in read_problems():
         whole = p.prompt + p.solution
