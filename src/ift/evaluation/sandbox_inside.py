@@ -297,7 +297,10 @@ def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
     if machine not in PROCESSORS:
         raise Refused(f"no list of system calls for the processor {machine}")
     column, architecture, _, _ = PROCESSORS[machine]
-    number, high = 0, 4  # offsets in struct seccomp_data: the call's number, the architecture; arguments from 16 on
+    number, processor = (
+        0,
+        4,
+    )  # offsets in struct seccomp_data: the call's number, the architecture; arguments from 16 on
 
     def argument(index: int) -> int:
         return 16 + 8 * index
@@ -305,7 +308,7 @@ def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
     tests = [(n[column], "allow") for n in ALLOWED.values()]
     tests += [(o[column], name) for name, o in OPENS.items()] + [(FCNTL[column], "fcntl")]
     lines: list[tuple[int, str | None, str | None, int]] = [
-        (LOAD, None, None, high), (EQUAL, None, "kill", architecture), (LOAD, None, None, number)
+        (LOAD, None, None, processor), (EQUAL, None, "kill", architecture), (LOAD, None, None, number)
     ]  # fmt: skip
     lines += [(EQUAL, label, None, known) for known, label in tests if known is not None]
     lines.append((RETURN, None, None, EPERM_RETURN))
