@@ -226,6 +226,27 @@ def test_a_sandbox_leaves_no_process_and_no_file_behind(sandbox, tmp_path):
 
 
 @LINUX
+def test_when_this_process_is_killed_so_is_all_that_it_started(sandbox):
+    """While a program runs: it may have its two seconds, no more."""
+    source = (
+        "import sys\nfrom ift.evaluation.sandbox import Sandbox\nfrom ift.settings import SandboxSettings\n"
+        f"box = Sandbox({sandbox.kind!r}, SandboxSettings({sandbox.kind!r}, 2.0, 128, {IMAGE!r}))\n"
+        "print(box.process.pid, flush=True)\n"
+        "box.judge('def f():\\n    while True: pass', 'f', '', 'def check(f): f()', seconds=2)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as owner:
+        session = int(owner.stdout.readline())
+        time.sleep(0.3)
+        assert len(members(session)) >= 1
+        owner.kill()
+    for _ in range(400):
+        if not members(session):
+            break
+        time.sleep(0.05)
+    assert members(session) == []
+
+
+@LINUX
 def test_killed_from_outside_it_starts_again(sandbox):
     with Sandbox(sandbox.kind, sandbox.settings) as box:
         os.killpg(box.process.pid, signal.SIGKILL)
