@@ -38,7 +38,12 @@ def judge(request):
         except NotHere as error:
             pytest.skip(f"{request.param}: {error}")
         boxes = Boxes(box, settings, stack)
-        yield lambda programs: boxes.judge([Attempt(problem, 0, "", "", text) for problem, text in programs])
+
+        def judge(programs):
+            return boxes.judge([Attempt(problem, 0, "", "", text) for problem, text in programs])
+
+        judge.box = box
+        yield judge
 
 
 def test_the_known_solutions_are_right_and_empty_bodies_are_wrong(judge):
@@ -113,6 +118,12 @@ ABOVE = "import math\n\n\n\n"
 )  # fmt: skip
 def test_the_program_in_an_answer(answer, program):
     assert program_from_answer(ADD, answer) == program
+
+
+@pytest.mark.parametrize("part", ["\n", " ", "```\n", "```a\n", "x: ", "async ", "def add", "@", "[", "\n ", "x = ("])
+def test_no_answer_takes_long_to_read(part):  # what grows with the square of its length would take an hour here
+    program_from_answer(ADD, "```\n" + part * 300_000)
+    program_from_answer(ADD, "def add(x, y):\n" + part * 300_000)
 
 
 def test_the_known_solutions_are_found_in_answers_in_fences_and_without():
@@ -212,6 +223,33 @@ def test_what_was_generated_is_not_generated_again_and_other_settings_are_other_
             assert len(rounds) == 3
 
 
+def test_the_base_model_stands_beside_the_tuned_one_without_a_template(bench_of, monkeypatch, judge, tmp_path):
+    from ift.evaluation.benchmark import Subject
+
+    problem, asked = read_problems()[0], []
+
+    def complete(self, prompts, settings, *, stop=(), seed=0, what=None):
+        asked.append((self.label, stop, prompts[0]))
+        fenced = f"```python\n{problem.prompt}{problem.solution}```"
+        return [fenced if not stop else problem.solution if self.label == "tuned" else "    pass\n"]
+
+    monkeypatch.setattr(Subject, "complete", complete)
+    bench = bench_of("eval.allow_code_execution=true", "eval.base=true", "eval.limit=1", "eval.sandbox.seconds=20")
+    bench.folder, tuned = tmp_path, bench.tuned
+    monkeypatch.setattr(Bench, "base", Subject("base", tuned.model, tuned.tokenizer, None))
+    monkeypatch.setattr(humaneval, "open_sandbox", lambda settings: judge.box)
+    outcome = humaneval.run(bench)
+    assert [(s.model, s.prompt, s.value) for s in outcome.scores] == [
+        ("tuned", "raw", 1.0), ("tuned", "template", 1.0), ("base", "raw", 0.0),
+    ]  # fmt: skip
+    stops = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    assert [(label, stop) for label, stop, _ in asked] == [("tuned", stops), ("tuned", ()), ("base", stops)]
+    assert asked[0][2] == asked[2][2] == problem.prompt
+    assert problem.prompt.strip() in asked[1][2]
+    assert asked[1][2] != asked[0][2]
+    assert any("base model has no prompt template" in note for note in outcome.notes)
+
+
 def test_programs_that_are_the_same_are_run_once(judge, monkeypatch):
     count = []
     real = Sandbox.judge
@@ -238,7 +276,7 @@ def test_a_real_process_without_leave_ends_with_2_and_without_a_sandbox_with_5(m
     assert "eval.allow_code_execution=true runs them in a sandbox" in refused.stderr
     nowhere = evaluate("eval.allow_code_execution=true", "eval.sandbox.kind=container")
     assert nowhere.returncode == 5
-    assert "nothing here can run such programs safely (container: eval.sandbox.image is not set)" in nowhere.stderr
+    assert "eval.sandbox.kind=container: cannot be used here: eval.sandbox.image is not set" in nowhere.stderr
     assert not (made.evals / "humaneval/generations.jsonl").exists()
 
 

@@ -205,7 +205,7 @@ def _seed(seed: int, attempt: int, first: int) -> int:
 
 
 FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
-CODE = re.compile(r"(def|class|import|from|async)\s|@\w|#|[\])}]|\w+(\[[^\]]*\])?\s*(:\s*[\w.\[\], ]+)?\s*[-+*/|&]?=")
+CODE = re.compile(r"(def|class|import|from|async)\s|@\w|#|[\])}]|\w+(\[[^\]]*\])?\s*(:[^=]*|[-+*/|&%])?=")
 
 
 def program_from_answer(problem: Problem, answer: str) -> str:
@@ -226,8 +226,7 @@ def program_from_answer(problem: Problem, answer: str) -> str:
             lines = _until(lines, lambda line: not CODE.match(line))
         above = problem.prompt[: [match.start() for match in head.finditer(problem.prompt)][-1]]
         return above + "\n" + "\n".join(lines) + "\n"
-    while lines and not lines[0].strip():
-        lines = lines[1:]
+    lines = lines[next((i for i, line in enumerate(lines) if line.strip()), len(lines)) :]
     if lines and lines[0] == lines[0].lstrip():
         lines = ["    " + line for line in lines]
     return problem.prompt + "\n".join(_until(lines, lambda line: True)) + "\n"

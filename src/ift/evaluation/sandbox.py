@@ -156,7 +156,7 @@ def container(settings: SandboxSettings) -> Start:
         *("--entrypoint", "python3", settings.image, *BARE),
     ]
     said = f"{Path(program).name} {settings.image}"
-    return Start(tuple(command), "outside", said, dict(os.environ), (program, "kill", name))
+    return Start(tuple(command), "outside", said, dict(os.environ), (program, "rm", "--force", name))
 
 
 KINDS: dict[str, Callable[[SandboxSettings], Start]] = {
@@ -202,7 +202,8 @@ class Sandbox:
             self.close()
             raise NotHere(one_line(str(said), 100))
         self.python = answer["python"]
-        self.name = " ".join(filter(None, (self.start.name, f"({answer['wall']})" if answer["wall"] else "")))
+        wall = f" ({answer['wall']})" if answer["wall"] else ""
+        self.name = f"{self.start.name}{wall}, seccomp, rlimits"
 
     def _ask(self, data: bytes) -> dict[str, Any] | None:
         """Send; None, or the answer of one that ended before it had read all."""
@@ -355,16 +356,20 @@ def _status(code: int) -> str:
 
 
 def open_sandbox(settings: SandboxSettings) -> Sandbox:
-    """The first kind that stands and holds, or the one that is asked for. Raises MachineError where there is none."""
-    kinds = list(KINDS) if settings.kind == "auto" else [settings.kind]
-    reasons: list[str] = []
-    for kind in kinds:
+    """The first kind that stands and holds, or the one that is asked for. Raises MachineError where there is none.
+
+    Why a kind that stands before the chosen one was not taken is printed.
+    """
+    for kind in list(KINDS) if settings.kind == "auto" else [settings.kind]:
         try:
             return tried(kind, settings)
         except NotHere as error:
-            reasons.append(f"{kind}: {one_line(str(error), 40)}")
+            if settings.kind == kind:
+                raise MachineError(f"eval.sandbox.kind={kind}: cannot be used here: {one_line(str(error))}") from error
+            print(f"no sandbox {kind}: {one_line(str(error))}", flush=True)
     raise MachineError(
-        f"eval.sandbox.kind={settings.kind}: nothing here can run such programs safely ({'; '.join(reasons)})"
+        "eval.sandbox.kind=auto: nothing here keeps such programs in, as said above "
+        "(install bubblewrap, or set eval.sandbox.image for docker or podman)"
     )
 
 

@@ -15,6 +15,7 @@ written, no process, thread or socket made, no signal sent, whoever the user is.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -296,7 +297,10 @@ def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
     if machine not in PROCESSORS:
         raise Refused(f"no list of system calls for the processor {machine}")
     column, architecture, _, _ = PROCESSORS[machine]
-    number, high = 0, 4  # offsets in struct seccomp_data: the call's number, the architecture; arguments from 16 on
+    number, processor = (
+        0,
+        4,
+    )  # offsets in struct seccomp_data: the call's number, the architecture; arguments from 16 on
 
     def argument(index: int) -> int:
         return 16 + 8 * index
@@ -304,7 +308,7 @@ def filter_program(machine: str) -> list[tuple[int, int, int, int]]:
     tests = [(n[column], "allow") for n in ALLOWED.values()]
     tests += [(o[column], name) for name, o in OPENS.items()] + [(FCNTL[column], "fcntl")]
     lines: list[tuple[int, str | None, str | None, int]] = [
-        (LOAD, None, None, high), (EQUAL, None, "kill", architecture), (LOAD, None, None, number)
+        (LOAD, None, None, processor), (EQUAL, None, "kill", architecture), (LOAD, None, None, number)
     ]  # fmt: skip
     lines += [(EQUAL, label, None, known) for known, label in tests if known is not None]
     lines.append((RETURN, None, None, EPERM_RETURN))
@@ -432,7 +436,7 @@ def wall_of_landlock(kernel: Kernel) -> str:
     kernel.prctl(SET_NO_NEW_PRIVS, 1)
     kernel.call("landlock_restrict_self", 446, rules, 0)
     os.close(rules)
-    return f"Landlock ABI {abi}"
+    return f"ABI {abi}"
 
 
 def wall_of_namespaces(kernel: Kernel) -> str:
@@ -558,6 +562,8 @@ def main() -> None:
             except ImportError:
                 continue
         NOTHING = fcntl.fcntl(os.open("/dev/null", os.O_RDWR), fcntl.F_DUPFD, 200)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory runs out, these processes go first and not the one with the model
         os.environ.clear()
         os.chdir("/")
         os.umask(0o077)
