@@ -19,7 +19,9 @@ import pytest
 
 from ift.evaluation.answers import open_answers
 from ift.evaluation.ratings import write_csv
+from ift.run import write_json, write_jsonl
 from tests.evaluation.judge_server import JudgeServer
+from tests.evaluation.mirrors import write_mirror
 from tests.running import ROOT, TINY, TRAIN, Warm, run
 
 README = (ROOT / "README.md").read_text()
@@ -29,14 +31,18 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
-PYTHON = [command for command in COMMANDS if command.startswith(("python ", "ift "))]
-ALONE = [next(c for c in PYTHON if c.startswith(begins)) for begins in ("ift", "python train.py", "python evaluate.py")]
-ELSEWHERE = {  # run by what sets up the environment that this test runs in
+ELSEWHERE = {  # run by what sets up the environment that this test runs in, or by the test of what they start
     "make demo": "Makefile",
     "make test": ".ci/run",
     "make soak": "tests/training/test_resume.py, a part of it",
     'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
+    "python evaluate.py run=RUN eval=helm": "tests/evaluation/test_helm.py",
+    "python evaluate.py run=RUN eval=all": "tests/evaluation/test_all.py",
 }
+PYTHON = [command for command in COMMANDS if command.startswith(("python ", "ift ")) and command not in ELSEWHERE]
+ALONE = [next(c for c in PYTHON if c.startswith(begins)) for begins in ("ift", "python train.py", "python evaluate.py")]
+VOTES = [{"model_a": "run", "model_b": "other", "winner": winner} for winner in ("model_a", "model_b", "tie")]
+BASELINE = {"instruction": "Name a colour.", "output": "Blue.", "generator": "gpt4", "dataset": "helpful_base"}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,11 @@ def things(tmp_path_factory, warm):
     result = warm.run(TRAIN, *TINY, "logger=none", f"output_dir={folder / 'run'}")
     assert result.returncode == 0, result.stderr
     write_csv(folder / "ratings.csv", open_answers(folder / "run").rows, {})
+    write_mirror(folder / "mirror", rows=2)
+    write_jsonl(folder / "battles.jsonl", VOTES)
+    own = folder / "mirror" / "tatsu-lab" / "alpaca_eval"
+    own.mkdir(parents=True)
+    write_json(own / "alpaca_eval_gpt4_baseline.json", [BASELINE])
     return folder
 
 
@@ -73,24 +84,28 @@ def test_commands_that_are_not_run_here_are_run_elsewhere():
 def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: Warm):
     program, *words = shlex.split(command)
     stand_ins = {"FILE": "rows.json", "FOLDER": "weights", "RUN": "run", "CHAT": "chat", "my_conf": "my_conf"}
-    stand_ins |= {"ratings.csv": "ratings.csv"}
+    stand_ins |= {"ratings.csv": "ratings.csv", "MIRROR": "mirror", "BATTLES": "battles.jsonl"}
     for name, thing in stand_ins.items():
         words = [re.sub(rf"\b{re.escape(name)}\b", str(things / thing), word) for word in words]
-    start = run if command in ALONE or "trainer=ddp" in words or "eval=judge" in words else warm.run
+    judged = [word for word in words if word in ("eval=judge", "eval=alpaca_eval")]
+    start = run if command in ALONE or "trainer=ddp" in words or judged else warm.run
     if program == "ift":
         subcommand = words[0]
         words = ["-m", "ift.cli", *words]
         if subcommand == "review":
             return works(words, run) if "ratings.csv" in command else opens_a_page(words)
-        if subcommand == "compare":
+        if subcommand == "arena" and "--leaderboard" not in words:
+            return opens_a_page(words)
+        if subcommand in ("compare", "export"):
             words += [f"--output={tmp_path / 'page.html'}"]
         elif subcommand == "check":
             words += [f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
             words += ["data.split=random", "data.max_dropped=0.5"]
         elif subcommand == "verify-resume":
             words += ["--kills=1", "--steps=6"]
-    elif "eval=judge" in words:
-        with JudgeServer(lambda body: "50") as there:
+    elif judged:
+        words += evaluation(words, things)
+        with JudgeServer(lambda body: "50" if "eval=judge" in words else "m") as there:
             words = [word for word in words if not word.startswith("judge.base_url=")]
             base = there.url + ("/v1" if "judge.server=openai" in words else "")
             return works([*words, f"judge.base_url={base}"], start)
@@ -103,7 +118,7 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
     elif words[0] == "train.py":
         words += small(words, things, tmp_path)
     else:
-        words += ["eval.generate.max_new_tokens=3"]
+        words += ["eval.generate.max_new_tokens=3", *evaluation(words, things)]
     works(words, start)
     if words[0] == "train.py" and "dry_run=true" not in words and "-m" not in words:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
@@ -125,6 +140,17 @@ def opens_a_page(words: list[str]) -> None:
             assert b"<title>" in page.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 0
+
+
+def evaluation(words: list[str], things: Path) -> list[str]:
+    """The overrides that let a known evaluation do without the network, on little."""
+    if "eval=responses" in words or "eval=judge" in words:
+        return []
+    decided = {word.split("=")[0] for word in words}
+    changes = ["offline=true", f"data_root={things / 'mirror'}", "eval.limit=1", "eval.generate.max_new_tokens=3"]
+    changes += [f"eval.battles={things / 'battles.jsonl'}"] if "eval=arena" in words else []
+    changes += ["eval.tasks=[test-match]"] if "eval=openai_evals" in words else []
+    return [change for change in changes if change.split("=")[0] not in decided]
 
 
 def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:

@@ -24,7 +24,6 @@ from ift.export.export import export
 from ift.export.gguf_file import their_name
 from ift.generation.decode import generate
 from ift.training.model_folder import load_model_folder
-from tests.running import ROOT
 
 LLAMA = os.environ.get("IFT_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
 TEXTS = (
