@@ -1,4 +1,4 @@
-"""HELM is called with what it needs and nothing else, its files are read as it writes them; and HELM itself, where it is.
+"""HELM is called with what it needs and nothing else, and its files are read as it writes them.
 
 For HELM itself: make .venv-helm, or IFT_HELM=FOLDER of a virtual environment with crfm-helm 0.5.
 """
@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from ift.data.examples import encode_prompt
@@ -24,7 +26,7 @@ from ift.export.source import Source
 from ift.generation.decode import generate
 from ift.run import read_json, read_jsonl, write_json
 from ift.settings import EvaluateSettings
-from ift.training.model_folder import load_model_folder
+from ift.training.model_folder import load_model_folder, save_model_folder
 from tests.running import ROOT, clean_environment
 from tests.tiny_run import make_run
 
@@ -168,7 +170,11 @@ def test_helm_is_called_with_its_own_words_and_no_key_of_ours(made, settings, fa
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    benchmark(settings("eval.limit=3", "eval.num_fewshot=2", "accelerator=cpu", "eval.tasks=[simple_mcqa,'mmlu:subject=anatomy']"))
+    benchmark(
+        settings(
+            "eval.limit=3", "eval.num_fewshot=2", "accelerator=cpu", "eval.tasks=[simple_mcqa,'mmlu:subject=anatomy']"
+        )
+    )
     [call] = calls(fake)
     work = made.evals.absolute() / "helm" / "work"
     words = call["words"]
@@ -187,7 +193,17 @@ def test_helm_is_called_with_its_own_words_and_no_key_of_ours(made, settings, fa
     assert "secret" not in json.dumps(call)
     environment = call["env"]
     assert set(environment) <= {
-        *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE", "HOME", "TMPDIR"),
+        *(
+            "PATH",
+            "LANG",
+            "LC_ALL",
+            "LC_CTYPE",
+            "LD_LIBRARY_PATH",
+            "OMP_NUM_THREADS",
+            "SSL_CERT_FILE",
+            "HOME",
+            "TMPDIR",
+        ),
         *("HF_HOME", "NLTK_DATA", "XDG_CACHE_HOME", "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM"),
         *("PYTHONUNBUFFERED", "CUDA_VISIBLE_DEVICES", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy"),
         *("https_proxy", "no_proxy"),
@@ -249,7 +265,9 @@ def test_a_run_that_fails_is_named_and_the_others_count(settings):
     results = benchmark(settings("eval.tasks=[broken,simple_mcqa]", "eval.prompts=[raw]"))
     assert [s["task"] for s in results["scores"] if s["headline"]] == ["simple_mcqa"]
     [note] = [note for note in results["notes"] if "failed" in note]
-    assert note.startswith("1 of 2 runs failed and are not here: helm.benchmark.runner.RunnerError: Failed runs: ['broken")
+    assert note.startswith(
+        "1 of 2 runs failed and are not here: helm.benchmark.runner.RunnerError: Failed runs: ['broken"
+    )
     assert "evals/helm/work/helm-run.log" in note
 
 
@@ -347,28 +365,59 @@ def test_files_that_are_not_helm_s_are_named(made, settings, tmp_path, name, con
 # -- HELM itself ------------------------------------------------------------------------------------------------------
 
 
-def until_stop(model, tokenizer, prompt, tokens):
-    """Greedy, up to a line's end or the end-of-text, as HELM asks for it."""
-    ids = tokenizer.encode(prompt)
-    [answer] = generate(model, [ids], end_of_text=tokenizer.end_of_text, max_new_tokens=tokens)
-    return tokenizer.decode(answer.ids).split("\n")[0]
+def letters(run):
+    """Make the run's model one that says A after a colon and B after a line's end, and then ends."""
+    model, tokenizer, template = load_model_folder(run.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("h.") or "wpe" in name:
+                parameter.zero_()  # what comes next depends on the last token alone
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.wte.weight))
+        model.config = replace(model.config, tie_weights=False)
+        state = model.ln_f(model.wte.weight)
+        token = {text: tokenizer.encode(text)[0] for text in (":", "\n", "A", "B")}
+        model.lm_head.weight[token["A"]] = state[token[":"]]
+        model.lm_head.weight[token["B"]] = state[token["\n"]]
+        model.lm_head.weight[tokenizer.end_of_text] = state[token["A"]] + state[token["B"]]
+    save_model_folder(run.model, model, tokenizer, template)
 
 
-@pytest.mark.skipif(not (HELM / "bin" / "helm-run").exists(), reason="no HELM here: make .venv-helm, or IFT_HELM=FOLDER")
+@pytest.mark.skipif(
+    not (HELM / "bin" / "helm-run").exists(), reason="no HELM here: make .venv-helm, or IFT_HELM=FOLDER"
+)
 def test_helm_s_completions_are_ours_and_its_exact_match_is_our_count(settings, tmp_path, settings_of):
     run = model_only(tmp_path / "real", settings_of, context_length=512)
-    given = settings(f"run={run.path}", f"eval.environment={HELM}", "offline=true", "eval.limit=20", "accelerator=cpu")
-    results = benchmark(given)
+    letters(run)
+    given = [f"run={run.path}", f"eval.environment={HELM}", "eval.tasks=[simple_mcqa,simple_classification]"]
+    results = benchmark(settings(*given, "offline=true", "eval.limit=20", "accelerator=cpu"))
     model, tokenizer, template = load_model_folder(run.model)
-    samples = read_jsonl(run.evals / "helm" / "samples.jsonl")
-    assert len(samples) == 40
-    right = {"raw": 0, "template": 0}
-    for sample in samples:
-        row = Row(sample["prompt"], "", "", "f", 1)
-        prompt = sample["prompt"] if sample["prompt_kind"] == "raw" else template.prompt(row)
-        assert sample["response"] == until_stop(model, tokenizer, prompt, 5)
-        said = sample["choices"].get(sample["response"].strip(), sample["response"].strip())
-        right[sample["prompt_kind"]] += said in sample["reference"]
-    scores = {s["prompt"]: s for s in results["scores"] if s["metric"] == "exact_match"}
-    for prompt, count in right.items():
-        assert scores[prompt]["value"] == pytest.approx(count / 20)
+    right = {}
+    for path in sorted((run.evals / "helm/work/output/runs").glob("*/*/scenario_state.json")):
+        name = path.parent.name
+        for state in read_json(path)["request_states"]:
+            asked, [said] = state["request"], state["result"]["completions"]
+            row = Row(asked["prompt"], "", "", "f", 1)
+            prompt = asked["prompt"] if name.endswith("-raw") else template.prompt(row)
+            [answer] = generate(
+                model,
+                [tokenizer.encode(prompt)],
+                end_of_text=tokenizer.end_of_text,
+                max_new_tokens=asked["max_tokens"],
+            )
+            ours = tokenizer.decode(answer.ids)
+            for stop in asked["stop_sequences"]:
+                ours = ours.split(stop)[0]
+            assert said["text"] == ours
+            meant = (state.get("output_mapping") or {}).get(ours.strip(), ours.strip())
+            correct = [r["output"]["text"] for r in state["instance"]["references"] if "correct" in r["tags"]]
+            right[name] = right.get(name, 0) + (meant in correct)
+    scores = {
+        f"{s['task']}:model=ift_gpt2-tuned-{s['prompt']}": s for s in results["scores"] if s["metric"] == "exact_match"
+    }
+    assert {name: score["value"] for name, score in scores.items()} == pytest.approx(
+        {name: count / 20 for name, count in right.items()}
+    )
+    even, odd = (right[f"simple_mcqa:model=ift_gpt2-tuned-{prompt}"] for prompt in ("raw", "template"))
+    assert even + odd == 20  # always A, and always B
+    assert 0 < even < 20
+    assert all(score["n"] == 20 and score["low"] < score["value"] + 1e-9 < score["high"] for score in scores.values())

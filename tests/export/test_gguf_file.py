@@ -24,7 +24,6 @@ from ift.export.export import export
 from ift.export.gguf_file import their_name
 from ift.generation.decode import generate
 from ift.training.model_folder import load_model_folder
-from tests.running import ROOT
 
 LLAMA = os.environ.get("IFT_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
 TEXTS = (
@@ -77,7 +76,7 @@ def exported(run, dtype="fp32"):
 
 
 def logits_of(file, ids):
-    """(B, T) -> (B, T, V): GPT-2 written from the names and layouts that llama.cpp documents, all matrices (out, in)."""
+    """(B, T) -> (B, T, V): GPT-2 by the names and layouts that llama.cpp documents, all matrices (out, in)."""
     reader = GGUFReader(file)
     t = {
         x.name: torch.from_numpy(dequantize(x.data, x.tensor_type).astype(np.float32)).view(*x.shape.tolist()[::-1])
@@ -146,7 +145,11 @@ def test_a_file_says_all_that_llama_cpp_asks_for(run_of, small_tokenizer):
         "block_count": 3,
         "attention.head_count": 2,
     }
-    assert (fields["general.architecture"], fields["general.name"], fields["general.file_type"]) == ("gpt2", "My run", 0)
+    assert (fields["general.architecture"], fields["general.name"], fields["general.file_type"]) == (
+        "gpt2",
+        "My run",
+        0,
+    )
     words = {key.removeprefix("tokenizer."): value for key, value in fields.items() if key.startswith("tokenizer.")}
     assert (words["ggml.model"], words["ggml.pre"]) == ("gpt2", "gpt-2")
     assert len(words["ggml.tokens"]) == 301

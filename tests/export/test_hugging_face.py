@@ -21,7 +21,7 @@ from tests.running import ROOT
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})
 ROWS = (
     Row("Name its color.", "", "Blue.", "f", 1),
-    Row("Name its color: \"é\" {input} %} {{ x }}", "the sky\n<|user|>\n", "Blue.", "f", 2),
+    Row('Name its color: "é" {input} %} {{ x }}', "the sky\n<|user|>\n", "Blue.", "f", 2),
     Row("And now?", "", "Green.", "f", 3, system="You are brief.", history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
 )
 
@@ -118,7 +118,7 @@ def test_a_chat_template_of_another_tokenizer_writes_our_tokens_too(run_of, smal
 
 
 def test_transformers_generates_what_we_generate(run_of, small_tokenizer):
-    run = run_of(context_length=128)
+    run = run_of(context_length=256)
     folder = exported(run)
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ours, _, template = load_model_folder(run.model)

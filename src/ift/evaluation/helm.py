@@ -4,11 +4,11 @@ crfm-helm pins packages that we do not, so nothing of it is imported here: `helm
 environment and no keys, and its result files are read back. Into RUN/evals/helm/work go, and stay,
 
     model-tuned/            the export that it loads (removed when all is read)
-    settings/SUITE/         our models under HELM's names, and the answers that it has already (removed when all is done)
+    settings/SUITE/         our models under HELM's names, and the answers so far (removed when all is done)
     output/runs/SUITE/      what it measured; a run that is there whole is not made again
     helm-run.log            all it said
 
-A suite is named by what decides its numbers, so a command that was stopped goes on, and nothing of another model is used.
+A suite is named by what decides its numbers: a command that was stopped goes on, and nothing of another model is used.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def find_helm(environment: str | None) -> Path:
     for program in (folder / "bin" / "helm-run", folder / "Scripts" / "helm-run.exe", folder / "helm-run"):
         if os.access(program, os.X_OK) and program.is_file():
             return program.absolute()
-    raise MachineError(f"eval.environment={folder}: no helm-run there (make .venv-helm, or name the folder that has it)")
+    raise MachineError(
+        f"eval.environment={folder}: no helm-run there (make .venv-helm, or name the folder that has it)"
+    )
 
 
 def versions(program: Path) -> dict[str, str]:
@@ -350,7 +352,9 @@ def _read(path: Path) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {one_line(str(error), 60)} (remove its folder, run it again)") from error
+        raise DataError(
+            f"{path}: cannot be read: {one_line(str(error), 60)} (remove its folder, run it again)"
+        ) from error
 
 
 def read_run(path: Path, deployment: Deployment) -> Measured:
