@@ -50,7 +50,8 @@ for entry in entries:
     name = entry.replace(model, model.replace("/", "_"))
     print("  Running " + name + " {{", file=sys.stderr, flush=True)
     if scenario == "broken":
-        print("ConnectionError: no such host", file=sys.stderr)
+        print("  INFO  Error when running " + name + ":\\nTraceback (most recent call last):", file=sys.stderr)
+        print("LookupError: \\n*******\\n  Resource 'punkt_tab' not found.\\n  Please use", file=sys.stderr)
         failed.append(name)
         continue
     if scenario == "slow":
@@ -161,7 +162,7 @@ def test_results_are_helm_s_numbers_with_intervals_and_every_answer(made, settin
         "exact_match": 0.0,
     }
     out = capsys.readouterr().out
-    assert "helm      [1/2] simple_mcqa (raw)\nhelm      [2/2] simple_mcqa (template)\n" in out
+    assert "helm      [1/2] simple_mcqa (tuned, raw)\nhelm      [2/2] simple_mcqa (tuned, template)\n" in out
     assert "0.750 (0.301 to 0.954), n = 4" in made.report.read_text()
 
 
@@ -255,6 +256,7 @@ def test_what_was_measured_is_not_measured_again_unless_something_of_it_differs(
     first = benchmark(settings("eval.prompts=[raw]"))
     assert benchmark(settings("eval.prompts=[raw]"))["scores"] == first["scores"]
     assert (fake / "bin" / "made").read_text().splitlines() == ["simple_mcqa:model=ift_gpt2-tuned-raw"]
+    assert len(calls(fake)) == 1
     benchmark(settings("eval.prompts=[raw]", "eval.limit=2"))
     model_only(made.path, settings_of, seed=2)  # another model in the same folder
     benchmark(settings("eval.prompts=[raw]"))
@@ -265,24 +267,28 @@ def test_a_run_that_fails_is_named_and_the_others_count(settings):
     results = benchmark(settings("eval.tasks=[broken,simple_mcqa]", "eval.prompts=[raw]"))
     assert [s["task"] for s in results["scores"] if s["headline"]] == ["simple_mcqa"]
     [note] = [note for note in results["notes"] if "failed" in note]
-    assert note.startswith(
-        "1 of 2 runs failed and are not here: helm.benchmark.runner.RunnerError: Failed runs: ['broken"
+    assert note == (
+        "1 of 2 runs failed and are not here: broken (tuned, raw): LookupError: Resource 'punkt_tab' not found. "
+        "(evals/helm/work/helm-run.log)."
     )
-    assert "evals/helm/work/helm-run.log" in note
 
 
 def test_helm_that_measures_nothing_is_an_error_with_its_own_words(made, settings):
-    with pytest.raises(MachineError, match=r"helm-run measured nothing: helm\.benchmark\.runner\.RunnerError: Failed"):
+    with pytest.raises(
+        MachineError, match=r"measured nothing: broken \(tuned, raw\): LookupError: Resource 'punkt_tab' not found"
+    ):
         benchmark(settings("eval.tasks=[broken]"))
     assert not (made.evals / "helm" / "results.json").exists()
     assert not list(made.evals.rglob("*.safetensors"))
 
 
-def test_local_data_lies_where_helm_looks_for_it(made, settings, tmp_path):
+def test_local_data_lies_where_helm_looks_for_it(made, settings, fake, tmp_path):
+    (tmp_path / "mirror/nltk/tokenizers").mkdir(parents=True)
     (tmp_path / "mirror/helm/mmlu/data/dev").mkdir(parents=True)
     (tmp_path / "mirror/helm/mmlu/data/dev/anatomy_dev.csv").write_text("q,a,b,c,d,A\n")
     benchmark(settings(f"data_root={tmp_path / 'mirror'}"))
     assert (made.evals / "helm/work/output/scenarios/mmlu/data/dev/anatomy_dev.csv").read_text() == "q,a,b,c,d,A\n"
+    assert calls(fake)[0]["env"]["NLTK_DATA"] == str(tmp_path / "mirror/nltk")
 
 
 def test_the_base_model_is_asked_raw_and_a_run_from_scratch_has_none(made, settings, fake, settings_of):

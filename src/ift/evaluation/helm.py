@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,12 @@ def run(bench: Bench) -> Outcome:
     command += ["--max-eval-instances", str(settings.limit or ALL), "--num-threads", "1"]
     command += ["--skip-completed-runs", "--local-path", str(local), "--output-path", str(output)]
     try:
-        last = call(command, child_environment(bench, work), work, len(asked))
-        found = runs_of(output / "runs" / suite, deployments)
+        found, failed = runs_of(output / "runs" / suite, deployments), list[str]()
+        if len(found) < len(asked):
+            failed = call(command, child_environment(bench, work), work, len(asked))
+            found = runs_of(output / "runs" / suite, deployments)
         if not found:
-            raise MachineError(f"helm-run measured nothing: {one_line(last, 90)} ({work / 'helm-run.log'})")
+            raise MachineError(f"helm-run measured nothing: {one_line(failed[0], 100)} (see {work / 'helm-run.log'})")
         scores: list[Score] = []
         samples: list[dict[str, Any]] = []
         notes: list[str] = []
@@ -121,7 +123,7 @@ def run(bench: Bench) -> Outcome:
         shutil.rmtree(local)
     if len(found) < len(asked):
         notes.append(
-            f"{len(asked) - len(found)} of {len(asked)} runs failed and are not here: {one_line(last, 120)} "
+            f"{len(asked) - len(found)} of {len(asked)} runs failed and are not here: {'; '.join(failed)} "
             f"({work.relative_to(bench.run.path)}/helm-run.log)."
         )
     if settings.limit:
@@ -255,6 +257,8 @@ def child_environment(bench: Bench, work: Path) -> dict[str, str]:
         kept[variable] = str(work / folder)
         (work / folder).mkdir(parents=True, exist_ok=True)
     kept |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if bench.data_root and (bench.data_root / "nltk").is_dir():
+        kept["NLTK_DATA"] = str(bench.data_root / "nltk")  # punkt_tab, which F1, BLEU and ROUGE cut sentences by
     for name in ("HF_HOME", "NLTK_DATA"):  # where a person keeps what was fetched before
         if name in os.environ:
             kept[name] = os.environ[name]
@@ -265,12 +269,12 @@ def child_environment(bench: Bench, work: Path) -> dict[str, str]:
     return kept | {name: os.environ[name] for name in PROXIES if name in os.environ}
 
 
-def call(command: Sequence[str], environment: Mapping[str, str], work: Path, runs: int) -> str:
-    """Run it to its end, with a line for each run that begins; the last line of it that tells of an error.
+def call(command: Sequence[str], environment: Mapping[str, str], work: Path, runs: int) -> list[str]:
+    """Run it to its end, with a line for each run that begins; what failed, and why, one line each.
 
     Ctrl-C and SIGTERM end it and all it started.
     """
-    begun, said = 0, ""
+    heard = Heard(runs)
     with (work / "helm-run.log").open("w", encoding="utf-8") as log, as_exit(signal.SIGTERM):
         child = subprocess.Popen(
             command,
@@ -287,20 +291,44 @@ def call(command: Sequence[str], environment: Mapping[str, str], work: Path, run
             for line in child.stdout or ():
                 log.write(line)
                 log.flush()
-                if re.search(r"(^|\s)Running [\w.-]+:\S*model=\S+ \{$", line.rstrip()):
-                    begun += 1
-                    name = re.sub(r",?model=\S+", "", line.rstrip().split("Running ")[1].removesuffix(" {"))
-                    which = "template" if "-template" in line else "raw"
-                    print(f"helm      [{begun}/{runs}] {one_line(name.strip(':'), 80)} ({which})", flush=True)
-                elif re.match(r"\s*[\w.]*(Error|Exception)\b", line):
-                    said = line
+                heard.line(line.rstrip())
             child.wait()
         except BaseException:
             end(child)
             raise
-    if child.returncode and not said:
-        said = f"it ended with {child.returncode}"
-    return said.strip()
+    failed = [one_line(f"{shown(name)}: {why}", 160) for name, why in heard.failed.items()]
+    return failed or [one_line(heard.error, 160) or f"it ended with {child.returncode}"]
+
+
+@dataclass
+class Heard:
+    """What the lines of helm-run's log tell: runs that begin, runs that fail, and the last error of all."""
+
+    runs: int
+    begun: int = 0
+    current: str = ""  # a run whose traceback comes
+    error: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def line(self, line: str) -> None:
+        if begins := re.search(r"\bRunning ([\w.-]+:\S*model=\S+) \{$", line):
+            self.begun, self.current = self.begun + 1, ""
+            print(f"helm      [{self.begun}/{self.runs}] {one_line(shown(begins[1]), 100)}", flush=True)
+        elif fails := re.search(r"\bError when running (\S+):$", line):
+            self.current = fails[1]
+            self.failed[self.current] = "failed"
+        elif re.match(r"[\w.]+(Error|Exception)\b", line):
+            self.error = line
+            if self.current and "RunnerError" not in line:
+                self.failed[self.current] = line
+        elif self.current and self.failed[self.current].endswith(":") and line.strip(" *"):
+            self.failed[self.current] += " " + line.strip()  # a message that begins on the next line
+
+
+def shown(name: str) -> str:
+    """simple_mcqa:model=ift_gpt2-tuned-raw -> simple_mcqa (tuned, raw)"""
+    model = re.search(r"model=ift_gpt2-(\w+)-(\w+)", name)
+    return task_of(name) + (f" ({model[1]}, {model[2]})" if model else "")
 
 
 def end(child: subprocess.Popen[str]) -> None:
