@@ -81,7 +81,10 @@ class Deployment:
         if self.prompt == "raw":
             return self.source.config.context_length
         around = encode_prompt(Row("x", "", "", "", 1), self.source.template, self.source.tokenizer)
-        return self.source.config.context_length - len(around) - 1  # a border between words may move by a token
+        left = self.source.config.context_length - len(around) - 1  # a border between words may move by a token
+        if left < 1:
+            raise ConfigError("eval.prompts=[template]: the template fills the context (eval.prompts=[raw])")
+        return left
 
 
 def run(bench: Bench) -> Outcome:
