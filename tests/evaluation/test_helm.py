@@ -342,6 +342,22 @@ def test_no_entries_are_an_error(settings):
         benchmark(settings("eval.tasks=[]"))
 
 
+def test_the_test_split_gives_the_numbers_where_helm_drew_from_two(made, settings, tmp_path):
+    benchmark(settings("eval.prompts=[raw]"))
+    [folder] = (made.evals / "helm/work/output/runs").glob("*/simple*")
+    states, each, stats = (read_json(folder / f"{n}.json") for n in ("scenario_state", "per_instance_stats", "stats"))
+    states["request_states"][1]["instance"]["split"] = each[1]["stats"][0]["name"]["split"] = "valid"  # the wrong one
+    stats[0] |= {"sum": 1.0, "mean": 1.0}
+    stats.append({"name": {"name": "exact_match", "split": "valid"}, "count": 1, "sum": 0.0, "mean": 0.0})
+    for name, value in (("scenario_state", states), ("per_instance_stats", each), ("stats", stats)):
+        write_json(folder / f"{name}.json", value)
+    measured = read_run(folder, Deployment("tuned", "raw", Source.open(made), tmp_path))
+    [lead] = [score for score in measured.scores if score.headline]
+    assert (lead.value, lead.n, round(lead.low, 4), lead.high) == (1.0, 3, 0.4385, 1.0)  # Wilson's interval of 3 of 3
+    assert len(measured.samples) == 4
+    assert "1 questions of another split than test are among the samples alone." in measured.notes[0]
+
+
 def test_a_run_s_name_without_its_model_is_the_task():
     assert task_of("simple_mcqa:model=ift_gpt2-tuned-raw") == "simple_mcqa"
     assert task_of("mmlu:subject=anatomy,model=x,method=joint") == "mmlu:subject=anatomy,method=joint"

@@ -56,7 +56,7 @@ METRICS = (  # of HELM's many, those that say how right an answer is; the first 
     "math_equiv", "math_equiv_chain_of_thought", "f1_score", "rouge_l", "rouge_2", "rouge_1", "bleu_4", "bleu_1",
     "classification_macro_f1", "classification_micro_f1",
 )  # fmt: skip
-EVALUATED = ("test", "valid")
+EVALUATED = ("test", "valid")  # the first that there is gives the numbers
 KEPT = ("PATH", "LANG", "LC_ALL", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_EVALUATE_OFFLINE", "DO_NOT_TRACK")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -400,26 +400,26 @@ def read_run(path: Path, deployment: Deployment) -> Measured:
 def _read_run(path: Path, deployment: Deployment) -> Measured:
     spec, state = _read(path / "run_spec.json"), _read(path / "scenario_state.json")
     task = task_of(str(spec["name"]))
+    stats = [s for s in _read(path / "stats.json") if _counts(s["name"])]
+    split = next((split for split in EVALUATED if any(s["name"]["split"] == split for s in stats)), EVALUATED[0])
+    official = {s["name"]["name"]: s for s in stats if s["name"]["split"] == split and s.get("count")}
     values: dict[str, dict[str, list[float]]] = {}  # metric -> instance -> its value in each trial
     for each in _read(path / "per_instance_stats.json"):
         if each.get("perturbation") is None:
             for stat in each["stats"]:
                 name = stat["name"]
-                if name["name"] in METRICS and _counts(name) and stat.get("count"):
+                if _counts(name) and stat.get("count"):
                     by_instance = values.setdefault(name["name"], {})
                     by_instance.setdefault(str(each["instance_id"]), []).append(float(stat["sum"]) / stat["count"])
+    asked = {str(r["instance"]["id"]) for r in state["request_states"] if r["instance"]["split"] == split}
     scores = []
-    stats = [s for s in _read(path / "stats.json") if s["name"]["name"] in METRICS and _counts(s["name"])]
-    for split in EVALUATED:  # the test split, where there is one
-        official = {s["name"]["name"]: s for s in stats if s["name"]["split"] == split and s.get("count")}
-        if official:
-            break
     leads = MAIN.get(task.partition(":")[0])
     leads = leads if leads in official else next((name for name in METRICS if name in official), None)
     for name in METRICS:
         if name in official:
             mean = float(official[name]["mean"])
-            parts = [sum(trials) / len(trials) for trials in values.get(name, {}).values()]
+            trials = {key: found for key, found in values.get(name, {}).items() if key in asked}
+            parts = [sum(found) / len(found) for found in trials.values()]
             estimate = mean_interval(parts) if parts else None
             # metrics of a whole set (macro F1) have no parts whose mean they are, and no interval from them
             known = estimate is not None and abs(estimate.mean - mean) < 1e-9
@@ -428,7 +428,7 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
                     task,
                     name,
                     mean,
-                    len(parts) if known else len({str(r["instance"]["id"]) for r in state["request_states"]}),
+                    len(parts) if known else len(asked),
                     estimate.low if known and estimate else None,
                     estimate.high if known and estimate else None,
                     model=deployment.label,
@@ -442,6 +442,9 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
     fewer = sum(request.get("num_train_instances", 0) < wanted for request in state["request_states"])
     notes = []
     where = f"{task} ({deployment.label}, {deployment.prompt})"
+    others = len({str(r["instance"]["id"]) for r in state["request_states"]} - asked)
+    if others:
+        notes.append(f"{where}: {others:,} questions of another split than {split} are among the samples alone.")
     if fewer:
         notes.append(f"{where}: {fewer:,} of {len(samples):,} prompts have fewer than {wanted} solved examples.")
     if cut:
@@ -450,7 +453,8 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
 
 
 def _counts(name: Mapping[str, Any]) -> bool:
-    return name.get("split") in EVALUATED and name.get("perturbation") is None and name.get("sub_split") is None
+    whole = name.get("perturbation") is None and name.get("sub_split") is None
+    return name["name"] in METRICS and name.get("split") in EVALUATED and whole
 
 
 def task_of(name: str) -> str:
