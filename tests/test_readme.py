@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def things(tmp_path_factory, warm):
     result = warm.run(TRAIN, *TINY, "logger=none", f"output_dir={folder / 'run'}")
     assert result.returncode == 0, result.stderr
     write_csv(folder / "ratings.csv", open_answers(folder / "run").rows, {})
+    shutil.copytree(folder / "run", folder / "other")
     write_mirror(folder / "mirror", rows=2)
     write_jsonl(folder / "battles.jsonl", VOTES)
     own = folder / "mirror" / "tatsu-lab" / "alpaca_eval"
@@ -94,8 +96,13 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
         words = ["-m", "ift.cli", *words]
         if subcommand == "review":
             return works(words, run) if "ratings.csv" in command else opens_a_page(words)
-        if subcommand == "arena" and "--leaderboard" not in words:
-            return opens_a_page(words)
+        if subcommand == "arena":
+            *before, _ = [i for i, word in enumerate(words) if word == str(things / "run")] or [None]
+            for i in before:
+                words[i] = str(things / "other")  # two models of one name could not be told apart
+            if "--leaderboard" not in words:
+                return opens_a_page(words)
+            words += [f"--votes={tmp_path / 'votes'}", f"--battles={things / 'battles.jsonl'}"]
         if subcommand in ("compare", "export"):
             words += [f"--output={tmp_path / 'page.html'}"]
         elif subcommand == "check":

@@ -1,4 +1,4 @@
-"""HELM is called with what it needs and nothing else, its files are read as it writes them; and HELM itself, where it is.
+"""HELM is called with what it needs and nothing else, and its files are read as it writes them.
 
 For HELM itself: make .venv-helm, or IFT_HELM=FOLDER of a virtual environment with crfm-helm 0.5.
 """
@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from ift.data.examples import encode_prompt
@@ -24,7 +26,7 @@ from ift.export.source import Source
 from ift.generation.decode import generate
 from ift.run import read_json, read_jsonl, write_json
 from ift.settings import EvaluateSettings
-from ift.training.model_folder import load_model_folder
+from ift.training.model_folder import load_model_folder, save_model_folder
 from tests.running import ROOT, clean_environment
 from tests.tiny_run import make_run
 
@@ -48,7 +50,8 @@ for entry in entries:
     name = entry.replace(model, model.replace("/", "_"))
     print("  Running " + name + " {{", file=sys.stderr, flush=True)
     if scenario == "broken":
-        print("ConnectionError: no such host", file=sys.stderr)
+        print("  INFO  Error when running " + name + ":\\nTraceback (most recent call last):", file=sys.stderr)
+        print("LookupError: \\n*******\\n  Resource 'punkt_tab' not found.\\n  Please use", file=sys.stderr)
         failed.append(name)
         continue
     if scenario == "slow":
@@ -159,7 +162,7 @@ def test_results_are_helm_s_numbers_with_intervals_and_every_answer(made, settin
         "exact_match": 0.0,
     }
     out = capsys.readouterr().out
-    assert "helm      [1/2] simple_mcqa (raw)\nhelm      [2/2] simple_mcqa (template)\n" in out
+    assert "helm      [1/2] simple_mcqa (tuned, raw)\nhelm      [2/2] simple_mcqa (tuned, template)\n" in out
     assert "0.750 (0.301 to 0.954), n = 4" in made.report.read_text()
 
 
@@ -253,6 +256,7 @@ def test_what_was_measured_is_not_measured_again_unless_something_of_it_differs(
     first = benchmark(settings("eval.prompts=[raw]"))
     assert benchmark(settings("eval.prompts=[raw]"))["scores"] == first["scores"]
     assert (fake / "bin" / "made").read_text().splitlines() == ["simple_mcqa:model=ift_gpt2-tuned-raw"]
+    assert len(calls(fake)) == 1
     benchmark(settings("eval.prompts=[raw]", "eval.limit=2"))
     model_only(made.path, settings_of, seed=2)  # another model in the same folder
     benchmark(settings("eval.prompts=[raw]"))
@@ -263,24 +267,28 @@ def test_a_run_that_fails_is_named_and_the_others_count(settings):
     results = benchmark(settings("eval.tasks=[broken,simple_mcqa]", "eval.prompts=[raw]"))
     assert [s["task"] for s in results["scores"] if s["headline"]] == ["simple_mcqa"]
     [note] = [note for note in results["notes"] if "failed" in note]
-    assert note.startswith(
-        "1 of 2 runs failed and are not here: helm.benchmark.runner.RunnerError: Failed runs: ['broken"
+    assert note == (
+        "1 of 2 runs failed and are not here: broken (tuned, raw): LookupError: Resource 'punkt_tab' not found. "
+        "(evals/helm/work/helm-run.log)."
     )
-    assert "evals/helm/work/helm-run.log" in note
 
 
 def test_helm_that_measures_nothing_is_an_error_with_its_own_words(made, settings):
-    with pytest.raises(MachineError, match=r"helm-run measured nothing: helm\.benchmark\.runner\.RunnerError: Failed"):
+    with pytest.raises(
+        MachineError, match=r"measured nothing: broken \(tuned, raw\): LookupError: Resource 'punkt_tab' not found"
+    ):
         benchmark(settings("eval.tasks=[broken]"))
     assert not (made.evals / "helm" / "results.json").exists()
     assert not list(made.evals.rglob("*.safetensors"))
 
 
-def test_local_data_lies_where_helm_looks_for_it(made, settings, tmp_path):
+def test_local_data_lies_where_helm_looks_for_it(made, settings, fake, tmp_path):
+    (tmp_path / "mirror/nltk/tokenizers").mkdir(parents=True)
     (tmp_path / "mirror/helm/mmlu/data/dev").mkdir(parents=True)
     (tmp_path / "mirror/helm/mmlu/data/dev/anatomy_dev.csv").write_text("q,a,b,c,d,A\n")
     benchmark(settings(f"data_root={tmp_path / 'mirror'}"))
     assert (made.evals / "helm/work/output/scenarios/mmlu/data/dev/anatomy_dev.csv").read_text() == "q,a,b,c,d,A\n"
+    assert calls(fake)[0]["env"]["NLTK_DATA"] == str(tmp_path / "mirror/nltk")
 
 
 def test_the_base_model_is_asked_raw_and_a_run_from_scratch_has_none(made, settings, fake, settings_of):
@@ -334,6 +342,22 @@ def test_no_entries_are_an_error(settings):
         benchmark(settings("eval.tasks=[]"))
 
 
+def test_the_test_split_gives_the_numbers_where_helm_drew_from_two(made, settings, tmp_path):
+    benchmark(settings("eval.prompts=[raw]"))
+    [folder] = (made.evals / "helm/work/output/runs").glob("*/simple*")
+    states, each, stats = (read_json(folder / f"{n}.json") for n in ("scenario_state", "per_instance_stats", "stats"))
+    states["request_states"][1]["instance"]["split"] = each[1]["stats"][0]["name"]["split"] = "valid"  # the wrong one
+    stats[0] |= {"sum": 1.0, "mean": 1.0}
+    stats.append({"name": {"name": "exact_match", "split": "valid"}, "count": 1, "sum": 0.0, "mean": 0.0})
+    for name, value in (("scenario_state", states), ("per_instance_stats", each), ("stats", stats)):
+        write_json(folder / f"{name}.json", value)
+    measured = read_run(folder, Deployment("tuned", "raw", Source.open(made), tmp_path))
+    [lead] = [score for score in measured.scores if score.headline]
+    assert (lead.value, lead.n, round(lead.low, 4), lead.high) == (1.0, 3, 0.4385, 1.0)  # Wilson's interval of 3 of 3
+    assert len(measured.samples) == 4
+    assert "1 questions of another split than test are among the samples alone." in measured.notes[0]
+
+
 def test_a_run_s_name_without_its_model_is_the_task():
     assert task_of("simple_mcqa:model=ift_gpt2-tuned-raw") == "simple_mcqa"
     assert task_of("mmlu:subject=anatomy,model=x,method=joint") == "mmlu:subject=anatomy,method=joint"
@@ -363,11 +387,21 @@ def test_files_that_are_not_helm_s_are_named(made, settings, tmp_path, name, con
 # -- HELM itself ------------------------------------------------------------------------------------------------------
 
 
-def until_stop(model, tokenizer, prompt, tokens):
-    """Greedy, up to a line's end or the end-of-text, as HELM asks for it."""
-    ids = tokenizer.encode(prompt)
-    [answer] = generate(model, [ids], end_of_text=tokenizer.end_of_text, max_new_tokens=tokens)
-    return tokenizer.decode(answer.ids).split("\n")[0]
+def letters(run):
+    """Make the run's model one that says A after a colon and B after a line's end, and then ends."""
+    model, tokenizer, template = load_model_folder(run.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("h.") or "wpe" in name:
+                parameter.zero_()  # what comes next depends on the last token alone
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.wte.weight))
+        model.config = replace(model.config, tie_weights=False)
+        state = model.ln_f(model.wte.weight)
+        token = {text: tokenizer.encode(text)[0] for text in (":", "\n", "A", "B")}
+        model.lm_head.weight[token["A"]] = state[token[":"]]
+        model.lm_head.weight[token["B"]] = state[token["\n"]]
+        model.lm_head.weight[tokenizer.end_of_text] = state[token["A"]] + state[token["B"]]
+    save_model_folder(run.model, model, tokenizer, template)
 
 
 @pytest.mark.skipif(
@@ -375,18 +409,37 @@ def until_stop(model, tokenizer, prompt, tokens):
 )
 def test_helm_s_completions_are_ours_and_its_exact_match_is_our_count(settings, tmp_path, settings_of):
     run = model_only(tmp_path / "real", settings_of, context_length=512)
-    given = settings(f"run={run.path}", f"eval.environment={HELM}", "offline=true", "eval.limit=20", "accelerator=cpu")
-    results = benchmark(given)
+    letters(run)
+    given = [f"run={run.path}", f"eval.environment={HELM}", "eval.tasks=[simple_mcqa,simple_classification]"]
+    results = benchmark(settings(*given, "offline=true", "eval.limit=20", "accelerator=cpu"))
     model, tokenizer, template = load_model_folder(run.model)
-    samples = read_jsonl(run.evals / "helm" / "samples.jsonl")
-    assert len(samples) == 40
-    right = {"raw": 0, "template": 0}
-    for sample in samples:
-        row = Row(sample["prompt"], "", "", "f", 1)
-        prompt = sample["prompt"] if sample["prompt_kind"] == "raw" else template.prompt(row)
-        assert sample["response"] == until_stop(model, tokenizer, prompt, 5)
-        said = sample["choices"].get(sample["response"].strip(), sample["response"].strip())
-        right[sample["prompt_kind"]] += said in sample["reference"]
-    scores = {s["prompt"]: s for s in results["scores"] if s["metric"] == "exact_match"}
-    for prompt, count in right.items():
-        assert scores[prompt]["value"] == pytest.approx(count / 20)
+    right = {}
+    for path in sorted((run.evals / "helm/work/output/runs").glob("*/*/scenario_state.json")):
+        name = path.parent.name
+        for state in read_json(path)["request_states"]:
+            asked, [said] = state["request"], state["result"]["completions"]
+            row = Row(asked["prompt"], "", "", "f", 1)
+            prompt = asked["prompt"] if name.endswith("-raw") else template.prompt(row)
+            [answer] = generate(
+                model,
+                [tokenizer.encode(prompt)],
+                end_of_text=tokenizer.end_of_text,
+                max_new_tokens=asked["max_tokens"],
+            )
+            ours = tokenizer.decode(answer.ids)
+            for stop in asked["stop_sequences"]:
+                ours = ours.split(stop)[0]
+            assert said["text"] == ours
+            meant = (state.get("output_mapping") or {}).get(ours.strip(), ours.strip())
+            correct = [r["output"]["text"] for r in state["instance"]["references"] if "correct" in r["tags"]]
+            right[name] = right.get(name, 0) + (meant in correct)
+    scores = {
+        f"{s['task']}:model=ift_gpt2-tuned-{s['prompt']}": s for s in results["scores"] if s["metric"] == "exact_match"
+    }
+    assert {name: score["value"] for name, score in scores.items()} == pytest.approx(
+        {name: count / 20 for name, count in right.items()}
+    )
+    even, odd = (right[f"simple_mcqa:model=ift_gpt2-tuned-{prompt}"] for prompt in ("raw", "template"))
+    assert even + odd == 20  # always A, and always B
+    assert 0 < even < 20
+    assert all(score["n"] == 20 and score["low"] < score["value"] + 1e-9 < score["high"] for score in scores.values())

@@ -29,7 +29,7 @@ def small_tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
-    """run_of(name, prompt=..., padding=..., **sizes): a run folder with a random model, large weights, biases and all."""
+    """run_of(name, prompt=..., padding=..., **sizes): a run folder with a random model, no weight of it zero."""
 
     def run_of(
         name: str = "run",

@@ -70,11 +70,16 @@ def test_a_folder_that_is_no_export_is_never_replaced(run_of, tmp_path):
     run, other = run_of(), tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
-    for folder in (other, run.path, run.model):
-        before = files(folder) if folder != run.path else None
+    (tmp_path / "new.old").mkdir()
+    (tmp_path / "new.old" / "thesis.txt").write_text("an earlier one")
+    for folder in (other, run.path, tmp_path / "new", other / "thesis.txt"):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         with pytest.raises(ConfigError, match="no export of ours"):
             export(run, "hf", output=folder, force=True)
-        assert before is None or files(folder) == before
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for folder in (run.model, run.model / "export"):
+        with pytest.raises(ConfigError, match="inside the run's own model"):
+            export(run, "hf", output=folder, force=True)
     (other / "thesis.txt").unlink()
     export(run, "hf", output=other)  # an empty folder is nobody's
     assert (other / "model.safetensors").exists()

@@ -76,7 +76,7 @@ def exported(run, dtype="fp32"):
 
 
 def logits_of(file, ids):
-    """(B, T) -> (B, T, V): GPT-2 written from the names and layouts that llama.cpp documents, all matrices (out, in)."""
+    """(B, T) -> (B, T, V): GPT-2 by the names and layouts that llama.cpp documents, all matrices (out, in)."""
     reader = GGUFReader(file)
     t = {
         x.name: torch.from_numpy(dequantize(x.data, x.tensor_type).astype(np.float32)).view(*x.shape.tolist()[::-1])

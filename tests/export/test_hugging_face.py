@@ -11,10 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from ift.data.chat_template import ChatTemplate
 from ift.data.examples import encode_prompt
 from ift.data.rows import Row
-from ift.errors import ConfigError
+from ift.errors import ConfigError, WeightsError
 from ift.export.export import export
 from ift.export.hugging_face import narrowed
+from ift.export.source import Source
 from ift.generation.decode import generate
+from ift.model.weights import inspect_folder
+from ift.run import RunFolder
 from ift.training.model_folder import load_model_folder
 from tests.running import ROOT
 
@@ -75,6 +78,28 @@ def test_narrow_weights_are_torch_s_own_rounding_of_ours(run_of, dtype):
     assert torch.equal(theirs.transformer.h[1].mlp.c_fc.weight, ours.h[1].mlp.c_fc.weight.t().to(kind))
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_type_are_read_as_they_are(run_of, tmp_path, kind):
+    theirs = AutoModelForCausalLM.from_pretrained(exported(run_of())).to(kind)
+    theirs.save_pretrained(tmp_path / "narrow", max_shard_size="50KB")
+    assert len(list((tmp_path / "narrow").glob("*.safetensors"))) > 1
+    run = RunFolder(tmp_path / "run")
+    tokenizer, template = load_model_folder(run.model)[1:]
+    source = Source(run, inspect_folder(tmp_path / "narrow"), tokenizer, template)
+    state = theirs.state_dict()
+    for name, value in source.tensors():
+        assert np.array_equal(value, state[f"transformer.{name}"].float().numpy()), name
+
+
+def test_a_type_that_is_no_float_is_refused(run_of):
+    run = run_of()
+    path = run.model / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"dtype":"F32"', b'"dtype":"I32"'))
+    (run.model / "manifest.json").unlink()
+    with pytest.raises(WeightsError, match=r"is of type I32 \(known are F32, F16, BF16, F64\)"):
+        export(run, "hf")
+
+
 def test_bf16_rounds_to_nearest_and_ties_to_even():
     bits = np.random.default_rng(0).integers(0, 0x7F7F_0000, 20_000, dtype=np.uint32)
     bits[:1000] = (bits[:1000] & 0xFFFF_0000) | 0x8000  # ties
@@ -118,7 +143,7 @@ def test_a_chat_template_of_another_tokenizer_writes_our_tokens_too(run_of, smal
 
 
 def test_transformers_generates_what_we_generate(run_of, small_tokenizer):
-    run = run_of(context_length=128)
+    run = run_of(context_length=256)
     folder = exported(run)
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ours, _, template = load_model_folder(run.model)

@@ -45,7 +45,7 @@ def rendered(go, messages):
                 at = run(at + 1, None, False)
                 assert actions[at] == ["end"]
             elif first == "if":
-                at, done = branch(at, rest, dot, shown, False)
+                at = branch(at, rest, dot, shown)
             elif rest[:1] in ([":="], ["="]):
                 assert rest[0] == ":=" or first in variables
                 if shown:
@@ -56,13 +56,14 @@ def rendered(go, messages):
             at += 1
         return at
 
-    def branch(at, condition, dot, shown, done):
+    def branch(at, condition, dot, shown):
+        done = False
         while True:
             holds = shown and not done and (not condition or truth(condition, dot))
             at = run(at + 1, dot, holds)
             done = done or holds
             if actions[at] == ["end"]:
-                return at, done
+                return at
             condition = actions[at][2:] if actions[at][1:2] == ["if"] else []
 
     def truth(words, dot):

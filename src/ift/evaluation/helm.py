@@ -4,11 +4,11 @@ crfm-helm pins packages that we do not, so nothing of it is imported here: `helm
 environment and no keys, and its result files are read back. Into RUN/evals/helm/work go, and stay,
 
     model-tuned/            the export that it loads (removed when all is read)
-    settings/SUITE/         our models under HELM's names, and the answers that it has already (removed when all is done)
+    settings/SUITE/         our models under HELM's names, and the answers so far (removed when all is done)
     output/runs/SUITE/      what it measured; a run that is there whole is not made again
     helm-run.log            all it said
 
-A suite is named by what decides its numbers, so a command that was stopped goes on, and nothing of another model is used.
+A suite is named by what decides its numbers: a command that was stopped goes on, and nothing of another model is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ METRICS = (  # of HELM's many, those that say how right an answer is; the first 
     "math_equiv", "math_equiv_chain_of_thought", "f1_score", "rouge_l", "rouge_2", "rouge_1", "bleu_4", "bleu_1",
     "classification_macro_f1", "classification_micro_f1",
 )  # fmt: skip
-EVALUATED = ("test", "valid")
+EVALUATED = ("test", "valid")  # the first that there is gives the numbers
 KEPT = ("PATH", "LANG", "LC_ALL", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_EVALUATE_OFFLINE", "DO_NOT_TRACK")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
@@ -81,7 +81,10 @@ class Deployment:
         if self.prompt == "raw":
             return self.source.config.context_length
         around = encode_prompt(Row("x", "", "", "", 1), self.source.template, self.source.tokenizer)
-        return self.source.config.context_length - len(around) - 1  # a border between words may move by a token
+        left = self.source.config.context_length - len(around) - 1  # a border between words may move by a token
+        if left < 1:
+            raise ConfigError("eval.prompts=[template]: the template fills the context (eval.prompts=[raw])")
+        return left
 
 
 def run(bench: Bench) -> Outcome:
@@ -102,10 +105,12 @@ def run(bench: Bench) -> Outcome:
     command += ["--max-eval-instances", str(settings.limit or ALL), "--num-threads", "1"]
     command += ["--skip-completed-runs", "--local-path", str(local), "--output-path", str(output)]
     try:
-        last = call(command, child_environment(bench, work), work, len(asked))
-        found = runs_of(output / "runs" / suite, deployments)
+        found, failed = runs_of(output / "runs" / suite, deployments), list[str]()
+        if len(found) < len(asked):
+            failed = call(command, child_environment(bench, work), work, len(asked))
+            found = runs_of(output / "runs" / suite, deployments)
         if not found:
-            raise MachineError(f"helm-run measured nothing: {one_line(last, 90)} ({work / 'helm-run.log'})")
+            raise MachineError(f"helm-run measured nothing: {one_line(failed[0], 100)} (see {work / 'helm-run.log'})")
         scores: list[Score] = []
         samples: list[dict[str, Any]] = []
         notes: list[str] = []
@@ -121,7 +126,7 @@ def run(bench: Bench) -> Outcome:
         shutil.rmtree(local)
     if len(found) < len(asked):
         notes.append(
-            f"{len(asked) - len(found)} of {len(asked)} runs failed and are not here: {one_line(last, 120)} "
+            f"{len(asked) - len(found)} of {len(asked)} runs failed and are not here: {'; '.join(failed)} "
             f"({work.relative_to(bench.run.path)}/helm-run.log)."
         )
     if settings.limit:
@@ -255,6 +260,8 @@ def child_environment(bench: Bench, work: Path) -> dict[str, str]:
         kept[variable] = str(work / folder)
         (work / folder).mkdir(parents=True, exist_ok=True)
     kept |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if bench.data_root and (bench.data_root / "nltk").is_dir():
+        kept["NLTK_DATA"] = str(bench.data_root / "nltk")  # punkt_tab, which F1, BLEU and ROUGE cut sentences by
     for name in ("HF_HOME", "NLTK_DATA"):  # where a person keeps what was fetched before
         if name in os.environ:
             kept[name] = os.environ[name]
@@ -265,12 +272,12 @@ def child_environment(bench: Bench, work: Path) -> dict[str, str]:
     return kept | {name: os.environ[name] for name in PROXIES if name in os.environ}
 
 
-def call(command: Sequence[str], environment: Mapping[str, str], work: Path, runs: int) -> str:
-    """Run it to its end, with a line for each run that begins; the last line of it that tells of an error.
+def call(command: Sequence[str], environment: Mapping[str, str], work: Path, runs: int) -> list[str]:
+    """Run it to its end, with a line for each run that begins; what failed, and why, one line each.
 
     Ctrl-C and SIGTERM end it and all it started.
     """
-    begun, said = 0, ""
+    heard = Heard(runs)
     with (work / "helm-run.log").open("w", encoding="utf-8") as log, as_exit(signal.SIGTERM):
         child = subprocess.Popen(
             command,
@@ -287,20 +294,44 @@ def call(command: Sequence[str], environment: Mapping[str, str], work: Path, run
             for line in child.stdout or ():
                 log.write(line)
                 log.flush()
-                if re.search(r"(^|\s)Running [\w.-]+:\S*model=\S+ \{$", line.rstrip()):
-                    begun += 1
-                    name = re.sub(r",?model=\S+", "", line.rstrip().split("Running ")[1].removesuffix(" {"))
-                    which = "template" if "-template" in line else "raw"
-                    print(f"helm      [{begun}/{runs}] {one_line(name.strip(':'), 80)} ({which})", flush=True)
-                elif re.match(r"\s*[\w.]*(Error|Exception)\b", line):
-                    said = line
+                heard.line(line.rstrip())
             child.wait()
         except BaseException:
             end(child)
             raise
-    if child.returncode and not said:
-        said = f"it ended with {child.returncode}"
-    return said.strip()
+    failed = [one_line(f"{shown(name)}: {why}", 160) for name, why in heard.failed.items()]
+    return failed or [one_line(heard.error, 160) or f"it ended with {child.returncode}"]
+
+
+@dataclass
+class Heard:
+    """What the lines of helm-run's log tell: runs that begin, runs that fail, and the last error of all."""
+
+    runs: int
+    begun: int = 0
+    current: str = ""  # a run whose traceback comes
+    error: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def line(self, line: str) -> None:
+        if begins := re.search(r"\bRunning ([\w.-]+:\S*model=\S+) \{$", line):
+            self.begun, self.current = self.begun + 1, ""
+            print(f"helm      [{self.begun}/{self.runs}] {one_line(shown(begins[1]), 100)}", flush=True)
+        elif fails := re.search(r"\bError when running (\S+):$", line):
+            self.current = fails[1]
+            self.failed[self.current] = "failed"
+        elif re.match(r"[\w.]+(Error|Exception)\b", line):
+            self.error = line
+            if self.current and "RunnerError" not in line:
+                self.failed[self.current] = line
+        elif self.current and self.failed[self.current].endswith(":") and line.strip(" *"):
+            self.failed[self.current] += " " + line.strip()  # a message that begins on the next line
+
+
+def shown(name: str) -> str:
+    """simple_mcqa:model=ift_gpt2-tuned-raw -> simple_mcqa (tuned, raw)"""
+    model = re.search(r"model=ift_gpt2-(\w+)-(\w+)", name)
+    return task_of(name) + (f" ({model[1]}, {model[2]})" if model else "")
 
 
 def end(child: subprocess.Popen[str]) -> None:
@@ -369,26 +400,26 @@ def read_run(path: Path, deployment: Deployment) -> Measured:
 def _read_run(path: Path, deployment: Deployment) -> Measured:
     spec, state = _read(path / "run_spec.json"), _read(path / "scenario_state.json")
     task = task_of(str(spec["name"]))
+    stats = [s for s in _read(path / "stats.json") if _counts(s["name"])]
+    split = next((split for split in EVALUATED if any(s["name"]["split"] == split for s in stats)), EVALUATED[0])
+    official = {s["name"]["name"]: s for s in stats if s["name"]["split"] == split and s.get("count")}
     values: dict[str, dict[str, list[float]]] = {}  # metric -> instance -> its value in each trial
     for each in _read(path / "per_instance_stats.json"):
         if each.get("perturbation") is None:
             for stat in each["stats"]:
                 name = stat["name"]
-                if name["name"] in METRICS and _counts(name) and stat.get("count"):
+                if _counts(name) and stat.get("count"):
                     by_instance = values.setdefault(name["name"], {})
                     by_instance.setdefault(str(each["instance_id"]), []).append(float(stat["sum"]) / stat["count"])
+    asked = {str(r["instance"]["id"]) for r in state["request_states"] if r["instance"]["split"] == split}
     scores = []
-    stats = [s for s in _read(path / "stats.json") if s["name"]["name"] in METRICS and _counts(s["name"])]
-    for split in EVALUATED:  # the test split, where there is one
-        official = {s["name"]["name"]: s for s in stats if s["name"]["split"] == split and s.get("count")}
-        if official:
-            break
     leads = MAIN.get(task.partition(":")[0])
     leads = leads if leads in official else next((name for name in METRICS if name in official), None)
     for name in METRICS:
         if name in official:
             mean = float(official[name]["mean"])
-            parts = [sum(trials) / len(trials) for trials in values.get(name, {}).values()]
+            trials = {key: found for key, found in values.get(name, {}).items() if key in asked}
+            parts = [sum(found) / len(found) for found in trials.values()]
             estimate = mean_interval(parts) if parts else None
             # metrics of a whole set (macro F1) have no parts whose mean they are, and no interval from them
             known = estimate is not None and abs(estimate.mean - mean) < 1e-9
@@ -397,7 +428,7 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
                     task,
                     name,
                     mean,
-                    len(parts) if known else len({str(r["instance"]["id"]) for r in state["request_states"]}),
+                    len(parts) if known else len(asked),
                     estimate.low if known and estimate else None,
                     estimate.high if known and estimate else None,
                     model=deployment.label,
@@ -411,6 +442,9 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
     fewer = sum(request.get("num_train_instances", 0) < wanted for request in state["request_states"])
     notes = []
     where = f"{task} ({deployment.label}, {deployment.prompt})"
+    others = len({str(r["instance"]["id"]) for r in state["request_states"]} - asked)
+    if others:
+        notes.append(f"{where}: {others:,} questions of another split than {split} are among the samples alone.")
     if fewer:
         notes.append(f"{where}: {fewer:,} of {len(samples):,} prompts have fewer than {wanted} solved examples.")
     if cut:
@@ -419,7 +453,8 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
 
 
 def _counts(name: Mapping[str, Any]) -> bool:
-    return name.get("split") in EVALUATED and name.get("perturbation") is None and name.get("sub_split") is None
+    whole = name.get("perturbation") is None and name.get("sub_split") is None
+    return name["name"] in METRICS and name.get("split") in EVALUATED and whole
 
 
 def task_of(name: str) -> str:

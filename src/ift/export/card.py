@@ -1,4 +1,4 @@
-"""README.md of an export: what the model is, what it was trained on, its numbers, how to use it. No text of it is markup."""
+"""README.md of an export: what the model is, what it was trained on, its numbers, how to use it. No value is markup."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ift.run import read_json
 from ift.settings import load_settings
 
 NUMBERS = (  # of summary.json, in the order of the card
-    "steps", "best_step", "untuned_val_loss", "val_loss", "val_perplexity", "test_loss", "test_perplexity", "exact_match",
-    "rouge_l", "bleu", "end_rate", "responses", "train_tokens", "supervised_tokens", "train_seconds", "parameters",
+    "steps", "best_step", "untuned_val_loss", "val_loss", "val_perplexity", "test_loss", "test_perplexity",
+    "exact_match", "rouge_l", "bleu", "end_rate", "responses", "train_tokens", "supervised_tokens", "train_seconds",
+    "parameters",
 )  # fmt: skip
 COUNTS = ("rows_in", "kept", "dropped", "merged", "tokens", "supervised_tokens")  # of data_report.json
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -30,10 +30,12 @@ def export(
     if to == "gguf":
         gguf_file.gguf_package()
     folder = Path(os.path.abspath(output or run.path / "export" / f"{to}-{dtype}"))  # "." has a name too
-    recover_folder(folder)
+    if folder.is_relative_to(run.model.absolute()):
+        raise ConfigError(f"{folder}: inside the run's own model (choose another --output)")
     refuse_to_replace(folder, force=force)
+    recover_folder(folder)
     source = Source.open(run)
-    partial = folder.with_name(folder.name + ".part")
+    partial = folder.with_name(f".{folder.name}.ift-export")  # a name that nobody else gives a folder
     remove_folder(partial)
     partial.mkdir(parents=True)
     file = f"model-{dtype}.gguf" if to == "gguf" else "model.safetensors"
@@ -65,13 +67,15 @@ def export(
 
 def refuse_to_replace(folder: Path, *, force: bool) -> None:
     """Raises ConfigError where something is in the way, and always where that is not an export."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    try:
-        is_export = "export" in read_manifest(folder)["about"]
-    except WeightsError:
-        is_export = False
-    if not is_export:
-        raise ConfigError(f"{folder}: is there, and no export of ours (choose another --output)")
-    if not force:
+    for there in (folder, folder.with_name(folder.name + ".old")):  # the second: an export that is being replaced
+        if there.exists() and not (there.is_dir() and (not any(there.iterdir()) or _is_export(there))):
+            raise ConfigError(f"{there}: is there, and no export of ours (choose another --output)")
+    if folder.exists() and any(folder.iterdir()) and not force:
         raise ConfigError(f"{folder}: is there already (--force replaces it)")
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return "export" in read_manifest(folder)["about"]
+    except WeightsError:
+        return False

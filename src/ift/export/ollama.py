@@ -28,7 +28,7 @@ def modelfile(source: Source, file: str) -> str:
     text = HEAD.format(about=one_line(f"{source.name}, exported by ift", 100), name=name, file=file)
     go = go_template(source.template)
     if go is None:
-        text += "# no TEMPLATE: this model's chat template does not write one turn after the other; use /api/generate, raw\n"
+        text += "# no TEMPLATE: the chat template does not write one turn after the other (use /api/generate, raw)\n"
     else:
         text += f'TEMPLATE """{go}"""\n'
         if source.template.missing_place(_row(system=SYSTEM)) == "system":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import json
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from ift.data.prompts import Template
 from ift.data.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from ift.run import RunFolder
 from ift.sealed import MANIFEST, check
 from ift.training.model_folder import open_model_folder
 
+STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}  # types of a safetensors file, as numpy reads them
 VOCABULARY = ("wte.weight", "lm_head.weight")  # matrices with a row for each token
 
 
@@ -65,21 +67,42 @@ class Source:
 
     def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Each tensor in the order of `shapes`, as published: matrices of a block are (in, out)."""
-        with ExitStack() as stack:
-            files: dict[Any, tuple[Any, dict[str, str]]] = {}
-            for name, shape in self.shapes.items():
-                path = self.folder.tensors[name]
-                try:
-                    if path not in files:
-                        file = stack.enter_context(safe_open(path, framework="numpy"))
-                        files[path] = file, {stored.removeprefix("transformer."): stored for stored in file.keys()}  # noqa: SIM118
-                    file, stored = files[path]
-                    value = file.get_tensor(stored[name])
-                except (SafetensorError, OSError, TypeError) as error:
-                    raise WeightsError(f"{path}: {name} cannot be read: {error}") from error
-                value = value.astype(np.float32, copy=False)
-                if name in VOCABULARY:
-                    value = value[: shape[0]]
-                if not np.isfinite(value).all():
-                    raise WeightsError(f"{path}: {name} holds NaN or infinity")
-                yield name, np.ascontiguousarray(value)
+        for name, shape in self.shapes.items():
+            path = self.folder.tensors[name]
+            value = self._files[path][name]()
+            if name in VOCABULARY:
+                value = value[: shape[0]]
+            if not np.isfinite(value).all():
+                raise WeightsError(f"{path}: {name} holds NaN or infinity")
+            yield name, np.ascontiguousarray(value)
+
+    @cached_property
+    def _files(self) -> dict[Path, dict[str, Callable[[], NDArray[np.float32]]]]:
+        return {path: tensors_of(path) for path in set(self.folder.tensors.values())}
+
+
+def tensors_of(path: Path) -> dict[str, Callable[[], NDArray[np.float32]]]:
+    """Functions that read a tensor of a safetensors file, whose size has been checked, as fp32; prefixes are left out.
+
+    Nothing else knows bf16 in numpy: its bits are the upper half of an fp32's.
+    """
+
+    def reader(name: str, about: dict[str, Any]) -> Callable[[], NDArray[np.float32]]:
+        kind, shape, begin = about["dtype"], tuple(about["shape"]), start + about["data_offsets"][0]
+        if kind not in STORED:
+            raise WeightsError(f"{path}: {name} is of type {kind} (known are {', '.join(STORED)})")
+
+        def read() -> NDArray[np.float32]:
+            stored = np.fromfile(path, STORED[kind], count=int(np.prod(shape)), offset=begin).reshape(shape)
+            if kind == "BF16":
+                return (stored.astype(np.uint32) << 16).view(np.float32)
+            return stored.astype(np.float32, copy=False)
+
+        return read
+
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    start = 8 + length
+    header.pop("__metadata__", None)
+    return {name.removeprefix("transformer."): reader(name, about) for name, about in header.items()}
