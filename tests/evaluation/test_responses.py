@@ -91,12 +91,11 @@ def test_the_closing_text_of_the_template_is_no_part_of_the_response(model, byte
     assert cleaned["response_tokens"] == 5  # what the model said, the closing text too
 
 
-def test_the_model_is_asked_what_it_was_trained_to_continue(model, byte_tokenizer):
-    seen = []
-    hook = model.wte.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+def test_the_model_is_asked_what_it_was_trained_to_continue(model, byte_tokenizer, monkeypatch):
+    seen, hidden = [], GPT.hidden
+    monkeypatch.setattr(GPT, "hidden", lambda self, ids, *more: seen.append(ids) or hidden(self, ids, *more))
     row = Row("ab", "cd", "ef", number=1, file="f.json")
     respond(model, [row], TEMPLATE, byte_tokenizer, SETTINGS)
-    hook.remove()
     assert seen[0].tolist() == encode_prompt(row, TEMPLATE, byte_tokenizer) == list(b"ab\ncd")
 
 
