@@ -195,7 +195,10 @@ def attended(batch: Any) -> list[tuple[int, int]]:
     if batch.lengths is None:
         return [(batch.input_ids.shape[1],) * 2] * len(batch.input_ids)
     blocks = Flat(batch.lengths, batch.prefix).blocks()
-    return [(queries.stop - queries.start, keys.stop - keys.start + prefix) for queries, keys, prefix in blocks]
+    return [
+        (queries.stop - queries.start, sum(part.stop - part.start for part in (keys, *shared)))
+        for queries, keys, shared in blocks
+    ]
 
 
 # -- generation -------------------------------------------------------------------------------------------------------
