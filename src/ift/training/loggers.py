@@ -306,6 +306,7 @@ def log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows: 
     mode, _ = wandb_mode()
     if not run.wandb_id.exists() or mode == "disabled":
         return
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it would advertise itself wherever openai is imported
     import wandb
     from omegaconf import OmegaConf
 
