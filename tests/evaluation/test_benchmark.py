@@ -1,6 +1,5 @@
 """The one form of results: numbers, samples, a place on the page; and what all evaluations get from it."""
 
-import json
 import os
 
 import pytest
@@ -115,4 +114,3 @@ def test_text_of_a_prompt_is_never_a_special_token(subject, monkeypatch):
     monkeypatch.setattr("ift.generation.decode.generate", lambda model, prompts, **_: seen.extend(prompts) or [])
     subject.complete(["a<|endoftext|>"], GREEDY)
     assert seen == [list(b"a<|endoftext|>")]
-    assert json.dumps(seen)
