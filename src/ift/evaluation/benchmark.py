@@ -1,6 +1,6 @@
 """What every known evaluation shares: the model it asks, the one form of its result, and where that goes.
 
-An engine is a module with `run(bench) -> Outcome`, None after a dry run; `ENGINES` lists them. Into RUN/evals/NAME go
+An engine is a module beside this one with `run(bench) -> Outcome`, None after a dry run. Into RUN/evals/NAME go
 
     results.json    numbers with their 95 % intervals, what they were measured with, what was left out
     samples.jsonl   one line for each question of each task: what was asked, said, wanted, and whether it was right
@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from ift.data.prompts import Template
     from ift.data.tokenizer import Tokenizer
     from ift.model.gpt import GPT
-
-ENGINES = {
-    "lm_eval": "ift.evaluation.lm_eval",
-    "humaneval": "ift.evaluation.humaneval",
-    "alpaca_eval": "ift.evaluation.alpaca_eval",
-    "arena": "ift.evaluation.arena",
-    "openai_evals": "ift.evaluation.openai_evals",
-    "helm": "ift.evaluation.helm",
-}
 
 
 @dataclass(frozen=True)
@@ -188,7 +179,7 @@ def benchmark(settings: EvaluateSettings) -> dict[str, Any]:
     name = settings.eval.name
     run = RunFolder.open(settings.run)
     bench = Bench(run, settings)
-    engine = importlib.import_module(ENGINES[settings.eval.engine])
+    engine = importlib.import_module(f"ift.evaluation.{settings.eval.engine}")  # one of those that settings.RULES knows
     start = time.perf_counter()
     with without_network(settings.offline):
         outcome: Outcome | None = engine.run(bench)
