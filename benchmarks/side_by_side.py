@@ -29,6 +29,7 @@ TORCH = "torch==2.13.0"
 ENVIRONMENTS: dict[str, list[list[str]]] = {  # what pip is told after torch, a line a call
     "trl": [["trl==1.16.0", "transformers==5.23.0"]],
     "litgpt": [["litgpt==0.5.9"]],
+    "torchtune": [["torchtune==0.6.1", "torchao==0.15.0"]],
     # its own list asks for tensorflow, jupyterlab and an old numpy, which its GPT does not need
     "llms-from-scratch": [
         ["--no-deps", "llms-from-scratch==1.0.19"],

@@ -124,6 +124,15 @@ CONTESTANTS = [
         "pythia-160m; padded, one micro-batch",
         side=True,
     ),
+    Contestant("torchtune", "tune.py", "torchtune", note="as it comes: padded, checkpointing, weights in bf16 alone"),
+    Contestant(
+        "torchtune, no checkpointing",
+        "tune.py",
+        "torchtune",
+        {"checkpointing": False},
+        "weights in bf16 alone",
+        side=True,
+    ),
 ]
 OVERHEAD = [
     Contestant("ift, bare loop", "ours.py", options={"bare": True}, note="the same module without Lightning's Trainer"),
