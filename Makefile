@@ -2,7 +2,7 @@
 # make test    runs the tests
 # make long    the property tests of the data contract over 10,000 examples, some minutes
 # make soak    proves that training survives: trainings killed at some hundred places, disks that refuse, damaged files;
-#              half an hour, one line of JSON a case in results/soak.jsonl (make soak SHARE=0.1: a part of it)
+#              a quarter of an hour, one line of JSON a case in results/soak.jsonl (make soak SHARE=0.1: a part of it)
 # make .venv-helm   what eval=helm needs, in an environment of its own
 # make check   format, lint, types, imports, tests: what a commit must pass
 PYTHON ?= python3
