@@ -7,12 +7,15 @@ python evaluate.py --help                      what there is to choose
 """
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from ift import entry
-from ift.data.rows import read_stored_rows
+from ift.data.reading.rows import read_stored_rows
 from ift.run import RunFolder, read_jsonl
 from ift.settings import EvaluateSettings
 
@@ -31,43 +34,53 @@ def evaluate(settings: EvaluateSettings) -> None:
     elif settings.eval.engine == "responses":
         answer_test_split(settings)
     else:
-        from ift.evaluation.benchmark import benchmark
-
-        benchmark(settings)
+        known_evaluation(settings)
 
 
 def judge_answers(settings: EvaluateSettings) -> None:
     from ift.evaluation.answers import open_answers
-    from ift.evaluation.judge import judge
+    from ift.evaluation.judge.run import judge
 
     answers = open_answers(settings.run)
-    results = judge(answers, settings.judge)
-    if results and answers.run.report.exists():
-        from ift.evaluation.report import write_report
-
-        write_report(answers.run)
-    if results and (answers.run.path / "wandb").is_dir():
-        from ift.training.loggers import log_evaluation
-
-        samples = read_jsonl(answers.run.evals / results["name"] / "samples.jsonl")
-        log_evaluation(answers.run, results["name"], results, samples)
+    if results := judge(answers, settings.judge):
+        page = answers.run.report.exists()  # a file of answers from elsewhere has none
+        publish(answers.run, results["name"], results, page=page)
 
 
 def answer_test_split(settings: EvaluateSettings) -> None:
     run = RunFolder.open(settings.run)
     rows = read_stored_rows(run.test_rows)
 
-    from ift.evaluation.benchmark import Bench
-    from ift.evaluation.finish import show_summary, write_responses
-    from ift.evaluation.responses import Answerer
-    from ift.training.loggers import log_evaluation
+    from ift.evaluation.responses import Answerer, show_summary, write_responses
+    from ift.evaluation.subject import Bench
 
     tuned = Bench(run, settings).tuned
     assert tuned.template
     answer = Answerer(tuned.template, tuned.tokenizer, settings.eval.generate, seed=settings.seed)
-    summary = write_responses(run, tuned.model, rows, answer)
-    log_evaluation(run, "responses", summary, read_jsonl(run.responses))
+    publish(run, "responses", write_responses(run, tuned.model, rows, answer), run.responses)
     show_summary(run)
+
+
+def known_evaluation(settings: EvaluateSettings) -> None:
+    from ift.evaluation.engines import evaluate
+    from ift.evaluation.results import numbers, show_scores
+
+    run = RunFolder.open(settings.run)
+    if results := evaluate(settings):
+        print(*show_scores(results), f"look at   {run.report}", sep="\n")
+        publish(run, settings.eval.name, numbers(results))
+
+
+def publish(
+    run: RunFolder, name: str, values: Mapping[str, Any], samples: Path | None = None, *, page: bool = True
+) -> None:
+    """The numbers of an evaluation onto the run's page, and into the W&B run that training made."""
+    from ift.pages.report import write_report
+    from ift.training.loggers import log_evaluation
+
+    if page:
+        write_report(run)
+    log_evaluation(run, name, values, read_jsonl(samples or run.evals / name / "samples.jsonl"))
 
 
 if __name__ == "__main__":

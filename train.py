@@ -16,11 +16,11 @@ from omegaconf import DictConfig
 
 from ift import entry, stops
 from ift.errors import DataError
-from ift.run import RunFolder, is_other_rank, read_json, write_lines
+from ift.run import RunFolder, is_other_rank, read_json, write_json, write_lines
 from ift.settings import Settings, save_settings
 
 if TYPE_CHECKING:
-    from ift.data.prepare import Prepared
+    from ift.data.contract.prepare import Prepared
     from ift.sealed import Sealed
 
 
@@ -43,18 +43,18 @@ def main(config: DictConfig) -> float | None:
 
 def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     """Rows in; model, responses and report out. Returns the best validation loss, for sweeps."""
-    from ift.data.chat_template import template_from
-    from ift.data.page import write_page
-    from ift.data.prepare import prepare
+    from ift.artifacts.weights import plan_model
+    from ift.data.contract.prepare import prepare
     from ift.data.show import show_report
-    from ift.data.tokenizer import Tokenizer
-    from ift.model.weights import plan_model
+    from ift.data.vocabulary import load_tokenizer
+    from ift.pages.data_report import write_page
     from ift.sealed import newest
+    from ift.text.chat_templates import template_from
 
     point = newest(run.checkpoints, mend=not is_other_rank())  # where a run that was stopped goes on
     # what can be wrong with settings, rows and weight files is found before torch is imported
     template = template_from(settings.prompt)
-    tokenizer = Tokenizer.load(settings.model.tokenizer, template)
+    tokenizer = load_tokenizer(settings.model.tokenizer, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     data = prepare(
         settings.data,
@@ -74,20 +74,21 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
 
     import lightning as L
 
-    from ift.data.module import SFTDataModule
-    from ift.evaluation.finish import finish, show_summary
-    from ift.evaluation.responses import Answerer
+    from ift.artifacts.machine import choose_device, keep_freed_memory
+    from ift.artifacts.weights import build_model
+    from ift.data.datamodule import SFTDataModule
+    from ift.evaluation.responses import Answerer, show_summary, write_responses
     from ift.model.linear import compute_in
-    from ift.model.weights import build_model
+    from ift.pages.report import write_report
     from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
     from ift.training.checkpoint import SealedCheckpointIO
     from ift.training.dry_run import dry_run
+    from ift.training.finish import test_best
     from ift.training.loggers import open_loggers
-    from ift.training.machine import choose_device, keep_freed_memory
     from ift.training.module import SFTModule
+    from ift.training.preflight import Spikes, refuse_small_disk, try_longest_batch
     from ift.training.resume import Checkpoints, Trainer
     from ift.training.trainer import early_stopping, quiet_lightning, stop_reason, total_steps, val_every
-    from ift.training.trouble import Spikes, refuse_small_disk, try_longest_batch
 
     quiet_lightning()
     keep_freed_memory()
@@ -170,11 +171,15 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
             "stop_reason": stop_reason(trainer, options, stopping),
             "train_seconds": checkpoints.train_seconds,
         }
-        loss = finish(run, trainer, module, datamodule, data.rows["test"], answer, best, device, **about)
+        test_best(run, trainer, module, datamodule, best, device, **about)
+        if trainer.is_global_zero:
+            summary = write_responses(run, module.model, data.rows["test"], answer)
+            write_report(run)
+            write_json(run.summary, {**summary, "status": "finished"})  # last: what says so has nothing left to do
         checkpoints.require_saved()
     if trainer.is_global_zero:
         show_summary(run)
-    return loss
+    return best.val_loss
 
 
 def refuse_other_data(point: Sealed, data: Prepared) -> None:

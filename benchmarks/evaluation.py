@@ -8,7 +8,7 @@ letters, 5-shot  the same after five solved ones
 choices          questions with four answers of several tokens
 texts            generations of at most 48 tokens, to the end of a line
 
-ift             ift.evaluation.lm_adapter with the batch size of conf/eval/keys.yaml
+ift             ift.evaluation.harness.adapter with the batch size of conf/eval/keys.yaml
 HFLM, batch N   the harness's own adapter (lm_eval --model hf) over the exported model, for each N
 
 Both run in this process on the same weights and strings, in turns. INVALID is whose log-likelihoods are more than 1e-3
@@ -68,17 +68,17 @@ def make_adapters(a: argparse.Namespace) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from omegaconf import OmegaConf
 
-    from ift.data.prompts import Segment, Template
-    from ift.data.tokenizer import Tokenizer
-    from ift.evaluation.benchmark import Subject
-    from ift.evaluation.lm_adapter import IftLM
+    from ift.artifacts.model_folder import save_model_folder
+    from ift.data.vocabulary import load_tokenizer
+    from ift.evaluation.harness.adapter import IftLM
+    from ift.evaluation.subject import Subject
     from ift.model.config import GPTConfig
     from ift.model.gpt import GPT
-    from ift.training.model_folder import save_model_folder
+    from ift.text.templates import Segment, Template
 
     torch.manual_seed(a.seed)
     template = Template("plain", (Segment("{instruction}\n{input}\n"), Segment("{output}", supervised=True)))
-    tokenizer = Tokenizer.load(a.tokenizer, template)
+    tokenizer = load_tokenizer(a.tokenizer, template)
     model = GPT(GPTConfig(tokenizer.vocab_size, 1024, n_layer=a.layers, n_head=a.heads, n_embd=a.width))
     with torch.no_grad():  # so that texts wander through the vocabulary
         for name, parameter in model.named_parameters():

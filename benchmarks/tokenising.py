@@ -33,17 +33,17 @@ def main() -> None:
     from tokenizers import Tokenizer as TheirTokenizer
 
     from ift.cli import check_settings
-    from ift.data.cache import open_store
-    from ift.data.chat_template import template_from
-    from ift.data.check import Checker
-    from ift.data.containers import read_records
-    from ift.data.rows import make_row
-    from ift.data.sources import Source
-    from ift.data.tokenizer import Tokenizer
+    from ift.data.contract.cache import open_store
+    from ift.data.contract.check import Checker
+    from ift.data.reading.containers import read_records
+    from ift.data.reading.rows import make_row
+    from ift.data.reading.sources import Source
+    from ift.data.vocabulary import load_tokenizer
+    from ift.text.chat_templates import template_from
 
     settings = check_settings([str(arguments.file)], [])
     template = template_from(settings.prompt)
-    tokenizer = Tokenizer.load("gpt2", template)
+    tokenizer = load_tokenizer("gpt2", template)
     fields = asdict(settings.data.fields)
     folder = Path(tempfile.mkdtemp())
     tokenizer.save(folder, context_length=1024)

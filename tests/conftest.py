@@ -16,22 +16,28 @@ import pytest
 import tiktoken
 from hydra import compose, initialize_config_dir
 
-from ift.data.bpe import GPT2_PATTERN
-from ift.data.tokenizer import END_OF_TEXT, Tokenizer
 from ift.entry import settings_from
 from ift.settings import Settings
+from ift.text.bpe import GPT2_PATTERN
+from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 from tests.browser import CHROMIUM, Browser
 from tests.running import NO_TORCH, ROOT, Warm
 
 BEFORE_TORCH = (
     *("hydra", "jinja2.compiler", "numpy.random", "rensa", "rich.console", "tiktoken", "ift.entry"),
-    *("ift.data.chat_template", "ift.data.page", "ift.data.prepare", "ift.data.show", "ift.data.tokenizer"),
-    "ift.model.weights",
+    *(
+        "ift.text.chat_templates",
+        "ift.pages.data_report",
+        "ift.data.contract.prepare",
+        "ift.data.show",
+        "ift.text.tokenizers",
+    ),
+    "ift.artifacts.weights",
 )
 WITH_TORCH = (  # but not wandb: its folder of temporary files would go with the first process that ends
-    *("lightning", "ift.data.module", "ift.evaluation.finish", "ift.evaluation.responses", "ift.training.callbacks"),
-    *("ift.training.checkpoint", "ift.training.dry_run", "ift.training.loggers", "ift.training.machine"),
-    *("ift.training.model_folder", "ift.training.module", "ift.training.trainer"),
+    *("lightning", "ift.data.datamodule", "ift.training.finish", "ift.evaluation.responses", "ift.training.callbacks"),
+    *("ift.training.checkpoint", "ift.training.dry_run", "ift.training.loggers", "ift.artifacts.machine"),
+    *("ift.artifacts.model_folder", "ift.training.module", "ift.training.trainer"),
 )
 # read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,6 +66,23 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(
         tiktoken.Encoding("bytes", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256})
     )
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Any]:
+    """make_model(seed=0, **changes): a GPT of two layers with 50 tokens and a context of 16."""
+
+    def make(*, seed: int = 0, **changes: Any) -> Any:
+        import torch
+
+        from ift.model.config import GPTConfig
+        from ift.model.gpt import GPT
+
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": 50, "context_length": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
+        return GPT(GPTConfig(**sizes | changes))
+
+    return make
 
 
 @pytest.fixture

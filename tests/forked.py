@@ -46,7 +46,7 @@ class Trainings:
     """Starts trainings one after the other; a context manager."""
 
     def __enter__(self) -> Trainings:
-        from ift.data.tokenizer import Tokenizer
+        from ift.text.tokenizers import Tokenizer
 
         self.vocabulary = Path(tempfile.mkdtemp(prefix="ift-bytes-"))  # a token a byte: nothing to train
         Tokenizer._from_ranks({bytes([b]): b for b in range(256)}, "bytes").save(self.vocabulary, context_length=256)
@@ -242,8 +242,8 @@ def main() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torchmetrics.functional.text  # noqa: F401
 
-    import ift.evaluation.finish
     import ift.training.dry_run
+    import ift.training.finish
     import ift.training.resume  # noqa: F401
 
     for line in sys.stdin:

@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ift.artifacts.verify import differences
 from ift.errors import IftError
 from ift.run import RunFolder, read_jsonl
 from ift.sealed import LATEST, check, hash_file, newest, recover_folder, replace_folder, seal, step_folder, steps_there
-from ift.training.verify import differences
 from tests.forked import Trainings
 
 KILL, TERM, USR1 = int(signal.SIGKILL), int(signal.SIGTERM), int(signal.SIGUSR1)

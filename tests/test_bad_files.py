@@ -37,14 +37,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ift import cli
-from ift.data import sources
-from ift.data.chat_template import template_from
-from ift.data.examples import TooLong, encode_prompt, make_example
-from ift.data.prepare import prepare
-from ift.data.rows import Row
-from ift.data.tokenizer import Tokenizer
+from ift.data.contract.examples import TooLong, make_example
+from ift.data.contract.prepare import prepare
+from ift.data.reading import sources
+from ift.data.reading.rows import Row
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
+from ift.text.chat_templates import template_from
+from ift.text.encoding import encode_prompt
+from ift.text.tokenizers import Tokenizer
 from tests.running import NO_TORCH, ROOT, run
 
 

@@ -19,9 +19,9 @@ from safetensors.torch import load_file  # noqa: E402
 from side_by_side import Column, Contestant, Gate, Outcome, best_of, compare, ratio, refuse, run, slope, table  # noqa: E402
 from workload import Workload  # noqa: E402
 
+from ift.artifacts.weights import save_weights  # noqa: E402
 from ift.model.config import GPTConfig  # noqa: E402
 from ift.model.gpt import GPT  # noqa: E402
-from ift.model.weights import save_weights  # noqa: E402
 
 
 def rate(values):

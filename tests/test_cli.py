@@ -56,8 +56,8 @@ def test_a_check_prints_the_report_and_leaves_it_in_a_folder(ift, tmp_path):
 
 
 def test_what_training_will_see_is_what_the_check_saw(ift, settings_of, tmp_path, byte_tokenizer, monkeypatch):
-    from ift.data.chat_template import template_from
-    from ift.data.prepare import prepare
+    from ift.data.contract.prepare import prepare
+    from ift.text.chat_templates import template_from
 
     words = ["data.split=random", "data.max_length=150", "data.too_long=truncate_response", "prompt=phi3"]
     assert ift("check", "rows.json", "model.tokenizer=bytes", *words, "--output=checked").returncode == 0
@@ -121,11 +121,11 @@ def run(tmp_path):
     """A run folder with two checkpoints and a model of one layer."""
     import torch
 
-    from ift.data.prompts import Segment, Template
-    from ift.data.tokenizer import Tokenizer
+    from ift.artifacts.model_folder import save_model_folder
     from ift.model.config import GPTConfig
     from ift.model.gpt import GPT
-    from ift.training.model_folder import save_model_folder
+    from ift.text.templates import Segment, Template
+    from ift.text.tokenizers import Tokenizer
 
     torch.manual_seed(0)
     for step in (1, 2):

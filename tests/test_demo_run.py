@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ift.data.examples import encode_prompt
-from ift.data.rows import read_stored_rows
+from ift.artifacts.model_folder import load_model_folder
+from ift.data.reading.rows import read_stored_rows
 from ift.run import RunFolder, read_json, read_jsonl
-from ift.training.model_folder import load_model_folder
+from ift.text.encoding import encode_prompt
 from tests.running import TRAIN, run
 
 FILES = """config.yaml data_report.json metrics.jsonl curves.png samples.jsonl test.jsonl responses.jsonl summary.json

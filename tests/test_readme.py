@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from ift.evaluation.answers import open_answers
-from ift.evaluation.ratings import write_csv
+from ift.evaluation.people import write_csv
 from ift.run import write_json, write_jsonl
-from tests.evaluation.judge_server import JudgeServer
-from tests.evaluation.mirrors import write_mirror
+from tests.evaluation.harness.mirrors import write_mirror
+from tests.evaluation.judge.judge_server import JudgeServer
 from tests.running import ROOT, TINY, TRAIN, Warm, run
 
 README = (ROOT / "README.md").read_text()
@@ -37,7 +37,7 @@ ELSEWHERE = {  # run by what sets up the environment that this test runs in, or 
     "make test": ".ci/run",
     "make soak": "tests/training/test_resume.py, a part of it",
     'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
-    "python evaluate.py run=RUN eval=helm": "tests/evaluation/test_helm.py",
+    "python evaluate.py run=RUN eval=helm": "tests/evaluation/packages/test_helm.py",
     "python evaluate.py run=RUN eval=all": "tests/evaluation/test_all.py",
 }
 PYTHON = [command for command in COMMANDS if command.startswith(("python ", "ift ")) and command not in ELSEWHERE]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from ift.data.chat_template import template_from
+from ift.artifacts.model_folder import save_model_folder
 from ift.data.demo import demo_rows
-from ift.data.tokenizer import Tokenizer
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import Settings, save_settings
-from ift.training.model_folder import save_model_folder
+from ift.text.chat_templates import template_from
+from ift.text.tokenizers import Tokenizer
 
 
 def make_run(

@@ -39,13 +39,13 @@ def main() -> None:
 
 
 def load(job: Any) -> Any:
-    from ift.model.weights import find_weights, load_model
+    from ift.artifacts.weights import find_weights, load_model
 
     return load_model(find_weights(str(job.workload.model)))
 
 
 def save(job: Any, model: Any) -> None:
-    from ift.model.weights import save_weights
+    from ift.artifacts.weights import save_weights
 
     if job.job["save"]:
         folder = Path(job.job["save"]).with_suffix("")
@@ -59,11 +59,11 @@ def save(job: Any, model: Any) -> None:
 
 def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
     """Device, data module and module as train.py makes them; the sampler visits the rows in the order of the plan."""
+    from ift.artifacts.machine import choose_device
     from ift.data.batches import StepSampler
-    from ift.data.examples import Example
-    from ift.data.module import SFTDataModule
+    from ift.data.contract.examples import Example
+    from ift.data.datamodule import SFTDataModule
     from ift.model.linear import compute_in
-    from ift.training.machine import choose_device
     from ift.training.module import SFTModule
 
     workload, rows = job.workload, [i for step in job.steps for i in step]
@@ -90,7 +90,7 @@ def train(job: Any, settings: Any) -> None:
     import lightning as L
     from lightning.pytorch.callbacks import Callback
 
-    from ift.training.machine import keep_freed_memory
+    from ift.artifacts.machine import keep_freed_memory
     from ift.training.trainer import quiet_lightning
 
     quiet_lightning()
@@ -144,7 +144,7 @@ def kept_in(job: Any) -> Any:
 
 def train_bare(job: Any, settings: Any) -> None:
     """The same module, hook by hook, in a loop of its own: what Lightning adds is the difference."""
-    from ift.training.machine import keep_freed_memory
+    from ift.artifacts.machine import keep_freed_memory
 
     keep_freed_memory()
     _, data, module = objects(job, settings)
@@ -190,7 +190,7 @@ def finish(job: Any, batches: list[Any], module: Any) -> None:
 
 def attended(batch: Any) -> list[tuple[int, int]]:
     """Queries and keys that are multiplied with each other, block by block."""
-    from ift.model.layout import Flat
+    from ift.model.layouts import Flat
 
     if batch.lengths is None:
         return [(batch.input_ids.shape[1],) * 2] * len(batch.input_ids)
@@ -205,7 +205,7 @@ def attended(batch: Any) -> list[tuple[int, int]]:
 
 
 def answer(job: Any, settings: Any) -> None:
-    from ift.generation.decode import generate
+    from ift.generation.engine import generate
     from ift.model.linear import compute_in
 
     model = load(job)

@@ -175,13 +175,13 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
 
     from rich.console import Console
 
-    from ift.data.chat_template import template_from
-    from ift.data.prepare import prepare, twin_groups
+    from ift.data.contract.prepare import prepare, twin_groups
     from ift.data.show import show_details, show_duplicates, show_examples, show_report
-    from ift.data.tokenizer import Tokenizer
+    from ift.data.vocabulary import load_tokenizer
+    from ift.text.chat_templates import template_from
 
     template = template_from(settings.prompt)
-    tokenizer = Tokenizer.load(settings.model.tokenizer, template)
+    tokenizer = load_tokenizer(settings.model.tokenizer, template)
     run = RunFolder(output or Path("runs/check") / _stem(settings.data.path))
     data = prepare(
         settings.data,
@@ -192,7 +192,7 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
         run=run,
     )
 
-    from ift.data.page import write_page
+    from ift.pages.data_report import write_page
 
     write_page(run, data, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
@@ -207,7 +207,7 @@ def check(what: list[str], *, output: Path | None, duplicates: bool) -> None:
 
 def verify(path: Path, *, as_json: bool) -> int:
     """A line for each checkpoint, the pointer and the model; exit 4 if one is damaged."""
-    from ift.training.verify import verify as verified
+    from ift.artifacts.verify import verify as verified
 
     run, whole, nothing = RunFolder.open(path), True, True
     for found in verified(run):
@@ -228,7 +228,7 @@ def verify(path: Path, *, as_json: bool) -> int:
 
 def verify_resume(overrides: list[str], *, kills: int, steps: int, seed: int) -> int:
     """A table: where each training was killed, and whether it came to the same end; exit 1 if one did not."""
-    from ift.training.proof import prove
+    from ift.training.verify_resume import prove
 
     same = True
     for line, ok in prove(overrides, kills=kills, steps=steps, seed=seed):
@@ -239,7 +239,7 @@ def verify_resume(overrides: list[str], *, kills: int, steps: int, seed: int) ->
 
 def compare(places: list[str], *, output: Path | None) -> None:
     """Print what may be said of the differences between runs; write the page."""
-    from ift.evaluation.compare import compare as write_comparison
+    from ift.pages.comparison import compare as write_comparison
 
     names = [re.sub(r"[^\w.-]+", "-", Path(place).name) for place in places]
     page = output or Path("runs/compare") / f"{'-'.join(names)[:120]}.html"

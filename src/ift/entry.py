@@ -58,7 +58,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     except Exception as error:
         code = report(as_ift_error(error, kind))
     if _sweep_dir is not None:
-        from ift.evaluation.sweep import show_sweep
+        from ift.pages.sweep import show_sweep
 
         show_sweep(_sweep_dir)
     return code or _exit_code

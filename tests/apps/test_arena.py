@@ -16,11 +16,11 @@ from ift.apps.arena import Arena, Contender, Models, arena, open_contenders
 from ift.apps.local_page import Server
 from ift.cli import evaluate_settings
 from ift.errors import ConfigError, DataError
-from ift.evaluation.arena import collect
-from ift.evaluation.battles import BOTH_BAD, read_votes
-from ift.evaluation.votes import PERSON, SAME, Votes
+from ift.evaluation.arena.battles import BOTH_BAD, read_votes
+from ift.evaluation.arena.ratings import collect
+from ift.evaluation.arena.votes import PERSON, SAME, Votes
 from ift.run import RunFolder, write_jsonl
-from tests.evaluation.test_hostile_answers import HOSTILE
+from tests.pages.test_hostile_answers import HOSTILE
 from tests.running import ROOT
 from tests.tiny_run import make_run
 

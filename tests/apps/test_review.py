@@ -14,7 +14,7 @@ import pytest
 from ift.apps.review import Review, Server
 from ift.errors import ConfigError
 from ift.evaluation.answers import open_answers
-from ift.evaluation.ratings import Rating, Ratings
+from ift.evaluation.people import Rating, Ratings
 from ift.run import RunFolder, read_jsonl, write_jsonl
 from tests.running import ROOT, run
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ift.data.batches import IGNORE_INDEX, StepSampler, collate_padded, collate_unpadded
-from ift.data.examples import Example
+from ift.data.contract.examples import Example
 
 P = 50256  # end-of-text of GPT-2: the padding, and the last target of a whole response
 X = IGNORE_INDEX

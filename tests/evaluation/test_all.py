@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.evaluation.mirrors import write_mirror
+from tests.evaluation.harness.mirrors import write_mirror
 from tests.running import ROOT, run
 from tests.tiny_run import make_run
 

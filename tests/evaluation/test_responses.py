@@ -7,14 +7,14 @@ import torch
 from torchmetrics.text import BLEUScore
 from torchmetrics.text.rouge import ROUGEScore
 
-from ift.data.examples import encode_prompt
-from ift.data.prompts import Segment, Template
-from ift.data.rows import Row
+from ift.data.reading.rows import Row
 from ift.evaluation.answers import COLUMNS
 from ift.evaluation.responses import Answerer, repetition, respond, score
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.settings import GenerateSettings
+from ift.text.encoding import encode_prompt
+from ift.text.templates import Segment, Template
 
 TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{input}", when="input"), Segment("{output}", True)))
 SETTINGS = GenerateSettings(max_new_tokens=5, temperature=0.0, top_k=None, top_p=None, batch_size=3)

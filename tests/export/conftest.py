@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from ift.data.chat_template import template_from
+from ift.artifacts.model_folder import save_model_folder
 from ift.data.demo import demo_rows
-from ift.data.prompts import Template
-from ift.data.tokenizer import Tokenizer
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.run import RunFolder, write_json
 from ift.settings import save_settings
-from ift.training.model_folder import save_model_folder
+from ift.text.chat_templates import template_from
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from ift.data.prompts import Segment, Template
 from ift.export.card import block, card, code
 from ift.export.source import Source
 from ift.run import write_json
+from ift.text.templates import Segment, Template
 
 
 def front_matter(text):

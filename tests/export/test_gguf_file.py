@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from gguf import GGUFReader, dequantize
 
-from ift.data.chat_template import export_chat_template
-from ift.data.examples import encode_prompt
-from ift.data.rows import Row
+from ift.artifacts.model_folder import load_model_folder
+from ift.data.reading.rows import Row
 from ift.errors import ConfigError
 from ift.export.export import export
 from ift.export.gguf_file import their_name
-from ift.generation.decode import generate
-from ift.training.model_folder import load_model_folder
+from ift.generation.engine import generate
+from ift.text.chat_templates import export_chat_template
+from ift.text.encoding import encode_prompt
 
 LLAMA = os.environ.get("IFT_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
 TEXTS = (

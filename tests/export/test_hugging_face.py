@@ -8,17 +8,17 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from ift.data.chat_template import ChatTemplate
-from ift.data.examples import encode_prompt
-from ift.data.rows import Row
+from ift.artifacts.model_folder import load_model_folder
+from ift.artifacts.weights import inspect_folder
+from ift.data.reading.rows import Row
 from ift.errors import ConfigError, WeightsError
 from ift.export.export import export
 from ift.export.hugging_face import narrowed
 from ift.export.source import Source
-from ift.generation.decode import generate
-from ift.model.weights import inspect_folder
+from ift.generation.engine import generate
 from ift.run import RunFolder
-from ift.training.model_folder import load_model_folder
+from ift.text.chat_templates import ChatTemplate
+from ift.text.encoding import encode_prompt
 from tests.running import ROOT
 
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})

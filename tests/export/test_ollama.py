@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from ift.data.chat_template import ChatTemplate
-from ift.data.prompts import Segment, Template
-from ift.data.rows import Row
-from ift.data.tokenizer import END_OF_TEXT
+from ift.artifacts.model_folder import load_model_folder
+from ift.data.reading.rows import Row
 from ift.export.export import export
 from ift.export.ollama import go_template, modelfile, ollama_name, stops
 from ift.export.source import Source
-from ift.training.model_folder import load_model_folder
+from ift.text.chat_templates import ChatTemplate
+from ift.text.templates import Segment, Template
+from ift.text.tokenizers import END_OF_TEXT
 from tests.running import ROOT
 
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})

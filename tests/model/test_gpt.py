@@ -7,11 +7,11 @@ import pytest
 import torch
 import yaml
 
+from ift.artifacts.weights import expected_shapes
 from ift.errors import ConfigError
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.model.layout import PADDED, Flat
-from ift.model.weights import expected_shapes
+from ift.model.layouts import PADDED, Flat
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 GPT2_VOCABULARY = 50_257

@@ -8,15 +8,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ift.data.examples import Example
-from ift.data.module import SFTDataModule
-from ift.model.config import GPTConfig
-from ift.model.gpt import GPT
+from ift.data.contract.examples import Example
+from ift.data.datamodule import SFTDataModule
 from ift.settings import OptimSettings
 from ift.training.module import SFTModule
 from ift.training.trainer import quiet_lightning
 
-VOCABULARY, CONTEXT, END = 50, 16, 49
+CONTEXT, END = 16, 49  # of make_model's
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,16 +34,6 @@ def make_examples():
             ids = random.integers(0, END, size=length).astype(np.int32)
             examples.append(Example(ids, np.arange(length) >= prompt, ends=row % 4 != 3, row=row))
         return examples
-
-    return make
-
-
-@pytest.fixture
-def make_model():
-    def make(*, seed: int = 0, **changes) -> GPT:
-        torch.manual_seed(seed)
-        sizes = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "n_layer": 2, "n_head": 2, "n_embd": 16}
-        return GPT(GPTConfig(**sizes | changes))
 
     return make
 

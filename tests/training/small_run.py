@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ift.data.examples import Example
-from ift.data.module import SFTDataModule
+from ift.data.contract.examples import Example
+from ift.data.datamodule import SFTDataModule
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.sealed import newest
@@ -22,9 +22,9 @@ from ift.training.callbacks import ValidateAtTheEnd
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.loggers import MetricsFile
 from ift.training.module import SFTModule
+from ift.training.preflight import Spikes
 from ift.training.resume import Checkpoints, Trainer, random_state
 from ift.training.trainer import early_stopping
-from ift.training.trouble import Spikes
 
 END, STEPS, AN_EPOCH, MICRO = 49, 8, 4, 2  # 15 rows, two micro-batches of 2: the last step of an epoch has 3 rows
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ift.data.prompts import Segment, Template
-from ift.model.weights import inspect_folder, load_model
+from ift.artifacts.model_folder import save_model_folder
+from ift.artifacts.weights import inspect_folder, load_model
 from ift.settings import EarlyStoppingSettings, TrainerSettings
+from ift.text.templates import Segment, Template
 from ift.training.callbacks import KeepBest, ValidateAtTheEnd
-from ift.training.model_folder import save_model_folder
 from ift.training.module import SFTModule
 from ift.training.trainer import early_stopping, stop_reason, total_steps, val_every
 

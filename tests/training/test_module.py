@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
 from ift.data.batches import StepSampler, collate_padded, collate_unpadded
-from ift.data.examples import Example
+from ift.data.contract.examples import Example
 from ift.errors import DivergedError
 from ift.training.module import SFTModule
 

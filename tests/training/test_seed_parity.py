@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ift.data.batches import StepSampler, collate_padded
-from ift.data.examples import Example
+from ift.data.contract.examples import Example
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.training.module import SFTModule

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ift.data.batches import collate_padded, collate_unpadded
-from ift.data.examples import Example
+from ift.data.contract.examples import Example
 from ift.model.linear import compute_in
 from ift.training.module import SFTModule
 

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
-from ift.data.examples import Example
-from ift.data.module import SFTDataModule
+from ift.data.contract.examples import Example
+from ift.data.datamodule import SFTDataModule
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.settings import OptimSettings

@@ -22,15 +22,15 @@ from ift.apps.local_page import Server
 from ift.data.show import printable
 from ift.errors import ConfigError, DataError, IftError, one_line
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
-from ift.evaluation.arena import Collected, collect, leaderboard, show_leaderboard
-from ift.evaluation.battles import WINNERS, checked_name, write_votes
-from ift.evaluation.pages import Page
-from ift.evaluation.votes import NAME, PERSON, SAME, Shown, Votes
+from ift.evaluation.arena.battles import WINNERS, checked_name, write_votes
+from ift.evaluation.arena.ratings import Collected, collect, leaderboard, show_leaderboard
+from ift.evaluation.arena.votes import NAME, PERSON, SAME, Shown, Votes
+from ift.pages.page import Page
 from ift.run import RunFolder
 from ift.settings import EvaluateSettings
 
 if TYPE_CHECKING:
-    from ift.evaluation.benchmark import Subject
+    from ift.evaluation.subject import Subject
 
 LONGEST_INSTRUCTION = 20_000  # characters that can be typed in
 LOADED = 2  # models in memory at the same time
@@ -87,9 +87,9 @@ class Models:
 
     def answer(self, contender: Contender, instruction: str, given: str) -> str:
         """Raises IftError where the model cannot be loaded, ValueError where the instruction is too long for it."""
-        from ift.data.rows import Row
-        from ift.evaluation.benchmark import Bench
+        from ift.data.reading.rows import Row
         from ift.evaluation.responses import respond
+        from ift.evaluation.subject import Bench
 
         row = Row(instruction, given, "", "typed in", 1)
         with self.lock:

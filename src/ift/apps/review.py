@@ -13,10 +13,10 @@ from typing import Any
 from ift.apps.local_page import Server
 from ift.errors import ConfigError
 from ift.evaluation.answers import Answer, Answers, content_key, open_answers
-from ift.evaluation.judge import judgements
 from ift.evaluation.overlap import word_diff
-from ift.evaluation.pages import Page
-from ift.evaluation.ratings import VERDICTS, Rating, Ratings, read_csv, write_csv
+from ift.evaluation.people import VERDICTS, Rating, Ratings, read_csv, write_csv
+from ift.evaluation.results import read_judgements
+from ift.pages.page import Page
 
 PAGE = Page("review", Path(__file__).parent, talks=True)
 
@@ -78,7 +78,7 @@ class Review:
         return {"key": key, **asdict(self.rating(item) if item else Rating())}
 
     def page(self) -> str:
-        judged = [] if self.blind else [*judgements(self.runs[0].run).values()]
+        judged = [] if self.blind else [*read_judgements(self.runs[0].run).values()]
         items = []
         for item in self.items:
             reference, response = word_diff(item.answer.reference, item.answer.response)

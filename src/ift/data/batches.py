@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ift.data.examples import Example
+from ift.data.contract.examples import Example
 
 IGNORE_INDEX = -100  # what torch's cross-entropy leaves out
 

@@ -10,10 +10,10 @@ from unicodedata import category
 from rich.console import Console
 from rich.text import Text
 
-from ift.data.examples import Example
-from ift.data.rows import Row
-from ift.data.tokenizer import Tokenizer
+from ift.data.contract.examples import Example
+from ift.data.reading.rows import Row
 from ift.errors import one_line
+from ift.text.tokenizers import Tokenizer
 
 SHOWN = 3  # rows
 LEGEND = "after [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt; ✂ is a cut, no end learnt"

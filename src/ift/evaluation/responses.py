@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from ift import stops
-from ift.data.examples import encode_prompt
-from ift.data.prompts import Template
-from ift.data.rows import Row
-from ift.data.tokenizer import Tokenizer
+from ift.data.reading.rows import Row
+from ift.errors import one_line
 from ift.evaluation.answers import COLUMNS
-from ift.generation.decode import Generated, Sampling, generate
+from ift.generation.engine import Generated, Sampling, generate
 from ift.model.gpt import GPT
 from ift.progress import progress
+from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from ift.settings import GenerateSettings
+from ift.text.encoding import encode_prompt
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
 
 
 def respond(
@@ -115,3 +117,53 @@ def repetition(text: str, order: int = 4) -> float:
     words = text.split()
     grams = [tuple(words[i : i + order]) for i in range(len(words) - order + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def write_responses(run: RunFolder, model: GPT, rows: Sequence[Row], answer: Answerer) -> dict[str, Any]:
+    """Answer the rows into responses.jsonl and put the scores into summary.json; return the summary."""
+    responses = answer(model, rows, what="answering") if rows else []
+    write_jsonl(run.responses, responses)
+    summary = {**(read_json(run.summary) if run.summary.exists() else {}), **score(responses)}
+    summary |= {f"clean_{key}": value for key, value in score(without_leaks(run, responses)).items()}
+    write_json(run.summary, summary)
+    return summary
+
+
+def without_leaks(run: RunFolder, responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Responses to test rows that have no near twin in training; none where all are so, since all say the same then."""
+    leaked = {(leak["file"], leak["row"]) for leak in read_jsonl(run.leaks)} if run.leaks.exists() else set()
+    clean = [response for response in responses if (response["file"], response["row"]) not in leaked]
+    return clean if len(clean) < len(responses) else []
+
+
+def show_summary(run: RunFolder) -> None:
+    """The closing lines: the numbers, a few answers, and what to look at next."""
+    summary, responses = read_json(run.summary), read_jsonl(run.responses)
+    if summary.get("val_loss") is not None:
+        print(
+            f"best      validation loss {summary['val_loss']:.3f} at step {summary['best_step']} of {summary['steps']} "
+            f"(untuned {summary['untuned_val_loss']:.3f}); stopped by {summary['stop_reason']}"
+        )
+    if not responses:
+        return
+    print(
+        f"test      {summary['responses']} answers: exact match {summary['exact_match']:.1%}, "
+        f"ROUGE-L {summary['rouge_l']:.3f}, BLEU {summary['bleu']:.3f}, ended by itself {summary['end_rate']:.1%}"
+    )
+    if "clean_responses" in summary:
+        print(
+            f"          {summary['clean_responses']} of them without a near twin in training: "
+            f"exact match {summary['clean_exact_match']:.1%}, ROUGE-L {summary['clean_rouge_l']:.3f}, "
+            f"BLEU {summary['clean_bleu']:.3f}"
+        )
+    for shown in responses[: 4 * (len(responses) // 4 or 1) : len(responses) // 4 or 1]:
+        print(f"\n  {_short(shown['instruction'])}" + (f"\n  | {_short(shown['input'])}" if shown["input"] else ""))
+        print(f"  -> {_short(shown['response'])}")
+        if shown["response"] != shown["reference"]:
+            print(f"  != {_short(shown['reference'])}")
+    print(f"\nlook at   {run.report}")
+    print(f"ask again python evaluate.py run={run.path} eval=responses")
+
+
+def _short(text: str) -> str:
+    return one_line(text, 110)

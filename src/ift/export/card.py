@@ -9,11 +9,12 @@ from typing import Any
 
 import jinja2
 
-from ift.data.rows import Row
+from ift.data.reading.rows import Row
 from ift.errors import IftError, one_line
 from ift.export.source import Source
 from ift.run import read_json
 from ift.settings import load_settings
+from ift.text.conversations import Conversation
 
 NUMBERS = (  # of summary.json, in the order of the card
     "steps", "best_step", "untuned_val_loss", "val_loss", "val_perplexity", "test_loss", "test_perplexity",
@@ -44,7 +45,7 @@ def card(source: Source, *, to: str, dtype: str, file: str) -> str:
     on_hub = base is not None and HUB_NAME.fullmatch(base) is not None and not Path(base).exists()
     if base is not None and not on_hub:
         base = Path(base).name  # where it lies on this machine is nobody else's business
-    prompt = source.template.prompt(Row("{instruction}", "", "", "", 1))
+    prompt = source.template.prompt(Conversation("{instruction}"))
     with_input = source.template.prompt(Row("{instruction}", "{input}", "", "", 1))
     return environment.get_template("card.md.j2").render(
         name=source.name,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.data.chat_template import export_chat_template
+from ift.artifacts.weights import TRANSPOSED
 from ift.errors import ConfigError, missing_extra
 from ift.export.source import Source
-from ift.model.weights import TRANSPOSED
+from ift.text.chat_templates import export_chat_template
 
 # dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
 DTYPES = {

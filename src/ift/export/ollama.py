@@ -6,11 +6,11 @@ between the marks is the template's own text, whichever kind of template it is.
 
 from __future__ import annotations
 
-from ift.data.prompts import Template
-from ift.data.rows import Row
-from ift.data.tokenizer import END_OF_TEXT
+from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.export.source import Source
+from ift.text.templates import Template
+from ift.text.tokenizers import END_OF_TEXT
 
 ASKED, ANSWERED, SYSTEM = "\ue0a1", "\ue0a2", "\ue0a3"  # private characters: no template writes them
 MARKS = {ASKED: ".Content", SYSTEM: "$.System"}

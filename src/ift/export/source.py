@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.data.prompts import Template
-from ift.data.tokenizer import Tokenizer
+from ift.artifacts.model_folder import open_model_folder
+from ift.artifacts.weights import Folder, expected_shapes
 from ift.errors import WeightsError
 from ift.model.config import GPTConfig
-from ift.model.weights import Folder, expected_shapes
 from ift.run import RunFolder
 from ift.sealed import MANIFEST, check
-from ift.training.model_folder import open_model_folder
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
 
 STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}  # types of a safetensors file, as numpy reads them
 VOCABULARY = ("wte.weight", "lm_head.weight")  # matrices with a row for each token

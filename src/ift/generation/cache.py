@@ -27,7 +27,7 @@ class Cache:
     """
 
     def __init__(self, model: GPT, slots: int, capacity: int):
-        config, dtype, device = model.config, model.lm_head.compute_dtype, model.wte.weight.device
+        config, dtype, device = model.config, model.compute_dtype, model.device
         self.shape, self.capacity, self.room = (slots, config.n_head, config.n_embd // config.n_head), capacity, 0
         # zeros, not whatever was there: a position that no query sees is multiplied by 0, and 0 * nan is nan
         self.stores = [
@@ -60,7 +60,7 @@ class Cache:
 
 def slots_that_fit(model: GPT, capacity: int) -> int:
     """Rows whose keys and values take MEMORY, or on a GPU a quarter of what is free; MOST_SLOTS at most."""
-    config, dtype, device = model.config, model.lm_head.compute_dtype, model.wte.weight.device
+    config, dtype, device = model.config, model.compute_dtype, model.device
     memory = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else MEMORY
     return max(1, min(MOST_SLOTS, memory // (2 * config.n_layer * config.n_embd * capacity * dtype.itemsize)))
 

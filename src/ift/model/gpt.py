@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ift.model.config import GPTConfig
-from ift.model.layout import PADDED, Layout
+from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
 
 
@@ -91,7 +92,21 @@ class GPT(nn.Module):
         hidden: Tensor = self.ln_f(x)
         return hidden
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) states -> (..., V) logits, in the type that products are computed in."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, V) logits."""
-        logits: Tensor = self.lm_head(self.hidden(input_ids))
-        return logits
+        return self.logits(self.hidden(input_ids))
+
+    # -- for other floors, which do not know the names of weights ------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.wte.weight.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.lm_head.compute_dtype

@@ -17,14 +17,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from ift import stops
-from ift.data.prompts import Template
-from ift.data.tokenizer import Tokenizer
+from ift.artifacts.model_folder import save_model_folder
 from ift.errors import WeightsError, one_line, refused_by_disk
 from ift.model.gpt import GPT
 from ift.run import read_jsonl, write_jsonl
 from ift.sealed import check, recover_folder, set_aside
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
 from ift.training.loggers import Wandb
-from ift.training.model_folder import save_model_folder
 
 
 class ValidateAtTheEnd(Callback):

@@ -6,12 +6,12 @@ import time
 
 from rich.console import Console
 
-from ift.data.module import SFTDataModule
+from ift.artifacts.machine import Device, peak_memory_bytes
+from ift.data.datamodule import SFTDataModule
 from ift.data.show import show_examples
-from ift.data.tokenizer import Tokenizer
-from ift.training.machine import Device, peak_memory_bytes
+from ift.text.tokenizers import Tokenizer
 from ift.training.module import SFTModule
-from ift.training.trouble import run_once
+from ift.training.preflight import run_once
 
 
 def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, device: Device) -> None:

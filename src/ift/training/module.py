@@ -22,9 +22,9 @@ from torchmetrics import SumMetric
 from ift.data.batches import IGNORE_INDEX, Batch
 from ift.errors import DivergedError
 from ift.model.gpt import GPT
-from ift.model.layout import Flat
+from ift.model.head import head_loss
+from ift.model.layouts import Flat
 from ift.settings import OptimSettings
-from ift.training.loss import head_loss
 from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
 from ift.training.ranks import gather_rows
 

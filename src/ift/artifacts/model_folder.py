@@ -1,0 +1,62 @@
+"""A model folder rebuilds itself: weights, sizes, tokenizer and prompt template, nothing from today's configuration.
+
+Opening one checks it without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ift.artifacts.weights import Folder, inspect_folder, load_model, save_weights
+from ift.errors import WeightsError
+from ift.run import write_json
+from ift.sealed import recover_folder, remove_folder, replace_folder, seal
+from ift.text.chat_templates import export_chat_template, read_template
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from ift.model.gpt import GPT
+
+
+def save_model_folder(
+    path: Path, model: GPT, tokenizer: Tokenizer, template: Template, about: dict[str, Any] | None = None
+) -> None:
+    """Write the folder beside its name, seal it and put it in place whole; the one before goes only then.
+
+    about: where the model comes from (step, losses, hash of the data report), kept in ift.json.
+    """
+    recover_folder(path)
+    partial = path.with_name(path.name + ".part")
+    remove_folder(partial)
+    partial.mkdir(parents=True)
+    save_weights(model, partial, end_of_text=tokenizer.end_of_text)
+    tokenizer.save(partial, context_length=model.config.context_length, chat_template=export_chat_template(template))
+    write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})
+    write_json(partial / "ift.json", about or {})
+    seal(partial, about or {})
+    replace_folder(partial, path)
+
+
+def open_model_folder(path: Path) -> tuple[Folder, Tokenizer, Template]:
+    """All but the weights themselves. Raises WeightsError where something is missing or does not belong together."""
+    folder = inspect_folder(path)
+    tokenizer = Tokenizer.from_folder(path)
+    if tokenizer.vocab_size > folder.vocab_size:
+        raise WeightsError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model {folder.vocab_size}")
+    try:
+        stored = json.loads((path / "prompt.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}/prompt.json: cannot be read (a model folder holds its prompt template)") from error
+    template = read_template(stored)
+    if stored.get("hash") != template.hash:
+        raise WeightsError(f"{path}/prompt.json: changed since the model was trained ({template.name} {template.hash})")
+    return folder, tokenizer, template
+
+
+def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
+    """Raises WeightsError where something is missing, damaged, or does not belong together."""
+    folder, tokenizer, template = open_model_folder(path)
+    return load_model(folder), tokenizer, template

@@ -1,0 +1,114 @@
+"""The LightningDataModule: owns the three splits and how they become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ift.data.batches import Batch, StepSampler, collate_padded, collate_unpadded
+from ift.data.contract.cache import lengths
+from ift.data.contract.examples import Example
+from ift.settings import DataSettings
+
+
+class Examples(Dataset[list[Example]]):
+    """Indexed by a whole micro-batch, so that a loader without a batch size of its own can be used."""
+
+    def __init__(self, examples: Sequence[Example], order: np.ndarray | None = None):
+        """order: another than the examples' own."""
+        self.examples = examples
+        self.order = np.arange(len(examples)) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, indices: list[int]) -> list[Example]:
+        return [self.examples[self.order[i]] for i in indices]
+
+
+class SFTDataModule(L.LightningDataModule):
+    """
+    examples: under train, test and val (and clean_test), as `prepare` makes them
+    settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
+    dropout: the model's; with it rows share no prefix, since each has dropped units of its own
+    """
+
+    def __init__(
+        self,
+        examples: dict[str, Sequence[Example]],
+        settings: DataSettings,
+        *,
+        end_of_text: int,
+        accumulate: int = 1,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.examples, self.settings = examples, settings
+        self.batch_size, self.accumulate, self.seed = settings.batch_size, accumulate, seed
+        if settings.batching == "padded":
+            self.collate: Callable[[list[Example]], Batch] = partial(
+                collate_padded, end_of_text=end_of_text, pad_to=settings.pad_to
+            )
+        else:
+            self.collate = partial(
+                collate_unpadded, end_of_text=end_of_text, share_prefix=settings.share_prefix and not dropout
+            )
+        self.begin = (0, 0)  # epoch, and optimizer steps of it that were taken already
+
+    def steps_per_epoch(self, world: int) -> int:
+        """Optimizer steps in an epoch on `world` ranks."""
+        return self._sampler(len(self.examples["train"]), train=True, rank=0, world=world).steps
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.examples["train"], train=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.examples["val"])
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """The test rows and, where some have a near twin in training, those that have none."""
+        return [self._loader(self.examples[name]) for name in ("test", "clean_test") if name in self.examples]
+
+    def baseline_dataloaders(self) -> list[DataLoader[Batch]]:
+        """Validation rows and as many training rows: what the untuned model is measured on."""
+        train = self.examples["train"][: max(len(self.examples["val"]), self.batch_size)]
+        return [self._loader(part) for part in (self.examples["val"], train)]
+
+    def longest_batch(self, rows: int | None = None) -> Batch:
+        """The training batch that needs most memory; rows: of another size than batch_size."""
+        longest = np.argsort(-lengths(self.examples["train"]), kind="stable")[: rows or self.batch_size]
+        return self.collate([self.examples["train"][int(i)] for i in longest])
+
+    def _sampler(self, rows: int, *, train: bool, rank: int, world: int) -> StepSampler:
+        return StepSampler(
+            rows,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate if train else 1,
+            rank=rank,
+            world=world,
+            seed=self.seed if train else None,
+            drop_last=self.settings.drop_last and train,
+        )
+
+    def _loader(self, examples: Sequence[Example], *, train: bool = False) -> DataLoader[Batch]:
+        # validation has no order to keep: rows of one length side by side need least padding
+        order = None if train else np.argsort(lengths(examples), kind="stable")
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = self._sampler(len(examples), train=train, rank=rank, world=world)
+        if train:
+            sampler.begin_at(*self.begin)
+        return DataLoader(
+            Examples(examples, order),  # type: ignore[arg-type]
+            sampler=sampler,
+            generator=torch.Generator(),  # a loader draws a number when it starts: not from the run's random state
+            batch_size=None,
+            collate_fn=self.collate,
+            num_workers=self.settings.num_workers,
+            persistent_workers=self.settings.num_workers > 0,
+        )

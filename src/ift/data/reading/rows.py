@@ -1,0 +1,233 @@
+"""Rows of instruction, input and output: records of any known format made into them, and those that cannot be.
+
+Formats, told apart by the names in a record:
+
+alpaca         {"instruction", "input", "output"}, by whatever names data.fields gives them; with "system" or without
+prompt         {"prompt", "completion"}
+messages       {"messages": [{"role": "system"|"user"|"assistant", "content"}, ...]}       as OpenAI's
+conversations  {"conversations": [{"from": "system"|"human"|"gpt", "value"}, ...]}         as ShareGPT's
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ift.data.reading.containers import Unreadable
+from ift.errors import DataError
+from ift.run import read_jsonl
+
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+}
+# what other data sets call a field: for the hint in a message, never to guess in silence
+SYNONYMS = {
+    "instruction": ("prompt", "question", "query", "ask", "problem", "user", "request", "q"),
+    "output": ("completion", "response", "answer", "reply", "target", "chosen", "assistant", "solution", "a"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One instruction and the output it asks for; in a conversation the last turn, the earlier ones in history."""
+
+    instruction: str
+    input: str
+    output: str
+    file: str
+    number: int  # of the record in its file, from 1; the line for JSONL
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()  # (instruction, output) of the earlier turns, oldest first
+    category: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        value |= {"file": self.file, "number": self.number}
+        rare = {"system": self.system, "history": self.history, "category": self.category}
+        return value | {name: given for name, given in rare.items() if given}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Row:
+        history = tuple((instruction, output) for instruction, output in value.get("history", ()))
+        return cls(**{**value, "history": history})
+
+    @property
+    def prompt(self) -> str:
+        """All text that stands before the output: what makes two rows ask the same. The last bar is always there."""
+        earlier = [text for turn in self.history for text in turn]
+        return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes of BLAKE2b over all that the model sees: equal for equal rows wherever they stand."""
+        texts = (
+            self.instruction,
+            self.input,
+            self.output,
+            self.system,
+            *(text for turn in self.history for text in turn),
+        )
+        return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()  # no text holds a NUL
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that is not used: where it stands, why, and what it was."""
+
+    file: str
+    row: int
+    reason: str
+    raw: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """As a UTF-8 file can hold it: dates and bytes (Parquet) as their text, half characters as question marks."""
+        text = json.dumps(self.raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
+        return {"file": self.file, "row": self.row, "reason": self.reason, "raw": json.loads(text)}
+
+
+class BadRow(ValueError):
+    """Why a record is no row."""
+
+
+def format_of(record: Any, fields: Mapping[str, str]) -> str | None:
+    """The name of the format that a record's keys show, or None."""
+    if not isinstance(record, dict):
+        return None
+    for name in ("messages", "conversations"):
+        if isinstance(record.get(fields[name]), list):
+            return name
+    if fields["instruction"] in record and fields["output"] in record:
+        return "alpaca"
+    return "prompt" if "prompt" in record and "completion" in record else None
+
+
+def make_row(record: Any, fields: Mapping[str, str], *, file: str, number: int) -> Row:
+    """A record as a row. A missing or null input is an empty one. Raises BadRow with the reason where it is none.
+
+    fields: the file's own names for instruction, input, output, system, category, messages and conversations.
+    """
+    if isinstance(record, Unreadable):
+        raise BadRow(record.reason)
+    if not isinstance(record, dict):
+        raise BadRow(f"{kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}")
+    kind = format_of(record, fields)
+    for key in (fields["messages"], fields["conversations"]):
+        if kind is None and key in record and fields["instruction"] not in record:
+            raise BadRow(f'"{key}" is {kind_of(record[key])}, not a list of messages')
+    if kind == "prompt":
+        fields = {**fields, "instruction": "prompt", "output": "completion"}
+    if kind in ("messages", "conversations"):
+        system, turns = _turns(record, fields[kind])
+    else:
+        turn = (_text(record, fields, "instruction"), _text(record, fields, "output"))
+        system, turns = _text(record, fields, "system", optional=True), [turn]
+    given = _text(record, fields, "input", optional=True) if kind in ("alpaca", "prompt") else ""
+    for instruction, output in turns:
+        if not output.strip():
+            raise BadRow(f'"{fields["output"]}" is empty' if len(turns) == 1 else "an answer is empty")
+        if not instruction.strip() and not given.strip():
+            raise BadRow("instruction and input are empty" if len(turns) == 1 else "an instruction is empty")
+    (instruction, output), history = turns[-1], tuple(turns[:-1])
+    category = record.get(fields["category"])
+    category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
+    return Row(instruction, given, output, file, number, system, history, category)
+
+
+def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, optional: bool = False) -> str:
+    key = fields[name]
+    value = record.get(key)
+    if value is None and optional:
+        return ""
+    if key not in record:
+        has = ", ".join(_spelled(k) for k in list(record)[:6]) or "no fields"
+        raise BadRow(f'no "{key}" (it has: {has}; set data.fields.{_likely(name, record)})')
+    return _checked(value, f'"{key}"')
+
+
+def _checked(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"{what} is {kind_of(value)}, not text")
+    if not value.isascii() and HALF_CHARACTER.search(value):
+        raise BadRow(f"{what} holds half a character (a lone surrogate, no text in UTF-8)")
+    if "\0" in value:
+        raise BadRow(f"{what} holds a NUL character (is it text?)")
+    return value
+
+
+def _likely(name: str, record: Mapping[str, Any]) -> str:
+    """A field and the key that the person may mean by it, for the hint."""
+    keys = {str(key).strip().lower(): _spelled(key) for key in record}
+    for known in (name, *SYNONYMS.get(name, ())):
+        if known in keys:
+            return f"{name}={keys[known]}"
+    talk = next((_spelled(key) for key, value in record.items() if isinstance(value, list) and _is_talk(value)), None)
+    return f"messages={talk}" if talk else f"{name}=..."
+
+
+def _spelled(key: Any) -> str:
+    """A key for a message; in quotes where one would not see the white space around it."""
+    text = str(key)[:40]
+    return text if text == text.strip() else f'"{text}"'
+
+
+def _is_talk(messages: list[Any]) -> bool:
+    first = messages[0] if messages else None
+    return isinstance(first, dict) and ("role" in first or "from" in first)
+
+
+def _turns(record: Mapping[str, Any], key: str) -> tuple[str, list[tuple[str, str]]]:
+    """System text and (instruction, output) of each turn. OpenAI's and ShareGPT's spelling may be mixed."""
+    messages = []
+    for number, message in enumerate(record[key], start=1):
+        if not isinstance(message, dict):
+            raise BadRow(f"message {number} is {kind_of(message)}, not an object")
+        role = message.get("role", message.get("from"))
+        if not isinstance(role, str | None) or role not in ROLES:
+            named = repr(role[:30]) if isinstance(role, str) else kind_of(role)
+            raise BadRow(f"message {number} is of {named}, not of system, user or assistant")
+        content = message.get("content", message.get("value"))
+        if isinstance(content, list):  # OpenAI's parts
+            if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+                raise BadRow(f"message {number} has parts that are not text")
+            content = "".join(_checked(part.get("text"), f"message {number}") for part in content)
+        messages.append((ROLES[role], _checked(content, f"message {number}")))
+    given = record.get("system")  # ShareGPT's other place for it
+    system = given if isinstance(given, str) else ""
+    if messages and messages[0][0] == "system":
+        system = messages.pop(0)[1]
+    roles = [role for role, _ in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
+        raise BadRow(f"turns are {', '.join(roles[:5]) or 'none'}, not user and assistant in turn, assistant last")
+    texts = [text for _, text in messages]
+    return _checked(system, "the system text"), list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def read_demo(n: int = 4000) -> list[Row]:
+    from ift.data.demo import demo_rows
+
+    return [
+        Row(row["instruction"], row["input"], row["output"], "demo", number, category=row["category"])
+        for number, row in enumerate(demo_rows(n), start=1)
+    ]
+
+
+def read_stored_rows(path: Path) -> list[Row]:
+    """Rows that a run kept in test.jsonl. Raises DataError where there are none."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file (did the training run get past its data?)")
+    return [Row.from_json(value) for value in read_jsonl(path)]

@@ -1,0 +1,401 @@
+"""The judge's way to the network: servers that answer, what was answered so far, what it may cost. Knows no grammar.
+
+A reply is on disk before anyone sees it, under a key made of its request, so no request is ever paid for twice.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import http.client
+import ipaddress
+import json
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
+from ift.evaluation.journal import Lines
+from ift.run import read_json
+from ift.settings import JudgeSettings
+
+Messages = tuple[tuple[str, str], ...]  # (role, text)
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a request is tried again; doubled each time
+LONGEST_RETRY_AFTER = 600.0  # a server that asks for more is not waited for
+HOPELESS = 3  # requests in a row that stay without reply: the server is down
+
+
+@dataclass(frozen=True)
+class Request:
+    messages: Messages
+    row: int | None = None  # only for stored replies, which may know no more than the place of their row
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.messages)
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    first: tuple[tuple[str, float], ...] = ()  # what its first token might have been, with log probabilities
+
+
+class NoReplyError(Exception):
+    """This time there was none, the next time there may be. maybe_paid: the server may have done the work."""
+
+    def __init__(self, why: str, *, wait: float | None = None, maybe_paid: bool = False):
+        super().__init__(why)
+        self.wait, self.maybe_paid = wait, maybe_paid
+
+
+class RefusedError(Exception):
+    """The server will not answer this request, now or later."""
+
+
+class Server(Protocol):
+    identity: dict[str, Any]  # all that may change a reply, but the messages
+
+    def ask(self, request: Request) -> Reply: ...
+
+
+def connect(settings: JudgeSettings) -> Server:
+    """The server that was chosen. Raises ConfigError or MachineError with what to set."""
+    if settings.server == "replay":
+        if not settings.replay:
+            raise ConfigError("judge.replay: not set (add judge.replay=FILE, the stored replies)")
+        return Replay(Path(settings.replay))
+    if not settings.model:
+        raise ConfigError("judge.model: not set (add judge.model=NAME, the judge's name on its server)")
+    return Ollama(settings) if settings.server == "ollama" else OpenAICompatible(settings)
+
+
+def address(settings: JudgeSettings) -> str:
+    """Where requests go. Raises ConfigError for what is no address, or holds a password."""
+    default = {"ollama": "http://127.0.0.1:11434", "openai": "https://api.openai.com/v1"}
+    url = settings.base_url or default.get(settings.server, "")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ConfigError("judge.base_url: not an address (http://127.0.0.1:8000/v1)")
+    if parts.username or parts.password or parts.query:
+        raise ConfigError(f"judge.base_url: must hold no key (export it as {settings.key_variable})")
+    return url.rstrip("/")
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is this machine's own, where tokens cost nothing."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class OpenAICompatible:
+    """OpenAI, Anthropic's and other services of that kind, vLLM, llama.cpp, LM Studio, Ollama's /v1."""
+
+    def __init__(self, settings: JudgeSettings, *, logprobs: int | None = None):
+        """logprobs: ask for so many likeliest first tokens too."""
+        try:
+            import openai
+        except ImportError as error:
+            raise missing_extra("openai", "judge") from error
+        url = address(settings)
+        key = os.environ.get(settings.key_variable)
+        if not key and not is_here(url):
+            raise MachineError(f"{settings.key_variable}: no key in this environment variable (export it for {url})")
+        # one policy for trying again, for every kind of server: ours
+        self.client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=settings.timeout, max_retries=0)
+        self.errors = openai
+        self.options: dict[str, Any] = {"model": settings.model, "seed": settings.seed}
+        if settings.reasoning:  # such models set their own temperature, and count their thoughts as reply
+            self.options["max_completion_tokens"] = settings.max_tokens
+        else:
+            self.options |= {"max_tokens": settings.max_tokens, "temperature": settings.temperature}
+        if logprobs:
+            self.options |= {"logprobs": True, "top_logprobs": logprobs}
+        self.identity = {"server": "openai", "base_url": url, **self.options}
+
+    def ask(self, request: Request) -> Reply:
+        messages: Any = [{"role": role, "content": text} for role, text in request.messages]
+        try:
+            done = self.client.chat.completions.create(messages=messages, stream=False, **self.options)
+        except self.errors.APIStatusError as error:
+            raise from_status(error.status_code, error.response.headers.get("retry-after"), str(error)) from error
+        except self.errors.APIConnectionError as error:  # a time-out, a reply that was cut off, no one there
+            cause = error.__cause__
+            maybe_paid = "Connect" not in type(cause).__name__
+            raise NoReplyError(str(cause or error) or type(error).__name__, maybe_paid=maybe_paid) from error
+        except (self.errors.APIError, ValueError) as error:  # half a JSON object
+            raise NoReplyError(f"unreadable reply: {error}", maybe_paid=True) from error
+        try:
+            text = done.choices[0].message.content or ""
+            usage = done.usage
+            tokens = (done.choices[0].logprobs and done.choices[0].logprobs.content) or []
+            first = tuple((top.token, float(top.logprob)) for token in tokens[:1] for top in token.top_logprobs)
+            counts = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else (0, 0)
+            return Reply(text, *counts, first)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise NoReplyError("a reply without choices", maybe_paid=True) from error
+
+
+class Ollama:
+    """Ollama's own interface: only there can the context be set, and a longer prompt is cut without a word."""
+
+    def __init__(self, settings: JudgeSettings):
+        self.url, self.timeout = address(settings), settings.timeout
+        self.options = {
+            "temperature": settings.temperature,
+            "seed": settings.seed,
+            "num_ctx": settings.context_length,
+            "num_predict": settings.max_tokens,
+        }
+        self.model = settings.model
+        self.identity = {"server": "ollama", "base_url": self.url, "model": self.model, **self.options}
+
+    def ask(self, request: Request) -> Reply:
+        messages = [{"role": role, "content": text} for role, text in request.messages]
+        body = {"model": self.model, "messages": messages, "stream": False, "options": self.options}
+        post = urllib.request.Request(
+            f"{self.url}/api/chat",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(post, timeout=self.timeout) as response:
+                value = json.load(response)
+            text = value["message"]["content"]
+            if not isinstance(text, str):
+                raise TypeError("content is not text")
+            return Reply(text, int(value.get("prompt_eval_count") or 0), int(value.get("eval_count") or 0))
+        except urllib.error.HTTPError as error:
+            with error:
+                said = error.read(2000).decode("utf-8", "replace")
+            if error.code == 404:
+                raise MachineError(f"{self.url}: {said or 'not found'} (ollama pull {self.model})") from error
+            raise from_status(error.code, error.headers.get("Retry-After"), said) from error
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise NoReplyError(str(error) or type(error).__name__, maybe_paid=True) from error
+
+
+class Replay:
+    """Stored replies. A list of scores or texts goes with the rows by place; a verdicts.jsonl goes by content."""
+
+    def __init__(self, path: Path):
+        self.by_row: list[Any] = []
+        self.by_content: dict[str, Reply] = {}
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file (judge.replay takes a JSON list or a verdicts.jsonl)")
+        try:
+            if path.suffix == ".jsonl":
+                self.by_content = {line["request"]: _reply(line) for line in map(json.loads, path.open("rb"))}
+            else:
+                self.by_row = read_json(path)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{path}: not stored replies (a JSON list, or a verdicts.jsonl)") from error
+        if not isinstance(self.by_row, list):
+            raise DataError(f"{path}: not a list of replies (a JSON list, or a verdicts.jsonl)")
+        content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self.identity = {"server": "replay", "file": path.stem, "content": content}
+
+    def ask(self, request: Request) -> Reply:
+        if request.digest in self.by_content:
+            return self.by_content[request.digest]
+        if request.row is not None and request.row < len(self.by_row) and self.by_row[request.row] is not None:
+            return Reply(str(self.by_row[request.row]))
+        raise RefusedError("no stored reply")
+
+
+def from_status(status: int, retry_after: str | None, said: str) -> Exception:
+    """What an HTTP status means for this request and for the next."""
+    said = one_line(said, 120)
+    if status in (408, 409, 425, 429) or status >= 500:
+        return NoReplyError(f"HTTP {status}: {said}", wait=read_retry_after(retry_after))
+    if status in (400, 413, 422):
+        return RefusedError(f"HTTP {status}: {said}")
+    hints = {401: "is the key right?", 403: "may this key use this model?", 404: "is judge.model right?"}
+    return MachineError(f"judge: HTTP {status}: {said} ({hints.get(status, 'is judge.base_url right?')})")
+
+
+def read_retry_after(value: str | None) -> float | None:
+    """Seconds to wait, from a number of seconds or a date; None where there is neither."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if seconds == seconds else None
+
+
+class Ledger(Lines):
+    """verdicts.jsonl: one line a reply, written and synced before the reply is used."""
+
+    def __init__(self, path: Path, identity: dict[str, Any]):
+        """Raises MachineError where another process has it open, DataError for a line that is no reply."""
+        super().__init__(path)
+        self.identity = identity
+        try:
+            self.stored = {key: _reply(line) for key, line in self.lines.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.close()
+            raise DataError(f"{path}: a line that is no reply (delete that line)") from error
+
+    def key(self, request: Request) -> str:
+        return _digest([self.identity, request.digest, request.row])
+
+    def get(self, request: Request) -> Reply | None:
+        return self.stored.get(self.key(request))
+
+    def add(self, request: Request, reply: Reply) -> None:
+        key = self.key(request)
+        line = {
+            "request": request.digest,
+            "text": reply.text,
+            "prompt_tokens": reply.prompt_tokens,
+            "reply_tokens": reply.reply_tokens,
+            **({"first": reply.first} if reply.first else {}),
+            "unix_time": round(time.time(), 3),
+        }
+        self.put(key, line)
+        self.stored[key] = reply
+
+
+def _reply(line: dict[str, Any]) -> Reply:
+    text = line["text"]
+    if not isinstance(text, str):
+        raise TypeError("text")
+    first = tuple((str(token), float(logprob)) for token, logprob in line.get("first", ()))
+    return Reply(text, int(line.get("prompt_tokens", 0)), int(line.get("reply_tokens", 0)), first)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Budget:
+    """What was spent and what is in flight, in dollars, kept under a limit. Prices are of a million tokens."""
+
+    price_in: float
+    price_out: float
+    limit: float
+    max_tokens: int
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    requests: int = 0
+    spent: float = 0.0
+    held: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def estimate(self, request: Request) -> float:
+        """The most that a request costs, as long as a token has three bytes or more."""
+        return self._cost(estimated_tokens(request), self.max_tokens)
+
+    def hold(self, request: Request) -> float:
+        """Set aside what a request may cost. Raises OverBudgetError if that is over the limit."""
+        cost = self.estimate(request)
+        with self.lock:
+            if self.spent + self.held + cost > self.limit + 1e-12:
+                raise OverBudgetError
+            self.held += cost
+            self.requests += 1
+        return cost
+
+    def settle(self, held: float, reply: Reply | None, *, maybe_paid: bool = False) -> None:
+        """Put the real cost in the place of what was held; without a reply, all of it if it may have been paid."""
+        with self.lock:
+            self.held -= held
+            if reply is None:
+                self.spent += held if maybe_paid else 0.0
+                return
+            counted = bool(reply.prompt_tokens)
+            self.spent += self._cost(reply.prompt_tokens, reply.reply_tokens) if counted else held
+            self.prompt_tokens += reply.prompt_tokens
+            self.reply_tokens += reply.reply_tokens
+
+    def _cost(self, prompt_tokens: int, reply_tokens: int) -> float:
+        return (prompt_tokens * self.price_in + reply_tokens * self.price_out) / 1e6
+
+
+class OverBudgetError(Exception):
+    """The next request might cost more than is left."""
+
+
+def estimated_tokens(request: Request) -> int:
+    """Of the prompt, on the high side: tokens of common vocabularies have three bytes or more on average."""
+    return sum(len(text.encode()) // 3 + 8 for _, text in request.messages)
+
+
+class Asking:
+    """Gets replies: from the ledger, or from the server with patience and within the budget. Threads share one."""
+
+    def __init__(self, server: Server, ledger: Ledger, budget: Budget, *, retries: int):
+        self.server, self.ledger, self.budget, self.retries = server, ledger, budget, retries
+        self.stop = threading.Event()
+        self.without_reply = 0  # requests in a row that were given up
+        self.last_problem = ""
+
+    def __call__(self, request: Request) -> Reply | None:
+        """The reply, or None where there is none to be had now. Raises RefusedError, OverBudgetError, IftError."""
+        known = self.ledger.get(request)
+        if known is not None:
+            return known
+        for attempt in range(self.retries + 1):
+            if self.stop.is_set():
+                return None
+            held = self.budget.hold(request)
+            try:
+                reply = self.server.ask(request)
+            except NoReplyError as error:
+                self.budget.settle(held, None, maybe_paid=error.maybe_paid)
+                self.last_problem = one_line(str(error), 90)
+                pause = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.75, 1.25)
+                pause = pause if error.wait is None else error.wait
+                if attempt == self.retries or pause > LONGEST_RETRY_AFTER:
+                    break
+                self.stop.wait(pause)
+                continue
+            except BaseException:
+                self.budget.settle(held, None)
+                raise
+            self.ledger.add(request, reply)
+            self.budget.settle(held, reply)
+            self.without_reply = 0
+            return reply
+        self.without_reply += 1
+        if self.without_reply >= HOPELESS:
+            self.stop.set()
+        return None
+
+
+def side_by_side(work: Callable[[int], None], n: int, asking: Asking, *, concurrency: int) -> None:
+    """work(0) ... work(n - 1), several at a time. The first error stops all, as does Ctrl-C; what was asked stays."""
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
+    futures: Sequence[Future[None]] = [pool.submit(work, i) for i in range(n)]
+    try:
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    finally:
+        asking.stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,126 @@
+"""The models that an evaluation asks: the run's best one, and the pretrained one that training began with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ift.errors import ConfigError
+from ift.progress import progress
+from ift.run import RunFolder
+from ift.settings import EvaluateSettings, GenerateSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from ift.model.gpt import GPT
+    from ift.text.templates import Template
+    from ift.text.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is asked. template: the one it was tuned with; None for a base model."""
+
+    label: str  # tuned or base
+    model: GPT
+    tokenizer: Tokenizer
+    template: Template | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        settings: GenerateSettings,
+        *,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        what: str | None = None,
+    ) -> list[str]:
+        """What the model writes after each text, up to the first of the stop strings; texts are ordinary text.
+
+        A prompt that leaves no room for max_new_tokens loses its beginning. what: the title of a progress bar.
+        """
+        from ift.generation.engine import Sampling, generate
+
+        room = self.model.config.context_length - settings.max_new_tokens
+        if room < 1:
+            raise ConfigError(
+                f"eval.generate.max_new_tokens={settings.max_new_tokens}: the model has "
+                f"{self.model.config.context_length} positions, and the prompt needs some"
+            )
+        ids = [self.tokenizer.encode(prompt)[-room:] or [self.tokenizer.end_of_text] for prompt in prompts]
+        longest = max((len(text.encode()) for text in stop), default=0) + 4  # a token has at least a byte
+
+        def ends(so_far: list[int]) -> bool:
+            return any(text in self.tokenizer.decode(so_far[-longest:]) for text in stop)
+
+        with progress(what, len(prompts), "answers") as advance:
+            generated = generate(
+                self.model,
+                ids,
+                end_of_text=self.tokenizer.end_of_text,
+                max_new_tokens=settings.max_new_tokens,
+                sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, seed),
+                batch_size=settings.batch_size,
+                until=ends if stop else None,
+                progress=advance,
+            )
+        texts = [self.tokenizer.decode(answer.ids) for answer in generated]
+        for text in stop:
+            texts = [said.split(text)[0] for said in texts]
+        return texts
+
+
+class Bench:
+    """What an engine works with. Models are loaded when they are first asked for."""
+
+    def __init__(self, run: RunFolder, settings: EvaluateSettings):
+        self.run, self.settings = RunFolder(run.path.absolute()), settings  # an engine may change the working directory
+        self.folder = self.run.evals / settings.eval.name
+        self.data_root = Path(settings.data_root).absolute() if settings.data_root else None
+        if self.data_root and not self.data_root.is_dir():
+            raise ConfigError(f"data_root={settings.data_root}: no such folder (it holds a local mirror of the data)")
+
+    @cached_property
+    def tuned(self) -> Subject:
+        """The run's best model, in the precision of the settings."""
+        from ift.artifacts.model_folder import load_model_folder
+
+        model, tokenizer, template = load_model_folder(self.run.model)
+        return Subject("tuned", self._placed(model), tokenizer, template)
+
+    @cached_property
+    def base(self) -> Subject:
+        """The pretrained model that training began with. Raises ConfigError for a run that began from scratch."""
+        from ift.artifacts.weights import build_model, plan_model
+        from ift.settings import load_settings
+
+        settings = load_settings(self.run.config).model
+        if settings.pretrained is None:
+            raise ConfigError(f"eval.base=true: {self.run.path} was trained from scratch (it has no base model)")
+        tokenizer = self.tuned.tokenizer
+        config, weights = plan_model(settings, vocab_size=tokenizer.vocab_size)
+        return Subject("base", self._placed(build_model(config, weights)), tokenizer, None)
+
+    @property
+    def subjects(self) -> Iterator[Subject]:
+        """The tuned model, and the base model beside it when that is asked for."""
+        yield self.tuned
+        if self.settings.eval.base:
+            yield self.base
+
+    def _placed(self, model: GPT) -> GPT:
+        from ift.artifacts.machine import choose_device
+        from ift.model.linear import compute_in
+
+        device = choose_device(self.settings.accelerator, self.settings.precision, n_embd=model.config.n_embd)
+        model.to(device.torch_device).eval()
+        compute_in(model, device.dtype)
+        return model

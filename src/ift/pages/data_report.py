@@ -1,0 +1,128 @@
+"""data_report.html: one self-contained page on the data contract, from counts down to single tokens. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ift.data.contract.examples import Example
+from ift.data.contract.prepare import Prepared
+from ift.pages.environment import page_environment
+from ift.run import RunFolder, write_text
+from ift.text.tokenizers import Tokenizer
+
+ROWS = 8  # training rows shown token by token
+LONGEST = 300  # tokens of a prompt or a response that are shown; a longer one loses its middle
+
+
+def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
+    report = data.report
+    page = (
+        page_environment(Path(__file__).parent)
+        .get_template("data_report.html.j2")
+        .render(
+            title=run.path.resolve().name,
+            report=report,
+            chart=histogram(report),
+            leaks=data.leaks,
+            rows=[
+                (row, example, shorten(token_spans(example, tokenizer)))
+                for row, example in zip(data.rows["train"][:ROWS], data.examples["train"][:ROWS], strict=True)
+            ],
+        )
+    )
+    write_text(run.data_page, page)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a row that is shown as one: a token, or the few tokens that make one character."""
+
+    text: str
+    supervised: bool
+    ids: tuple[int, ...]
+    kind: str = "text"  # or end, cut, gap
+
+
+def token_spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
+    """The row in whole characters; no span crosses an end-of-text or the border of what is supervised."""
+    spans: list[Span] = []
+    marked = zip(example.supervised.tolist(), example.ids.tolist(), strict=True)
+    for (supervised, end), run in groupby(marked, key=lambda mark: (mark[0], mark[1] == tokenizer.end_of_text)):
+        ids = [token for _, token in run]
+        if end:
+            spans += [Span("⏎", supervised, (token,), "end") for token in ids]
+        else:
+            groups = whole_characters(ids, tokenizer)
+            spans += [Span(tokenizer.decode(list(group)), supervised, group) for group in groups]
+    last = Span("⏎", True, (tokenizer.end_of_text,), "end") if example.ends else Span("✂", False, (), "cut")
+    return [*spans, last]
+
+
+def whole_characters(ids: list[int], tokenizer: Tokenizer) -> Iterator[tuple[int, ...]]:
+    """The ids in the smallest groups that are UTF-8 each; a cut through a character leaves a last one that is not."""
+    group: tuple[int, ...] = ()
+    for token in ids:
+        group += (token,)
+        try:
+            tokenizer.decode_bytes(list(group)).decode()
+        except UnicodeDecodeError:
+            continue
+        yield group
+        group = ()
+    if group:
+        yield group
+
+
+def shorten(spans: list[Span], longest: int = LONGEST) -> list[Span]:
+    """Long prompts and responses without their middle, so that the border between the two is always seen."""
+    short: list[Span] = []
+    for supervised, run in groupby(spans, key=lambda span: span.supervised):
+        part = list(run)
+        if len(part) > longest:
+            left_out = sum(len(span.ids) for span in part[longest // 2 : -longest // 2])
+            gap = Span(f"… {left_out:,} tokens …", supervised, (), "gap")
+            part[longest // 2 : -longest // 2] = [gap]
+        short += part
+    return short
+
+
+def histogram(report: Mapping[str, Any], *, width: int = 1000, height: int = 190) -> dict[str, Any]:
+    """Where the parts of the drawing stand, from the upper left corner: bars, ticks of both axes, marked lengths.
+
+    The limit is drawn where it is near; far away it would press the bars together.
+    """
+    edges, rows, limit = report["histogram"]["edges"], report["histogram"]["rows"], report["max_length"]
+    is_near = limit <= 1.25 * edges[-1]
+    low, high, most = edges[0], max(edges[-1], limit) if is_near else edges[-1], max(rows)
+
+    def x(tokens: float) -> float:
+        return round((tokens - low) / (high - low) * width, 1)
+
+    def y(count: float) -> float:
+        return round(height - count / most * height, 1)
+
+    length = {name: report["length"][name] for name in ("p50", "p90", "p99")}
+    return {
+        "width": width,
+        "height": height,
+        "bars": [
+            {"x": x(begin), "y": y(count), "width": x(end) - x(begin), "from": begin, "to": end, "rows": count}
+            for begin, end, count in zip(edges, edges[1:], rows, strict=False)
+            if count
+        ],
+        "x_ticks": [(f"{tick:,}", x(tick)) for tick in ticks(low, high, 10)],
+        "y_ticks": [(f"{tick:,}", y(tick)) for tick in ticks(0, most, 4)],
+        "marks": [(f"{name} {tokens:,}", x(tokens)) for name, tokens in length.items()],
+        "limit": (f"limit {limit:,}", x(limit)) if is_near else None,
+    }
+
+
+def ticks(low: float, high: float, most: int) -> list[int]:
+    """Round numbers from low to high, about so many: ticks(0, 117, 4) is [0, 50, 100]."""
+    step = next(s for k in range(20) for s in (10**k, 2 * 10**k, 5 * 10**k) if (high - low) / s <= most)
+    return list(range(math.ceil(low / step) * step, math.floor(high) + 1, step))

@@ -1,0 +1,63 @@
+"""The end of a training run: the best model is loaded and tested, and the numbers are written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+from ift.artifacts.machine import Device, peak_memory_bytes, versions
+from ift.artifacts.weights import inspect_folder, load_weights
+from ift.data.datamodule import SFTDataModule
+from ift.run import RunFolder, read_jsonl, write_json
+from ift.training.callbacks import KeepBest
+from ift.training.module import SFTModule
+
+
+def test_best(
+    run: RunFolder,
+    trainer: L.Trainer,
+    module: SFTModule,
+    datamodule: SFTDataModule,
+    best: KeepBest,
+    device: Device,
+    **about: Any,
+) -> None:
+    """Put the best weights into the module, measure them on the test rows and write summary.json.
+
+    about: what else belongs into the summary (why training stopped, how long it took, ...).
+    """
+    trainer.strategy.barrier()  # rank 0 may still be writing the model
+    load_weights(module.model, inspect_folder(run.model))
+    if len(datamodule.examples["test"]):
+        trainer.test(module, datamodule, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        logger.save()
+    metrics = read_jsonl(run.metrics)
+    at_best: dict[str, Any] = next((m for m in metrics if m["step"] == best.best_step), {})
+    tested = {key: metrics[-1].get(f"test/{key}") for key in ("loss", "perplexity", "accuracy")}
+    clean_loss = metrics[-1].get("clean_test/loss")
+    summary = {
+        "status": "trained; not answered yet",
+        **about,
+        "best_step": best.best_step,
+        "steps": trainer.global_step,
+        "untuned_val_loss": metrics[0].get("val/loss"),
+        "val_loss": best.val_loss,
+        "val_perplexity": at_best.get("val/perplexity"),
+        "val_accuracy": at_best.get("val/accuracy"),
+        **{f"test_{key}": value for key, value in tested.items()},
+        **({} if clean_loss is None else {"clean_test_loss": clean_loss}),
+        "train_tokens": module.tokens_seen,
+        "supervised_tokens": module.supervised_seen,
+        "tokens_per_second": module.tokens_seen / about["train_seconds"],
+        "peak_memory_bytes": peak_memory_bytes(device.accelerator),
+        "accelerator": device.accelerator,
+        "precision": device.precision,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "versions": versions(),
+    }
+    write_json(run.summary, summary)
+    module.model.to(device.torch_device)

@@ -1,0 +1,337 @@
+"""Weights in and out: the same numbers as transformers computes, and nothing that is damaged, foreign or a pickle."""
+
+import json
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ift.artifacts.weights import (
+    build_model,
+    find_weights,
+    inspect_folder,
+    load_model,
+    plan_model,
+    read_header,
+    save_weights,
+)
+from ift.errors import ConfigError, MachineError, WeightsError
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+from ift.settings import ModelSettings
+
+SIZES = {"vocab_size": 67, "n_positions": 20, "n_layer": 3, "n_head": 4, "n_embd": 32}
+IDS = torch.randint(67, (3, 20), generator=torch.Generator().manual_seed(5))
+
+
+def theirs(*, tied: bool = True, **changes) -> GPT2LMHeadModel:
+    """transformers' model with every number random, biases and norms too, large enough that an error shows."""
+    torch.manual_seed(7)
+    model = GPT2LMHeadModel(GPT2Config(**SIZES, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0, **changes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(
+                mean=1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0, std=0.2
+            )
+    return model.eval()
+
+
+def ours(*, tied: bool = True) -> GPT:
+    torch.manual_seed(8)
+    model = GPT(GPTConfig(67, 20, n_layer=3, n_head=4, n_embd=32, tie_weights=tied))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.eval()
+
+
+def logits(model) -> torch.Tensor:
+    """(3, 20, 67) of either kind of model."""
+    with torch.no_grad():
+        out = model(IDS)
+    return out if isinstance(out, torch.Tensor) else out.logits
+
+
+def assert_same(ours: GPT, theirs: GPT2LMHeadModel) -> None:
+    assert logits(theirs).std() > 0.5  # not all alike, so that being close means something
+    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
+
+
+def settings(**changes) -> ModelSettings:
+    values = {
+        "name": "gpt2-small", "n_layer": 3, "n_head": 4, "n_embd": 32, "context_length": 20, "dropout": 0.1,
+        "tie_weights": True, "pretrained": None, "tokenizer": "gpt2",
+    }  # fmt: skip
+    return ModelSettings(**values | changes)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tied model as transformers saves it: config.json and model.safetensors."""
+    theirs().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def edit_tensors(folder, edit):
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+
+
+# -- transformers writes, we read -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_a_folder_of_transformers_gives_the_logits_of_transformers(tmp_path, tied, shard):
+    model = theirs(tied=tied)
+    model.save_pretrained(tmp_path, max_shard_size=shard)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert (len(files) == 1) == (shard == "1GB")
+    found = inspect_folder(tmp_path)
+    assert found.tied is tied
+    assert set(found.tensors.values()) == set(files)
+    assert_same(load_model(found).eval(), model)
+
+
+def test_the_layout_of_the_published_gpt2_without_prefix_and_with_old_buffers_is_read(folder):
+    """openai-community/gpt2 on the Hub: h.0.attn.c_attn.weight, the causal mask as h.0.attn.bias, the head twice."""
+    model = theirs()
+
+    def as_published(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+        for layer in range(3):
+            tensors[f"h.{layer}.attn.bias"] = torch.ones(20, 20).tril().view(1, 1, 20, 20)
+            tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+        tensors["lm_head.weight"] = tensors["wte.weight"].clone()
+
+    edit_tensors(folder, as_published)
+    found = inspect_folder(folder)
+    assert "h.0.attn.c_attn.bias" in found.tensors
+    assert "h.0.attn.bias" not in found.tensors
+    assert found.tied
+    assert_same(load_model(found).eval(), model)
+
+
+def test_an_untied_model_starts_its_head_from_the_embedding_of_a_tied_folder(folder):
+    config = inspect_folder(folder).config(dropout=0.0, tie_weights=False)
+    model = build_model(config, inspect_folder(folder)).eval()
+    assert_same(model, theirs())
+    assert torch.equal(model.lm_head.weight, model.wte.weight)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert model.wte.weight.abs().sum() > 0  # its own copy
+
+
+def test_an_untied_folder_does_not_go_into_a_tied_model(tmp_path):
+    theirs(tied=False).save_pretrained(tmp_path)
+    found = inspect_folder(tmp_path)
+    with pytest.raises(WeightsError, match=r"the head is not the embedding \(use model\.tie_weights=false\)"):
+        build_model(found.config(dropout=0.0, tie_weights=True), found)
+
+
+def test_weights_stored_in_half_precision_are_computed_with_in_fp32(folder):
+    edit_tensors(folder, lambda tensors: tensors.update({name: value.half() for name, value in tensors.items()}))
+    model = load_model(inspect_folder(folder)).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    expected = theirs().half().float()
+    assert_same(model, expected)
+
+
+def test_dropout_is_the_one_we_ask_for(folder):
+    assert load_model(inspect_folder(folder), dropout=0.25).h[2].mlp.dropout == 0.25
+    assert load_model(inspect_folder(folder)).h[2].attn.dropout == 0.0
+
+
+# -- we write, transformers reads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_reads_what_we_write(tmp_path, tied):
+    model = ours(tied=tied)
+    save_weights(model, tmp_path, end_of_text=66)
+    read, problems = GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(problems.values()), problems  # no tensor missing, none left over
+    assert read.config.eos_token_id == 66
+    assert read.config.tie_word_embeddings is tied
+    assert (read.lm_head.weight.data_ptr() == read.transformer.wte.weight.data_ptr()) is tied
+    assert_same(model, read.eval())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_we_write_is_read_bit_for_bit(tmp_path, tied):
+    model = ours(tied=tied)
+    save_weights(model, tmp_path, end_of_text=66)
+    again = load_model(inspect_folder(tmp_path))
+    assert again.config == model.config
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(folder, bad):
+    edit_tensors(folder, lambda tensors: tensors["transformer.h.1.mlp.c_fc.bias"].index_fill_(0, torch.tensor(9), bad))
+    with pytest.raises(WeightsError, match=r"transformer\.h\.1\.mlp\.c_fc\.bias holds NaN or infinity"):
+        load_model(inspect_folder(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("activation_function", "gelu"),
+        ("layer_norm_epsilon", 1e-6),
+        ("scale_attn_weights", False),
+        ("scale_attn_by_inverse_layer_idx", True),
+    ],
+)
+def test_a_relative_of_gpt2_that_computes_otherwise_is_refused(tmp_path, key, value):
+    relative = theirs(**{key: value})
+    assert not torch.allclose(logits(relative), logits(theirs()), atol=1e-5)  # it matters
+    relative.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=f"{key} is {value}: not the arithmetic of GPT-2"):
+        inspect_folder(tmp_path)
+
+
+def test_another_name_for_the_same_activation_is_accepted(tmp_path):
+    same = theirs(activation_function="gelu_pytorch_tanh")
+    same.save_pretrained(tmp_path)
+    assert_same(load_model(inspect_folder(tmp_path)).eval(), same)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda t: t.pop("transformer.h.2.ln_2.bias"),
+            r"1 tensors do not fit .*h\.2\.ln_2\.bias is missing, not \[32\]",
+        ),
+        (
+            lambda t: t.update({"transformer.wpe.weight": torch.zeros(19, 32)}),
+            r"wpe\.weight is \[19, 32\], not \[20, 32\]",
+        ),
+        (lambda t: t.update({"transformer.h.3.ln_1.bias": torch.zeros(32)}), r"h\.3\.ln_1\.bias is unknown"),
+        (lambda t: t.update({"lm_head.weight": torch.zeros(66, 32)}), r"lm_head\.weight is \[66, 32\], not \[67, 32\]"),
+    ],
+)
+def test_tensors_must_be_those_of_the_configuration(folder, edit, message):
+    edit_tensors(folder, edit)
+    with pytest.raises(WeightsError, match=message):
+        inspect_folder(folder)
+
+
+def test_heads_must_divide_the_width_of_a_folder(folder):
+    edit_config(folder, n_head=5)
+    with pytest.raises(WeightsError, match="n_head 5 does not divide n_embd 32"):
+        inspect_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "no such file"), ("{", "not the configuration of a GPT-2"), ('{"hidden_size": 8}', "KeyError 'n_layer'")],
+)
+def test_a_folder_needs_the_configuration_of_a_gpt2(folder, text, message):
+    (folder / "config.json").unlink() if text is None else (folder / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match=message):
+        inspect_folder(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 400, -1])
+def test_a_file_that_was_cut_off_is_refused_before_it_is_read(folder, keep):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match="download it again"):
+        inspect_folder(folder)
+
+
+def test_a_header_that_claims_to_be_huge_is_refused(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(WeightsError, match="its header is longer than the file"):
+        read_header(file)
+
+
+def test_a_pickle_is_never_opened(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(WeightsError, match=r"only pytorch_model\.bin, a pickle, which could run code"):
+        inspect_folder(folder)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    theirs().save_pretrained(tmp_path, max_shard_size="20KB")
+    gone = sorted(tmp_path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(WeightsError, match=f"{gone.name}: no such file"):
+        inspect_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "model.bin"])
+def test_an_index_names_safetensors_of_its_own_folder_only(folder, name):
+    index = {"weight_map": {"transformer.wte.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match="no safetensors file of this folder"):
+        inspect_folder(folder)
+
+
+def test_a_folder_is_checked_without_torch(folder):
+    script = f"""
+import pathlib, sys
+from ift.artifacts.weights import inspect_folder
+assert inspect_folder(pathlib.Path({str(folder)!r})).n_layer == 3
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# -- which model is built -------------------------------------------------------------------------------------------
+
+
+def test_without_pretrained_weights_the_settings_give_the_sizes():
+    assert plan_model(settings(), vocab_size=67) == (GPTConfig(67, 20, 3, 4, 32, 0.1, True), None)
+    with pytest.raises(ConfigError, match=r"model\.n_head: not set"):
+        plan_model(settings(n_head=None), vocab_size=67)
+
+
+def test_with_pretrained_weights_the_folder_gives_the_sizes(folder):
+    unset = dict.fromkeys(("n_layer", "n_head", "n_embd", "context_length"))
+    config, found = plan_model(settings(pretrained=str(folder), **unset), vocab_size=60)
+    assert config == GPTConfig(67, 20, 3, 4, 32, 0.1, True)  # its whole vocabulary, though the tokenizer has less
+    assert found.path == folder
+
+
+def test_settings_that_are_not_the_folders_are_refused_with_the_model_it_is(tmp_path):
+    GPT2LMHeadModel(GPT2Config(**SIZES | {"n_layer": 24})).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"not a gpt2-small: n_layer is 24, not 3 \(model=gpt2-medium\)"):
+        plan_model(settings(pretrained=str(tmp_path)), vocab_size=67)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
+    with pytest.raises(WeightsError, match="67 tokens, but the tokenizer gpt2 has 68"):
+        plan_model(settings(pretrained=str(folder)), vocab_size=68)
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub():
+    with pytest.raises(WeightsError, match="no such folder"):
+        find_weights("./models/gpt2")
+
+
+def test_a_hub_that_cannot_be_reached_is_a_matter_of_the_machine(monkeypatch):
+    def unreachable(name, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(MachineError, match=r"openai-community/gpt2: not fetched .*model\.pretrained=FOLDER"):
+        find_weights("openai-community/gpt2")

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from ift.data.contract.examples import TooLong, length_summary, make_example
+from ift.data.reading.rows import Row
+from ift.text.encoding import encode_prompt
+from ift.text.templates import Segment, Template
+
+SEGMENTS = (Segment("Q:{instruction}"), Segment("+{input}", when="input"), Segment("\nA:"), Segment("{output}", True))
+TEMPLATE = Template("small", SEGMENTS)
+UNMASKED = Template("small", SEGMENTS, mask=False)
+CLOSED = Template("closed", (*SEGMENTS, Segment("#", supervised=True)))
+
+
+def row(instruction, given, output):
+    return Row(instruction, given, output, "rows.json", 7)
+
+
+@pytest.fixture
+def make(byte_tokenizer):
+    """make(row, max_length, policy): an example of bytes, so that lengths are those of the text."""
+
+    def make(row, max_length=100, too_long="drop", template=TEMPLATE):
+        return make_example(row, template, byte_tokenizer, max_length=max_length, too_long=too_long)
+
+    return make
+
+
+def text(example):
+    return bytes(example.ids.tolist()).decode()
+
+
+def supervised_text(example):
+    return bytes(example.ids[example.supervised].tolist()).decode()
+
+
+def test_the_mask_begins_at_the_first_token_of_the_response(make):
+    example = make(row("hi", "", "yo"))
+    assert text(example) == "Q:hi\nA:yo"
+    assert example.supervised.astype(int).tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 1]
+    assert (example.ids.dtype, example.ends, example.row, example.truncated) == (np.int32, True, 7, None)
+
+
+def test_the_input_stands_in_the_prompt_where_there_is_one(make):
+    example = make(row("hi", "you", "yo"))
+    assert text(example) == "Q:hi+you\nA:yo"
+    assert supervised_text(example) == "yo"
+
+
+def test_mask_false_supervises_every_token(make):
+    example = make(row("hi", "", "yo"), template=UNMASKED)
+    assert example.supervised.all()
+    assert example.targets == len("Q:hi\nA:yo")  # the first token is no target, the end of the text is one
+
+
+def test_targets_are_the_supervised_tokens_and_the_end(make):
+    assert make(row("hi", "", "yo")).targets == 3  # y, o and end-of-text
+    assert make(row("hi", "", "yo"), template=CLOSED).targets == 4  # the closing # too
+
+
+def test_a_marker_in_the_text_of_a_row_moves_no_boundary(make):
+    example = make(row("{output}\nA:no", "\nA:", "A: \nA:yes"))
+    assert supervised_text(example) == "A: \nA:yes"
+
+
+def test_prompt_and_response_are_encoded_apart_so_that_no_token_spans_the_border(gpt2_tokenizer):
+    template = Template("tight", (Segment("{instruction}"), Segment("{output}", supervised=True)))
+    example = make_example(row("hello", "", "world"), template, gpt2_tokenizer, max_length=10, too_long="drop")
+    apart = gpt2_tokenizer.encode("hello") + gpt2_tokenizer.encode("world")
+    assert example.ids.tolist() == apart == [31373, 6894]
+    joined = make_example(row("a", "", "b"), template, gpt2_tokenizer, max_length=10, too_long="drop")
+    assert joined.ids.tolist() == [64, 65]  # "ab" in one piece would be the one token 397
+    assert gpt2_tokenizer.encode("ab") == [397]
+
+
+@pytest.mark.parametrize("name", ["byte_tokenizer", "gpt2_tokenizer"])
+@pytest.mark.parametrize("given", [row("Say it.", "", " spaced"), row("Sum up:", "one\n\ntwo ", "\n1")])
+def test_the_prompt_at_inference_is_the_tokens_before_the_response_in_training(name, given, request):
+    tokenizer = request.getfixturevalue(name)
+    example = make_example(given, TEMPLATE, tokenizer, max_length=100, too_long="drop")
+    prompt = encode_prompt(given, TEMPLATE, tokenizer)
+    assert example.ids[: len(prompt)].tolist() == prompt
+    assert example.supervised.tolist() == [False] * len(prompt) + [True] * (example.tokens - len(prompt))
+
+
+SIXTEEN = row("abcd", "efg", "xyz")  # "Q:abcd+efg\nA:xyz": 16 tokens
+
+
+def test_a_row_that_fits_exactly_is_left_alone(make):
+    for policy in ("drop", "error", "truncate_prompt", "truncate_response"):
+        example = make(SIXTEEN, 16, policy)
+        assert (text(example), example.truncated, example.ends) == ("Q:abcd+efg\nA:xyz", None, True)
+
+
+@pytest.mark.parametrize("policy", ["drop", "error"])
+def test_drop_and_error_refuse_with_both_lengths(make, policy):
+    with pytest.raises(TooLong, match=r"^16 tokens, more than 15$"):
+        make(SIXTEEN, 15, policy)
+
+
+def test_truncate_prompt_shortens_the_longer_field_and_keeps_the_template_and_the_response(make):
+    assert text(make(SIXTEEN, 15, "truncate_prompt")) == "Q:abc+efg\nA:xyz"
+    assert text(make(SIXTEEN, 14, "truncate_prompt")) == "Q:ab+efg\nA:xyz"
+    long_input = row("abcd", 40 * "e", "xyz")
+    example = make(long_input, 20, "truncate_prompt")
+    assert text(example) == "Q:abcd+eeeeeee\nA:xyz"
+    assert (example.truncated, example.ends, supervised_text(example)) == ("prompt", True, "xyz")
+
+
+def test_truncate_prompt_leaves_no_half_character(make):
+    example = make(row("aé", "", "xyz"), 11, "truncate_prompt")  # "Q:aé\nA:xyz" is 11 bytes
+    assert text(example) == "Q:aé\nA:xyz"
+    example = make(row("aéé", "", "xyz"), 12, "truncate_prompt")
+    assert text(example) == "Q:aé\nA:xyz"
+
+
+def test_truncate_prompt_refuses_where_the_response_alone_is_too_long(make):
+    with pytest.raises(TooLong, match="the response alone fills the context"):
+        make(row("ab", "", 30 * "x"), 20, "truncate_prompt")
+
+
+def test_truncate_response_cuts_the_response_and_never_learns_an_end_there(make):
+    example = make(SIXTEEN, 15, "truncate_response")
+    assert text(example) == "Q:abcd+efg\nA:xy"
+    assert (example.truncated, example.ends, supervised_text(example), example.targets) == ("response", False, "xy", 2)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, UNMASKED])
+def test_truncate_response_refuses_where_no_token_of_the_response_is_left(make, template):
+    assert supervised_text(make(SIXTEEN, 14, "truncate_response", template)).endswith("x")
+    with pytest.raises(TooLong, match="the prompt alone fills the context"):
+        make(SIXTEEN, 13, "truncate_response", template)
+
+
+def test_lengths_are_summed_up_in_percentiles_of_whole_tokens():
+    assert length_summary(list(range(1, 101))) == {"mean": 50.5, "p50": 51, "p90": 91, "p99": 100, "max": 100}
+    assert length_summary([3]) == {"mean": 3.0, "p50": 3, "p90": 3, "p99": 3, "max": 3}
+    assert length_summary([]) == {}

@@ -1,0 +1,329 @@
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ift.data.contract.prepare import prepare
+from ift.data.show import show_report
+from ift.errors import ConfigError, DataError
+from ift.run import RunFolder, read_json, read_jsonl
+from ift.settings import FractionSettings
+from ift.text.templates import Segment, Template
+
+NO_INPUT_LEFT_OUT = Template("whole", (Segment("{instruction}{input}"), Segment("{output}", supervised=True)))
+TEMPLATE = Template("small", (Segment("Q:{instruction}\nA:"), Segment("{output}", supervised=True)))
+
+
+def rows(n, length=1, first=0):
+    """Rows of 8 tokens with TEMPLATE in bytes: two digits of instruction, one x."""
+    return [{"instruction": f"{i:02}", "input": "", "output": length * "x"} for i in range(first, first + n)]
+
+
+@pytest.fixture
+def prepared(byte_tokenizer, settings_of, write):
+    """prepared(records, **changes to data settings): what `prepare` makes of a file that holds them."""
+
+    def prepared(records, *, context_length=64, seed=1, run=None, template=TEMPLATE, also=(), **changes):
+        settings = settings_of("data=json", "data.path=set.below", "data.split=random").data
+        path = str(write("rows.json", records))
+        settings = dataclasses.replace(settings, path=[path, *also] if also else path, **changes)
+        return prepare(settings, template, byte_tokenizer, context_length=context_length, seed=seed, run=run)
+
+    return prepared
+
+
+def test_rows_and_examples_of_a_split_are_the_same_rows_in_the_same_order(prepared):
+    data = prepared(rows(20))
+    assert {name: len(part) for name, part in data.rows.items()} == {"train": 17, "test": 2, "val": 1}
+    for name in ("train", "test", "val"):
+        assert [row.number for row in data.rows[name]] == [example.row for example in data.examples[name]]
+    everything = sorted(row.number for part in data.rows.values() for row in part)
+    assert everything == list(range(1, 21))
+
+
+def test_the_split_follows_the_seed_and_positional_follows_the_file(prepared):
+    def train(**options):
+        return [row.number for row in prepared(rows(20), **options).rows["train"]]
+
+    assert train(seed=1) == train(seed=1) != train(seed=2)
+    assert train(split="positional") == list(range(1, 18))
+
+
+def test_the_report_accounts_for_every_row_and_every_token(prepared):
+    records = [*rows(20), {"instruction": "a"}, {"instruction": "b"}, None, {"instruction": "c", "output": 60 * "x"}]
+    data = prepared(records, max_dropped=0.5)
+    report = data.report
+    assert report["rows_in"] == 24 == report["kept"] + report["dropped"]
+    assert report["dropped_by_reason"] == {
+        'no "output" (it has: instruction; set data.fields.output=...)': 2,
+        "null, not an object with instruction and output": 1,
+        "too long": 1,
+    }
+    assert report["splits"] == {"train": 17, "test": 2, "val": 1}
+    assert report["tokens"] == 20 * len("Q:00\nA:x")
+    assert report["supervised_tokens"] == 20 * 2  # the x and its end
+    assert report["supervised_share"] == 0.25
+    assert report["supervised_ends"] == 20
+    assert report["length"] == {"mean": 8.0, "p50": 8, "p90": 8, "p99": 8, "max": 8}
+    assert (report["max_length"], report["tokenizer"], report["prompt"]) == (64, "bytes", "small")
+    assert (report["prompt_hash"], report["prompt_masked"]) == (TEMPLATE.hash, True)
+    digests = b"".join(row.digest for name in ("train", "test", "val") for row in data.rows[name])
+    assert report["fingerprint"] == hashlib.sha256(digests).hexdigest()
+
+
+def test_the_report_is_shown_in_lines_a_person_reads(prepared):
+    lines = list(show_report(prepared([*rows(20), None], max_dropped=0.5).report))
+    assert lines == [
+        "data      21 rows in = 20 kept + 1 dropped; train 17, test 2, validation 1",
+        "          dropped 1: null, not an object with instruction and output (see rejected.jsonl)",
+        "tokens    160 (25% supervised), a row p50 8, p90 8, p99 8, max 8 of 64",
+        f"prompt    small {TEMPLATE.hash}, response only in the loss",
+    ]
+
+
+def test_a_run_keeps_its_report_and_what_was_dropped(prepared, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    data = prepared([*rows(20), {"instruction": "é"}], max_dropped=0.5, run=run)
+    assert read_json(run.data_report) == data.report
+    lines = list(data.rows["test"].lines())  # as they are written into test.jsonl
+    assert [json.loads(line) for line in lines] == [row.to_json() for row in data.rows["test"]]
+    (rejected,) = read_jsonl(run.rejected)
+    assert (rejected["row"], rejected["raw"]) == (21, {"instruction": "é"})
+
+
+def test_more_dropped_rows_than_max_dropped_stop_the_run_and_are_kept_all_the_same(prepared, tmp_path):
+    records = [*rows(198), None, None]
+    assert prepared(records, max_dropped=0.01).report["dropped"] == 2  # exactly the share that may go
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(DataError, match=r"rows.json:199: null, .*; 3 of 201 rows cannot be used .*max_dropped=0.01"):
+        prepared([*records, None], max_dropped=0.01, run=run)
+    assert [row["row"] for row in read_jsonl(run.rejected)] == [199, 200, 201]
+    assert not run.data_report.exists()
+
+
+def test_no_usable_row_at_all_is_an_error_whatever_max_dropped_says(prepared):
+    with pytest.raises(DataError, match="2 of 2 rows cannot be used"):
+        prepared([None, None], max_dropped=1.0)
+
+
+def test_a_row_that_is_too_long_follows_the_policy(prepared, tmp_path):
+    records = [*rows(20), {"instruction": 30 * "a", "output": 40 * "x"}]  # 75 tokens for a context of 64
+    run = RunFolder(tmp_path / "run")
+    assert prepared(records, max_dropped=0.1, run=run).report["dropped_by_reason"] == {"too long": 1}
+    assert [(row["row"], row["reason"]) for row in read_jsonl(run.rejected)] == [(21, "75 tokens, more than 64")]
+    with pytest.raises(DataError, match=r"rows.json:21: 75 tokens, more than 64 \(data.too_long=drop leaves it out\)"):
+        prepared(records, too_long="error")
+    for policy, what in (("truncate_prompt", "prompt"), ("truncate_response", "response")):
+        cut = prepared(records, too_long=policy, run=run)
+        (listed,) = read_jsonl(run.cut)
+        assert (listed["row"], listed["cut"], listed["tokens"], listed["lost"]) == (21, what, 75, 11)
+        assert not run.rejected.exists()  # what the check before it left is gone
+        assert cut.report["truncated"] == {what: 1}
+        assert cut.report["length"]["max"] == 64
+        assert cut.report["supervised_ends"] == (20 if policy == "truncate_response" else 21)
+
+
+def test_max_length_is_a_limit_below_the_context(prepared):
+    data = prepared([*rows(20), *rows(5, length=2)], max_length=8, max_dropped=0.5)
+    assert (data.report["kept"], data.report["dropped"], data.report["max_length"]) == (20, 5, 8)
+
+
+@pytest.mark.parametrize("key", ["max_length", "pad_to"])
+def test_a_length_beyond_the_context_is_an_error_of_the_settings(prepared, key):
+    with pytest.raises(ConfigError, match=f"data.{key}=65: the model's context is 64"):
+        prepared(rows(20), batching="padded", **{key: 65})
+    prepared(rows(20), batching="padded", **{key: 64})
+
+
+def test_a_width_to_pad_to_is_refused_where_nothing_is_padded(prepared):
+    with pytest.raises(ConfigError, match=r"data\.pad_to=64: nothing is padded \(add data\.batching=padded\)"):
+        prepared(rows(20), pad_to=64)
+
+
+def test_splits_may_be_ready_made_and_take_nothing_from_the_training_rows(prepared, write):
+    val, test = write("val.json", rows(3)), write("test.json", rows(4))
+    data = prepared(rows(20, first=20), val_path=str(val), test_path=str(test), split="positional")
+    assert [row.file for row in data.rows["val"]] == 3 * [str(val)]
+    assert [row.file for row in data.rows["test"]] == 4 * [str(test)]
+    assert [row.number for row in data.rows["train"]] == list(range(1, 21))
+    assert data.report["rows_in"] == 27
+
+
+def test_one_ready_made_split_leaves_its_part_to_the_others(prepared, write):
+    data = prepared(rows(95), test_path=str(write("test.json", rows(4))))
+    assert data.report["splits"] == {"train": 89, "test": 4, "val": 6}  # 85 : 5
+
+
+def test_a_ready_made_split_of_which_nothing_is_left_is_an_error(prepared, write):
+    val = write("val.json", [{"instruction": "a", "output": 99 * "x"}])
+    with pytest.raises(DataError, match=r"val.json: no row of it can be used"):
+        prepared(rows(20), val_path=str(val), max_dropped=0.5)
+
+
+def test_rows_dropped_from_a_ready_made_split_count_too(prepared, write):
+    val = write("val.json", [*rows(1), None])
+    with pytest.raises(DataError, match=r"val.json:2: null.*; 1 of 22 rows cannot be used"):
+        prepared(rows(20), val_path=str(val))
+
+
+def test_no_source_of_rows_at_all_is_an_error_of_the_settings(settings_of, byte_tokenizer):
+    settings = dataclasses.replace(settings_of("data=json").data, path=None)
+    with pytest.raises(ConfigError, match=r"data.path: not set"):
+        prepare(settings, TEMPLATE, byte_tokenizer, context_length=64, seed=1)
+
+
+def test_a_file_wins_over_the_hub_and_the_demo(prepared):
+    data = prepared(rows(20), hub="nobody/nothing", demo_rows=100)
+    assert data.report["rows_in"] == 20
+
+
+def test_preparing_the_rows_changes_nothing_in_their_file(prepared, tmp_path):
+    prepared(rows(20))
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows(20)
+
+
+def test_equal_rows_count_once_and_are_listed_or_are_all_kept(prepared, tmp_path):
+    records, run = [*rows(20), *rows(2), {**rows(1)[0], "output": "y"}], RunFolder(tmp_path / "run")
+    data = prepared(records, run=run)
+    assert (data.report["rows_in"], data.report["kept"], data.report["merged"]) == (23, 21, 2)
+    file = str(tmp_path / "rows.json")
+    assert [(row["row"], row["reason"]) for row in read_jsonl(run.rejected)] == [
+        (21, f"merged: equal to {file}:1"),
+        (22, f"merged: equal to {file}:2"),
+    ]
+    assert "20 kept" not in next(show_report(data.report))
+    assert next(show_report(data.report)).startswith("data      23 rows in = 21 kept + 0 dropped + 2 merged; ")
+    kept = prepared(records, duplicates="keep").report
+    assert (kept["kept"], kept["merged"]) == (23, 0)
+
+
+SENTENCE = "Name the capital city of the country that lies to the north of France and the south of "
+
+
+def twins(n):
+    """n pairs of prompts, alike in all but their last letters."""
+    return [{"instruction": 12 * f"{i:03} " + SENTENCE + end, "output": "x"} for i in range(n) for end in "ab"]
+
+
+def test_near_twins_stay_together_in_a_clustered_split_and_are_counted_as_leaks_in_another(prepared, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    data = prepared(twins(30), split="clustered", twins=0.97, context_length=200, run=run)
+    assert data.report["twins"] == {"rows": 60, "clusters": 30, "largest": 2}
+    assert data.report["leaks"] == {"test": 0, "val": 0}
+    assert not run.leaks.exists()
+    data = prepared(twins(30), split="positional", twins=0.97, context_length=200, run=run)
+    assert data.report["leaks"] == {"test": 1, "val": 0}  # row 51 trains, its twin 52 is tested; 57 and 58 ... 60 not
+    (leak,) = read_jsonl(run.leaks)
+    assert (leak["split"], leak["row"], leak["twin_row"]) == ("test", 52, 51)
+    assert 0.97 < leak["similarity"] < 1
+    assert prepared(twins(30), split="positional", twins=None, context_length=200).report["leaks"]["test"] == 0
+
+
+def test_ready_made_splits_that_overlap_are_reported_with_their_pairs(prepared, write, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    test = write("test.json", [*rows(3, first=5), *rows(2, first=90)])
+    data = prepared(rows(30), test_path=str(test), run=run)
+    assert data.report["merged"] == 0  # equal rows across splits are a leak, and no reason to lose one of them
+    train = {row.number for row in data.rows["train"]}
+    assert [row.number for row in data.rows["clean_test"]][-2:] == [4, 5]
+    pairs = [(leak["row"], leak["twin_row"], leak["similarity"]) for leak in read_jsonl(run.leaks)]
+    assert pairs == [(i, i + 5, 1.0) for i in (1, 2, 3) if i + 5 in train]
+    assert data.report["leaks"]["test"] == len(pairs) >= 2
+
+
+def test_weights_say_how_often_an_epoch_sees_the_rows_of_a_file(prepared, write):
+    more = str(write("more.json", rows(40, first=50)))
+    data = prepared(rows(40), also=[more], fractions=FractionSettings(1, 0, 0), weights=[2.0, 0.25])
+    seen = Counter((row.file == more, row.number) for row in data.rows["train"])
+    assert [seen[False, n] for n in range(1, 41)] == 40 * [2]
+    assert sorted(seen[True, n] for n in range(1, 41)) == 30 * [0] + 10 * [1]
+    assert (data.report["splits"]["train"], data.report["rows_an_epoch"]) == (80, 90)
+    assert [row.number for row in data.rows["train"]] == [example.row for example in data.examples["train"]]
+
+
+def test_training_rows_that_share_thirteen_words_with_an_evaluation_are_listed(prepared, write, tmp_path):
+    words = [f"word{i}" for i in range(20)]
+    asked = json.dumps({"question": " ".join(words), "choices": ["a", "b"]})
+    evaluation = write("evaluation.jsonl", f"{asked}\n{asked}\n")
+    records = [
+        *rows(20),
+        {"instruction": " ".join(words[3:16]), "output": "x"},
+        {"instruction": " ".join(words[3:15]), "output": "x"},
+    ]
+    run = RunFolder(tmp_path / "run")
+    data = prepared(records, against=[str(evaluation)], context_length=200, run=run)
+    assert data.report["overlaps"] == 1
+    assert [(row["row"], row["evaluation_row"]) for row in read_jsonl(run.overlaps)] == [(21, 0), (21, 1)]
+
+
+def test_a_system_text_that_the_template_has_no_place_for_is_not_left_out_in_silence(prepared):
+    records = [*rows(20), {**rows(1)[0], "system": "Be brief."}, {**rows(1)[0], "input": "x"}]
+    reasons = prepared(records, max_dropped=0.5).report["dropped_by_reason"]
+    assert reasons == {
+        "the prompt template small has no place for its system": 1,
+        "the prompt template small has no place for its input": 1,
+    }
+
+
+def test_another_format_in_the_same_file_is_dropped_with_the_way_out(prepared):
+    records = [*rows(20), {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    data = prepared(records, max_dropped=0.5)
+    assert list(data.report["dropped_by_reason"]) == [
+        "messages, in a file of alpaca rows (give each kind a file of its own: data.path=[A,B])"
+    ]
+    assert data.report["files"][0]["format"] == "alpaca"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("a <|endoftext|> b", "spells <|endoftext|>, which stays ordinary text"),
+        ("a\u200bb", "invisible or control characters"),
+        ("key: AKIA" + 16 * "Q", "what looks like a secret key"),
+        ("write to me@example.com", "an e-mail address"),
+        (450 * "A", "400 characters without a break (encoded data?)"),
+    ],
+)
+def test_what_a_person_should_look_at_is_counted_and_the_row_is_kept(prepared, text, warning):
+    data = prepared([*rows(20), {"instruction": text, "output": "x"}], context_length=1000)
+    assert data.report["warnings"] == {warning: {"rows": 1, "first": [21]}}
+    assert data.report["kept"] == 21
+    shown = "\n".join(show_report(data.report))
+    assert f"look at   1 rows: {warning} (rows 21)" in shown
+    assert "AKIA" not in shown
+
+
+def test_a_long_word_is_looked_through_once_and_not_from_each_of_its_letters_on(prepared):
+    """With an open pattern this would take ten billion steps."""
+    row = {"instruction": 150_000 * "a" + " @", "output": "x"}
+    assert len(prepared([*rows(20), row], context_length=200_000).report["warnings"]) == 1
+
+
+def test_the_categories_of_the_rows_are_counted(prepared):
+    data = prepared([{**row, "category": "even" if i % 2 == 0 else "odd"} for i, row in enumerate(rows(25))])
+    assert data.report["categories"] == {"even": 13, "odd": 12}
+
+
+def test_the_histogram_counts_every_row(prepared):
+    report = prepared([*rows(20), *rows(5, length=30)]).report
+    assert sum(report["histogram"]["rows"]) == 25
+    assert len(report["histogram"]["edges"]) == len(report["histogram"]["rows"]) + 1
+    assert (report["histogram"]["rows"][0], report["histogram"]["rows"][-1]) == (20, 5)
+
+
+def test_the_hash_of_the_report_changes_with_the_data_and_not_with_the_day(prepared):
+    assert prepared(rows(20)).hash == prepared(rows(20)).hash != prepared(rows(21)).hash
+
+
+def test_the_seed_leaks_by_position_and_not_in_clusters(settings_of, byte_tokenizer):
+    path = Path(__file__).parents[4] / "shared" / "data" / "seed_instructions_1100.json"
+    if not path.exists():
+        pytest.skip(f"{path.name}: not found (the seed's rows are no part of the repository)")
+    for split, leaks in (("positional", {"test": 11, "val": 10}), ("clustered", {"test": 0, "val": 0})):
+        settings = settings_of("data=json", f"data.path={path}", f"data.split={split}").data
+        report = prepare(settings, NO_INPUT_LEFT_OUT, byte_tokenizer, context_length=1024, seed=1).report
+        assert report["leaks"] == leaks
+        assert report["splits"] == {"train": 935, "test": 110, "val": 55}

@@ -1,0 +1,126 @@
+"""A judge's server on this machine, for tests: it answers like OpenAI or like Ollama, and fails as it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from ift.evaluation.judge.servers import Request
+
+FAULTS = ("429", "500", "503", "timeout", "cut", "half", "reset")
+
+
+class JudgeServer(ThreadingHTTPServer):
+    """reply(body): the text; fault(digest, attempt): what goes wrong with that attempt, or None.
+    first(body): log probabilities of the reply's first token, for those who ask; None: it gives none.
+
+    asked     digest of every request's messages, in order
+    answered  how often each digest got a whole reply
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(
+        self,
+        reply: Callable[[dict[str, Any]], str],
+        fault: Callable[[str, int], str | None] = lambda digest, attempt: None,
+        delay: float = 0.0,
+        first: Callable[[dict[str, Any]], dict[str, float]] | None = None,
+    ):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply, self.fault, self.delay, self.first = reply, fault, delay, first
+        self.lock = threading.Lock()
+        self.asked: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.answered: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.thread = threading.Thread(target=self.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> JudgeServer:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that time out or are killed hang up."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: JudgeServer
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        digest = Request(tuple((m["role"], m["content"]) for m in body["messages"])).digest
+        server = self.server
+        with server.lock:
+            attempt = server.asked.count(digest)
+            server.asked.append(digest)
+            server.bodies.append({**body, "authorization": self.headers.get("Authorization")})
+            fault = server.fault(digest, attempt)
+            if fault:
+                server.faults[fault] += 1
+        time.sleep(server.delay)
+        if fault and fault.isdigit():
+            self.say(int(fault), {"error": {"message": "not now"}}, {"Retry-After": "0.01"} if fault == "429" else {})
+            return
+        if fault == "timeout":
+            time.sleep(2.0)
+            return
+        if fault == "reset":
+            self.connection.close()
+            return
+        text = server.reply(body)
+        if self.path == "/api/chat":
+            value: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
+            value |= {"prompt_eval_count": 100, "eval_count": 3, "done": True}
+        else:
+            value = {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 3, "total_tokens": 103},
+            }
+            if server.first and body.get("logprobs"):
+                tops = [{"token": t, "logprob": p, "bytes": None} for t, p in server.first(body).items()]
+                value["choices"][0]["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}] if tops else []}
+        data = json.dumps(value).encode()
+        if fault == "cut":  # fewer bytes than were promised
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            return
+        if fault == "half":  # as many bytes as were promised, but half of the object
+            data = data[: len(data) // 2]
+        self.say(200, data)
+        if not fault:
+            with server.lock:
+                server.answered[digest] += 1
+
+    def say(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, text)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)

@@ -1,0 +1,118 @@
+"""The one form of results: numbers, samples, a place on the page; and what all evaluations get from it."""
+
+import os
+
+import pytest
+
+from ift.errors import ConfigError, DataError
+from ift.evaluation.engines import without_network
+from ift.evaluation.results import Score, interval, read_results, show_scores
+from ift.evaluation.subject import Subject
+from ift.model.config import GPTConfig
+from ift.model.gpt import GPT
+from ift.pages.report import write_report
+from ift.run import RunFolder, write_json
+from ift.settings import GenerateSettings
+
+GREEDY = GenerateSettings(max_new_tokens=12, temperature=0.0, top_k=None, top_p=None, batch_size=4)
+
+
+def results(**changes) -> dict:
+    score = {"task": "mmlu", "metric": "acc", "value": 0.25, "low": 0.2, "high": 0.31, "n": 1200}
+    return {"scores": [score | changes], "notes": ["The first 1,200 questions."], "versions": {"lm-eval": "0.4.13"}}
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def keep(run: RunFolder, name: str, value) -> None:
+    (run.evals / name).mkdir(parents=True)
+    write_json(run.evals / name / "results.json", value)
+
+
+@pytest.fixture(scope="module")
+def subject(byte_tokenizer) -> Subject:
+    import torch
+
+    torch.manual_seed(3)
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=16, context_length=40, vocab_size=257, dropout=0.0, tie_weights=True)
+    return Subject("tuned", GPT(config), byte_tokenizer, None)
+
+
+def test_a_score_says_its_interval_and_of_how_many():
+    assert interval({"value": 0.25, "low": 0.2, "high": 0.31, "n": 1200}) == "0.250 (0.200 to 0.310), n = 1,200"
+    assert interval({"value": 3.0, "low": None, "high": None, "n": 2}) == "3.000, n = 2"
+    assert interval({"value": None, "low": None, "high": None, "n": 0}) == "–, n = 0"
+
+
+def test_keys_tell_model_and_prompt_apart():
+    keys = {Score("rte", "acc", 0.5, 9, model=m, prompt=p).key for m in ("tuned", "base") for p in ("raw", "template")}
+    assert keys == {"rte/acc", "rte/acc/base", "rte/acc/template", "rte/acc/base/template"}
+
+
+def test_what_was_found_is_on_the_page_with_its_notes_and_versions(run):
+    keep(run, "mmlu", results())
+    keep(run, "glue", results(task="<b>rte</b>", headline=False))
+    write_report(run)
+    page = run.report.read_text()
+    assert "0.250 (0.200 to 0.310), n = 1,200" in page
+    assert "The first 1,200 questions." in page
+    assert "lm-eval 0.4.13" in page
+    assert "its 1 parts" in page
+    assert "<b>rte" not in page
+    assert "&lt;b&gt;rte" in page
+
+
+def test_judges_are_not_read_as_evaluations(run):
+    keep(run, "judge-score-x", {"mean": 1})
+    assert read_results(run) == {}
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, {"scores": [{"task": "a"}], "notes": []}, results(value="x"), results(n=None), results(more=1)]
+)
+def test_a_file_that_is_no_result_is_named(run, value):
+    keep(run, "mmlu", value)
+    with pytest.raises(DataError, match=r"mmlu/results\.json: not what an evaluation leaves"):
+        read_results(run)
+
+
+def test_the_closing_lines_show_headlines_and_notes():
+    lines = show_scores({**results(model="base", prompt="template", headline=True)})
+    assert lines == [
+        "mmlu (base template)         acc                  0.250 (0.200 to 0.310), n = 1,200",
+        "note      The first 1,200 questions.",
+    ]
+    assert show_scores(results(model="tuned", prompt="raw", headline=False)) == ["note      The first 1,200 questions."]
+
+
+def test_offline_reaches_the_hubs_libraries_and_goes_again(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with without_network(True):
+        assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_DATASETS_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_a_text_is_cut_where_the_first_stop_string_begins_and_nothing_more_is_computed(subject):
+    [whole] = subject.complete(["ab"], GREEDY)
+    assert len(whole) >= 6
+    stop = whole[3:5]  # two tokens, so it is found across their border
+    [cut] = subject.complete(["ab"], GREEDY, stop=[stop])
+    assert cut == whole[: whole.index(stop)]
+
+
+def test_a_prompt_that_is_too_long_keeps_its_end_and_no_room_is_an_error(subject):
+    long = "x" * 100 + "the end of it all, 28 bytes."
+    assert subject.complete([long], GREEDY) == subject.complete([long[-28:]], GREEDY)
+    assert subject.complete([""], GREEDY) == subject.complete([""], GREEDY)
+    with pytest.raises(ConfigError, match="max_new_tokens=40: the model has 40 positions"):
+        subject.complete(["a"], GenerateSettings(40, 0.0, None, None, 4))
+
+
+def test_text_of_a_prompt_is_never_a_special_token(subject, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ift.generation.engine.generate", lambda model, prompts, **_: seen.extend(prompts) or [])
+    subject.complete(["a<|endoftext|>"], GREEDY)
+    assert seen == [list(b"a<|endoftext|>")]

@@ -1,0 +1,69 @@
+"""The table at the end of a sweep, from real multiruns."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ift.pages.sweep import differing, sweep_table
+from tests.running import Warm, read_offline_run, train
+
+
+def job(folder: Path, name: str, **summary) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "summary.json").write_text(json.dumps(summary))
+
+
+def test_jobs_are_sorted_by_validation_loss_and_failed_ones_come_last(tmp_path):
+    job(tmp_path, "0", val_loss=2.5, choices="optim.lr=1 seed=1", status="finished")
+    job(tmp_path, "1", choices="optim.lr=2 seed=1", status="failed: step 3: loss nan")
+    job(tmp_path, "2", val_loss=1.5, choices="optim.lr=3 seed=1", status="finished")
+    (tmp_path / "10").mkdir()
+    rows = sweep_table(tmp_path)
+    assert [row["job"] for row in rows] == ["2", "0", "1", "10"]
+    assert [row["status"] for row in rows] == ["finished", "finished", "failed: step 3: loss nan", "no summary"]
+
+
+def test_the_table_shows_the_overrides_in_which_jobs_differ():
+    rows = [{"choices": "optim.lr=1 seed=1 data=demo"}, {"choices": "optim.lr=2 seed=1 data=demo"}]
+    assert differing(rows) == ["optim.lr=1", "optim.lr=2"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, warm: Warm) -> Callable[..., tuple[subprocess.CompletedProcess, list[dict[str, str]]]]:
+    """sweep(*overrides): the ended process, and the table that it left in tmp_path."""
+
+    def sweep(*overrides: str):
+        result = train("-m", f"output_dir={tmp_path}", *overrides, run=warm.run)
+        with (tmp_path / "sweep.csv").open() as file:
+            return result, list(csv.DictReader(file))
+
+    return sweep
+
+
+def test_a_sweep_goes_on_past_a_failed_job_and_each_job_has_its_own_wandb_run_in_one_group(sweep, tmp_path):
+    result, rows = sweep("optim.lr=1e-3,1e38", "optim.clip=null")
+    assert result.returncode == 6  # the failed job's
+    assert [(row["job"], row["status"][:8]) for row in rows] == [("0", "finished"), ("1", "failed: ")]
+    assert (
+        "optim.clip" not in result.stdout.split("best validation loss first")[1]
+    )  # the same for all: not in the table
+    runs = [read_offline_run(tmp_path / name) for name in ("0", "1")]
+    assert [run["exit"] for run in runs] == [[0], [1]]
+    assert runs[0]["group"][0] == runs[1]["group"][0] != ""
+
+
+def test_the_optuna_sweeper_minimises_the_best_validation_loss(sweep, tmp_path):
+    result, rows = sweep("experiment=optuna_lr", "hydra.sweeper.n_trials=2", "trainer.max_steps=2", "logger=none")
+    assert result.returncode == 0, result.stderr
+    best = min(float(row["val_loss"]) for row in rows)
+    assert len(rows) == 2
+    results = (tmp_path / "optimization_results.yaml").read_text()
+    assert f"best_value: {best}" in results
+    assert f"look at   {tmp_path / 'compare.html'}" in result.stdout
+    page = (tmp_path / "compare.html").read_text()
+    assert "2 runs compared" in page
+    assert page.index(f"{rows[0]['job']} optim.lr=") < page.index(f"{rows[1]['job']} optim.lr=")  # the best comes first
