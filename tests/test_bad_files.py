@@ -1174,7 +1174,7 @@ def test_the_tokens_with_a_loss_are_the_responses_and_nothing_else(
     for tokenizer in (byte_tokenizer, bpe):
         for name in SHIPPED:
             template, closing = template_from(settings_of(f"prompt={name}").prompt), CLOSING.get(name, "")
-            row = Row(instruction, given, output, "f", 1, system=system, history=tuple(history))
+            row = Row(instruction, given, output, file="f", number=1, system=system, history=tuple(history))
             if template.missing_place(row):
                 row = dataclasses.replace(row, system="")
             encode = partial(make_example, row, template, tokenizer)

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from gguf import GGUFReader, dequantize
 
 from ift.artifacts.model_folder import load_model_folder
-from ift.data.reading.rows import Row
 from ift.errors import ConfigError
 from ift.export.export import export
 from ift.export.gguf_file import their_name
 from ift.generation.engine import generate
-from ift.text.chat_templates import export_chat_template
+from ift.text.chat_template_export import export_chat_template
+from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 
 LLAMA = os.environ.get("IFT_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
@@ -203,7 +203,7 @@ def llama(file, *, context, prompts=(), texts=(), chats=(), new=20):
 
 def prompts_of(template, tokenizer):
     demo = ("Which city is the capital of Canada?", "Name a bird.", "Give the opposite of the word: safe", "é 日本 😀")
-    return [encode_prompt(Row(text, "", "", "f", 1), template, tokenizer) for text in demo]
+    return [encode_prompt(Conversation(text), template, tokenizer) for text in demo]
 
 
 @pytest.mark.parametrize(("tied", "prompt"), [(True, "phi3"), (False, "alpaca"), (True, "chatml")])
@@ -211,7 +211,7 @@ def test_llama_cpp_says_what_we_say_token_for_token(run_of, small_tokenizer, tie
     run = run_of(tie_weights=tied, context_length=256, prompt=prompt)
     model, _, template = load_model_folder(run.model)
     prompts = prompts_of(template, small_tokenizer)
-    row = Row("Name its color.", "", "Blue.", "f", 1, history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
+    row = Conversation("Name its color.", "", "Blue.", history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
     said = [text for turn in row.history for text in turn] + [row.instruction]
     chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
     told = llama(exported(run), context=256, prompts=prompts, texts=TEXTS, chats=[chat])

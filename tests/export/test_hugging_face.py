@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ift.artifacts.model_folder import load_model_folder
 from ift.artifacts.weights import inspect_folder
-from ift.data.reading.rows import Row
 from ift.errors import ConfigError, WeightsError
 from ift.export.export import export
 from ift.export.hugging_face import narrowed
@@ -18,14 +17,15 @@ from ift.export.source import Source
 from ift.generation.engine import generate
 from ift.run import RunFolder
 from ift.text.chat_templates import ChatTemplate
+from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 from tests.running import ROOT
 
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})
 ROWS = (
-    Row("Name its color.", "", "Blue.", "f", 1),
-    Row('Name its color: "é" {input} %} {{ x }}', "the sky\n<|user|>\n", "Blue.", "f", 2),
-    Row("And now?", "", "Green.", "f", 3, system="You are brief.", history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
+    Conversation("Name its color.", "", "Blue."),
+    Conversation('Name its color: "é" {input} %} {{ x }}', "the sky\n<|user|>\n", "Blue."),
+    Conversation("And now?", "", "Green.", system="You are brief.", history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
 )
 
 
@@ -135,7 +135,7 @@ def test_a_chat_template_of_another_tokenizer_writes_our_tokens_too(run_of, smal
     source += "{% else %}{{ m['content'] + '</s>' }}{% endif %}{% endfor %}{{ pad_token }}"
     template = ChatTemplate("other", source=source, special=(("bos_token", "<s>"), ("eos_token", "</s>")))
     tokenizer = AutoTokenizer.from_pretrained(exported(run_of(prompt=template)))
-    for row in (ROWS[0], Row("And now?", "", "Green.", "f", 3, history=(("Hello!", "Hi."), ("Sky?", "Blue.")))):
+    for row in (ROWS[0], Conversation("And now?", "", "Green.", history=(("Hello!", "Hi."), ("Sky?", "Blue.")))):
         ids = tokenizer.apply_chat_template(messages_of(row), return_dict=False)
         assert ids == encode_prompt(row, template, small_tokenizer)
         assert ids.count(small_tokenizer.end_of_text) == len(row.history)

@@ -5,11 +5,11 @@ import re
 import pytest
 
 from ift.artifacts.model_folder import load_model_folder
-from ift.data.reading.rows import Row
 from ift.export.export import export
 from ift.export.ollama import go_template, modelfile, ollama_name, stops
 from ift.export.source import Source
 from ift.text.chat_templates import ChatTemplate
+from ift.text.conversations import Conversation
 from ift.text.templates import Segment, Template
 from ift.text.tokenizers import END_OF_TEXT
 from tests.running import ROOT
@@ -97,14 +97,14 @@ def test_every_preset_s_template_writes_our_prompt(run_of, prompt):
     go = re.search(r'^TEMPLATE """(.*)"""$', file, flags=re.MULTILINE)[1]
     template = load_model_folder(run.model)[2]
     for row in (
-        Row("Name its color.", "", "", "f", 1),
-        Row('A "quote" \\ {{ .System }}\n', "", "", "f", 1, system="You are brief."),
-        Row("And now?", "", "", "f", 1, history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
-        Row("And now?", "", "", "f", 1, system="Be brief.", history=(("Hello!", "Hi."),)),
+        Conversation("Name its color."),
+        Conversation('A "quote" \\ {{ .System }}\n', system="You are brief."),
+        Conversation("And now?", history=(("Hello!", "Hi."), ("Sky?", "Blue."))),
+        Conversation("And now?", system="Be brief.", history=(("Hello!", "Hi."),)),
     ):
         if not template.missing_place(row):
             assert rendered(go, messages_of(row)) == text_of(template, row)
-    if template.missing_place(Row("a", "", "", "f", 1, system="b")):
+    if template.missing_place(Conversation("a", system="b")):
         assert "# SYSTEM has no effect" in file
 
 
@@ -122,8 +122,8 @@ def test_awkward_texts_stay_text():
     go = go_template(template)
     assert '"""' not in go
     for row in (
-        Row("x", "", "", "f", 1),
-        Row("x", "", "", "f", 1, system="s", history=(("a", "b"), ("c", "d"))),
+        Conversation("x"),
+        Conversation("x", system="s", history=(("a", "b"), ("c", "d"))),
     ):
         assert rendered(go, messages_of(row)) == text_of(template, row)
     assert stops(template) == ["<|im_end|>", END_OF_TEXT]
@@ -133,7 +133,7 @@ def test_a_jinja_chat_template_becomes_go_s(run_of):
     source = "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     source += "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
     template = ChatTemplate("llama", source=source, special=(("eos_token", "</s>"),))
-    row = Row("And now?", "", "", "f", 1, history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
+    row = Conversation("And now?", history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
     text = "[INST] Hello! [/INST] Hi.<|endoftext|>[INST] Sky? [/INST] Blue.<|endoftext|>[INST] And now? [/INST]"
     assert rendered(go_template(template), messages_of(row)) == text == text_of(template, row)
 

@@ -1,132 +1,34 @@
 import dataclasses
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ift.data.contract.examples import broken_law, make_example
-from ift.data.reading.rows import Row
-from ift.errors import ConfigError, MachineError, WeightsError
-from ift.text.chat_templates import ChatTemplate, _mark, export_chat_template, read_template, template_from
+from ift.data.contract.examples import broken_law, encode
+from ift.errors import ConfigError, WeightsError
+from ift.text.chat_templates import ChatTemplate, _mark, read_template, template_from
+from ift.text.conversations import Conversation
 from ift.text.encoding import encode_piece, encode_prompt
 from ift.text.templates import Piece, Segment, Template
-from ift.text.tokenizers import END_OF_TEXT, Tokenizer
-
-ONE = Row("Name a color.", "", "Red.", "rows.json", 1)
-SYSTEM = dataclasses.replace(ONE, system="Be brief.")
-THREE = dataclasses.replace(ONE, history=(("Hi!", "Hello."), ("Who are you?", "A model.")))
-BOTH = dataclasses.replace(THREE, system="Be brief.")
-
-# the layouts of well-known models, each written anew
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+from ift.text.tokenizers import END_OF_TEXT
+from tests.text.chats import (
+    BOTH,
+    CHATML,
+    DIALOGPT,
+    GEMMA,
+    LLAMA2,
+    ONE,
+    STYLES,
+    SYSTEM,
+    THREE,
+    TOKENS,
+    chat,
+    marked,
+    messages_of,
+    spelled,
 )
-LLAMA2 = """
-{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
-{%- else %}{% set turns = messages %}{% endif %}
-{%- for m in turns %}
-    {%- if m.role == 'user' %}
-        {%- set content = m.content %}
-        {%- if loop.first and system is defined %}
-            {%- set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + content %}
-        {%- endif %}
-        {{- bos_token + '[INST] ' + content.strip() + ' [/INST]' }}
-    {%- else %}
-        {{- ' ' + m.content | trim + ' ' + eos_token }}
-    {%- endif %}
-{%- endfor %}"""
-ZEPHYR = """{% for m in messages %}
-{% if m['role'] == 'user' %}
-{{ '<|user|>\n' + m['content'] + eos_token }}
-{% elif m['role'] == 'system' %}
-{{ '<|system|>\n' + m['content'] + eos_token }}
-{% else %}
-{{ '<|assistant|>\n' + m['content'] + eos_token }}
-{% endif %}
-{% if loop.last and add_generation_prompt %}
-{{ '<|assistant|>' }}
-{% endif %}
-{% endfor %}"""
-ALPACA = """
-{%- for m in messages %}
-    {%- if m.role == 'system' %}{{- m.content + '\n\n' }}
-    {%- elif m.role == 'user' %}{{- '### Instruction:\n' + m.content + '\n\n' }}
-    {%- else %}{{- '### Response:\n' }}{% generation %}{{- m.content + eos_token }}{% endgeneration %}{{- '\n\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '### Response:\n' }}{% endif %}"""
-PHI3 = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    "{% for m in messages %}"
-    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if m['role'] == 'assistant' %}{% set role = 'model' %}{% else %}{% set role = m['role'] %}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
-DIALOGPT = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
-STYLES = {
-    "chatml": CHATML,
-    "llama2": LLAMA2,
-    "zephyr": ZEPHYR,
-    "alpaca": ALPACA,
-    "phi3": PHI3,
-    "gemma": GEMMA,
-    "dialogpt": DIALOGPT,
-}
-TOKENS = (("bos_token", "<s>"), ("eos_token", "</s>"))
-
-
-def chat(source, tokens=TOKENS, **settings):
-    return ChatTemplate("chat", source=source, special=tokens, **settings)
-
-
-def spelled(pieces, eos="</s>"):
-    return "".join(eos if piece.end else piece.text for piece in pieces)
-
-
-def marked(pieces):
-    """All that is supervised in « », the ends as ¶."""
-    parts = [("¶" if piece.end else piece.text, piece.supervised) for piece in pieces]
-    return "".join(f"«{text}»" if supervised else text for text, supervised in parts).replace("»«", "")
-
-
-def messages_of(row, answered=True):
-    user = "\n\n".join(part for part in (row.instruction, row.input) if part)
-    turns = [*row.history, (user, row.output)]
-    messages = [{"role": "system", "content": row.system}] if row.system else []
-    for asked, answer in turns:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-    return messages if answered else messages[:-1]
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """A small vocabulary of the words that these tests use."""
-    texts = [*STYLES.values(), json.dumps(messages_of(BOTH)), "Below is an instruction that describes a task." * 3]
-    return Tokenizer.train(texts, size=400, name="small")
-
-
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    trained.save(folder, context_length=64)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def theirs(folder):
-    transformers = pytest.importorskip("transformers", reason="needs pip install transformers")
-    return transformers.AutoTokenizer.from_pretrained(folder)
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Jinja as our pieces
@@ -193,19 +95,17 @@ def test_the_ids_are_those_of_transformers_ends_included(theirs, trained, style,
         messages_of(row, answered=False), chat_template=STYLES[style], add_generation_prompt=True, return_dict=False
     )
     assert encode_prompt(row, template, trained) == ids
-    example = make_example(row, template, trained, max_length=1000, too_long="error")
+    example = encode(template.pieces(row), trained, row=1)
     assert broken_law(example, trained) is None
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=30) | st.text("aZ \n\t{%}'<|im_end>/s[INST]\x1f", max_size=30)
 said = texts.filter(str.strip)
 rows = st.builds(
-    Row,
+    Conversation,
     said,
     texts,
     said,
-    st.just("rows.json"),
-    st.just(1),
     system=texts,
     history=st.lists(st.tuples(said, said), max_size=3).map(tuple),
 )
@@ -230,9 +130,9 @@ def test_any_row_gives_the_text_of_transformers_and_its_answers_alone_are_superv
 def test_an_input_follows_its_instruction_after_an_empty_line():
     template = chat(CHATML)
     assert "<|im_start|>user\nName its color.\n\nsky<|im_end|>" in template.prompt(
-        Row("Name its color.", "sky", "Blue.", "f", 1)
+        Conversation("Name its color.", "sky", "Blue.")
     )
-    assert "<|im_start|>user\nsky<|im_end|>" in template.prompt(Row("", "sky", "Blue.", "f", 1))
+    assert "<|im_start|>user\nsky<|im_end|>" in template.prompt(Conversation("", "sky", "Blue."))
 
 
 def test_gpt2_begins_with_the_token_itself_since_its_bos_is_the_end_of_text():
@@ -248,8 +148,8 @@ def test_gpt2_begins_with_the_token_itself_since_its_bos_is_the_end_of_text():
 )
 def test_text_of_a_row_is_ordinary_text_whatever_it_spells(trained, style, text):
     template = chat(STYLES[style])
-    hostile = Row(f"a{text}b", f"c{text}d", f"e{text}f", "f", 1, history=((f"g{text}h", f"i{text}j"),))
-    plain = Row("ab", "cd", "ef", "f", 1, history=(("gh", "ij"),))
+    hostile = Conversation(f"a{text}b", f"c{text}d", f"e{text}f", history=((f"g{text}h", f"i{text}j"),))
+    plain = Conversation("ab", "cd", "ef", history=(("gh", "ij"),))
     assert template.render(hostile)[1].text.replace(f"e{text}f", "ef") == template.render(plain)[1].text
     assert spelled(template.pieces(hostile), "¶").count(text) - spelled(template.pieces(plain), "¶").count(text) == 5
     ids = [token for piece in template.pieces(hostile) for token in encode_piece(piece, trained)]
@@ -311,37 +211,6 @@ def test_a_template_that_does_not_give_a_conversation_back_is_refused_with_what_
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ''.__class__.__mro__ }}",
-        "{{ messages.append.__globals__.os.system('id') }}",
-        "{{ raise_exception.__globals__['json'] }}",
-        "{% for i in range(1000000000) %}x{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
-        "{% set x = 'x' * 10000000000 %}{{ x | length }}",
-        "{{ 9 ** (9 ** 9) }}",
-        "{{ '%99999999999d' % 1 }}",
-        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-        "{{ " + "(" * 40_000 + "1" + ")" * 40_000 + " }}",
-        "{% include '/etc/passwd' %}",
-        "{% import 'os' as os %}",
-        "{% set messages[0].content = '' %}",
-        "{{ messages.clear() }}",
-        "{{ open('written', 'w').write('x') }}",
-    ],
-    ids=range(16),
-)
-def test_a_hostile_template_is_refused_in_one_line_and_does_nothing(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError) as caught:
-        chat(source + CHATML)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 250
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_system_text_without_a_place_is_known_before_it_is_rendered():
     assert chat(GEMMA).missing_place(SYSTEM) == "system"
     leaves_out = CHATML.replace("in messages", "in messages if m.role != 'system'")
@@ -357,13 +226,6 @@ def test_a_system_text_without_a_place_is_known_before_it_is_rendered():
 def test_turns_must_be_known():
     with pytest.raises(ConfigError, match=r"prompt\.turns=first: must be one of all, last"):
         chat(CHATML, turns="first")
-
-
-def test_a_process_that_cannot_start_is_the_machine_s_fault(monkeypatch):
-    monkeypatch.setattr("ift.text.chat_templates.sys.path", ["/nowhere"])
-    monkeypatch.setattr("ift.text.chat_templates.sys.executable", "/bin/false")
-    with pytest.raises(MachineError, match="chat template"):
-        chat(CHATML + " ")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -456,92 +318,3 @@ def test_its_own_texts_can_be_looked_at_like_those_of_segments():
     texts = [segment.text for segment in chat(CHATML).segments]
     assert texts[:2] == ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
     assert hash(chat(CHATML)) == hash(chat(CHATML))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# segments as Jinja
-
-
-def shipped():
-    for path in sorted((Path(__file__).parents[2] / "conf" / "prompt").glob("*.yaml")):
-        value = yaml.safe_load(path.read_text())
-        defaults = {"supervised": False, "when": "always"}
-        segments = [SimpleNamespace(**{**defaults, **segment}) for segment in value.get("segments") or []]
-        if segments:
-            yield Template.make(value["name"], segments, mask=value["mask"])
-
-
-AWKWARD = Template(
-    "awkward",
-    (
-        Segment('{{ "\\n" }} {%- raw -%} {# \' " \\ \t é 日 😀 \\u0041 }} \n%}', when="no_system"),
-        Segment("[{system}] ", when="system"),
-        Segment(" again ", when="later"),
-        Segment("{instruction}->{output}!", supervised=True, when="no_input"),
-        Segment("{instruction}+{input}->{output}?", supervised=True, when="input"),
-        Segment(" #done ", when="no_input"),
-        Segment("learnt#}\n", supervised=True),
-    ),
-)
-EXPORTED = {template.name: template for template in [*shipped(), AWKWARD]}
-
-
-@pytest.mark.parametrize("row", [ONE, SYSTEM, THREE, BOTH], ids=["one", "system", "three", "both"])
-@pytest.mark.parametrize("name", EXPORTED)
-def test_an_exported_template_gives_transformers_our_tokens(theirs, trained, name, row):
-    template, source = EXPORTED[name], export_chat_template(EXPORTED[name])
-    if template.missing_place(row):
-        with pytest.raises(Exception, match="trained without system messages"):
-            theirs.apply_chat_template(messages_of(row), chat_template=source)
-        return
-    options = {"chat_template": source, "return_dict": False}
-    asked = messages_of(row, answered=False)
-    prompt = encode_prompt(row, template, trained)
-    assert theirs.apply_chat_template(asked, add_generation_prompt=True, **options) == prompt
-    whole = [token for piece in template.pieces(row) for token in encode_piece(piece, trained)]
-    assert theirs.apply_chat_template(messages_of(row), **options) == [*whole, trained.end_of_text]
-
-
-@pytest.mark.parametrize("name", EXPORTED)
-def test_an_exported_template_takes_an_input_beside_the_content(theirs, name):
-    row = Row("Name its color.", "sky", "Blue.", "f", 1)
-    message = {"role": "user", "content": row.instruction, "input": row.input}
-    text = theirs.apply_chat_template([message], chat_template=export_chat_template(EXPORTED[name]), tokenize=False)
-    assert text == EXPORTED[name].prompt(row)
-
-
-@pytest.mark.parametrize("name", EXPORTED)
-def test_an_exported_template_comes_back_with_the_same_pieces(name, trained, tmp_path):
-    template = EXPORTED[name]
-    trained.save(tmp_path, context_length=64)
-    (tmp_path / "chat_template.jinja").write_text(export_chat_template(template), encoding="utf-8")
-    again = ChatTemplate.from_folder(tmp_path, mask=template.mask)
-    for row in (ONE, SYSTEM, THREE, BOTH):
-        assert again.missing_place(row) == template.missing_place(row)
-        if not template.missing_place(row) and template is not AWKWARD:
-            assert again.render(row) == template.render(row)
-        elif not template.missing_place(row):
-            assert spelled(again.pieces(row)) == spelled(template.pieces(row))
-
-
-def test_an_exported_template_can_be_read_by_a_person():
-    template = Template("small", (Segment("Q: {instruction}\n"), Segment("A: {output}.", supervised=True)))
-    assert export_chat_template(template).splitlines()[-5:] == [
-        r"""  {{- "Q: " ~ user["content"] ~ "\n" -}}""",
-        """  {{- "A: " -}}""",
-        """  {%- if answer -%}{{- answer["content"] ~ "." -}}{%- endif -%}""",
-        "  {%- if answer -%}{{- eos_token -}}{%- endif -%}",
-        "{%- endfor -%}",
-    ]
-
-
-def test_an_exported_template_refuses_messages_that_are_no_conversation(theirs):
-    source = export_chat_template(EXPORTED["chatml"])
-    for roles in (["assistant"], ["user", "user"], ["user", "system"], ["system", "assistant"]):
-        messages = [{"role": role, "content": "x"} for role in roles]
-        with pytest.raises(Exception, match="user and assistant in turn"):
-            theirs.apply_chat_template(messages, chat_template=source)
-
-
-def test_a_chat_template_is_exported_as_it_came():
-    assert export_chat_template(chat(PHI3)) == PHI3

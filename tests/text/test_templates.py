@@ -4,13 +4,13 @@ import json
 import pytest
 import yaml
 
-from ift.data.reading.rows import Row
 from ift.errors import ConfigError, WeightsError
+from ift.text.conversations import Conversation
 from ift.text.templates import Piece, Segment, Template
 from tests.running import TRAIN
 
-WITH = Row("Name its color.", "sky", "Blue.", "rows.json", 1)
-WITHOUT = Row("Name a color.", "", "Red.", "rows.json", 2)
+WITH = Conversation("Name its color.", "sky", "Blue.")
+WITHOUT = Conversation("Name a color.", "", "Red.")
 
 OUTPUT = Segment("{output}", supervised=True)
 SMALL = Template("small", (Segment("Q: {instruction}"), Segment(" ({input})", when="input"), Segment("\nA: "), OUTPUT))
@@ -126,7 +126,7 @@ def test_neighbours_with_the_same_supervision_are_one_piece_and_others_are_not()
     ["{output}", "{instruction}{input}", "{", "}}{{", "{0}", "\\1 \\g<0>", "### Response:\n", "<|im_end|>", "%s"],
 )
 def test_row_text_is_put_in_as_it_stands(text):
-    row = Row(text, text, text, "rows.json", 1)
+    row = Conversation(text, text, text)
     assert full_text(SMALL, row) == f"Q: {text} ({text})\nA: {text}"
     assert SMALL.prompt(row) == f"Q: {text} ({text})\nA: "
 

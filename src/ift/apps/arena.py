@@ -91,7 +91,7 @@ class Models:
         from ift.evaluation.responses import respond
         from ift.evaluation.subject import Bench
 
-        row = Row(instruction, given, "", "typed in", 1)
+        row = Row(instruction, given, file="typed in", number=1)
         with self.lock:
             subject = self.loaded.pop(contender.name, None)
             if subject is None:

@@ -13,7 +13,8 @@ from ift.artifacts.weights import Folder, inspect_folder, load_model, save_weigh
 from ift.errors import WeightsError
 from ift.run import write_json
 from ift.sealed import recover_folder, remove_folder, replace_folder, seal
-from ift.text.chat_templates import export_chat_template, read_template
+from ift.text.chat_template_export import export_chat_template
+from ift.text.chat_templates import read_template
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 
-from ift.data.reading.rows import Row
 from ift.errors import IftError, one_line
 from ift.export.source import Source
 from ift.run import read_json
@@ -46,7 +45,7 @@ def card(source: Source, *, to: str, dtype: str, file: str) -> str:
     if base is not None and not on_hub:
         base = Path(base).name  # where it lies on this machine is nobody else's business
     prompt = source.template.prompt(Conversation("{instruction}"))
-    with_input = source.template.prompt(Row("{instruction}", "{input}", "", "", 1))
+    with_input = source.template.prompt(Conversation("{instruction}", "{input}"))
     return environment.get_template("card.md.j2").render(
         name=source.name,
         to=to,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ift.artifacts.weights import TRANSPOSED
 from ift.errors import ConfigError, missing_extra
 from ift.export.source import Source
-from ift.text.chat_templates import export_chat_template
+from ift.text.chat_template_export import export_chat_template
 
 # dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
 DTYPES = {

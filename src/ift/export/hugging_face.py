@@ -15,7 +15,7 @@ from ift.artifacts.weights import hf_config
 from ift.errors import ConfigError
 from ift.export.source import Source
 from ift.run import write_json, write_text
-from ift.text.chat_templates import export_chat_template
+from ift.text.chat_template_export import export_chat_template
 
 # dtype -> its name in a safetensors header, and in config.json
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}

@@ -6,14 +6,14 @@ between the marks is the template's own text, whichever kind of template it is.
 
 from __future__ import annotations
 
-from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.export.source import Source
+from ift.text.conversations import Conversation
 from ift.text.templates import Template
 from ift.text.tokenizers import END_OF_TEXT
 
-ASKED, ANSWERED, SYSTEM = "\ue0a1", "\ue0a2", "\ue0a3"  # private characters: no template writes them
-MARKS = {ASKED: ".Content", SYSTEM: "$.System"}
+INSTRUCTION, ANSWER, SYSTEM = "\ue0a1", "\ue0a2", "\ue0a3"  # private characters: no template writes them
+MARKS = {INSTRUCTION: ".Content", SYSTEM: "$.System"}
 HEAD = """\
 # {about}
 #   ollama create {name} -f Modelfile
@@ -31,7 +31,7 @@ def modelfile(source: Source, file: str) -> str:
         text += "# no TEMPLATE: the chat template does not write one turn after the other (use /api/generate, raw)\n"
     else:
         text += f'TEMPLATE """{go}"""\n'
-        if source.template.missing_place(_row(system=SYSTEM)) == "system":
+        if source.template.missing_place(_marked(system=SYSTEM)) == "system":
             text += "# SYSTEM has no effect: the model was trained without system messages\n"
         else:
             text += "# SYSTEM as you like: the model was trained with system messages too\n"
@@ -49,20 +49,20 @@ def ollama_name(name: str) -> str:
 
 def stops(template: Template) -> list[str]:
     """The texts that end an answer: the template's own closing, and the end-of-text."""
-    closing = "".join(piece.text for piece in template.render(_row())[2]).strip()
+    closing = "".join(piece.text for piece in template.render(_marked())[2]).strip()
     return [*filter(None, [closing]), END_OF_TEXT]
 
 
 def go_template(template: Template) -> str | None:
     """The prompt of a conversation as a Go template; None where its turns do not follow one another unchanged."""
     plain = _prompt(template, system="", turns=1)
-    opening, _, later = _prompt(template, system="", turns=2).removeprefix(plain).partition(ANSWERED)
+    opening, _, later = _prompt(template, system="", turns=2).removeprefix(plain).partition(ANSWER)
     first = {"": plain}
-    if template.missing_place(_row(system=SYSTEM)) != "system":
+    if template.missing_place(_marked(system=SYSTEM)) != "system":
         first[SYSTEM] = _prompt(template, system=SYSTEM, turns=1)
     for system, begins in first.items():
         for turns in (1, 2, 3):
-            if _prompt(template, system=system, turns=turns) != begins + (opening + ANSWERED + later) * (turns - 1):
+            if _prompt(template, system=system, turns=turns) != begins + (opening + ANSWER + later) * (turns - 1):
                 return None
     begin = _go(plain)
     if SYSTEM in first:
@@ -76,12 +76,14 @@ def go_template(template: Template) -> str | None:
     )
 
 
-def _row(system: str = "", turns: int = 1) -> Row:
-    return Row(ASKED, "", ANSWERED, "", 1, system, ((ASKED, ANSWERED),) * (turns - 1))
+def _marked(system: str = "", turns: int = 1) -> Conversation:
+    """A conversation of marks."""
+    earlier = ((INSTRUCTION, ANSWER),) * (turns - 1)
+    return Conversation(INSTRUCTION, output=ANSWER, system=system, history=earlier)
 
 
 def _prompt(template: Template, *, system: str, turns: int) -> str:
-    before = template.render(_row(system, turns))[0]
+    before = template.render(_marked(system, turns))[0]
     return "".join(END_OF_TEXT if piece.end else piece.text for piece in before)
 
 

@@ -1,51 +1,31 @@
-"""Jinja chat templates of Hugging Face tokenizer folders: read in the place of segments, and segments written as one.
+"""Jinja chat templates of Hugging Face tokenizer folders, in the place of segments.
 
 A row's text never goes through Jinja. The template is rendered once for each shape of conversation (system text or
 none, number of turns) with marks in the place of the texts, and cut at the marks; what lies between them is the
 template's own text, and the rows' texts are put between it afterwards. So no text of a row can become template syntax
 or an end-of-text, or move a border of what is supervised.
-
-Templates come from strangers: they are rendered in Jinja's sandbox, in a process of its own with little time and memory
-(`python -m ift.text.chat_templates`, JSON on stdin and stdout).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.ext import Extension
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from ift.errors import ConfigError, MachineError, WeightsError, one_line
-from ift.text.conversations import HasFields, turns_of
-from ift.text.templates import FIELD, TURNS, Piece, Segment, Template, join
+from ift.errors import ConfigError, WeightsError
+from ift.text.conversations import Conversation
+from ift.text.jinja_process import Rendered, render_apart
+from ift.text.templates import TURNS, Piece, Segment, Template, join
+from ift.text.tokenizers import END_OF_TEXT
 
 SOURCE_LIMIT = 100_000  # characters of a template
-OUTPUT_LIMIT = 1_000_000  # characters of a rendering
-MEMORY_LIMIT = 1 << 29  # bytes of the process that renders
-CPU_LIMIT = 2  # its seconds; a template needs milliseconds
 BLOCK = 8  # numbers of turns rendered by one process: starting it is what costs
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-TOO_MUCH = "needs more time, memory or text than a chat template may"
 PAD = "\x1f"  # white space to strip(), which no template writes: where it is gone, the template strips the text
-TODAY = datetime(2024, 7, 26)  # for templates that print a date: Llama 3's default, and the same text on every day
-
-Rendered = tuple[str, str]  # a text, and what is wrong instead of it
 
 
 @dataclass(frozen=True)
@@ -107,20 +87,18 @@ class ChatTemplate(Template):
         """chat_template.jinja, else what tokenizer_config.json calls chat_template. Raises ConfigError without one."""
         config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
         if str(config.get("tokenizer_class", "")).startswith("GPT2"):  # its class brings these along
-            from ift.text.tokenizers import END_OF_TEXT  # here, since the process that renders must start quickly
-
             config = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT, **config}
         spelled = {name: config.get(name) for name in SPECIAL}
         spelled = {name: token.get("content") if isinstance(token, dict) else token for name, token in spelled.items()}
         special = tuple((name, token) for name, token in spelled.items() if isinstance(token, str) and token)
         return cls(folder.resolve().name, mask, turns, source=_source(folder, config), special=special)
 
-    def missing_place(self, row: HasFields) -> str | None:
-        return "system" if row.system and self._system_has_no_place else None
+    def missing_place(self, conversation: Conversation) -> str | None:
+        return "system" if conversation.system and self._system_has_no_place else None
 
-    def render(self, row: HasFields) -> tuple[list[Piece], Piece, list[Piece]]:
-        texts = _texts(row)
-        shape = self._shape_of(row)
+    def render(self, conversation: Conversation) -> tuple[list[Piece], Piece, list[Piece]]:
+        texts = _texts(conversation)
+        shape = self._shape_of(conversation)
         pieces = [part if isinstance(part, Piece) else part.fill(next(texts)) for part in shape.before]
         learnt = self.turns == "all"
         # joined first: with mask=False too, no token spans the border between a prompt and its answer
@@ -128,9 +106,9 @@ class ChatTemplate(Template):
         response = Piece(shape.opening + shape.answer.fill(next(texts)).text, supervised=True)
         return before, response, join([Piece(shape.closing, supervised=True)])
 
-    def clean(self, text: str, row: HasFields) -> str:
-        opening = self._shape_of(row).opening
-        return super().clean(text.strip().removeprefix(opening.strip()), row)
+    def clean(self, text: str, conversation: Conversation) -> str:
+        opening = self._shape_of(conversation).opening
+        return super().clean(text.strip().removeprefix(opening.strip()), conversation)
 
     def to_json(self) -> dict[str, Any]:
         own = {"chat_template": self.source, "special": dict(self.special)}
@@ -149,17 +127,17 @@ class ChatTemplate(Template):
     @property
     def _system_has_no_place(self) -> bool:
         """Many templates raise an exception on a system message, some leave it out."""
-        found = _shapes(self.source, self.special, 0)[True, 1]
-        return isinstance(found, str) and found.startswith(("raises", "leaves out"))
+        shape = _shapes(self.source, self.special, 0)[True, 1]
+        return isinstance(shape, str) and shape.startswith(("raises", "leaves out"))
 
-    def _shape_of(self, row: HasFields) -> Shape:
-        return self._shape(bool(row.system), len(row.history) + 1)
+    def _shape_of(self, conversation: Conversation) -> Shape:
+        return self._shape(bool(conversation.system), len(conversation.history) + 1)
 
     def _shape(self, system: bool, turns: int) -> Shape:
-        found = _shapes(self.source, self.special, (turns - 1) // BLOCK)[system, turns]
-        if isinstance(found, str):
-            raise self._error(found)
-        return found
+        shape = _shapes(self.source, self.special, (turns - 1) // BLOCK)[system, turns]
+        if isinstance(shape, str):
+            raise self._error(shape)
+        return shape
 
     def _error(self, problem: str) -> ConfigError:
         return ConfigError(f"prompt.chat_template: {self.name} {problem} (take another, or prompt.segments)")
@@ -180,11 +158,11 @@ def read_template(value: Any) -> Template:
     return kind.from_json(value)
 
 
-def _texts(row: HasFields) -> Iterator[str]:
-    """The contents of the messages that a row is."""
-    if row.system:
-        yield row.system
-    for turn in turns_of(row):
+def _texts(conversation: Conversation) -> Iterator[str]:
+    """The contents of a conversation's messages."""
+    if conversation.system:
+        yield conversation.system
+    for turn in conversation.turns():
         yield "\n\n".join(filter(None, (turn.instruction, turn.input)))
         yield turn.output
 
@@ -232,7 +210,8 @@ def _shapes(source: str, special: tuple[tuple[str, str], ...], block: int) -> di
     """(system, turns) -> its shape, or what is wrong with it, for the numbers of turns in a block."""
     numbers = range(block * BLOCK + 1, (block + 1) * BLOCK + 1)
     roles = {key: ["system"] * key[0] + ["user", "assistant"] * key[1] for key in product((False, True), numbers)}
-    rendered = iter(_rendered(source, special, [part for all in roles.values() for part in (all, all[:-1])]))
+    conversations = [_marked(part) for whole in roles.values() for part in (whole, whole[:-1])]
+    rendered = iter(render_apart(source, dict(special), conversations))
     shapes: dict[tuple[bool, int], Shape | str] = {}
     for key, (full, prompt) in zip(roles, zip(rendered, rendered, strict=True), strict=True):
         try:
@@ -245,10 +224,11 @@ def _shapes(source: str, special: tuple[tuple[str, str], ...], block: int) -> di
 def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], eos: str) -> Shape:
     """full: the whole conversation; prompt: with the generation prompt in the place of the last answer."""
     literals, slots = _cut(full, roles)
-    starts, asked = _cut(prompt, roles[:-1])
+    starts, prompt_slots = _cut(prompt, roles[:-1])
     *earlier, last, tail = literals
     opening = last.removeprefix(starts[-1])
-    if [*earlier, starts[-1] + opening] != [*starts[:-1], last] or asked != slots[:-1] or (eos and eos in opening):
+    same_texts = [*earlier, starts[-1] + opening] == [*starts[:-1], last]
+    if not same_texts or prompt_slots != slots[:-1] or (eos and eos in opening):
         raise _Problem("writes a generation prompt that is not what stands before an answer")
     closing = tail.partition(eos)[0] if eos and eos in tail else tail.rstrip()
     parts: list[Piece | Slot] = []
@@ -283,6 +263,11 @@ def _mark(number: int) -> str:
     return f"<é&\"'\\\nM{number}Zq>"
 
 
+def _marked(roles: list[str]) -> list[dict[str, str]]:
+    """A conversation of marks."""
+    return [{"role": role, "content": f"{PAD}{_mark(number)}{PAD}"} for number, role in enumerate(roles)]
+
+
 def _cut(rendered: Rendered, roles: list[str]) -> tuple[list[str], list[Slot]]:
     """The texts around the marks of the messages, one more than there are marks, and the marks' own places."""
     text, problem = rendered
@@ -297,208 +282,10 @@ def _cut(rendered: Rendered, roles: list[str]) -> tuple[list[str], list[Slot]]:
     literals: list[str] = []
     slots: list[Slot] = []
     for number, role in enumerate(roles):
-        literal, found, text = text.partition(_mark(number))
-        if not found:
+        literal, mark, text = text.partition(_mark(number))
+        if not mark:
             raise _Problem(f"puts the {role}'s text in another place of the conversation")
         literals.append(literal.removesuffix(PAD))
         slots.append(Slot(literal == literals[-1], not text.startswith(PAD), role == "assistant"))
         text = text.removeprefix(PAD)
     return [*literals, text], slots
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# rendering, in a process of its own
-
-
-def _rendered(source: str, special: tuple[tuple[str, str], ...], conversations: list[list[str]]) -> list[Rendered]:
-    """Each conversation of marks, given by its roles, as text; what ends in a user's turn has the generation prompt."""
-    messages = [
-        [{"role": role, "content": f"{PAD}{_mark(number)}{PAD}"} for number, role in enumerate(roles)]
-        for roles in conversations
-    ]
-    request = json.dumps({"source": source, "special": dict(special), "conversations": messages})
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-P", "-m", "ift.text.chat_templates"]
-    limit = 20 * CPU_LIMIT  # by the clock: the processor may be shared
-    try:
-        process = subprocess.run(command, input=request, env=environment, timeout=limit, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
-        return [("", TOO_MUCH)] * len(conversations)
-    if process.returncode < 0:  # a signal: its processor time is spent
-        return [("", TOO_MUCH)] * len(conversations)
-    if process.returncode:
-        said = one_line(process.stderr[-200:], 100)
-        raise MachineError(f"the process that renders chat templates failed: {said}")
-    return [(text, problem) for text, problem in json.loads(process.stdout)]
-
-
-def _serve() -> None:
-    """The process: {source, special, conversations} on stdin, [text, problem] for each conversation on stdout."""
-    _limit_resources()
-    request = json.load(sys.stdin)
-    answers: list[Rendered] = []
-    try:
-        template = _environment().from_string(request["source"])
-    except Exception as error:  # Python's own parser has limits besides Jinja's
-        answers = [("", f"is not valid Jinja: {_said(error)}")] * len(request["conversations"])
-    else:
-        answers = [_render(template, messages, request["special"]) for messages in request["conversations"]]
-    json.dump(answers, sys.stdout)
-
-
-def _limit_resources() -> None:
-    with suppress(ImportError, ValueError, OSError):  # Windows has none of this, macOS no limit of memory
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-
-
-def _render(template: jinja2.Template, messages: list[dict[str, str]], special: dict[str, str]) -> Rendered:
-    prompt = messages[-1]["role"] != "assistant"
-    text = ""
-    try:
-        for chunk in template.generate(
-            messages=messages, add_generation_prompt=prompt, tools=None, documents=None, **special
-        ):
-            text += chunk
-            if len(text) > OUTPUT_LIMIT:
-                return "", TOO_MUCH
-    except MemoryError:
-        return "", TOO_MUCH
-    except Exception as error:  # whatever Python raises inside an expression
-        return "", f"raises {_said(error)}"
-    return text, ""
-
-
-def _said(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", 80)
-
-
-class _Generation(Extension):
-    """{% generation %}, which marks answers for transformers: what stands inside is rendered as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 - Jinja's own interface
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What transformers gives a template."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = TODAY.strftime
-    return environment
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# segments as a chat template
-
-CONDITIONS = {
-    "input": 'user["input"]',
-    "no_input": 'not user["input"]',
-    "system": "loop.first and system",
-    "no_system": "loop.first and not system",
-    "later": "not loop.first",
-}
-FIELDS = {
-    "instruction": 'user["content"]',
-    "input": 'user["input"]',
-    "system": "system",
-    "output": 'answer["content"]',
-}
-START = """\
-{#- The layout this model was trained with, by ift. A user message may have an "input" beside its "content". -#}
-{%- set system = messages[0]["content"] if messages[0]["role"] == "system" else "" -%}
-{%- set turns = messages[1:] if messages[0]["role"] == "system" else messages -%}
-"""
-NO_SYSTEM = """\
-{%- if system -%}{{- raise_exception("this model was trained without system messages") -}}{%- endif -%}
-"""
-TURN = """\
-{%- for user in turns[::2] -%}
-  {%- set asked = false -%}
-  {%- set answer = turns[loop.index0 * 2 + 1] -%}
-  {%- if user["role"] != "user" or (answer and answer["role"] != "assistant") -%}
-    {{- raise_exception("messages must be of user and assistant in turn") -}}
-  {%- endif -%}
-"""
-# no {% break %} where the answer is missing: not every renderer of chat templates knows it
-ASKED = "{%- else -%}{%- set asked = true -%}"
-END = """\
-  {%- if answer -%}{{- eos_token -}}{%- endif -%}
-{%- endfor -%}
-"""
-
-
-def export_chat_template(template: Template) -> str:
-    """A Jinja template that gives the template's text: apply_chat_template makes our tokens of a conversation.
-
-    A conversation ends after the last answer's eos_token, or with the generation prompt if the last message is a
-    user's, whatever add_generation_prompt says. There are two differences that text alone cannot express. transformers
-    encodes the text whole, we do so piece by piece: one of its tokens may span the border of an answer that begins with
-    white space or punctuation. And a message that spells the end-of-text becomes that token, unless the caller gives
-    sanitize_control_tokens=True.
-    """
-    if isinstance(template, ChatTemplate):
-        return _with_own_tokens(template)
-    has_system = any("{system}" in segment.text for segment in template.segments)
-    lines = "".join(f"  {_segment(template, place)}\n" for place in range(len(template.segments)))
-    return START + ("" if has_system else NO_SYSTEM) + TURN + lines + END
-
-
-def _with_own_tokens(template: ChatTemplate) -> str:
-    """The source, for a tokenizer whose one special token is our end-of-text.
-
-    Its end becomes ours; other special tokens that it names stay the ordinary text that they were in training.
-    """
-    from ift.text.tokenizers import END_OF_TEXT
-
-    special = dict(template.special)
-    end, source = special.get("eos_token", ""), template.source
-    if end and end != END_OF_TEXT:
-        source = source.replace(end, END_OF_TEXT)
-    wanted = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
-    given = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}
-    lines = [
-        f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
-        for name, text in wanted.items()
-        if text != given[name] and re.search(rf"\b{name}\b", source)
-    ]
-    return "".join(lines) + source
-
-
-def _segment(template: Template, place: int) -> str:
-    """What follows the output is left out where there is no answer yet: then the model writes from there on."""
-    segment, with_output = template.segments[place], ["{output}" in segment.text for segment in template.segments]
-    head, output, tail = segment.text.partition("{output}")
-    ending = ASKED if place + 1 < len(with_output) else ""
-    answer = f"{{%- if answer -%}}{_print(output + tail)}{ending}{{%- endif -%}}" if output else _print(tail)
-    written = "\n  ".join(filter(None, (_print(head), answer)))
-    conditions = [CONDITIONS[word] for word in segment.when.split() if word != "always"]
-    conditions += ["not asked"] if any(with_output[:place]) else []
-    return f"{{%- if {' and '.join(conditions)} -%}}{written}{{%- endif -%}}" if conditions else written
-
-
-def _print(text: str) -> str:
-    """Literals are JSON strings, which Jinja reads alike; ASCII it would not: it knows no surrogate pairs."""
-    parts = [
-        FIELDS[part] if number % 2 else json.dumps(part, ensure_ascii=False)
-        for number, part in enumerate(FIELD.split(text))
-        if part
-    ]
-    return f"{{{{- {' ~ '.join(parts)} -}}}}" if parts else ""
-
-
-if __name__ == "__main__":
-    _serve()

@@ -1,22 +1,17 @@
-"""What a prompt template renders: a conversation, as its turns. It knows no file, no template and no tokens."""
+"""A conversation: what a prompt template renders. It knows no file, no template and no tokens."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-
-class HasFields(Protocol):
-    @property
-    def instruction(self) -> str: ...
-    @property
-    def input(self) -> str: ...
-    @property
-    def output(self) -> str: ...
-    @property
-    def system(self) -> str: ...
-    @property
-    def history(self) -> tuple[tuple[str, str], ...]: ...
+# the names that formats and programs give to the three roles
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+}
+Message = tuple[str, str]  # role (system, user or assistant) and text
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +25,63 @@ class Turn:
     first: bool = True
 
 
-def turns_of(row: HasFields) -> list[Turn]:
-    """The conversation of a row, oldest turn first; a row without a history is one turn."""
-    turns = [(instruction, "", output) for instruction, output in row.history]
-    turns.append((row.instruction, row.input, row.output))
-    return [Turn(*turn, "" if i else row.system, not i) for i, turn in enumerate(turns)]
-
-
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """An instruction and what came before it, from anywhere. A row of a file is one, with its provenance."""
+    """The last instruction and its response, the output, and what came before. To be answered: the output is empty."""
 
     instruction: str
     input: str = ""
     output: str = ""
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()  # (instruction, output) of the earlier turns, oldest first
+
+    def turns(self) -> list[Turn]:
+        """Oldest first; a conversation without a history is one turn."""
+        turns = [(instruction, "", output) for instruction, output in self.history]
+        turns.append((self.instruction, self.input, self.output))
+        return [Turn(*turn, "" if i else self.system, not i) for i, turn in enumerate(turns)]
+
+    def without_system(self) -> Conversation:
+        """The same with its system text before the first instruction, for a template that has no place for one."""
+        if not self.system:
+            return self
+        if not self.history:
+            return replace(self, instruction=f"{self.system}\n\n{self.instruction}", system="")
+        (instruction, output), *later = self.history
+        return replace(self, history=((f"{self.system}\n\n{instruction}", output), *later), system="")
+
+
+def role_of(name: str, number: int) -> str:
+    """The role of message `number`, by any of its names. Raises ValueError where it is none of the three."""
+    if name not in ROLES:
+        raise ValueError(f"message {number} is of {name[:30]!r}, not of system, user or assistant")
+    return ROLES[name]
+
+
+def conversation_of(messages: Sequence[Message], *, answered: bool = False) -> Conversation:
+    """Messages as a conversation: a system text or none, then user and assistant in turn.
+
+    answered: the last message is the assistant's and becomes the output. Else it is the user's, and is to be answered.
+    Raises ValueError, with the reason as the end of a sentence, where they are no such conversation.
+    """
+    system = messages[0][1] if messages and messages[0][0] == "system" else ""
+    turns = messages[1:] if messages and messages[0][0] == "system" else messages
+    roles, texts = [role for role, _ in turns], [text for _, text in turns]
+    pairs, left = divmod(len(roles), 2)
+    if not roles or roles != ["user", "assistant"] * pairs + ["user"] * left or answered == bool(left):
+        shown, last = ", ".join(roles[:5]) or "none", "assistant" if answered else "user"
+        raise ValueError(f"turns are {shown}, not user and assistant in turn, {last} last")
+    output = texts.pop() if answered else ""
+    history = tuple(zip(texts[:-1:2], texts[1:-1:2], strict=True))
+    return Conversation(texts[-1], output=output, system=system, history=history)
+
+
+def join_neighbours(messages: Iterable[Message]) -> list[Message]:
+    """Messages of one role that follow each other as one message, with an empty line between their texts."""
+    joined: list[Message] = []
+    for role, text in messages:
+        if joined and joined[-1][0] == role:
+            joined[-1] = (role, f"{joined[-1][1]}\n\n{text}")
+        else:
+            joined.append((role, text))
+    return joined

@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from ift.errors import ConfigError, WeightsError
-from ift.text.conversations import HasFields, Turn, turns_of
+from ift.text.conversations import Conversation, Turn
 
 FIELD = re.compile(r"\{(instruction|input|output|system)\}")
 WHEN = ("always", "input", "no_input", "system", "no_system", "later")
@@ -44,15 +44,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rendered text with one answer to: may the loss ask for it? Or, with end, the end-of-text after a turn."""
+    """Rendered text, supervised or not. With end: no text, but the end-of-text after a turn."""
 
     text: str
     supervised: bool
     end: bool = False
 
 
-Slot = tuple[list[str], bool]  # text and names of fields in turn, and whether it is supervised
-Layout = tuple[list[Slot], bool, list[Slot]]  # before the response, whether that is supervised, after it
+Parts = tuple[list[str], bool]  # text and names of fields in turn, as FIELD.split gives them; whether it is supervised
+TurnParts = tuple[list[Parts], bool, list[Parts]]  # before the response, whether that is supervised, after it
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,25 @@ class Template:
         """From settings or anything else with text, supervised and when."""
         return cls(name, tuple(Segment(s.text, s.supervised, s.when) for s in segments), mask, turns)
 
-    def missing_place(self, row: HasFields) -> str | None:
-        """The field that a row has and the template would leave out, or None."""
+    def missing_place(self, conversation: Conversation) -> str | None:
+        """The field that a conversation has and the template would leave out, or None."""
         for field in ("system", "input"):
-            if getattr(row, field) and not any(f"{{{field}}}" in segment.text for segment in self.segments):
+            if getattr(conversation, field) and not any(f"{{{field}}}" in segment.text for segment in self.segments):
                 return field
         return None
 
-    def render(self, row: HasFields) -> tuple[list[Piece], Piece, list[Piece]]:
-        """The pieces before the last response, that response, and those after it. Its end is not among them: whether
-        it is learnt depends on the length too."""
-        *earlier, last = turns_of(row)
+    def render(self, conversation: Conversation) -> tuple[list[Piece], Piece, list[Piece]]:
+        """The pieces before the last response, that response, and those after it.
+
+        The end-of-text of the last turn is not among them: whether it is learnt depends on the length too.
+        """
+        *earlier, last = conversation.turns()
         history = [piece for turn in earlier for piece in self._earlier(turn)]
         before, response, after = self._turn(last)
         return [*history, *join(before)], response, join(after)
 
     def _turn(self, turn: Turn) -> tuple[list[Piece], Piece, list[Piece]]:
-        before, supervised, after = self._layouts[bool(turn.input), bool(turn.system), turn.first]
+        before, supervised, after = self._parts_of_kinds[bool(turn.input), bool(turn.system), turn.first]
         return (
             [Piece(_fill(parts, turn), mark) for parts, mark in before],
             Piece(turn.output, supervised),
@@ -120,14 +122,14 @@ class Template:
         )
 
     @cached_property
-    def _layouts(self) -> dict[tuple[bool, bool, bool], Layout]:
+    def _parts_of_kinds(self) -> dict[tuple[bool, bool, bool], TurnParts]:
         """The segments of each kind of turn (with input, with system, first): millions of rows are of few kinds."""
         kinds = list(product((True, False), (True, False), (True, False)))
-        return {kind: self._layout(Turn("", "x" * kind[0], "", "x" * kind[1], kind[2])) for kind in kinds}
+        return {kind: self._parts(Turn("", "x" * kind[0], "", "x" * kind[1], kind[2])) for kind in kinds}
 
-    def _layout(self, turn: Turn) -> Layout:
-        before: list[Slot] = []
-        after: list[Slot] = []
+    def _parts(self, turn: Turn) -> TurnParts:
+        before: list[Parts] = []
+        after: list[Parts] = []
         response = True
         for segment in self.segments:
             if segment.applies(turn):
@@ -144,18 +146,18 @@ class Template:
         for piece in (*join(before), *join([response, *after]), Piece("", response.supervised, end=True)):
             yield replace(piece, supervised=piece.supervised and (self.turns == "all" or not self.mask))
 
-    def pieces(self, row: HasFields) -> list[Piece]:
-        """The whole row as training sees it."""
-        before, response, after = self.render(row)
+    def pieces(self, conversation: Conversation) -> list[Piece]:
+        """The whole conversation as training sees it."""
+        before, response, after = self.render(conversation)
         return [*before, *join([response, *after])]
 
-    def prompt(self, row: HasFields) -> str:
+    def prompt(self, conversation: Conversation) -> str:
         """What the model is given at inference, as text: all that stands before the last response."""
-        return "".join(piece.text for piece in self.render(row)[0])
+        return "".join(piece.text for piece in self.render(conversation)[0])
 
-    def clean(self, text: str, row: HasFields) -> str:
+    def clean(self, text: str, conversation: Conversation) -> str:
         """A generated text as a response: without the template's own closing text and white space around it."""
-        closing = "".join(piece.text for piece in self.render(row)[2])
+        closing = "".join(piece.text for piece in self.render(conversation)[2])
         return text.strip().removesuffix(closing.strip()).strip() if closing.strip() else text.strip()
 
     @property
@@ -176,13 +178,15 @@ class Template:
 
 
 def _fill(parts: list[str], turn: Turn) -> str:
-    """Text and names of fields in turn, as FIELD.split gives them."""
+    """Text and names of fields in turn, with the turn's texts in the place of the names."""
     return "".join([getattr(turn, part) if i % 2 else part for i, part in enumerate(parts)])
 
 
 def join(pieces: Iterable[Piece]) -> list[Piece]:
-    """Neighbours with the same supervision as one piece, empty ones gone: tokens may then span a segment border
-    but never the border of what is supervised."""
+    """Neighbours with the same supervision as one piece, empty ones gone.
+
+    Tokens may then span the border of two segments, but never that of what is supervised.
+    """
     joined: list[Piece] = []
     for piece in pieces:
         if joined and joined[-1].supervised == piece.supervised and not (joined[-1].end or piece.end):

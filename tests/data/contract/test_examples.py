@@ -13,7 +13,7 @@ CLOSED = Template("closed", (*SEGMENTS, Segment("#", supervised=True)))
 
 
 def row(instruction, given, output):
-    return Row(instruction, given, output, "rows.json", 7)
+    return Row(instruction, given, output, file="rows.json", number=7)
 
 
 @pytest.fixture

@@ -18,21 +18,21 @@ def row_of(record, **fields):
 def test_the_file_may_have_names_of_its_own():
     record = {"question": "Why?", "completion": "So.", "input": "not asked for", "kind": "short"}
     row = row_of(record, instruction="question", input="context", output="completion", category="kind")
-    assert row == Row("Why?", "", "So.", "f", 4, category="short")
+    assert row == Row("Why?", "", "So.", file="f", number=4, category="short")
 
 
 @pytest.mark.parametrize("record", [{"input": None}, {}, {"input": ""}])
 def test_a_missing_or_null_input_is_an_empty_one(record):
-    assert row_of({"instruction": "a", "output": "b", **record}) == Row("a", "", "b", "f", 4)
+    assert row_of({"instruction": "a", "output": "b", **record}) == Row("a", "", "b", file="f", number=4)
 
 
 def test_an_input_alone_is_a_row():
-    assert row_of({"instruction": "", "input": "2+2=", "output": "4"}) == Row("", "2+2=", "4", "f", 4)
+    assert row_of({"instruction": "", "input": "2+2=", "output": "4"}) == Row("", "2+2=", "4", file="f", number=4)
 
 
 def test_text_is_kept_as_it_stands_white_space_included():
     record = {"instruction": " a ", "input": "\n", "output": "b\n"}
-    assert row_of(record) == Row(" a ", "\n", "b\n", "f", 4)
+    assert row_of(record) == Row(" a ", "\n", "b\n", file="f", number=4)
 
 
 def turns(*texts, names=("user", "assistant"), role="role", content="content"):
@@ -40,27 +40,31 @@ def turns(*texts, names=("user", "assistant"), role="role", content="content"):
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
-CONVERSATION = Row("And 2+2?", "", "4", "f", 4, system="Be brief.", history=(("1+1?", "2"),))
+CONVERSATION = Row("And 2+2?", "", "4", file="f", number=4, system="Be brief.", history=(("1+1?", "2"),))
 
 
 @pytest.mark.parametrize(
     ("record", "kind", "row"),
     [
-        ({"instruction": "a", "output": "b"}, "alpaca", Row("a", "", "b", "f", 4)),
-        ({"instruction": "a", "output": "b", "system": "s"}, "alpaca", Row("a", "", "b", "f", 4, system="s")),
-        ({"prompt": "a", "completion": "b"}, "prompt", Row("a", "", "b", "f", 4)),
-        ({"messages": turns("a", "b")}, "messages", Row("a", "", "b", "f", 4)),
+        ({"instruction": "a", "output": "b"}, "alpaca", Row("a", "", "b", file="f", number=4)),
+        (
+            {"instruction": "a", "output": "b", "system": "s"},
+            "alpaca",
+            Row("a", "", "b", file="f", number=4, system="s"),
+        ),
+        ({"prompt": "a", "completion": "b"}, "prompt", Row("a", "", "b", file="f", number=4)),
+        ({"messages": turns("a", "b")}, "messages", Row("a", "", "b", file="f", number=4)),
         ({"messages": [SYSTEM, *turns("1+1?", "2", "And 2+2?", "4")]}, "messages", CONVERSATION),
-        ({"messages": turns("a", "b"), "prompt": "a"}, "messages", Row("a", "", "b", "f", 4)),
+        ({"messages": turns("a", "b"), "prompt": "a"}, "messages", Row("a", "", "b", file="f", number=4)),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, *turns("a", "b")[1:]]},
             "messages",
-            Row("a", "", "b", "f", 4),
+            Row("a", "", "b", file="f", number=4),
         ),
         (
             {"conversations": turns("a", "b", names=("human", "gpt"), role="from", content="value")},
             "conversations",
-            Row("a", "", "b", "f", 4),
+            Row("a", "", "b", file="f", number=4),
         ),
         (
             {
@@ -162,19 +166,19 @@ def test_a_whole_emoji_is_no_half_character():
 
 
 def test_two_rows_that_say_the_same_have_the_same_digest_wherever_they_stand():
-    row = Row("a", "", "b", "f", 1)
-    assert row.digest == Row("a", "", "b", "g", 2, category="c").digest
+    row = Row("a", "", "b", file="f", number=1)
+    assert row.digest == Row("a", "", "b", file="g", number=2, category="c").digest
     others = [
-        Row("a", "b", "", "f", 1),
-        Row("a", "", "b", "f", 1, system="s"),
-        Row("a", "", "b", "f", 1, history=(("c", "d"),)),
+        Row("a", "b", "", file="f", number=1),
+        Row("a", "", "b", file="f", number=1, system="s"),
+        Row("a", "", "b", file="f", number=1, history=(("c", "d"),)),
     ]
     assert len({row.digest, *(other.digest for other in others)}) == 4
 
 
 def test_the_prompt_of_a_row_is_all_text_before_its_output():
     assert CONVERSATION.prompt == "Be brief. | 1+1? | 2 | And 2+2? | "
-    assert Row("a", "b", "c", "f", 1).prompt == "a | b"
+    assert Row("a", "b", "c", file="f", number=1).prompt == "a | b"
 
 
 def test_whatever_was_dropped_can_be_written_down(tmp_path):
@@ -186,7 +190,7 @@ def test_whatever_was_dropped_can_be_written_down(tmp_path):
 
 
 def test_rows_that_a_run_kept_come_back_as_they_were(tmp_path):
-    rows = [Row("a", "", "b\u2028", "f.json", 3, category="c"), CONVERSATION]
+    rows = [Row("a", "", "b\u2028", file="f.json", number=3, category="c"), CONVERSATION]
     write_jsonl(tmp_path / "test.jsonl", (row.to_json() for row in rows))
     assert read_stored_rows(tmp_path / "test.jsonl") == rows
     assert set(read_jsonl(tmp_path / "test.jsonl")[0]) == {

@@ -19,7 +19,6 @@ from lm_eval.tasks import TaskManager
 from ift import stops
 from ift.artifacts.model_folder import load_model_folder, save_model_folder
 from ift.data.demo import demo_rows
-from ift.data.reading.rows import Row
 from ift.errors import ConfigError, Stopped
 from ift.evaluation.harness.adapter import IftLM, Rendered
 from ift.evaluation.journal import Lines
@@ -28,6 +27,7 @@ from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.model.linear import compute_in
 from ift.text.chat_templates import ChatTemplate, template_from
+from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 
@@ -287,7 +287,7 @@ HISTORY = [
 
 def test_a_prompt_is_token_for_token_what_training_put_before_a_response(subject, template):
     adapter = in_template(subject, template)
-    row = Row("Name another.", "", "", "", 1, system="Be brief.", history=(("Name a color.", "Red."),))
+    row = Conversation("Name another.", system="Be brief.", history=(("Name a color.", "Red."),))
     rendered = adapter.apply_chat_template(HISTORY)
     assert adapter.tok_encode(rendered) == encode_prompt(row, template, subject.tokenizer)
     assert adapter.tok_encode(rendered).count(subject.tokenizer.end_of_text) == sum(
@@ -295,7 +295,7 @@ def test_a_prompt_is_token_for_token_what_training_put_before_a_response(subject
     )
     given, scored = adapter._encode_pair(rendered, " Blue.")
     assert given == adapter.tok_encode(rendered)
-    response = template.render(Row("Name another.", "", "Blue.", "", 1))[1].text
+    response = template.render(Conversation("Name another.", "", "Blue."))[1].text
     assert scored == subject.tokenizer.encode(response)
 
 
@@ -370,9 +370,9 @@ def test_a_task_of_the_harness_in_template_form_is_the_template_s_conversation(
     for number, question in enumerate(questions):
         first, second = [n for n in range(4) if n != number][:2]
         solved = [(questions[n], ("yes", "no")[n % 2]) for n in (first, second)]
-        row = Row(question, "", "", "", 1, history=tuple(solved))
+        row = Conversation(question, history=tuple(solved))
         if not multiturn:
-            row = Row("".join(f"{q} {a}\n\n" for q, a in solved) + question, "", "", "", 1)
+            row = Conversation("".join(f"{q} {a}\n\n" for q, a in solved) + question)
         expected += [
             (encode_prompt(row, zephyr, subject.tokenizer), subject.tokenizer.encode(answer))
             for answer in ("yes", "no")
@@ -401,7 +401,7 @@ def test_an_answer_ends_where_the_template_closes_it(subject, settings_of):
     [text] = adapter.generate_until(requests("", ("Tell me", free)))
     assert len(text) > 8
     closed = ChatTemplate("x", source=ZEPHYR.replace("eos_token", repr(text[4:7])), special=())
-    assert closed.render(Row("x", "", "", "", 1))[2][0].text.strip() == text[4:7].strip()
+    assert closed.render(Conversation("x"))[2][0].text.strip() == text[4:7].strip()
     other = in_template(subject, closed)
     [found] = other.generate_until(requests("", ("Tell me", free)))
     assert text[4:7].strip() not in found

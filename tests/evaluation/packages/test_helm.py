@@ -17,7 +17,6 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from ift.artifacts.model_folder import load_model_folder, save_model_folder
-from ift.data.reading.rows import Row
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.engines import evaluate
@@ -26,6 +25,7 @@ from ift.export.source import Source
 from ift.generation.engine import generate
 from ift.run import read_json, read_jsonl, write_json
 from ift.settings import EvaluateSettings
+from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 from tests.running import ROOT, clean_environment
 from tests.tiny_run import make_run
@@ -245,7 +245,7 @@ def test_the_settings_name_our_model_with_and_without_its_template(made, setting
     assert template["client_spec"]["args"]["apply_chat_template"] is True
     assert raw["max_sequence_length"] == 256
     _, tokenizer, own = load_model_folder(made.model)
-    around = len(encode_prompt(Row("x", "", "", "f", 1), own, tokenizer))
+    around = len(encode_prompt(Conversation("x"), own, tokenizer))
     assert template["max_sequence_length"] == 256 - around - 1
     for config in read_json(seen / "tokenizer_configs.yaml")["tokenizer_configs"]:
         assert config["end_of_text_token"] == config["prefix_token"] == "<|endoftext|>"
@@ -418,7 +418,7 @@ def test_helm_s_completions_are_ours_and_its_exact_match_is_our_count(settings, 
         name = path.parent.name
         for state in read_json(path)["request_states"]:
             asked, [said] = state["request"], state["result"]["completions"]
-            row = Row(asked["prompt"], "", "", "f", 1)
+            row = Conversation(asked["prompt"])
             prompt = asked["prompt"] if name.endswith("-raw") else template.prompt(row)
             [answer] = generate(
                 model,

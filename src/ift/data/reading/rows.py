@@ -14,20 +14,17 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ift.data.demo import demo_rows
 from ift.data.reading.containers import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl
+from ift.text.conversations import Conversation, Message, conversation_of, role_of
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
-}
 # what other data sets call a field: for the hint in a message, never to guess in silence
 SYNONYMS = {
     "instruction": ("prompt", "question", "query", "ask", "problem", "user", "request", "q"),
@@ -35,17 +32,12 @@ SYNONYMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One instruction and the output it asks for; in a conversation the last turn, the earlier ones in history."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Conversation):
+    """A conversation from a file, with its place there."""
 
-    instruction: str
-    input: str
-    output: str
     file: str
     number: int  # of the record in its file, from 1; the line for JSONL
-    system: str = ""
-    history: tuple[tuple[str, str], ...] = ()  # (instruction, output) of the earlier turns, oldest first
     category: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -61,20 +53,15 @@ class Row:
 
     @property
     def prompt(self) -> str:
-        """All text that stands before the output: what makes two rows ask the same. The last bar is always there."""
+        """All text before the output; rows are compared by it. The bar before the input is there without one too."""
         earlier = [text for turn in self.history for text in turn]
         return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
 
     @property
     def digest(self) -> bytes:
         """16 bytes of BLAKE2b over all that the model sees: equal for equal rows wherever they stand."""
-        texts = (
-            self.instruction,
-            self.input,
-            self.output,
-            self.system,
-            *(text for turn in self.history for text in turn),
-        )
+        history = (text for turn in self.history for text in turn)
+        texts = (self.instruction, self.input, self.output, self.system, *history)
         return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()  # no text holds a NUL
 
 
@@ -125,20 +112,32 @@ def make_row(record: Any, fields: Mapping[str, str], *, file: str, number: int) 
     if kind == "prompt":
         fields = {**fields, "instruction": "prompt", "output": "completion"}
     if kind in ("messages", "conversations"):
-        system, turns = _turns(record, fields[kind])
+        conversation = _conversation(record, fields[kind])
     else:
-        turn = (_text(record, fields, "instruction"), _text(record, fields, "output"))
-        system, turns = _text(record, fields, "system", optional=True), [turn]
-    given = _text(record, fields, "input", optional=True) if kind in ("alpaca", "prompt") else ""
-    for instruction, output in turns:
-        if not output.strip():
+        conversation = Conversation(
+            _text(record, fields, "instruction"),
+            output=_text(record, fields, "output"),
+            system=_text(record, fields, "system", optional=True),
+            input=_text(record, fields, "input", optional=True),
+        )
+    turns = conversation.turns()
+    for turn in turns:
+        if not turn.output.strip():
             raise BadRow(f'"{fields["output"]}" is empty' if len(turns) == 1 else "an answer is empty")
-        if not instruction.strip() and not given.strip():
+        if not turn.instruction.strip() and not turn.input.strip():
             raise BadRow("instruction and input are empty" if len(turns) == 1 else "an instruction is empty")
-    (instruction, output), history = turns[-1], tuple(turns[:-1])
     category = record.get(fields["category"])
     category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
-    return Row(instruction, given, output, file, number, system, history, category)
+    return Row(
+        conversation.instruction,
+        conversation.input,
+        conversation.output,
+        conversation.system,
+        conversation.history,
+        file=file,
+        number=number,
+        category=category,
+    )
 
 
 def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, optional: bool = False) -> str:
@@ -183,31 +182,32 @@ def _is_talk(messages: list[Any]) -> bool:
     return isinstance(first, dict) and ("role" in first or "from" in first)
 
 
-def _turns(record: Mapping[str, Any], key: str) -> tuple[str, list[tuple[str, str]]]:
-    """System text and (instruction, output) of each turn. OpenAI's and ShareGPT's spelling may be mixed."""
-    messages = []
-    for number, message in enumerate(record[key], start=1):
-        if not isinstance(message, dict):
-            raise BadRow(f"message {number} is {kind_of(message)}, not an object")
-        role = message.get("role", message.get("from"))
-        if not isinstance(role, str | None) or role not in ROLES:
-            named = repr(role[:30]) if isinstance(role, str) else kind_of(role)
-            raise BadRow(f"message {number} is of {named}, not of system, user or assistant")
-        content = message.get("content", message.get("value"))
-        if isinstance(content, list):  # OpenAI's parts
-            if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-                raise BadRow(f"message {number} has parts that are not text")
-            content = "".join(_checked(part.get("text"), f"message {number}") for part in content)
-        messages.append((ROLES[role], _checked(content, f"message {number}")))
-    given = record.get("system")  # ShareGPT's other place for it
-    system = given if isinstance(given, str) else ""
-    if messages and messages[0][0] == "system":
-        system = messages.pop(0)[1]
-    roles = [role for role, _ in messages]
-    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
-        raise BadRow(f"turns are {', '.join(roles[:5]) or 'none'}, not user and assistant in turn, assistant last")
-    texts = [text for _, text in messages]
-    return _checked(system, "the system text"), list(zip(texts[::2], texts[1::2], strict=True))
+def _conversation(record: Mapping[str, Any], key: str) -> Conversation:
+    """The conversation of a list of messages. OpenAI's and ShareGPT's spelling may be mixed."""
+    try:
+        messages = [_message(message, number) for number, message in enumerate(record[key], start=1)]
+        conversation = conversation_of(messages, answered=True)
+    except ValueError as error:
+        raise BadRow(str(error)) from error
+    system = record.get("system")  # ShareGPT's other place for it
+    if isinstance(system, str) and messages[0][0] != "system":
+        conversation = replace(conversation, system=_checked(system, "the system text"))
+    return conversation
+
+
+def _message(message: Any, number: int) -> Message:
+    if not isinstance(message, dict):
+        raise BadRow(f"message {number} is {kind_of(message)}, not an object")
+    role = message.get("role", message.get("from"))
+    if not isinstance(role, str):
+        raise BadRow(f"message {number} is of {kind_of(role)}, not of system, user or assistant")
+    role = role_of(role, number)
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):  # OpenAI's parts
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            raise BadRow(f"message {number} has parts that are not text")
+        content = "".join(_checked(part.get("text"), f"message {number}") for part in content)
+    return role, _checked(content, f"message {number}")
 
 
 def kind_of(value: Any) -> str:
@@ -218,10 +218,8 @@ def kind_of(value: Any) -> str:
 
 
 def read_demo(n: int = 4000) -> list[Row]:
-    from ift.data.demo import demo_rows
-
     return [
-        Row(row["instruction"], row["input"], row["output"], "demo", number, category=row["category"])
+        Row(row["instruction"], row["input"], row["output"], file="demo", number=number, category=row["category"])
         for number, row in enumerate(demo_rows(n), start=1)
     ]
 

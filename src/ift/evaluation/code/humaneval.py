@@ -143,7 +143,9 @@ def write_programs(
     asked_for = bench.settings.eval
     context = subject.model.config.context_length
     generate = replace(asked_for.generate, max_new_tokens=min(asked_for.generate.max_new_tokens, context // 2))
-    rows = [Row(INSTRUCTION.format(prompt=p.prompt.strip()), "", "", "HumanEval", i) for i, p in enumerate(problems, 1)]
+    rows = [
+        Row(INSTRUCTION.format(prompt=p.prompt.strip()), file="HumanEval", number=i) for i, p in enumerate(problems, 1)
+    ]
     stop: tuple[str, ...] = ()
     if form == "template":
         assert subject.template

@@ -34,8 +34,8 @@ from ift.evaluation.subject import Subject
 from ift.generation.engine import Generated, Sampling, generate
 from ift.generation.likelihoods import Answer, Window, log_likelihoods
 from ift.model.gpt import GPT
-from ift.text.chat_templates import export_chat_template
-from ift.text.conversations import Conversation
+from ift.text.chat_template_export import export_chat_template
+from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
 from ift.text.encoding import encode_piece
 from ift.text.templates import Piece
 from ift.text.tokenizers import END_OF_TEXT
@@ -195,14 +195,10 @@ class IftLM(TemplateLM):
         template = self.subject.template if self.prompt == "template" else None
         if template is None:
             raise ConfigError("apply_chat_template: this model is asked in the raw form (use prompt=template)")
-        system, turns, begun = _turns(chat_history)
-        *history, (instruction, _) = turns
-        row = Conversation(instruction, system=system, history=tuple(history))
-        if template.missing_place(row) == "system":
-            first = [(f"{system}\n\n{turns[0][0]}", turns[0][1]), *turns[1:]]
-            *history, (instruction, _) = first
-            row = Conversation(instruction, history=tuple(history))
-        before, response, _ = template.render(row)
+        conversation, begun = _conversation(chat_history)
+        if template.missing_place(conversation) == "system":
+            conversation = conversation.without_system()
+        before, response, _ = template.render(conversation)
         return Rendered(before, response.text, begun)
 
     def _in_template(self, context: str) -> str:
@@ -447,25 +443,21 @@ def _several() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def _turns(messages: Sequence[dict[str, str]]) -> tuple[str, list[tuple[str, str]], str]:
-    """System text, (instruction, answer) of each turn with the last answer empty, and that answer as far as it is.
+def _conversation(messages: Sequence[dict[str, str]]) -> tuple[Conversation, str]:
+    """The conversation up to the last answer, and that answer as far as it is.
 
-    Messages of one role that follow each other are one, with an empty line between.
+    Messages of one role that follow each other are one. Where a message of the other role is missing, it is empty.
     """
-    joined: list[tuple[str, str]] = []
     for message in messages:
-        role, content = message["role"], message["content"]
-        if role not in ("system", "user", "assistant"):
-            raise ConfigError(f"apply_chat_template: a message by {role!r} (must be system, user or assistant)")
-        if joined and joined[-1][0] == role:
-            content = f"{joined.pop()[1]}\n\n{content}"
-        joined.append((role, content))
-    system = joined.pop(0)[1] if joined and joined[0][0] == "system" else ""
+        if message["role"] not in ROLES:
+            raise ConfigError(
+                f"apply_chat_template: a message by {message['role']!r} (must be system, user or assistant)"
+            )
+    joined = join_neighbours((ROLES[message["role"]], message["content"]) for message in messages)
     begun = joined.pop()[1] if joined and joined[-1][0] == "assistant" else ""
+    system = [joined.pop(0)] if joined and joined[0][0] == "system" else []
     turns: list[tuple[str, str]] = []
-    for role, content in joined:
-        if role == "assistant":
-            turns[-1:] = [(turns[-1][0] if turns else "", content)]
-        else:
-            turns.append((content, ""))
-    return system, turns or [("", "")], begun
+    for role, text in joined:
+        role, due = "assistant" if role == "assistant" else "user", "assistant" if len(turns) % 2 else "user"
+        turns += [(role, text)] if role == due else [(due, ""), (role, text)]
+    return conversation_of([*system, *(turns or [("user", "")])]), begun

@@ -112,7 +112,7 @@ def read_baseline(bench: Bench) -> Baseline:
     if reference:
         answers = open_answers(reference)
         rows = [
-            Row(a.instruction, a.input, a.response, a.file or answers.name, a.row or number)
+            Row(a.instruction, a.input, a.response, file=a.file or answers.name, number=a.row or number)
             for number, a in enumerate(answers.rows, start=1)
         ][:limit]
         if not rows:
@@ -145,7 +145,7 @@ def _row(record: Any, path: Path, number: int) -> Row:
         if not isinstance(record.get(key), str):
             raise DataError(f'{path}:{number}: "{key}" is {kind_of(record.get(key))}, not text')
     clean = {key: record[key].encode("utf-8", "replace").decode() for key in ("instruction", "output")}
-    return Row(clean["instruction"], "", clean["output"], path.name, number)
+    return Row(clean["instruction"], "", clean["output"], file=path.name, number=number)
 
 
 def hub_file(bench: Bench, name: str) -> Path:

@@ -29,8 +29,7 @@ from ift.evaluation.recorded import AskedJudge, AskedModel, OnlyPlannedError, Qu
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
-from ift.text.conversations import Conversation
-from ift.text.templates import Template
+from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
 
 # what a registry may name as a class, and which of its arguments a file may give
 FILES = frozenset({"samples_jsonl", "few_shot_jsonl"})
@@ -278,30 +277,19 @@ def as_row(prompt: Any, subject: Subject) -> Row:
     row are one turn. A conversation that does not end with the user is one instruction.
     """
     assert subject.template
-    messages = _messages(prompt)
+    messages = [(ROLES.get(role, "user"), text) for role, text in _messages(prompt)]
     system = ""
-    turns: list[tuple[str, str]] = []
-    while len(messages) > 1 and messages[0][0] in ("system", "developer"):
+    while len(messages) > 1 and messages[0][0] == "system":
         system = "\n\n".join(filter(None, (system, messages.pop(0)[1])))
-    for role, text in messages:
-        role = "assistant" if role == "assistant" else "user"
-        if turns and turns[-1][0] == role:
-            turns[-1] = (role, f"{turns[-1][1]}\n\n{text}")
-        else:
-            turns.append((role, text))
-    roles = [role for role, _ in turns]
-    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
-        turns = [("user", "\n\n".join(text for _, text in turns))]
-    if system and not _has_system(subject.template):
-        turns[0] = ("user", f"{system}\n\n{turns[0][1]}")
-        system = ""
-    texts = [text for _, text in turns]
-    history = tuple(zip(texts[:-1:2], texts[1:-1:2], strict=True))
-    return Row(texts[-1], "", "", "", 1, system, history)
-
-
-def _has_system(template: Template) -> bool:
-    return template.missing_place(Conversation("x", system="x")) is None
+    turns = join_neighbours((role if role == "assistant" else "user", text) for role, text in messages)
+    try:
+        conversation = conversation_of(turns)
+    except ValueError:
+        conversation = Conversation("\n\n".join(text for _, text in turns))
+    conversation = replace(conversation, system=system)
+    if subject.template.missing_place(conversation):
+        conversation = conversation.without_system()
+    return Row(conversation.instruction, system=conversation.system, history=conversation.history, file="", number=1)
 
 
 # -- what it comes to ----------------------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""Our prompt as a Jinja chat template, for transformers, vLLM and llama.cpp.
+
+The frame of what is written stands in chat_template.jinja.j2, with << >> and <% %> for what is filled in here; the
+segments are written as Jinja by this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jinja2
+
+from ift.text.chat_templates import SPECIAL, ChatTemplate
+from ift.text.templates import FIELD, Template
+from ift.text.tokenizers import END_OF_TEXT
+
+CONDITIONS = {
+    "input": 'user["input"]',
+    "no_input": 'not user["input"]',
+    "system": "loop.first and system",
+    "no_system": "loop.first and not system",
+    "later": "not loop.first",
+}
+FIELDS = {
+    "instruction": 'user["content"]',
+    "input": 'user["input"]',
+    "system": "system",
+    "output": 'answer["content"]',
+}
+# no {% break %} where the answer is missing: not every renderer of chat templates knows it
+NO_ANSWER = "{%- else -%}{%- set asked = true -%}"
+
+
+def export_chat_template(template: Template) -> str:
+    """A Jinja template that gives the template's text: apply_chat_template makes our tokens of a conversation.
+
+    A conversation ends after the last answer's eos_token, or with the generation prompt if the last message is a
+    user's, whatever add_generation_prompt says. There are two differences that text alone cannot express. transformers
+    encodes the text whole, we do so piece by piece: one of its tokens may span the border of an answer that begins with
+    white space or punctuation. And a message that spells the end-of-text becomes that token, unless the caller gives
+    sanitize_control_tokens=True.
+    """
+    if isinstance(template, ChatTemplate):
+        return _with_own_tokens(template)
+    frame = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # the result is a template: the texts in it are JSON strings
+        undefined=jinja2.StrictUndefined,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("chat_template.jinja.j2")
+    return frame.render(
+        has_system=any("{system}" in segment.text for segment in template.segments),
+        segments=[_segment(template, place) for place in range(len(template.segments))],
+    )
+
+
+def _with_own_tokens(template: ChatTemplate) -> str:
+    """The source, for a tokenizer whose one special token is our end-of-text.
+
+    Its end becomes ours; other special tokens that it names stay the ordinary text that they were in training.
+    """
+    special = dict(template.special)
+    end, source = special.get("eos_token", ""), template.source
+    if end and end != END_OF_TEXT:
+        source = source.replace(end, END_OF_TEXT)
+    wanted = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
+    given = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}
+    lines = [
+        f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
+        for name, text in wanted.items()
+        if text != given[name] and re.search(rf"\b{name}\b", source)
+    ]
+    return "".join(lines) + source
+
+
+def _segment(template: Template, place: int) -> str:
+    """What follows the output is left out where there is no answer yet: then the model writes from there on."""
+    segment, with_output = template.segments[place], ["{output}" in segment.text for segment in template.segments]
+    head, output, tail = segment.text.partition("{output}")
+    ending = NO_ANSWER if place + 1 < len(with_output) else ""
+    answer = f"{{%- if answer -%}}{_print(output + tail)}{ending}{{%- endif -%}}" if output else _print(tail)
+    written = "\n  ".join(filter(None, (_print(head), answer)))
+    conditions = [CONDITIONS[word] for word in segment.when.split() if word != "always"]
+    conditions += ["not asked"] if any(with_output[:place]) else []
+    return f"{{%- if {' and '.join(conditions)} -%}}{written}{{%- endif -%}}" if conditions else written
+
+
+def _print(text: str) -> str:
+    """Literals are JSON strings, which Jinja reads alike; ASCII it would not: it knows no surrogate pairs."""
+    parts = [
+        FIELDS[part] if number % 2 else json.dumps(part, ensure_ascii=False)
+        for number, part in enumerate(FIELD.split(text))
+        if part
+    ]
+    return f"{{{{- {' ~ '.join(parts)} -}}}}" if parts else ""
