@@ -27,7 +27,7 @@ def test_messages_become_a_conversation_with_its_answer_or_to_be_answered():
     ],
 )
 def test_messages_that_are_no_conversation_say_why(roles, answered, shown):
-    with pytest.raises(ValueError, match="^turns are ") as caught:
+    with pytest.raises(ValueError, match=r"^turns are ") as caught:
         conversation_of([(role, "x") for role in roles.split()], answered=answered)
     assert str(caught.value).startswith(f"turns are {shown}")
 

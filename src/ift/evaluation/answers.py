@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ift.data.reading.containers import Unreadable, read_records
+from ift.data.reading.containers import read_records
 from ift.data.reading.rows import kind_of
+from ift.data.reading.window import Unreadable
 from ift.errors import ConfigError, DataError
 from ift.run import RunFolder
 

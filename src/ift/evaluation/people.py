@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ift.data.reading.containers import MAX_ROW
+from ift.data.reading.window import MAX_ROW
 from ift.errors import DataError
 from ift.evaluation.answers import Answer
 from ift.run import write_text

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ift.data.reading import containers
-from ift.data.reading.containers import Unreadable, data_files, read_records
+from ift.data.reading import containers, json_records, window
+from ift.data.reading.containers import data_files, read_records
+from ift.data.reading.window import Unreadable
 from ift.errors import DataError, MachineError
 
 RECORDS = [
@@ -252,7 +253,8 @@ def test_a_row_of_a_million_bytes_is_kept_and_one_of_a_byte_more_is_not(write, n
 
 @pytest.mark.parametrize("chunk", range(1, 30))
 def test_a_long_row_ends_where_its_strings_and_brackets_do(write, chunk, monkeypatch):
-    monkeypatch.setattr(containers, "MAX_ROW", 50)
+    for module in (window, json_records):
+        monkeypatch.setattr(module, "MAX_ROW", 50)
     row = '{"a": "' + "x" * 150 + r'\",]}\\", "b": [{}, "]"], "c": "\\\\\""}'
     expected = [(1, Unreadable("197 bytes, more than 50 in one row", row)), (2, {"d": 1})]
     assert read(write("a.json", f'[{row}, {{"d": 1}}]'), chunk) == expected

@@ -3,8 +3,8 @@ from datetime import date
 
 import pytest
 
-from ift.data.reading.containers import Unreadable
 from ift.data.reading.rows import BadRow, Dropped, Row, format_of, make_row, read_stored_rows
+from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl, write_jsonl
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
-from ift.data.reading.containers import Unreadable
+from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl
 from ift.text.conversations import Conversation, Message, conversation_of, role_of

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ift.data.reading.containers import Unreadable, read_records
+from ift.data.reading.containers import read_records
+from ift.data.reading.window import Unreadable
 from ift.errors import ConfigError, DataError, one_line
 from ift.run import write_jsonl
 
