@@ -1,10 +1,12 @@
 """The one form of results: numbers, samples, a place on the page; and what all evaluations get from it."""
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
 from ift.errors import ConfigError, DataError
+from ift.evaluation import engines
 from ift.evaluation.engines import without_network
 from ift.evaluation.results import Score, interval, read_results, show_scores
 from ift.evaluation.subject import Subject
@@ -12,7 +14,7 @@ from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.pages.report import write_report
 from ift.run import RunFolder, write_json
-from ift.settings import GenerateSettings
+from ift.settings import ENGINES, GenerateSettings
 
 GREEDY = GenerateSettings(max_new_tokens=12, temperature=0.0, top_k=None, top_p=None, batch_size=4)
 
@@ -39,6 +41,11 @@ def subject(byte_tokenizer) -> Subject:
     torch.manual_seed(3)
     config = GPTConfig(n_layer=1, n_head=2, n_embd=16, context_length=40, vocab_size=257, dropout=0.0, tie_weights=True)
     return Subject("tuned", GPT(config), byte_tokenizer, None)
+
+
+def test_every_engine_that_can_be_chosen_has_a_module():
+    assert set(engines.ENGINES) == set(ENGINES)
+    assert all(find_spec(module) for module in engines.ENGINES.values())
 
 
 def test_a_score_says_its_interval_and_of_how_many():
