@@ -9,8 +9,10 @@ from hydra import compose, initialize_config_dir
 
 from ift.entry import as_ift_error, into_the_resumed, options_first, refuse_secrets
 from ift.errors import ConfigError, DataError, MachineError
+from ift.forms import CONFIG
 from ift.settings import (
     RULES,
+    CheckSettings,
     EvaluateSettings,
     Settings,
     keys,
@@ -132,8 +134,27 @@ def test_null_always_means_not_set(settings_of):
 
 
 def test_every_rule_is_about_a_setting_that_exists():
-    known = [*keys(Settings), *keys(EvaluateSettings), "prompt.segments.when"]
-    assert [rule for rule in RULES if not any(key == rule or key.endswith("." + rule) for key in known)] == []
+    assert set(RULES[Settings]) <= set(keys(Settings))
+    assert set(RULES[EvaluateSettings]) <= set(keys(EvaluateSettings))
+    assert RULES[CheckSettings] is RULES[Settings]
+
+
+def test_a_rule_is_of_one_whole_key_and_of_no_other_that_ends_alike(monkeypatch):
+    @dataclasses.dataclass
+    class Adapter:
+        dropout: float
+        lr: float
+
+    @dataclasses.dataclass
+    class Group:
+        adapter: Adapter
+        lr: float
+
+    monkeypatch.setitem(RULES, Group, {"lr": RULES[Settings]["optim.lr"]})
+    read = read_settings({"adapter": {"dropout": 7.0, "lr": -1.0}, "lr": 0.1}, Group)
+    assert (read.adapter.dropout, read.adapter.lr) == (7.0, -1.0)
+    with pytest.raises(ConfigError, match=r"^lr=-1.0: must be above 0$"):
+        read_settings({"adapter": {"dropout": 7.0, "lr": -1.0}, "lr": -1.0}, Group)
 
 
 @pytest.mark.parametrize("override", ["model=pretrained", "~optim.lr"])
@@ -182,7 +203,9 @@ def test_evaluate_has_settings_of_its_own():
 def test_saved_settings_read_back_as_the_same_settings(settings_of, tmp_path):
     settings = settings_of("prompt=chatml", "data.path=a b.json", "optim.lr=1e-5", "trainer.max_steps=null")
     save_settings(settings, tmp_path / "config.yaml")
-    assert read_settings(yaml.safe_load((tmp_path / "config.yaml").read_text()), Settings) == settings
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert stored.pop("format") == CONFIG.version
+    assert read_settings(stored, Settings) == load_settings(tmp_path / "config.yaml") == settings
 
 
 # -- a run that goes on ---------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 
-LIMIT = 200  # characters of a whole error line: it must fit a terminal and a log viewer
+LIMIT = 300  # characters of a whole error line: it must fit a terminal and a log viewer
+WORD = 40  # characters that are left of a long path when it alone is shortened
 
 
 class IftError(Exception):
@@ -63,13 +64,51 @@ def refused_by_disk(error: OSError, where: str = "") -> MachineError:
 
 
 def one_line(text: str, limit: int = LIMIT) -> str:
-    """Text from anywhere as a single printable line: no line breaks, no escape codes, at most `limit` characters."""
+    """Text from anywhere as a single printable line: no line breaks, no escape codes, at most `limit` characters.
+
+    What is too long is shortened in its middle: first the longest word (a path), then all that stands before the
+    advice. The advice, in brackets at the end, stays whole as long as it leaves a quarter of the line to the rest.
+    """
     printable = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(printable.split())
     if len(line) <= limit:
         return line
-    tail = limit // 3  # the end holds "(what to do)"
-    return line[: limit - tail - 3] + "..." + line[-tail:]
+    start = _advice_start(line)
+    advice = line[start:]
+    room = limit - len(advice)
+    if not advice or room < limit // 4:
+        return _shortened(line, limit)
+    return _shortened(line[:start], room) + advice
+
+
+def _advice_start(line: str) -> int:
+    """Where the brackets that end a line begin, with the space before them; the line's length if none do."""
+    depth = 0
+    for place in range(len(line) - 1, -1, -1):
+        depth += (line[place] == ")") - (line[place] == "(")
+        if depth <= 0:
+            return place - (line[place - 1 : place] == " ") if line[place] == "(" else len(line)
+    return len(line)
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    longest = max(text.split(" "), key=len)
+    room = limit - (len(text) - len(longest))
+    if room >= WORD:
+        return text.replace(longest, _without_middle(longest, room, tail=room // 2), 1)
+    return _without_middle(text, limit, tail=limit // 3)
+
+
+def _without_middle(text: str, limit: int, *, tail: int) -> str:
+    return text[: limit - tail - 3] + "..." + text[len(text) - tail :]
+
+
+def warn(problem: object) -> None:
+    """Print on stderr what went wrong and did not stop the work."""
+    prefix = "ift: warning: "
+    print(prefix + one_line(str(problem), LIMIT - len(prefix)), file=sys.stderr, flush=True)
 
 
 def report(error: BaseException) -> int:

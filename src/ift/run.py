@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ift.errors import ConfigError, MachineError, Stopped, one_line
+from ift.forms import Form
 
 
 class RunFolder:
@@ -75,7 +77,8 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return self.summary.exists() and read_json(self.summary).get("status") == "finished"
+        """Whether the work is done. A summary that cannot be read says nothing: the last steps are done again."""
+        return read_object(self.summary, advice="")[0].get("status") == "finished"
 
     @contextmanager
     def outcome(self, **about: Any) -> Iterator[None]:
@@ -132,3 +135,76 @@ def read_jsonl(path: Path) -> list[Any]:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+# -- files that may be damaged ----------------------------------------------------------------------------------------
+
+# what reading and checking a damaged file raises
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, ConfigError)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file of a run that cannot be read, or not all of it. What can be read is used all the same."""
+
+    path: Path
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what} ({self.advice})"
+
+
+def problem(path: Path, error: BaseException, advice: str) -> Problem:
+    """What an error of DAMAGE says about a file."""
+    if isinstance(error, ConfigError):  # of a later release: it names the file and says what to do
+        what, _, advice = str(error).removeprefix(f"{path}: ").removesuffix(")").rpartition(" (")
+        return Problem(path, what, advice)
+    if isinstance(error, OSError):
+        return Problem(path, f"cannot be read: {error.strerror or error}", advice)
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(path, "cannot be read: it is not text in UTF-8", advice)
+    if isinstance(error, RecursionError):
+        return Problem(path, "cannot be read: too many brackets inside each other", advice)
+    what = "cannot be read" if isinstance(error, json.JSONDecodeError) else "not what was written here"
+    return Problem(path, f"{what}: {one_line(f'{type(error).__name__}: {error}', 80)}", advice)
+
+
+def read_object(path: Path, form: Form | None = None, *, advice: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The JSON object of a file, in today's form; {} where there is no such file, and where it cannot be read."""
+    if not path.exists():
+        return {}, []
+    try:
+        value = read_json(path)
+        if not isinstance(value, dict):
+            raise TypeError(f"{type(value).__name__}, not an object")
+        return (form.current(value, path) if form else value), []
+    except DAMAGE as error:
+        return {}, [problem(path, error, advice)]
+
+
+def read_objects(
+    path: Path, is_whole: Callable[[dict[str, Any]], bool] = lambda value: True, *, advice: str
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The JSON objects of a file, one a line, that are whole; the first line that is not names the problem."""
+    found, first, left_out = [], 0, 0
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        return [], [problem(path, error, advice)]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            whole = isinstance(value, dict) and is_whole(value)
+        except DAMAGE:
+            whole = False
+        if whole:
+            found.append(value)
+        else:
+            first, left_out = first or number, left_out + 1
+    if not left_out:
+        return found, []
+    what = f"line {first} is damaged" + (f", and {left_out - 1:,} more" if left_out > 1 else "")
+    return found, [Problem(path, f"{what}; {len(found):,} lines are shown", advice)]

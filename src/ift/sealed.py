@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ift import forms
 from ift.errors import WeightsError, one_line
 
 MANIFEST, LATEST = "manifest.json", "LATEST"
@@ -101,15 +102,15 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _render(files: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
-    content = {"files": dict(files), "about": dict(about)}
+def _render(content: Mapping[str, Any]) -> bytes:
+    """A manifest of any version, with the hash of all that it says."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return (json.dumps({**content, "sha256": digest}, sort_keys=True, indent=1) + "\n").encode()
 
 
 def write_manifest(folder: Path, hashes: Mapping[str, str], about: Mapping[str, Any]) -> None:
     files = {name: {"size": (folder / name).stat().st_size, "sha256": digest} for name, digest in hashes.items()}
-    write_file(folder / MANIFEST, _render(files, about))
+    write_file(folder / MANIFEST, _render(forms.MANIFEST.stamped({"files": files, "about": dict(about)})))
     flush_folder(folder)
 
 
@@ -125,17 +126,18 @@ def seal(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises WeightsError where it is missing or was changed."""
+    """Raises WeightsError where it is missing or was changed, ConfigError where a later release wrote it."""
     path = folder / MANIFEST
     try:
         raw = path.read_bytes()
         content: dict[str, Any] = json.loads(raw)
-        same = _render(content["files"], content["about"]) == raw
+        said = {key: value for key, value in content.items() if key != "sha256"}
+        same = _render(said) == raw
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: cannot be read: {one_line(str(error), 60)}") from error
     if not same:
         raise WeightsError(f"{path}: was changed after it was written")
-    return content
+    return forms.MANIFEST.current(said, path)
 
 
 def check(folder: Path) -> Sealed:

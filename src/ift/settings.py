@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ift.errors import ConfigError
+from ift.forms import CONFIG
 
 
 @dataclass
@@ -253,95 +254,121 @@ class EvaluateSettings:
     judge: JudgeSettings
 
 
-def _above(low: float) -> tuple[Callable[[Any], bool], str]:
+Rule = tuple[Callable[[Any], bool], str]  # whether a value is right, and the words for it
+
+
+def _above(low: float) -> Rule:
     return (lambda v: v > low), f"above {low:g}"
 
 
-def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+def _at_least(low: float) -> Rule:
     return (lambda v: v >= low), f"{low:g} or more"
 
 
-def _within(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+def _within(low: float, high: float) -> Rule:
     return (lambda v: low <= v <= high), f"from {low:,} to {high:,}"
 
 
-def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+def _one_of(*choices: str) -> Rule:
     return (lambda v: v in choices), "one of " + ", ".join(choices)
 
 
-# The last part of a key is enough where the rule is the same wherever the key stands. None always means "not set".
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _within(0, 2**32 - 1),
-    "samples.rows": _at_least(0),
-    "n_layer": _at_least(1),
-    "n_head": _at_least(1),
-    "n_embd": _at_least(1),
-    "context_length": _at_least(2),
-    "dropout": _within(0, 0.99),
-    "demo_rows": _within(50, 20000),
-    "split": _one_of("clustered", "random", "positional"),
-    "weights": _at_least(0),
-    "duplicates": _one_of("merge", "keep"),
-    "twins": _within(0.5, 1),
-    "turns": _one_of("all", "last"),
-    "fractions.train": _within(0, 1),
-    "fractions.test": _within(0, 1),
-    "fractions.val": _within(0, 1),
-    "max_length": _at_least(2),
-    "too_long": _one_of("drop", "truncate_prompt", "truncate_response", "error"),
-    "max_dropped": _within(0, 1),
-    "batching": _one_of("unpadded", "padded"),
-    "pad_to": _at_least(1),
-    "batch_size": _at_least(1),
-    "num_workers": _at_least(0),
-    "lr": _above(0),
-    "weight_decay": _at_least(0),
-    "decay": _one_of("matrices", "all"),
-    "beta1": _within(0, 0.9999),
-    "beta2": _within(0, 0.99999),
-    "schedule": _one_of("cosine", "constant"),
-    "warmup": _within(0, 1),
-    "min_lr": _within(0, 1),
-    "clip": _above(0),
-    "max_epochs": _at_least(1),
-    "max_steps": _at_least(1),
-    "accumulate": _at_least(1),
-    "precision": _one_of("auto", "fp32", "bf16"),
-    "accelerator": _one_of("auto", "cpu", "gpu"),
-    "devices": _at_least(1),
-    "strategy": _one_of("auto", "ddp"),
-    "val_every": _at_least(1),
-    "save_every": _at_least(1),
-    "skip_nonfinite": _at_least(0),
-    "patience": _at_least(1),
-    "min_delta": _at_least(0),
+# What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
+ENGINES = ("lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
+
+SEED = _within(0, 2**32 - 1)
+ACCELERATOR, PRECISION = _one_of("auto", "cpu", "gpu"), _one_of("auto", "fp32", "bf16")
+GENERATE = {
     "max_new_tokens": _at_least(1),
     "temperature": _at_least(0),
     "top_k": _at_least(1),
     "top_p": _within(0.001, 1),
-    "eval.engine": _one_of(
-        *("responses", "judge", "lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm", "all")
-    ),
-    "eval.limit": _at_least(1),
-    "num_fewshot": _within(0, 64),
-    "eval.prompts": _one_of("raw", "template"),
-    "attempts": _within(1, 1000),
-    "sandbox.kind": _one_of("auto", "landlock", "namespaces", "bubblewrap", "container"),
-    "sandbox.seconds": _within(0.1, 600),
-    "sandbox.megabytes": _within(64, 65536),
+    "batch_size": _at_least(1),
+}
+
+# By the whole key. None always means "not set", so no rule is asked about it.
+TRAINING_RULES: dict[str, Rule] = {
+    "seed": SEED,
+    "samples.rows": _at_least(0),
+    "samples.max_new_tokens": _at_least(1),
+    "model.n_layer": _at_least(1),
+    "model.n_head": _at_least(1),
+    "model.n_embd": _at_least(1),
+    "model.context_length": _at_least(2),
+    "model.dropout": _within(0, 0.99),
+    "data.demo_rows": _within(50, 20000),
+    "data.weights": _at_least(0),
+    "data.split": _one_of("clustered", "random", "positional"),
+    "data.fractions.train": _within(0, 1),
+    "data.fractions.test": _within(0, 1),
+    "data.fractions.val": _within(0, 1),
+    "data.max_length": _at_least(2),
+    "data.too_long": _one_of("drop", "truncate_prompt", "truncate_response", "error"),
+    "data.max_dropped": _within(0, 1),
+    "data.duplicates": _one_of("merge", "keep"),
+    "data.twins": _within(0.5, 1),
+    "data.batching": _one_of("unpadded", "padded"),
+    "data.pad_to": _at_least(1),
+    "data.batch_size": _at_least(1),
+    "data.num_workers": _at_least(0),
+    "prompt.turns": _one_of("all", "last"),
+    "optim.lr": _above(0),
+    "optim.weight_decay": _at_least(0),
+    "optim.decay": _one_of("matrices", "all"),
+    "optim.beta1": _within(0, 0.9999),
+    "optim.beta2": _within(0, 0.99999),
+    "optim.schedule": _one_of("cosine", "constant"),
+    "optim.warmup": _within(0, 1),
+    "optim.min_lr": _within(0, 1),
+    "optim.clip": _above(0),
+    "trainer.max_epochs": _at_least(1),
+    "trainer.max_steps": _at_least(1),
+    "trainer.accumulate": _at_least(1),
+    "trainer.precision": PRECISION,
+    "trainer.accelerator": ACCELERATOR,
+    "trainer.devices": _at_least(1),
+    "trainer.strategy": _one_of("auto", "ddp"),
+    "trainer.val_every": _at_least(1),
+    "trainer.save_every": _at_least(1),
+    "trainer.skip_nonfinite": _at_least(0),
+    "trainer.early_stopping.patience": _at_least(1),
+    "trainer.early_stopping.min_delta": _at_least(0),
     "logger.name": _one_of("wandb", "none"),
+    **{f"generate.{key}": rule for key, rule in GENERATE.items()},
+}
+EVALUATION_RULES: dict[str, Rule] = {
+    "seed": SEED,
+    "precision": PRECISION,
+    "accelerator": ACCELERATOR,
+    "eval.engine": _one_of("responses", "judge", *ENGINES, "all"),
+    "eval.limit": _at_least(1),
+    "eval.num_fewshot": _within(0, 64),
+    "eval.prompts": _one_of("raw", "template"),
+    "eval.attempts": _within(1, 1000),
+    "eval.sandbox.kind": _one_of("auto", "landlock", "namespaces", "bubblewrap", "container"),
+    "eval.sandbox.seconds": _within(0.1, 600),
+    "eval.sandbox.megabytes": _within(64, 65536),
+    **{f"eval.generate.{key}": rule for key, rule in GENERATE.items()},
     "judge.reply": _one_of("score", "rubric", "winner"),
     "judge.server": _one_of("ollama", "openai", "replay"),
     "judge.limit": _at_least(1),
-    "canaries": _within(0, 20),
-    "max_characters": _at_least(1),
-    "max_tokens": _at_least(1),
-    "concurrency": _within(1, 64),
-    "timeout": _above(0),
-    "retries": _within(0, 20),
-    "price_in": _at_least(0),
-    "price_out": _at_least(0),
-    "max_cost": _at_least(0),
+    "judge.canaries": _within(0, 20),
+    "judge.max_characters": _at_least(1),
+    "judge.max_tokens": _at_least(1),
+    "judge.temperature": _at_least(0),
+    "judge.seed": SEED,
+    "judge.context_length": _at_least(2),
+    "judge.concurrency": _within(1, 64),
+    "judge.timeout": _above(0),
+    "judge.retries": _within(0, 20),
+    "judge.price_in": _at_least(0),
+    "judge.price_out": _at_least(0),
+    "judge.max_cost": _at_least(0),
+}
+RULES: dict[type, dict[str, Rule]] = {
+    Settings: TRAINING_RULES,
+    CheckSettings: TRAINING_RULES,  # its keys are some of training's
+    EvaluateSettings: EVALUATION_RULES,
 }
 
 T = TypeVar("T", Settings, EvaluateSettings, CheckSettings)
@@ -363,12 +390,13 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
     except OmegaConfBaseException as error:
         what = str(error).split("\n")[0]
         raise ConfigError(f"{error.full_key}: {what}") from error
+    rules = RULES[kind]
     for key, value in leaves(settings):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key}={value}: must be a finite number")
-        check = next((RULES[k] for k in (".".join(key.split(".")[-2:]), key.split(".")[-1]) if k in RULES), None)
-        if check and value is not None and not check[0](value):
-            raise ConfigError(f"{key}={value}: must be {check[1]}")
+        is_right, words = rules.get(key, (None, ""))
+        if is_right and value is not None and not is_right(value):
+            raise ConfigError(f"{key}={value}: must be {words}")
     return settings
 
 
@@ -415,24 +443,28 @@ def plain_leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def load_settings(path: Path) -> Settings:
-    """What save_settings wrote. Raises ConfigError where it is missing or was changed into something else."""
+    """What save_settings wrote, in this release or an earlier one.
+
+    Raises ConfigError where it is missing, was changed into something else, or comes from a later release.
+    """
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: does not hold settings")
+    current = CONFIG.current(plain, path)  # type: ignore[arg-type]
     try:
-        return read_settings(plain, Settings)  # type: ignore[arg-type]
+        return read_settings(current, Settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def save_settings(settings: Settings | EvaluateSettings, path: Path) -> None:
+def save_settings(settings: Settings, path: Path) -> None:
     """Everything that was decided, as YAML. No setting holds a secret: keys come from the environment alone."""
     from ift.run import write_text
 
-    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    write_text(path, OmegaConf.to_yaml(CONFIG.stamped(dataclasses.asdict(settings))))
 
 
 def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

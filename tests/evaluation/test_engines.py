@@ -1,18 +1,22 @@
 """The one form of results: numbers, samples, a place on the page; and what all evaluations get from it."""
 
 import os
+from functools import partial
+from importlib.util import find_spec
 
 import pytest
 
-from ift.errors import ConfigError, DataError
+from ift.errors import ConfigError, one_line
+from ift.evaluation import engines
 from ift.evaluation.engines import without_network
-from ift.evaluation.results import Score, interval, read_results, show_scores
+from ift.evaluation.results import Score, interval, read_results, show_scores, write_results
 from ift.evaluation.subject import Subject
+from ift.forms import RESULTS
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.pages.report import write_report
-from ift.run import RunFolder, write_json
-from ift.settings import GenerateSettings
+from ift.run import RunFolder, read_json, write_json
+from ift.settings import ENGINES, GenerateSettings
 
 GREEDY = GenerateSettings(max_new_tokens=12, temperature=0.0, top_k=None, top_p=None, batch_size=4)
 
@@ -41,6 +45,11 @@ def subject(byte_tokenizer) -> Subject:
     return Subject("tuned", GPT(config), byte_tokenizer, None)
 
 
+def test_every_engine_that_can_be_chosen_has_a_module():
+    assert set(engines.ENGINES) == set(ENGINES)
+    assert all(find_spec(module) for module in engines.ENGINES.values())
+
+
 def test_a_score_says_its_interval_and_of_how_many():
     assert interval({"value": 0.25, "low": 0.2, "high": 0.31, "n": 1200}) == "0.250 (0.200 to 0.310), n = 1,200"
     assert interval({"value": 3.0, "low": None, "high": None, "n": 2}) == "3.000, n = 2"
@@ -48,7 +57,8 @@ def test_a_score_says_its_interval_and_of_how_many():
 
 
 def test_keys_tell_model_and_prompt_apart():
-    keys = {Score("rte", "acc", 0.5, 9, model=m, prompt=p).key for m in ("tuned", "base") for p in ("raw", "template")}
+    score = partial(Score, task="rte", metric="acc", value=0.5, n=9)
+    keys = {score(model=m, prompt=p).key for m in ("tuned", "base") for p in ("raw", "template")}
     assert keys == {"rte/acc", "rte/acc/base", "rte/acc/template", "rte/acc/base/template"}
 
 
@@ -67,16 +77,43 @@ def test_what_was_found_is_on_the_page_with_its_notes_and_versions(run):
 
 def test_judges_are_not_read_as_evaluations(run):
     keep(run, "judge-score-x", {"mean": 1})
-    assert read_results(run) == {}
+    assert read_results(run) == ({}, [])
 
 
 @pytest.mark.parametrize(
-    "value", [[], {}, {"scores": [{"task": "a"}], "notes": []}, results(value="x"), results(n=None), results(more=1)]
+    "value",
+    [
+        *([], {}, {"scores": [{"task": "a"}], "notes": []}, results(value="x"), results(n=None), results(more=1)),
+        *(results(value=10**400), {**results(), "notes": 1}, {**results(), "versions": []}),
+        {**results(), "format": "x"},
+    ],
 )
-def test_a_file_that_is_no_result_is_named(run, value):
+def test_a_file_that_is_no_result_is_named_and_the_others_are_read(run, value):
+    keep(run, "glue", results())
     keep(run, "mmlu", value)
-    with pytest.raises(DataError, match=r"mmlu/results\.json: not what an evaluation leaves"):
-        read_results(run)
+    found, (problem,) = read_results(run)
+    assert list(found) == ["glue"]
+    assert problem.path == run.evals / "mmlu/results.json"
+    assert one_line(str(problem)) == str(problem)
+    assert str(problem).endswith(")")
+
+
+def test_what_is_written_is_read_back(run):
+    (run.evals / "mmlu").mkdir(parents=True)
+    write_results(run.evals / "mmlu/results.json", results())
+    found, problems = read_results(run)
+    assert (found["mmlu"]["versions"], problems) == ({"lm-eval": "0.4.13"}, [])
+    assert read_json(run.evals / "mmlu/results.json")["format"] == RESULTS.version
+
+
+def test_results_of_a_later_release_are_one_line(run):
+    keep(run, "mmlu", {"format": 99, "verdict": "in another form"})
+    found, (problem,) = read_results(run)
+    assert found == {}
+    assert str(problem) == (
+        f"{run.evals}/mmlu/results.json: version 99 of results.json, and this release reads up to version "
+        f"{RESULTS.version} (install a newer ift)"
+    )
 
 
 def test_the_closing_lines_show_headlines_and_notes():

@@ -15,7 +15,7 @@ from ift.errors import ConfigError, DataError
 from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings
 from ift.evaluation.statistics import agreement, compare_pairs, mean_interval
-from ift.pages.comparison import agreements, compare, curves, names_apart, open_runs, round_ticks
+from ift.pages.comparison import agreements, compare, curves, differing_keys, names_apart, open_runs, round_ticks
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import EvaluateSettings
 from tests.evaluation.judge.judge_server import JudgeServer
@@ -211,11 +211,13 @@ def test_a_run_that_was_stopped_and_files_of_other_tools_can_be_compared(a_run, 
     [
         ("summary.json", "{"),
         ("summary.json", "[]"),
+        ("summary.json", 100_000 * "["),
         ("metrics.jsonl", "[1]\n"),
         ("config.yaml", "a: [b"),
+        ("config.yaml", "format: 99\n"),
+        ("config.yaml", "- 1"),
         ("config.yaml", "a: ${oc.env:HOME}\nb: !!python/object/apply:os.system ['touch /tmp/no']\n"),
         ("ratings.jsonl", "{}\n"),
-        ("responses.jsonl", "[1, 2\n"),
         ("evals/judge-score-m/results.json", "nonsense"),
         ("evals/judge-score-m/results.json", '{"scale": [0, "x"]}'),
         ("evals/judge-score-m/results.json", '{"scale": [5, 5]}'),
@@ -223,14 +225,35 @@ def test_a_run_that_was_stopped_and_files_of_other_tools_can_be_compared(a_run, 
         ("evals/judge-score-m/samples.jsonl", "{}\n"),
     ],
 )
-def test_a_broken_file_of_a_run_is_one_line(a_run, tmp_path, file, content):
+def test_a_broken_file_of_a_run_is_named_and_the_rest_is_compared(a_run, tmp_path, capsys, file, content):
     for name in ("one", "two"):
         a_run(name, [True, False], judge=lambda i, good: 50)
     (tmp_path / "two" / file).write_text(content)
-    with pytest.raises(DataError) as caught:
+    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    assert "2 rows that all 2 runs answered" in lines[0]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("ift: warning: ")
+    assert f"{tmp_path}/two/{file}: " in warning
+    assert warning.endswith(")")
+    text = said(tmp_path / "page.html")
+    assert f"Cannot be read: {tmp_path}/two/{file}" in text
+    assert "exact match" in text
+
+
+def test_answers_that_cannot_be_read_are_an_error_of_one_line(a_run, tmp_path):
+    for name in ("one", "two"):
+        a_run(name, [True, False])
+    (tmp_path / "two/responses.jsonl").write_text("[1, 2\n")
+    with pytest.raises(DataError, match="two/responses") as caught:
         compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
     assert "\n" not in str(caught.value)
-    assert str(tmp_path / "two") in str(caught.value)
+
+
+def test_runs_of_different_versions_differ_in_their_settings_alone(a_run, tmp_path):
+    a_run("one", [True])
+    config = a_run("two", [True]).config
+    config.write_text("format: 1\n" + config.read_text())
+    assert differing_keys(open_runs([tmp_path / "one", tmp_path / "two"])) == []
 
 
 def test_numbers_that_are_none_leave_a_gap(a_run, tmp_path):

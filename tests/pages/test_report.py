@@ -1,5 +1,6 @@
 """The page of a run: everything on it, nothing from outside, and text from rows stays text."""
 
+import json
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -83,6 +84,109 @@ def test_what_judges_and_people_say_stands_with_how_far_to_trust_it(run):
     assert "61.50 (58.25 to 64.75) on 0 to 100, scored 99 of 100" in page
     assert "INVALID: it failed its canaries" in page
     assert "75.0% (30.1% to 95.4%) right, 4 rated" in page  # Wilson's for 3 of 4
+
+
+JUDGED = {"scale": [0, 100], "mean": 61.5, "low": None, "high": None, "scored": 9, "rows": 9, "valid": True}
+SCORES = {"scores": [{"task": "mmlu", "metric": "acc", "value": 0.25, "n": 8}], "notes": [], "versions": {}}
+REPORT = {  # what the page shows of data_report.json
+    "rows_in": 60, "kept": 60, "dropped": 0, "merged": 0, "splits": {"train": 51, "test": 6, "val": 3}, "tokens": 6352,
+    "supervised_share": 0.28, "length": {"p50": 101, "p90": 131, "p99": 139, "max": 140}, "max_length": 256,
+    "twins": {"rows": 2}, "leaks": {"test": 0, "val": 0}, "prompt": "phi3", "prompt_hash": "c2139d", "tokenizer": "b",
+    "dropped_by_reason": {},
+}  # fmt: skip
+SHOWN = {  # of each file of a run: words that are on the page as long as it can be read
+    "summary.json": "ROUGE-L",
+    "data_report.json": "51, test 6",
+    "config.yaml": "seed: 1",
+    "samples.jsonl": "before and after",
+    "responses.jsonl": "Answers to the test split",
+    "ratings.jsonl": "1 rated",
+    "evals/judge-m/results.json": "61.50 on 0 to 100",
+    "evals/mmlu/results.json": "0.250, n = 8",
+}
+NUMBERS = (
+    *("val_loss", "untuned_val_loss", "test_loss", "exact_match", "rouge_l", "bleu", "end_rate", "repetition_rate"),
+    *("train_seconds", "tokens_per_second", "peak_memory_bytes", "best_step", "steps", "responses"),
+)
+
+
+@pytest.fixture
+def whole(run):
+    """A run that has every file."""
+    words = {"status": "finished", "stop_reason": "max_steps", "accelerator": "cpu", "precision": "fp32"}
+    write_json(run.summary, {**dict.fromkeys(NUMBERS, 2), **words})
+    write_json(run.data_report, REPORT)
+    Ratings(run.ratings).set("a", Rating("right"))
+    for name, results in (("judge-m", JUDGED), ("mmlu", SCORES)):
+        (run.evals / name).mkdir(parents=True)
+        write_json(run.evals / name / "results.json", results)
+        write_jsonl(run.evals / name / "samples.jsonl", [])
+    return run
+
+
+def with_other_types(path):
+    lines = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        if path.suffix == ".jsonl"
+        else [json.loads(path.read_text())]
+    )
+    write_jsonl(path, [{key: value if key == "status" else [value] for key, value in line.items()} for line in lines])
+
+
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2].rstrip(b"\n") + b"{\n"),
+    "other types": with_other_types,
+    "nested": lambda path: path.write_text(100_000 * "[" + "\n"),
+    "binary": lambda path: path.write_bytes(bytes(range(256)) * 20),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "later": lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99})),
+}
+CASES = [
+    (file, damage)
+    for file in SHOWN
+    for damage in DAMAGE
+    if (damage != "later" or file in ("data_report.json", "evals/mmlu/results.json", "evals/judge-m/results.json"))
+    and (file != "config.yaml" or damage in ("binary", "a folder"))  # text is shown as it is
+]
+
+
+@pytest.mark.parametrize(("file", "damage"), CASES)
+def test_a_damaged_file_is_named_and_all_others_are_shown(whole, monkeypatch, capsys, file, damage):
+    monkeypatch.setattr("ift.pages.report.plot_curves", lambda *_, **__: None)
+    DAMAGE[damage](whole.path / file)
+    write_report(whole)
+    page, (warning,) = whole.report.read_text(), capsys.readouterr().err.splitlines()
+    shown = {other for other, words in SHOWN.items() if words in page}
+    # which samples are the best ones' stands in the summary
+    assert shown == SHOWN.keys() - {
+        file,
+        *(["samples.jsonl"] if file == "summary.json" else []),
+    }
+    assert warning.startswith("ift: warning: ")
+    assert f"{file}: " in warning
+    assert warning.endswith(")")
+    assert f"{file}: " in page.split("Files that cannot be read")[1].split("</div>")[0]
+
+
+def test_a_whole_run_names_no_problem(whole, capsys):
+    write_report(whole)
+    page = whole.report.read_text()
+    assert [words for words in SHOWN.values() if words not in page] == []
+    assert "cannot be read" not in page
+    assert capsys.readouterr().err == ""
+
+
+def test_of_a_file_with_damaged_lines_the_others_are_shown(whole, capsys):
+    with whole.responses.open("ab") as file:
+        file.write(b'{"instruction": "x"}\n\xff\n{"instruction"')
+    with whole.metrics.open("a") as file:
+        file.write('{"step": "three", "tokens": 9}\n')
+    write_report(whole)
+    assert [line.partition("jsonl: ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "line 4 is damaged; 3 lines are shown (delete such lines)",
+        "line 3 is damaged, and 2 more; 2 lines are shown (delete such lines)",
+    ]
+    assert whole.curves.stat().st_size > 1000
 
 
 def test_samples_pair_the_untuned_answer_with_the_best_steps():

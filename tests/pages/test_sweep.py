@@ -27,6 +27,16 @@ def test_jobs_are_sorted_by_validation_loss_and_failed_ones_come_last(tmp_path):
     assert [row["status"] for row in rows] == ["finished", "finished", "failed: step 3: loss nan", "no summary"]
 
 
+@pytest.mark.parametrize("content", ["{", "[]", 100_000 * "[", '{"val_loss": [1], "choices": 3, "status": {}}'])
+def test_a_damaged_summary_is_a_row_of_its_own_and_the_others_stand(tmp_path, content):
+    job(tmp_path, "0")
+    (tmp_path / "0/summary.json").write_text(content)
+    job(tmp_path, "1", val_loss=2.5, choices="seed=1", status="finished")
+    rows = sweep_table(tmp_path)
+    assert [(row["job"], row["status"]) for row in rows] == [("1", "finished"), ("0", "summary.json is damaged")]
+    assert differing(rows) == ["seed=1", ""]
+
+
 def test_the_table_shows_the_overrides_in_which_jobs_differ():
     rows = [{"choices": "optim.lr=1 seed=1 data=demo"}, {"choices": "optim.lr=2 seed=1 data=demo"}]
     assert differing(rows) == ["optim.lr=1", "optim.lr=2"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ift.apps.local_page import Server
-from ift.errors import ConfigError
+from ift.errors import ConfigError, warn
 from ift.evaluation.answers import Answer, Answers, content_key, open_answers
 from ift.evaluation.overlap import word_diff
 from ift.evaluation.people import VERDICTS, Rating, Ratings, read_csv, write_csv
@@ -78,7 +78,10 @@ class Review:
         return {"key": key, **asdict(self.rating(item) if item else Rating())}
 
     def page(self) -> str:
-        judged = [] if self.blind else [*read_judgements(self.runs[0].run).values()]
+        judgements, problems = ({}, []) if self.blind else read_judgements(self.runs[0].run)
+        for problem in problems:
+            warn(problem)
+        judged = [*judgements.values()]
         items = []
         for item in self.items:
             reference, response = word_diff(item.answer.reference, item.answer.response)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from ift.evaluation.results import Outcome, finite
+from ift.evaluation.results import Outcome, finite, write_results
 from ift.evaluation.subject import Bench
-from ift.run import RunFolder, write_json, write_jsonl
+from ift.run import RunFolder, write_jsonl
 from ift.settings import EvaluateSettings
 
 ENGINES = {  # eval.engine -> its module
@@ -49,7 +49,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     samples = list(outcome.samples)
     bench.folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(bench.folder / "samples.jsonl", samples)
-    write_json(bench.folder / "results.json", results)
+    write_results(bench.folder / "results.json", results)
     return results
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from ift.data.reading.window import MAX_ROW
 from ift.errors import DataError
 from ift.evaluation.answers import Answer
-from ift.run import write_text
+from ift.run import Problem, problem, write_text
 
 VERDICTS = {"right": 1.0, "partly": 0.5, "wrong": 0.0}
 LONGEST_COMMENT = 5000  # characters
@@ -113,6 +113,17 @@ class Ratings:
         rating = Rating.checked(value)
         self.steps.append((key, self.now.get(key, Rating()), float(value.get("unix_time", 0.0))))
         self.now[key] = rating
+
+
+def read_ratings(path: Path) -> tuple[dict[str, Rating], list[Problem]]:
+    """What holds of each answer, by its key; nothing where the file is damaged, since a later line may undo one."""
+    try:
+        return Ratings(path, read_only=True).now, []
+    except DataError as error:
+        line = str(error).removeprefix(f"{path}:").partition(":")[0]
+        return {}, [Problem(path, f"line {line} is no rating, so none is shown", "delete this line")]
+    except OSError as error:
+        return {}, [problem(path, error, "bring it back from a copy, or delete it")]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

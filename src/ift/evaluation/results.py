@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ift.errors import DataError, one_line
-from ift.run import RunFolder, read_json, read_jsonl
+from ift.forms import RESULTS
+from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """One number of one task. low and high are its 95 % interval; n the questions that it is of."""
 
@@ -96,26 +96,47 @@ def package_versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def read_results(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """results.json of every known evaluation in a run folder, by name. Judges are `ift.evaluation.judge.run`'s to read.
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """results.json of an evaluation or a judge."""
+    write_json(path, RESULTS.stamped(results))
 
-    Raises DataError for a file that is not what an evaluation leaves.
+
+ADVICE = "delete it, or evaluate again"
+
+
+def read_results(run: RunFolder) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """results.json of every known evaluation in a run folder, by name; and those that are damaged, left out.
+
+    Judges are not among them: see read_judgements.
     """
-    found = {}
-    for folder in sorted(run.evals.iterdir()) if run.evals.is_dir() else []:
-        path = folder / "results.json"
-        if folder.name.startswith("judge-") or not path.exists():
+    found, problems = {}, []
+    for path in _result_files(run):
+        if path.parent.name.startswith("judge-"):
             continue
+        results, wrong = read_object(path, RESULTS, advice=ADVICE)
         try:
-            results = read_json(path)
-            scores = [asdict(Score(**score)) for score in results["scores"]]
-            for score in scores:
-                interval(score)
-            found[folder.name] = {**results, "scores": scores, "notes": [str(note) for note in results["notes"]]}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            what = one_line(f"{type(error).__name__}: {error}", 60)
-            raise DataError(f"{path}: not what an evaluation leaves: {what} (delete it)") from error
-    return found
+            if not wrong:
+                found[path.parent.name] = _checked(results)
+        except DAMAGE as error:
+            wrong = [problem(path, error, ADVICE)]
+        problems += wrong
+    return found, problems
+
+
+def _result_files(run: RunFolder) -> list[Path]:
+    folders = sorted(run.evals.iterdir()) if run.evals.is_dir() else []
+    return [path for path in (folder / "results.json" for folder in folders) if path.exists()]
+
+
+def _checked(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results as pages show them. Raises one of DAMAGE where something that they show is of another kind."""
+    scores = [asdict(Score(**score)) for score in results["scores"]]
+    for score in scores:
+        interval(score)
+    notes, versions = results["notes"], results.get("versions", {})
+    if not isinstance(notes, list) or not isinstance(versions, dict):
+        raise TypeError("notes or versions")
+    return {**results, "scores": scores, "notes": [str(note) for note in notes], "versions": versions}
 
 
 # -- what judges left -------------------------------------------------------------------------------------------------
@@ -131,43 +152,58 @@ class Judged:
     reasons: dict[str, str]
 
 
-def read_judgements(run: RunFolder) -> dict[str, Judged]:
-    """Every judge's verdicts in a run folder, by name: score-llama3.3, pairwise-gpt-5-vs-b.
+def read_judgements(run: RunFolder) -> tuple[dict[str, Judged], list[Problem]]:
+    """Every judge's verdicts in a run folder, by name: score-llama3.3, pairwise-gpt-5-vs-b; and what is damaged.
 
-    Raises DataError for files that are not what a judge's run leaves.
+    A judge whose results.json is damaged is left out; of samples.jsonl only the lines that are.
     """
-    found = {}
-    for folder in sorted(run.evals.glob("judge-*")) if run.evals.is_dir() else []:
-        if (folder / "results.json").exists() and (folder / "samples.jsonl").exists():
-            name = folder.name.removeprefix("judge-")
-            try:
-                found[name] = _read_judged(name, folder)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                what = one_line(f"{type(error).__name__}: {error}", 60)
-                raise DataError(f"{folder}: not what a judge's run leaves: {what} (delete it)") from error
-    return found
+    found, problems = {}, []
+    for path in _result_files(run):
+        folder = path.parent
+        if not folder.name.startswith("judge-") or not (folder / "samples.jsonl").exists():
+            continue
+        name = folder.name.removeprefix("judge-")
+        results, wrong = read_object(path, RESULTS, advice=ADVICE)
+        try:
+            if not wrong:
+                results = _checked_of_judge(results)
+                samples, wrong = read_objects(folder / "samples.jsonl", _is_judged, advice=JUDGE_AGAIN)
+                found[name] = Judged(
+                    name,
+                    results,
+                    {sample["key"]: float(sample["score"]) for sample in samples if sample["score"] is not None},
+                    {sample["key"]: str(sample["reason"]) for sample in samples if sample["reason"]},
+                )
+        except DAMAGE as error:
+            wrong = [problem(path, error, ADVICE)]
+        problems += wrong
+    return found, problems
 
 
+JUDGE_AGAIN = "the same eval=judge again writes it anew from verdicts.jsonl"
 SHOWN = ("mean", "low", "high", "scored", "rows")  # numbers of results.json that pages show
 SHOWN_OF_PAIRS = ("wins", "ties", "losses", "orders_agree", "p")
 
 
-def _read_judged(name: str, folder: Path) -> Judged:
-    results, samples = read_json(folder / "results.json"), read_jsonl(folder / "samples.jsonl")
-    results = dict.fromkeys((*SHOWN, "valid")) | results
+def _checked_of_judge(results: dict[str, Any]) -> dict[str, Any]:
+    """Results as pages show them. Raises one of DAMAGE where something that they show is of another kind."""
+    for key in (*SHOWN, "valid"):
+        results.setdefault(key, None)
     low, high = results["scale"]
     if not low < high or not isinstance(high - low, int):
         raise ValueError(f"scale {low} to {high}")
     for key in (*SHOWN, *(SHOWN_OF_PAIRS if "wins" in results else ())):
         if not isinstance(results[key] or 0, int | float):
             raise TypeError(f"{key} is no number")
+    if "wins" in results and results["p"] is None:
+        raise TypeError("p is no number")
     if results["valid"] not in (True, False, None):
         raise TypeError("valid")
     if "wins" in results and not (isinstance(results["judge"]["against"], str) and isinstance(results["verdict"], str)):
         raise TypeError("against, verdict")
-    return Judged(
-        name,
-        results,
-        {sample["key"]: float(sample["score"]) for sample in samples if sample["score"] is not None},
-        {sample["key"]: str(sample["reason"]) for sample in samples if sample["reason"]},
-    )
+    return results
+
+
+def _is_judged(sample: Mapping[str, Any]) -> bool:
+    score, _ = sample["score"], sample["reason"]  # a line without them is none
+    return isinstance(sample["key"], str) and (score is None or math.isfinite(score))

@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from ift.errors import ConfigError, DataError, one_line
+from ift.errors import ConfigError, one_line, warn
 from ift.evaluation.answers import Answer, Answers, aligned, open_answers
 from ift.evaluation.overlap import rouge_l, word_diff
-from ift.evaluation.people import VERDICTS, Rating, Ratings
+from ift.evaluation.people import VERDICTS, Rating, read_ratings
 from ift.evaluation.results import Judged, read_judgements
 from ift.evaluation.statistics import (
     Agreement,
@@ -33,13 +33,15 @@ from ift.evaluation.statistics import (
     length_adjusted_win_rate,
     mean_interval,
 )
+from ift.forms import CONFIG
 from ift.pages.page import Page
-from ift.run import RunFolder, read_json, read_jsonl, write_text
+from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_text
 
 MOST_RUNS = 8  # as many as can be told apart by colour
 SHOWN = 500  # rows on the page; responses.jsonl has them all
 POINTS = 300  # of a training curve; more are averaged
 FEWEST = 5  # rows of a category that gets a mean of its own
+COPY = "bring it back from a copy, or delete it"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Run:
     metrics: Sequence[Mapping[str, Any]]
     judged: Mapping[str, Judged]
     ratings: Mapping[str, Rating]
+    problems: Sequence[Problem] = ()  # files that cannot be read, or not all of them
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,13 @@ class Line:
 def compare(places: Sequence[str | Path], page: Path, *, names: Sequence[str] | None = None) -> list[str]:
     """Write the page; return the lines for the terminal. names: other ones than the folders'.
 
-    Raises ConfigError and DataError.
+    Files that cannot be read are named on the page and on stderr, and the rest is compared. Raises ConfigError, and
+    DataError where the answers themselves cannot be read.
     """
     runs = open_runs(places, names)
+    for run in runs:
+        for each in run.problems:
+            warn(each)
     rows = aligned([run.answers for run in runs])
     measured = metrics(runs, rows)
     compared = tests(measured)
@@ -125,17 +132,35 @@ def _open(place: str | Path) -> Run:
     else:
         answers = open_answers(place)
     run = answers.run
+    problems: list[Problem] = []
+
+    def whole(found: tuple[Any, list[Problem]]) -> Any:
+        problems.extend(found[1])
+        return found[0]
+
+    return Run(
+        name=answers.name,
+        answers=answers,
+        summary=whole(read_object(run.summary, advice=COPY)),
+        config=whole(_config(run)),
+        metrics=whole(read_objects(run.metrics, advice="delete such lines")),
+        judged=whole(read_judgements(run)),
+        ratings=whole(read_ratings(run.ratings)),
+        problems=problems,
+    )
+
+
+def _config(run: RunFolder) -> tuple[dict[str, str], list[Problem]]:
+    """Each setting as text, by its whole key, in today's form."""
+    if not run.config.exists():
+        return {}, []
     try:
-        summary = read_json(run.summary) if run.summary.exists() else {}
-        lines = read_jsonl(run.metrics) if run.metrics.exists() else []
-        judged = read_judgements(run)
-        config = _flat(OmegaConf.to_container(OmegaConf.load(run.config))) if run.config.exists() else {}
-    except (ValueError, KeyError, TypeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise DataError(f"{run.path}: a file of this run cannot be read: {one_line(str(error), 90)}") from error
-    if not isinstance(summary, dict) or not all(isinstance(line, dict) for line in lines):
-        raise DataError(f"{run.path}: summary.json or metrics.jsonl holds no objects (was it made by hand?)")
-    ratings = Ratings(run.ratings, read_only=True).now
-    return Run(answers.name, answers, summary, dict(config), lines, judged, ratings)
+        plain = OmegaConf.to_container(OmegaConf.load(run.config))
+        if not isinstance(plain, dict):
+            raise TypeError("no settings")
+        return dict(_flat(CONFIG.current(plain, run.config))), []  # type: ignore[arg-type]
+    except (*DAMAGE, YAMLError, OmegaConfBaseException) as error:
+        return {}, [problem(run.config, error, COPY)]
 
 
 def names_apart(places: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -454,9 +479,10 @@ def _numbers(runs: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
 
 
 def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        return float(value) if not isinstance(value, bool | str) and math.isfinite(value) else None
+    except (TypeError, OverflowError):  # no number; an integer that is none of a run's
         return None
-    return float(value)
 
 
 # -- what the terminal says ------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ift.errors import IftError, one_line
-from ift.run import read_json, write_text
+from ift.errors import IftError, one_line, warn
+from ift.run import read_object, write_text
 
 COLUMNS = ("job", "choices", "val_loss", "best_step", "test_loss", "exact_match", "train_seconds", "status")
 
@@ -18,9 +18,19 @@ def sweep_table(folder: Path) -> list[dict[str, Any]]:
     """One dict with COLUMNS for each job folder, sorted by validation loss; jobs without one last."""
     rows = []
     for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: (len(p.name), p.name)):
-        summary = read_json(job / "summary.json") if (job / "summary.json").exists() else {"status": "no summary"}
-        rows.append({**{column: summary.get(column) for column in COLUMNS}, "job": job.name})
+        summary, problems = read_object(job / "summary.json", advice="look at the run's folder")
+        for each in problems:
+            warn(each)
+        row = {column: _of_its_kind(column, summary.get(column)) for column in COLUMNS}
+        row["status"] = row["status"] or ("summary.json is damaged" if problems or summary else "no summary")
+        rows.append({**row, "job": job.name})
     return sorted(rows, key=lambda row: (row["val_loss"] is None, row["val_loss"] or 0.0))
+
+
+def _of_its_kind(column: str, value: Any) -> Any:
+    """A cell of the table; None where a damaged summary holds something else."""
+    kind = str if column in ("choices", "status") else int | float
+    return value if isinstance(value, kind) else None
 
 
 def differing(rows: list[dict[str, Any]]) -> list[str]:

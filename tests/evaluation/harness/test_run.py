@@ -269,10 +269,10 @@ def test_the_mean_of_a_suite_is_one_when_every_task_is(bench_of, monkeypatch):
 
 def test_a_mean_counts_a_task_once_and_its_interval_follows_from_theirs():
     parts = [
-        Score("mnli", "acc", 0.5, 10, 0.4, 0.6),
-        Score("mnli_mismatch", "acc", 0.7, 10, 0.6, 0.8),
-        Score("mrpc", "acc", 0.2, 10, 0.0, 0.4),
-        Score("mrpc", "f1", 0.4, 10, 0.2, 0.6),
+        Score(task="mnli", metric="acc", value=0.5, n=10, low=0.4, high=0.6),
+        Score(task="mnli_mismatch", metric="acc", value=0.7, n=10, low=0.6, high=0.8),
+        Score(task="mrpc", metric="acc", value=0.2, n=10, low=0.0, high=0.4),
+        Score(task="mrpc", metric="f1", value=0.4, n=10, low=0.2, high=0.6),
     ]
     mean = engine.unofficial_mean("glue", parts, model="tuned", prompt="raw")
     assert (mean.n, mean.value) == (30, pytest.approx((0.6 + 0.3) / 2))

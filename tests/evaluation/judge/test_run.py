@@ -96,7 +96,7 @@ def test_the_books_stored_scores_give_the_books_numbers(settings, tmp_path):
         ("llama3-8b", 1): (77.05, 100),
         ("llama3-8b", 2): (67.37, 99),
     }
-    judged = read_judgements(open_answers(f"{file}#model 1 response").run)
+    judged = read_judgements(open_answers(f"{file}#model 1 response").run)[0]
     gpt4, llama = (judged[f"score-{name}-model-1-response"].scores for name in ("gpt4", "llama3-8b"))
     assert gpt4.keys() == llama.keys()
     agree = agreement(list(gpt4.values()), list(llama.values()))
@@ -114,7 +114,7 @@ def test_every_row_gets_the_score_of_its_own_answer(settings, answers, server):
         base = there.url + ("/v1" if server == "openai" else "")
         given = answers(30)
         results = judge(given, settings(f"judge.server={server}", f"judge.base_url={base}"))
-    (judged,) = read_judgements(given.run).values()
+    (judged,) = read_judgements(given.run)[0].values()
     assert [judged.scores[row.key] for row in given.rows] == list(range(30))
     assert (results["mean"], results["rows"], results["scored"], results["valid"]) == (14.5, 30, 30, True)
     assert results["by_category"]["a"]["n"] == 15

@@ -19,6 +19,7 @@ from ift.data.contract.twins import NgramIndex, similarity
 from ift.data.reading.rows import Row
 from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources
 from ift.errors import ConfigError, DataError
+from ift.forms import DATA_REPORT
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import DataSettings, FractionSettings
 from ift.text.templates import Template
@@ -108,7 +109,7 @@ def prepare(
         store=store,
     )
     if run is not None:
-        write_json(run.data_report, report)
+        write_json(run.data_report, DATA_REPORT.stamped(report))
         if leaks:
             write_jsonl(run.leaks, leaks)
     return prepared

@@ -269,7 +269,10 @@ def collect(runs: Mapping[str, RunFolder], *, votes: Path | None, battles: Path 
 
 def _take_verdicts(found: Collected, name: str, run: RunFolder) -> None:
     """What judges said of a run's answers beside another's; those that failed their canaries are not believed."""
-    for judged in read_judgements(run).values():
+    judgements, problems = read_judgements(run)
+    if problems:  # verdicts that are missing would change the ratings
+        raise DataError(str(problems[0]))
+    for judged in judgements.values():
         if "wins" not in judged.results:
             continue
         folder = run.evals / f"judge-{judged.name}"
@@ -327,10 +330,15 @@ def run(bench: Bench) -> Outcome:
     for place, standing in enumerate(ranked.standings):
         first = standing.model in shown or place < HEADLINES
         n, model = standing.battles, standing.model
-        scores.append(Score(model, "rating", standing.rating, n, standing.low, standing.high, headline=first))
-        scores.append(Score(model, "rank", standing.rank, n, higher_is_better=False, headline=False))
-        scores.append(Score(model, "win_rate", standing.win_rate, n, headline=False))
-        scores.append(Score(model, "elo", standing.elo, n, headline=False))
+        low, high = standing.low, standing.high
+        scores.append(
+            Score(task=model, metric="rating", value=standing.rating, n=n, low=low, high=high, headline=first)
+        )
+        scores.append(
+            Score(task=model, metric="rank", value=standing.rank, n=n, higher_is_better=False, headline=False)
+        )
+        scores.append(Score(task=model, metric="win_rate", value=standing.win_rate, n=n, headline=False))
+        scores.append(Score(task=model, metric="elo", value=standing.elo, n=n, headline=False))
     counted = ", ".join(f"{count:,} {named(source)}" for source, count in found.sources.items())
     notes = [
         f"{len(found.battles):,} battles: {counted}.",

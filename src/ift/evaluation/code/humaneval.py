@@ -321,7 +321,12 @@ def pass_at(
             each = estimate_pass_at_k(count, np.array([right[problem.task_id] for problem in problems]), k)
             e = mean_interval(each)
             low, high = max(0.0, e.low), min(1.0, e.high)
-            scores.append(Score("humaneval", f"pass@{k}", e.mean, e.n, low, high, model, form))
+            scores.append(
+                Score(
+                    task="humaneval", metric=f"pass@{k}", value=e.mean, n=e.n, low=low, high=high,
+                    model=model, prompt=form,
+                )
+            )  # fmt: skip
     return scores
 
 

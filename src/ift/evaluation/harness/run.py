@@ -186,12 +186,12 @@ def scores_of(
                 low, high = bootstrap_interval(aggregate, values)
             parts.append(
                 Score(
-                    task_name,
-                    metric if len(filters) == 1 else f"{metric} ({filter_name})",
-                    float(value),
-                    len(values),
-                    low,
-                    high,
+                    task=task_name,
+                    metric=metric if len(filters) == 1 else f"{metric} ({filter_name})",
+                    value=float(value),
+                    n=len(values),
+                    low=low,
+                    high=high,
                     higher_is_better=found["higher_is_better"].get(task_name, {}).get(metric) is not False,
                     headline=not (suite or task_name in grouped or (task_name == "squadv2" and "_" in metric)),
                     model=model,
@@ -208,12 +208,12 @@ def scores_of(
             low, high = _around_mean(lists, weighted)
             wholes.append(
                 Score(
-                    group_name,
-                    metric if [m for m, *_ in of_group].count(metric) == 1 else f"{metric} ({filter_name})",
-                    float(value),
-                    len(pooled),
-                    low,
-                    high,
+                    task=group_name,
+                    metric=metric if [m for m, *_ in of_group].count(metric) == 1 else f"{metric} ({filter_name})",
+                    value=float(value),
+                    n=len(pooled),
+                    low=low,
+                    high=high,
                     higher_is_better=found["higher_is_better"].get(group_name, {}).get(metric) is not False,
                     headline=group_name not in inner,
                     model=model,
@@ -298,7 +298,14 @@ def unofficial_mean(name: str, parts: Sequence[Score], *, model: str, prompt: st
     half = math.sqrt(sum(half**2 for half in halves)) / len(means) if len(halves) == len(means) else math.nan
     asked = {score.task: score.n for score in parts}
     return Score(
-        *(name, "unofficial_mean", value, sum(asked.values()), value - half, value + half), model=model, prompt=prompt
+        task=name,
+        metric="unofficial_mean",
+        value=value,
+        n=sum(asked.values()),
+        low=value - half,
+        high=value + half,
+        model=model,
+        prompt=prompt,
     )
 
 

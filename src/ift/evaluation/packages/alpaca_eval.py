@@ -270,7 +270,10 @@ def _scores(
 
     def score(metric: str, value: Any, *, error: float | None = None, headline: bool = True) -> Score:
         low, high = (None, None) if error is None else (value - 1.96 * error, value + 1.96 * error)
-        return Score("alpaca_eval", metric, value, n, low, high, model, prompt, metric != "standard_error", headline)
+        return Score(
+            task="alpaca_eval", metric=metric, value=value, n=n, low=low, high=high,
+            model=model, prompt=prompt, higher_is_better=metric != "standard_error", headline=headline,
+        )  # fmt: skip
 
     estimate = mean_interval(wins)
     raw = score("win_rate", metrics["win_rate"] if n else None)

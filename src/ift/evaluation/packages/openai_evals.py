@@ -316,7 +316,12 @@ def _scores(spec: Spec, found: Mapping[str, Any], *, model: str, prompt: str) ->
         first = name == headline or (headline is None and name.startswith("counts/"))
         better = name not in ("boostrap_std", "counts/__invalid__")
         number = value if isinstance(value, int | float) else None
-        scores.append(Score(spec.name, name, number, n, low, high, model, prompt, better, first))
+        scores.append(
+            Score(
+                task=spec.name, metric=name, value=number, n=n, low=low, high=high,
+                model=model, prompt=prompt, higher_is_better=better, headline=first,
+            )
+        )  # fmt: skip
     return scores
 
 

@@ -1,0 +1,83 @@
+"""Files that outlive a release, and the version of their form.
+
+config.yaml, results.json, data_report.json and manifest.json say under `format` which version of their form they are;
+a file that says nothing is version 1. A reader brings an older file to today's form, one version at a time, by the
+migrations below. It changes nothing on disk.
+
+Whoever adds, renames or removes something that readers rely on adds one migration here, and with it the version goes
+up by one. A setting that was added gets the value that means what the release before did:
+
+    CONFIG = Form("config.yaml", (added({"adapter.rank": 0}),))       # from version 1 to 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ift.errors import ConfigError
+
+KEY = "format"
+Migration = Callable[[dict[str, Any]], dict[str, Any]]  # the content of one version as that of the next
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of file. migrations: the first leads from version 1 to 2, the next from 2 to 3."""
+
+    name: str
+    migrations: tuple[Migration, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version that this release writes."""
+        return 1 + len(self.migrations)
+
+    def stamped(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The content as it is written, with its version."""
+        return {KEY: self.version, **content}
+
+    def current(self, content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """The content of a file of any earlier version in today's form, without its version.
+
+        Raises ConfigError for a file of a later release.
+        """
+        version = content.get(KEY, 1)
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ConfigError(f"{path}: {KEY}={version!r:.40} is no version of {self.name} (was it changed by hand?)")
+        if version > self.version:
+            raise ConfigError(
+                f"{path}: version {version} of {self.name}, and this release reads up to version {self.version} "
+                "(install a newer ift)"
+            )
+        migrated = {key: value for key, value in content.items() if key != KEY}
+        for migrate in self.migrations[version - 1 :]:
+            migrated = migrate(migrated)
+        return migrated
+
+
+def added(values: Mapping[str, Any]) -> Migration:
+    """The migration for settings that were added: their whole keys, with what the release before did."""
+
+    def migrate(content: dict[str, Any]) -> dict[str, Any]:
+        for key, value in values.items():
+            content = _with(content, key.split("."), value)
+        return content
+
+    return migrate
+
+
+def _with(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    name, *rest = path
+    if rest:
+        inner = tree.get(name)
+        return {**tree, name: _with(inner if isinstance(inner, Mapping) else {}, rest, value)}
+    return {name: value, **tree}
+
+
+CONFIG = Form("config.yaml")
+RESULTS = Form("results.json")
+DATA_REPORT = Form("data_report.json")
+MANIFEST = Form("manifest.json")
