@@ -1,13 +1,15 @@
-"""Decoding: a batched answer is the answer of the row alone, stops where it should, and choices follow their odds."""
+"""Decoding: a batched answer is the answer of the row alone, stops where it should, and requests come and go."""
 
-import math
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from ift.generation.engine import Generated, Sampling, _stream, choose, generate
+from ift.generation.engine import PIECE_TOKENS, Engine, Generated, Request, generate
+from ift.generation.sampling import Sampling
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.model.linear import compute_in
@@ -206,49 +208,6 @@ def test_top_k_1_is_greedy(model, prompts):
     assert greedy(model, prompts, sampling=Sampling(2.0, top_k=1)) == greedy(model, prompts)
 
 
-# tokens in an order of their own: 3 is the likeliest, then 0, 4, 1, 2
-ODDS = [0.30, 0.05, 0.04, 0.45, 0.16]
-
-
-def shares(sampling: Sampling, n: int = 10_000) -> list[float]:
-    """How often each token of ODDS is chosen when u takes n evenly spaced values."""
-    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    chosen = choose(torch.tensor(ODDS).log().expand(n, -1), sampling, u)
-    return (torch.bincount(chosen, minlength=5) / n).tolist()
-
-
-def test_one_number_makes_one_choice():
-    u = torch.tensor([0.0, 0.44, 0.46, 0.74, 0.76, 0.90, 0.92, 0.95, 0.97, 0.99999])
-    chosen = choose(torch.tensor(ODDS).log().expand(10, -1), Sampling(1.0), u)
-    assert chosen.tolist() == [3, 3, 0, 0, 4, 4, 1, 1, 2, 2]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "expected"),
-    [
-        (Sampling(1.0), ODDS),
-        (Sampling(1.0, top_k=2), [0.30 / 0.75, 0, 0, 0.45 / 0.75, 0]),
-        (Sampling(1.0, top_k=5), ODDS),
-        (Sampling(1.0, top_k=99), ODDS),
-        # the smallest set with at least this mass: 0.45, 0.45 + 0.30, ...
-        (Sampling(1.0, top_p=0.44), [0, 0, 0, 1, 0]),
-        (Sampling(1.0, top_p=0.46), [0.30 / 0.75, 0, 0, 0.45 / 0.75, 0]),
-        (Sampling(1.0, top_p=0.74), [0.30 / 0.75, 0, 0, 0.45 / 0.75, 0]),
-        (Sampling(1.0, top_p=0.76), [0.30 / 0.91, 0, 0, 0.45 / 0.91, 0.16 / 0.91]),
-        (Sampling(1.0, top_p=1.0), ODDS),
-        # top_p looks at what top_k has left: 0.45 / 0.75 = 0.6
-        (Sampling(1.0, top_k=2, top_p=0.59), [0, 0, 0, 1, 0]),
-        # temperature 0.5 squares the odds, 2 takes their root
-        (Sampling(0.5), [p**2 / sum(q**2 for q in ODDS) for p in ODDS]),
-        (Sampling(2.0), [p**0.5 / sum(q**0.5 for q in ODDS) for p in ODDS]),
-        (Sampling(0.0), [0, 0, 0, 1, 0]),
-    ],
-    ids=str,
-)
-def test_choices_follow_their_odds(sampling, expected):
-    assert shares(sampling) == pytest.approx(expected, abs=2e-4)
-
-
 def test_sampled_tokens_follow_the_softmax_of_the_model(model):
     """Chi-square over 29 degrees of freedom: a fair sample stays below 58.3 in 999 of 1000 cases."""
     n, prompt = 6000, [4, 2]
@@ -258,14 +217,6 @@ def test_sampled_tokens_follow_the_softmax_of_the_model(model):
         expected = (model(torch.tensor([prompt]))[0, -1].double() / 1.5).softmax(dim=-1) * n
     assert sum((counts[token] - e) ** 2 / e for token, e in enumerate(expected.tolist())) < 58.3
     assert expected.max() < 0.9 * n  # not one token alone
-
-
-def test_numbers_of_a_row_are_uniform_and_rows_have_their_own():
-    u = np.stack([_stream(0, row).random(50) for row in range(200)])
-    assert u.mean() == pytest.approx(0.5, abs=4 / math.sqrt(12 * u.size))
-    assert len(np.unique(u)) == u.size
-    one_by_one = _stream(0, 7)
-    assert [one_by_one.random() for _ in range(50)] == u[7].tolist()
 
 
 # -- around it ------------------------------------------------------------------------------------------------------
@@ -315,3 +266,248 @@ def test_a_row_ends_where_it_is_told_to_and_the_others_go_on(model, prompts):
             assert (answer.ids, answer.stop_reason) == (whole.ids[: whole.ids.index(stop) + 1], "stop")
         else:
             assert answer == whole
+
+
+# -- requests that join and leave -----------------------------------------------------------------------------------
+
+
+def request(prompt: list[int], answers: dict[str, Generated], name: str, **options) -> Request:
+    """A request whose answer goes to `answers` under a name, and which must end once."""
+
+    def on_end(answer: Generated) -> None:
+        assert name not in answers
+        answers[name] = answer
+
+    options = {"max_new_tokens": 12, "end_tokens": {END}, **options}
+    return Request(prompt=prompt, on_end=on_end, **options)
+
+
+def run_out(engine: Engine) -> None:
+    while engine.busy:
+        engine.step()
+
+
+@pytest.fixture(scope="module")
+def long_model() -> GPT:
+    """The same, with positions for prompts of several pieces, and answers that seldom end."""
+    torch.manual_seed(3)
+    model = GPT(GPTConfig(VOCABULARY, 4 * PIECE_TOKENS, n_layer=2, n_head=2, n_embd=32))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.4)
+    return model.eval()
+
+
+def pieces(model: GPT, engine: Engine, steps: int) -> list[list[int]]:
+    """Tokens that each forward of each step computes."""
+    sizes: list[list[int]] = []
+    hook = model.h[0].register_forward_hook(lambda module, inputs, output: sizes[-1].append(len(output)))
+    for _ in range(steps):
+        sizes.append([])
+        engine.step()
+    hook.remove()
+    return sizes
+
+
+def test_requests_that_come_one_by_one_get_the_answers_of_their_prompts_alone(model, prompts):
+    engine, answers = Engine(model, slots=5, capacity=CONTEXT), {}
+    for number, prompt in enumerate(prompts):
+        engine.submit(request(prompt, answers, number))
+        if number % 3:
+            engine.step()
+    run_out(engine)
+    assert [answers[number] for number in range(40)] == [alone(model, prompt, 12) for prompt in prompts]
+
+
+def test_each_token_is_given_once_and_in_order_while_the_row_goes_on(model, prompts):
+    engine, answers, tokens, seen = Engine(model, slots=4, capacity=CONTEXT), {}, {}, []
+    for number, prompt in enumerate(prompts):
+        tokens[number] = []
+        engine.submit(request(prompt, answers, number, on_token=tokens[number].append))
+    while engine.busy:
+        engine.step()
+        seen.append(sum(map(len, tokens.values())))
+    assert [tokens[number] for number in range(40)] == [answers[number].ids for number in range(40)]
+    assert [answers[number] for number in range(40)] == [alone(model, prompt, 12) for prompt in prompts]
+    assert max(after - before for before, after in pairwise(seen)) <= 4  # one a row and step
+
+
+def test_requests_of_one_batch_differ_in_all_they_ask_for(model, prompts):
+    """Each answer is what `generate` gives where all prompts ask for the same."""
+    kinds = [
+        {"sampling": Sampling()},
+        {"sampling": Sampling(1.0, seed=1)},
+        {"sampling": Sampling(0.7, top_k=8, seed=1)},
+        {"sampling": Sampling(1.3, top_p=0.8), "max_new_tokens": 5},
+        {"until": lambda ids: len(ids) == 2},
+    ]
+    engine, answers = Engine(model, slots=40, capacity=CONTEXT), {}
+    for number, prompt in enumerate(prompts):
+        options = dict(kinds[number % 5])
+        if "sampling" in options:
+            options["sampling"] = replace(options["sampling"], stream=number)
+        engine.submit(request(prompt, answers, number, **options))
+    run_out(engine)
+    for kind, options in enumerate(kinds):
+        expected = greedy(model, prompts, **options)
+        assert [answers[n] for n in range(kind, 40, 5)] == expected[kind::5]
+
+
+def test_an_answer_ends_before_any_of_its_end_tokens(model, prompts):
+    whole = greedy(model, [prompts[0]])[0].ids
+    answers: dict = {}
+    engine = Engine(model, slots=2, capacity=CONTEXT)
+    engine.submit(request(prompts[0], answers, "two ends", end_tokens={END, whole[2]}))
+    engine.submit(request(prompts[0], answers, "one end"))
+    run_out(engine)
+    assert answers["two ends"] == Generated(whole[: whole.index(whole[2])], "end")
+    assert answers["one end"].ids == whole
+
+
+def test_a_long_prompt_that_joins_holds_a_stream_up_by_one_piece_a_step(long_model):
+    long, short = [1 + n % 7 for n in range(3 * PIECE_TOKENS + 5)], [4, 2]
+    engine, answers, tokens = Engine(long_model, slots=2, capacity=4 * PIECE_TOKENS), {}, []
+    engine.submit(request(short, answers, "short", end_tokens=(), max_new_tokens=8, on_token=tokens.append))
+    engine.step()
+    engine.submit(request(long, answers, "long", end_tokens=(), max_new_tokens=3))
+    assert pieces(long_model, engine, 5) == [[1, PIECE_TOKENS]] * 3 + [[1, 5], [2]]
+    assert len(tokens) == 6  # one a step
+    run_out(engine)
+    expected = [
+        generate(long_model, [prompt], end_of_text=-1, max_new_tokens=n) for prompt, n in ((short, 8), (long, 3))
+    ]
+    assert [[answers["short"]], [answers["long"]]] == expected
+
+
+def test_a_long_prompt_is_computed_at_once_where_nobody_streams(long_model):
+    long, short = [1 + n % 7 for n in range(3 * PIECE_TOKENS)], [4, 2]
+    engine, answers = Engine(long_model, slots=2, capacity=4 * PIECE_TOKENS, check_every=1), {}
+    engine.submit(request(short, answers, "short", end_tokens=(), max_new_tokens=8))
+    engine.step()
+    engine.submit(request(long, answers, "long", end_tokens=(), max_new_tokens=3))
+    assert pieces(long_model, engine, 1) == [[1, 3 * PIECE_TOKENS]]
+
+
+def test_short_prompts_that_join_a_stream_share_a_piece(long_model):
+    engine, answers = Engine(long_model, slots=8, capacity=4 * PIECE_TOKENS), {}
+    engine.submit(request([4, 2], answers, "stream", end_tokens=(), on_token=lambda token: None))
+    engine.step()
+    for name in range(4):
+        engine.submit(request([3] * (PIECE_TOKENS // 2), answers, name, end_tokens=()))
+    assert pieces(long_model, engine, 3) == [[1, PIECE_TOKENS], [3, PIECE_TOKENS], [5]]
+
+
+@pytest.mark.parametrize("stage", ["waiting", "in pieces", "decoding", "from a callback"])
+def test_a_request_that_is_cancelled_leaves_its_slot_to_the_next_and_the_others_as_they_were(long_model, stage):
+    prompts = {
+        "first": [4, 2],
+        "gone": [1 + n % 7 for n in range(2 * PIECE_TOKENS)] if stage == "in pieces" else [5, 6, 1],
+        "next": [9, 8, 7, 6],
+    }
+    expected = {
+        name: generate(long_model, [prompt], end_of_text=-1, max_new_tokens=12)[0] for name, prompt in prompts.items()
+    }
+    engine, answers, cancelled = Engine(long_model, slots=2, capacity=4 * PIECE_TOKENS), {}, []
+
+    def on_token(token: int) -> None:
+        if stage == "from a callback" and len(cancelled) < 3:
+            cancelled.append(len(cancelled) == 2 and engine.cancel(gone))
+
+    options = {"end_tokens": (), "max_new_tokens": 12}
+    engine.submit(request(prompts["first"], answers, "first", on_token=on_token, **options))
+    engine.step()
+    gone = engine.submit(request(prompts["gone"], answers, "gone", on_token=lambda token: None, **options))
+    engine.submit(request(prompts["next"], answers, "next", **options))
+    for _ in range({"waiting": 0, "in pieces": 1, "decoding": 2, "from a callback": 2}[stage]):
+        engine.step()
+    if stage == "from a callback":
+        assert cancelled == [False, False, True]
+    else:
+        assert engine.cancel(gone)
+    assert not engine.cancel(gone)
+    assert answers["gone"].stop_reason == "cancelled"
+    assert answers["gone"].ids == expected["gone"].ids[: {"decoding": 2, "from a callback": 1}.get(stage, 0)]
+    assert max(map(len, pieces(long_model, engine, 1))) == 2  # a step of the first, and the prompt of the next
+    run_out(engine)
+    assert answers["first"] == expected["first"]
+    assert answers["next"] == expected["next"]
+
+
+def test_a_cancelled_request_in_the_middle_gives_its_slot_to_the_last_row(model, prompts):
+    engine, answers = Engine(model, slots=6, capacity=CONTEXT), {}
+    some = [prompt[:6] for prompt in prompts[:8]]
+    numbers = [engine.submit(request(prompt, answers, n)) for n, prompt in enumerate(some)]
+    engine.step()
+    engine.step()
+    assert not answers
+    assert [engine.cancel(numbers[n]) for n in (1, 4)] == [True, True]
+    run_out(engine)
+    assert not engine.cancel(numbers[0])
+    assert not engine.cancel(99)
+    for n, prompt in enumerate(some):
+        whole = alone(model, prompt, 12)
+        assert answers[n] == (Generated(whole.ids[:2], "cancelled") if n in (1, 4) else whole)
+
+
+def test_prompts_with_and_without_the_prefix_share_the_slots(model, prompts):
+    prefix = [7, 3, 9, 9, 1]
+    mixed = [[*prefix, *prompt[:15]] if n % 3 else prompt for n, prompt in enumerate(prompts)]
+    mixed += [prefix, prefix[:3], [*prefix, 2]]
+    for streams in (False, True):
+        engine, answers = Engine(model, slots=4, capacity=CONTEXT, prefix=prefix), {}
+        for number, prompt in enumerate(mixed):
+            on_token = (lambda token: None) if streams else None
+            engine.submit(request(prompt, answers, number, on_token=on_token))
+        run_out(engine)
+        assert [answers[n] for n in range(len(mixed))] == [alone(model, prompt, 12) for prompt in mixed]
+
+
+def test_the_prefix_is_computed_once_and_again_only_where_no_slot_holds_it(model):
+    prefix, answers = [7, 3, 9, 9, 1], {}
+    engine = Engine(model, slots=1, capacity=CONTEXT, prefix=prefix)
+    for number, prompt in enumerate([[*prefix, 2], [*prefix, 3, 4], [5, 6], [*prefix, 2], [*prefix, 2, 2]]):
+        engine.submit(request(prompt, answers, number, max_new_tokens=1))
+    assert pieces(model, engine, 5) == [[1], [2], [2], [6], [2]]
+
+
+def test_a_row_ends_with_the_positions_of_the_engine():
+    engine, answers = Engine(always(5), slots=3, capacity=6), {}
+    for length in (1, 4, 6):
+        engine.submit(request([1] * length, answers, length, max_new_tokens=50))
+    run_out(engine)
+    assert answers == {n: Generated([5] * (6 - n), "context") for n in (1, 4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_new_tokens", "message"),
+    [([], 5, "0 tokens"), ([1] * 25, 5, "25 tokens.*1 to 24"), ([1], 0, "max_new_tokens=0")],
+)
+def test_a_request_that_cannot_be_answered_is_refused(model, prompt, max_new_tokens, message):
+    engine = Engine(model, slots=1, capacity=10 * CONTEXT)  # no more than the model has
+    with pytest.raises(ValueError, match=message):
+        engine.submit(Request(prompt=prompt, max_new_tokens=max_new_tokens))
+    assert not engine.busy
+
+
+def test_a_model_in_training_mode_does_not_answer():
+    model = GPT(GPTConfig(VOCABULARY, CONTEXT, 1, 2, 32, dropout=0.5)).train()
+    engine = Engine(model, slots=1, capacity=CONTEXT)
+    engine.submit(Request(prompt=[1], max_new_tokens=1))
+    with pytest.raises(ValueError, match="training mode"):
+        engine.step()
+
+
+def test_an_engine_goes_on_after_a_callback_that_failed(model, prompts):
+    engine, answers, failures = Engine(model, slots=3, capacity=CONTEXT), {}, []
+
+    def fail_once(token: int) -> None:
+        if not failures:
+            failures.append(token)
+            raise KeyError(token)
+
+    engine.submit(request(prompts[0], answers, 0, on_token=fail_once))
+    engine.submit(request(prompts[1], answers, 1))
+    with pytest.raises(KeyError):
+        engine.step()
+    run_out(engine)
+    assert [answers[0], answers[1]] == [alone(model, prompt, 12) for prompt in prompts[:2]]

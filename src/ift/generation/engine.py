@@ -1,94 +1,348 @@
 """Batched decoding with a KV cache: token ids in, token ids out. It knows no text and no template.
 
-Nothing is padded, so a batched answer is the answer of the row alone: prompts are computed one after the other as flat
-tokens, what they all begin with once, and each row then grows in a place of its own until it ends and another takes it.
+    engine = Engine(model, slots=8, capacity=1024)
+    engine.submit(Request(prompt, max_new_tokens=100, end_tokens={50256}, on_token=show))
+    while engine.busy:
+        engine.step()
+
+Requests join and leave while others go on; `generate` answers a list of prompts at once. Nothing is padded, so an
+answer does not depend on what is computed beside it: prompts are computed one after the other as flat tokens, and each
+row then grows in a slot of its own until it ends and another takes the slot.
+
+n rows, C channels.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ift.generation.cache import Cache, Prefill, Step, slots_that_fit
+from ift.generation.sampling import GREEDY, Sampling, choose_each
 from ift.model.gpt import GPT
 
 CHECK_EVERY = 8  # tokens between looks at who has ended, on a device that a look would hold up
-PREFILL_TOKENS = 4096  # of prompts that are computed together
+PREFILL_TOKENS = 4096  # of prompts that are computed together while nobody waits for the next token
+PIECE_TOKENS = 256  # the same while somebody does: on a CPU a piece takes about as long as a few tokens of a full batch
 
 Until = Callable[[list[int]], bool]
 
 
 @dataclass(frozen=True)
 class Generated:
-    ids: list[int]  # without the end-of-text
-    stop_reason: (
-        str  # "end" (the model ended), "stop" (`until`), "length" (max_new_tokens), "context" (no position left)
-    )
+    """An answer. ids are without the end token.
+
+    stop_reason  "end" (the model ended), "stop" (`until`), "length" (max_new_tokens), "context" (no position left),
+                 "cancelled"
+    """
+
+    ids: list[int]
+    stop_reason: str
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy. top_k and top_p (Holtzman et al. 2020) narrow the choice before it is made."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """
+    prompt          token ids, one at least
+    max_new_tokens  one at least
+    end_tokens      the answer ends before the first of them
+    until           called after each new token with all tokens of the answer: whether it ends here
+    on_token        called with each token of the answer, in order; whoever gives it waits for the next token, so long
+                    prompts of others are then computed in pieces
+    on_end          called once, however the answer ends
+    """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-
-@dataclass
-class _Row:
-    index: int  # in the list of prompts
     prompt: Sequence[int]
-    room: int  # positions of the context after the prompt
-    limit: int  # max_new_tokens
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
+    end_tokens: Collection[int] = frozenset()
+    until: Until | None = None
+    on_token: Callable[[int], None] | None = None
+    on_end: Callable[[Generated], None] | None = None
+
+
+@dataclass(eq=False)
+class _Row:
+    """A request on its way."""
+
+    number: int
+    request: Request
+    room: int  # positions after the prompt
+    begins_shared: bool  # the prompt begins with the engine's prefix
     random: np.random.Generator | None
+    computed: int = 0  # tokens of the prompt that are in the cache, where it comes in pieces
     ids: list[int] = field(default_factory=list)
     stop_reason: str | None = None
 
     @property
-    def asks(self) -> int:
-        """How often the model may be asked yet: at the last position of the context too, for it might be the end."""
-        return min(self.limit, self.room + 1) - len(self.ids)
+    def length(self) -> int:
+        return len(self.request.prompt)
 
     @property
-    def answer(self) -> Generated:
-        return Generated(self.ids, self.stop_reason or "")
+    def streams(self) -> bool:
+        return self.request.on_token is not None
 
     @property
-    def last(self) -> int:
-        """Position of the newest token."""
-        return len(self.prompt) + len(self.ids) - 1
+    def tokens_left(self) -> int:
+        """New tokens that may come yet. One more than there is room for: it might be the end."""
+        return min(self.request.max_new_tokens, self.room + 1) - len(self.ids)
 
-    def take(self, tokens: Sequence[int], end_of_text: int, until: Until | None) -> None:
+    @property
+    def newest(self) -> int:
+        return self.ids[-1] if self.ids else self.request.prompt[-1]
+
+    @property
+    def position(self) -> int:
+        """Of the newest token."""
+        return self.length + len(self.ids) - 1
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Append new tokens up to where the answer ends."""
+        request = self.request
         for token in tokens:
-            if token == end_of_text:
+            if self.stop_reason is not None:  # a callback may cancel, too
+                return
+            if token in request.end_tokens:
                 self.stop_reason = "end"
             elif len(self.ids) == self.room:
                 self.stop_reason = "context"
             else:
                 self.ids.append(token)
-                if until and until(self.ids):
+                if request.until and request.until(self.ids):
                     self.stop_reason = "stop"
-                elif len(self.ids) == self.limit:
+                elif len(self.ids) == request.max_new_tokens:
                     self.stop_reason = "length"
-            if self.stop_reason:
-                return
+                if request.on_token:
+                    request.on_token(token)
+
+    def end(self) -> None:
+        if self.request.on_end:
+            self.request.on_end(Generated(self.ids, self.stop_reason or ""))
 
 
-@torch.inference_mode()
+class Engine:
+    """Requests that are answered side by side.
+
+    slots        rows that are computed together; further requests wait their turn, first come, first served
+    capacity     positions of a row, prompt and answer; at most the context length
+    prefix       tokens that many prompts begin with: computed once. Other prompts are welcome
+    check_every  tokens between looks at who has ended where nobody streams; None: 1 on a CPU, CHECK_EVERY on a GPU
+
+    The model must be in evaluation mode. One thread calls all methods; callbacks may call `submit` and `cancel`. What a
+    callback raises leaves `step`.
+    """
+
+    def __init__(
+        self, model: GPT, *, slots: int, capacity: int, prefix: Sequence[int] = (), check_every: int | None = None
+    ):
+        self.model, self.slots, self.capacity = model, slots, min(capacity, model.config.context_length)
+        self.check_every = check_every or (1 if model.device.type == "cpu" else CHECK_EVERY)
+        self._prefix = list(prefix)
+        self._holding: set[int] = set()  # slots whose first positions hold the prefix
+        self._submitted = 0
+        self._waiting: deque[_Row] = deque()
+        self._partial: _Row | None = None  # its prompt is computed in pieces, in the last slot
+        self._active: list[_Row] = []  # row b is in slot b of the cache
+        with torch.inference_mode():
+            self._cache = Cache(model, slots, self.capacity)
+            if self._prefix:
+                self._prefill(0, [self._prefix], computed=0)
+                self._cache.copy(0, slice(None), len(self._prefix))
+                self._holding = set(range(slots))
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request has not ended."""
+        return bool(self._waiting or self._partial or any(row.stop_reason is None for row in self._active))
+
+    def submit(self, request: Request) -> int:
+        """Put a request at the end of the queue; return its number, for `cancel`.
+
+        Raises ValueError for a prompt that is empty or longer than the capacity, and for max_new_tokens below 1.
+        """
+        length, shared = len(request.prompt), len(self._prefix)
+        if not 1 <= length <= self.capacity:
+            raise ValueError(f"a prompt of {length} tokens (must be 1 to {self.capacity})")
+        if request.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={request.max_new_tokens}: must be 1 or more")
+        begins_shared = 0 < shared < length and list(request.prompt[:shared]) == self._prefix
+        row = _Row(self._submitted, request, self.capacity - length, begins_shared, request.sampling.random())
+        self._submitted += 1
+        self._waiting.append(row)
+        return row.number
+
+    def cancel(self, number: int) -> bool:
+        """End a request now, with the tokens it has; the next step gives its slot away. False if it has ended."""
+        rows = [*self._active, *self._waiting, *([self._partial] if self._partial else [])]
+        row = next((row for row in rows if row.number == number and row.stop_reason is None), None)
+        if row is None:
+            return False
+        row.stop_reason = "cancelled"
+        if row is self._partial:
+            self._partial = None
+        elif row not in self._active:
+            self._waiting.remove(row)
+        row.end()
+        return True
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Let requests join, and give each row in a slot its next token.
+
+        Where somebody streams, at most PIECE_TOKENS of prompts are computed; where nobody does, whole prompts, and up
+        to check_every tokens for each row.
+        """
+        if self.model.training:
+            raise ValueError("the model is in training mode (call model.eval() first)")
+        self._finish()
+        states: list[Tensor] = []  # (n, C) at the newest token of each row
+        if self._active:
+            newest = torch.tensor([row.newest for row in self._active], device=self.model.device)
+            states.append(self.model.hidden(newest, self._layout()))
+        states += self._join()
+        if not self._active:
+            return
+        tokens = self._next_tokens(torch.cat(states))
+        for row, new in zip(self._active, tokens.tolist(), strict=True):
+            row.take(new)
+        self._finish()
+
+    # -- prompts -------------------------------------------------------------------------------------------------------
+
+    def _join(self) -> list[Tensor]:
+        """Compute prompts that wait, as far as a step may; (n, C) states of the rows that have joined, in a list."""
+        streaming = any(row.streams for row in self._active)
+        most = PIECE_TOKENS if streaming else PREFILL_TOKENS
+        if self._partial is None:
+            free = self.slots - len(self._active)
+            if not self._waiting or free == 0:
+                return []
+            # a few at a time, since weights are read once for all; but nobody who streams waits for others to end
+            if not (streaming or self._waiting[0].streams) and free < min(len(self._waiting), max(1, self.slots // 4)):
+                return []
+            computed = self._already_computed(self._waiting[0])
+            if not (streaming and self._waiting[0].length - computed > most):
+                return [self._join_whole(free, computed, most)]
+            self._partial = self._waiting.popleft()
+            self._partial.computed = computed
+            self._give(self.slots - 1, computed)
+        return self._continue_partial(self._partial, most)
+
+    def _join_whole(self, free: int, computed: int, most: int) -> Tensor:
+        """Requests that begin alike join together: one at least, and no more than `most` tokens."""
+        rows: list[_Row] = []
+        tokens = 0
+        while self._waiting and len(rows) < free:
+            row = self._waiting[0]
+            more = row.length - computed
+            if rows and (tokens + more > most or self._already_computed(row) != computed):
+                break
+            rows.append(self._waiting.popleft())
+            tokens += more
+        first_slot = len(self._active)
+        for slot in range(first_slot, first_slot + len(rows)):
+            self._give(slot, computed)
+        state = self._prefill(first_slot, [row.request.prompt[computed:] for row in rows], computed=computed)
+        self._holding |= {slot for slot, row in enumerate(rows, start=first_slot) if row.begins_shared}
+        self._active += rows
+        return state
+
+    def _continue_partial(self, row: _Row, most: int) -> list[Tensor]:
+        piece = row.request.prompt[row.computed : row.computed + most]
+        state = self._prefill(self.slots - 1, [piece], computed=row.computed)
+        row.computed += len(piece)
+        if row.computed < row.length:
+            return []
+        self._partial = None
+        if row.begins_shared:
+            self._holding.add(self.slots - 1)
+        self._move(self.slots - 1, len(self._active), row.length)
+        self._active.append(row)
+        return [state]
+
+    def _already_computed(self, row: _Row) -> int:
+        """Tokens at the beginning of the prompt that lie ready in some slot."""
+        return len(self._prefix) if row.begins_shared and self._holding else 0
+
+    def _give(self, slot: int, computed: int) -> None:
+        """Make a slot ready for a prompt: with the prefix where the prompt goes on after it, else to be overwritten."""
+        if not computed:
+            self._holding.discard(slot)
+        elif slot not in self._holding:
+            self._cache.copy(min(self._holding), slice(slot, slot + 1), computed)
+            self._holding.add(slot)
+
+    def _prefill(self, first_slot: int, prompts: Sequence[Sequence[int]], *, computed: int) -> Tensor:
+        """Compute tokens of prompts into slots from first_slot on, after those that are there; (n, C) last states."""
+        lengths = [len(prompt) for prompt in prompts]
+        ids = torch.tensor([token for prompt in prompts for token in prompt], device=self.model.device)
+        last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
+        return self.model.hidden(ids, Prefill(self._cache, first_slot, lengths, computed), last)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _next_tokens(self, hidden: Tensor) -> Tensor:
+        """(n, C) states -> (n, times) next tokens of the active rows. Nothing waits for the device meanwhile."""
+        rows = self._active
+        most = 1 if any(row.streams for row in rows) else self.check_every
+        times = min(most, *(row.tokens_left for row in rows))
+        samplings, noise = [row.request.sampling for row in rows], self._noise(times)
+        tokens: list[Tensor] = []
+        for time in range(times):
+            if time:
+                hidden = self.model.hidden(tokens[-1], self._layout(time))
+            u = None if noise is None else noise[:, time]
+            tokens.append(choose_each(self.model.logits(hidden).float(), samplings, u))
+        return torch.stack(tokens, dim=1)
+
+    def _noise(self, times: int) -> Tensor | None:
+        """(n, times) uniform numbers, each row's own; None where all rows are greedy."""
+        if all(row.random is None for row in self._active):
+            return None
+        drawn = [row.random.random(times) if row.random else np.zeros(times) for row in self._active]
+        return torch.from_numpy(np.stack(drawn)).to(self.model.device)
+
+    def _layout(self, ahead: int = 0) -> Step:
+        """ahead: tokens that the rows have been given on the device, and not yet here."""
+        at = [row.position + ahead for row in self._active]
+        return Step(self._cache, torch.tensor(at, device=self.model.device), max(at) + 1)
+
+    def _finish(self) -> None:
+        """Take rows that have ended out of their slots; the last row fills each gap, so that rows in use stay first."""
+        ended = [row for row in self._active if row.stop_reason is not None]
+        for slot in reversed(range(len(self._active))):
+            if self._active[slot].stop_reason is not None:
+                last = self._active.pop()
+                if slot < len(self._active):
+                    self._move(len(self._active), slot, last.position)
+                    self._active[slot] = last
+        for row in ended:
+            if row.stop_reason != "cancelled":  # those have reported their end
+                row.end()
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        """Bring what a slot holds into another."""
+        if source == target:
+            return
+        self._cache.copy(source, slice(target, target + 1), length)
+        if source in self._holding:
+            self._holding.add(target)
+        else:
+            self._holding.discard(target)
+
+
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
     *,
     end_of_text: int,
     max_new_tokens: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     batch_size: int | None = None,
     check_every: int | None = None,
     until: Until | None = None,
@@ -98,142 +352,64 @@ def generate(
 ) -> list[Generated]:
     """Continue each prompt until end-of-text, max_new_tokens or the end of the context; answers in the given order.
 
-    A prompt of n tokens is 1 <= n <= context_length. Sampled answers depend on the seed and the place of the prompt in
-    the list, never on the rows computed beside it. progress is called with the number of rows that have just ended.
+    A prompt of n tokens is 1 <= n <= context_length (see fitting.py). Sampled answers depend on the seed and the place
+    of the prompt in the list, never on the rows computed beside it.
 
-    batch_size: rows that are computed together; prompts take the places of rows that have ended. None: as many as fit
-    check_every: tokens between looks at who has ended; None: 1 on a CPU, CHECK_EVERY on a GPU
-    until: asked after each token of a row, with all its tokens so far: whether the row ends here
-    streams: numbers of the prompts that decide what is sampled; None: their places in the list
-    ended: called as each row ends, with its place in the list and its answer
+    batch_size   rows that are computed together; None: as many as fit into memory
+    check_every  tokens between looks at who has ended; None: 1 on a CPU, CHECK_EVERY on a GPU
+    until        called after each token of a row, with all its tokens so far: whether the row ends here
+    streams      numbers of the prompts that decide what is sampled; None: their places in the list
+    ended        called as each row ends, with its place in the list and its answer
+    progress     called with the number of rows that have just ended
     """
     if not prompts:
         return []
-    device, context = model.device, model.config.context_length
-    check_every = check_every or (1 if device.type == "cpu" else CHECK_EVERY)
-    sampled = sampling.temperature > 0
-    rows = [
-        _Row(i, prompt, context - len(prompt), max_new_tokens, _stream(sampling.seed, stream) if sampled else None)
-        for i, (prompt, stream) in enumerate(zip(prompts, streams or range(len(prompts)), strict=True))
-    ]
-    waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))  # of one length: they see as much, and end together
-    capacity = min(context, max(map(len, prompts)) + max_new_tokens)
-    slots = min(batch_size or slots_that_fit(model, capacity), len(rows))
+    answers: dict[int, Generated] = {}
+    capacity = min(model.config.context_length, max(map(len, prompts)) + max_new_tokens)
+    numbers = range(len(prompts)) if streams is None else streams
     was_training = model.training
     model.eval()
+
+    def request(place: int) -> Request:
+        def on_end(answer: Generated) -> None:
+            answers[place] = answer
+            ended(place, answer)
+
+        return Request(
+            prompt=prompts[place],
+            max_new_tokens=max_new_tokens,
+            sampling=replace(sampling, stream=numbers[place]),
+            end_tokens=(end_of_text,),
+            until=until,
+            on_end=on_end,
+        )
+
     try:
-        cache = Cache(model, slots, capacity)
-        prefix = _prefill_common(model, cache, prompts)
-        active: list[_Row] = []  # row b is in slot b of the cache
-        hidden = torch.empty(0, model.config.n_embd, device=device)  # (n, C) state at the newest token of each
-        while waiting or active:
-            free = slots - len(active)
-            if waiting and free >= min(len(waiting), max(1, slots // 4)):  # a few at a time: weights are read once
-                joining = _take(waiting, free, prefix)
-                hidden = torch.cat([hidden, _prefill(model, cache, len(active), joining, prefix)])
-                active += joining
-            tokens = _ask(model, cache, active, hidden, sampling, min(check_every, *(row.asks for row in active)))
-            for row, said in zip(active, tokens.tolist(), strict=True):
-                row.take(said, end_of_text, until)
-            if left := _leave(active, cache):
-                for row in left:
-                    ended(row.index, row.answer)
-                progress(len(left))
-            if active:
-                newest = torch.tensor([row.ids[-1] for row in active], device=device)
-                hidden = model.hidden(newest, _step(cache, active))
-            else:
-                hidden = hidden[:0]
+        engine = Engine(
+            model,
+            slots=min(batch_size or slots_that_fit(model, capacity), len(prompts)),
+            capacity=capacity,
+            prefix=common_prefix(prompts),
+            check_every=check_every,
+        )
+        # rows of one length together: they attend to as many positions, and end together
+        for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place])):
+            engine.submit(request(place))
+        while engine.busy:
+            before = len(answers)
+            engine.step()
+            if len(answers) > before:
+                progress(len(answers) - before)
     finally:
         model.train(was_training)
-    return [row.answer for row in rows]
+    return [answers[place] for place in range(len(prompts))]
 
 
-def _ask(model: GPT, cache: Cache, active: Sequence[_Row], hidden: Tensor, sampling: Sampling, times: int) -> Tensor:
-    """(n, times) next tokens of the active rows. Nothing waits for the device meanwhile."""
-    noise: Tensor | None = None
-    if sampling.temperature > 0:
-        drawn = np.stack([row.random.random(times) for row in active if row.random is not None])
-        noise = torch.from_numpy(drawn).to(hidden.device)
-    said: list[Tensor] = []
-    for time in range(times):
-        if time:
-            hidden = model.hidden(said[-1], _step(cache, active, time))
-        said.append(choose(model.logits(hidden).float(), sampling, None if noise is None else noise[:, time]))
-    return torch.stack(said, dim=1)
-
-
-def _step(cache: Cache, active: Sequence[_Row], more: int = 0) -> Step:
-    """more: tokens that the rows have been given on the device, and not yet here."""
-    at = [row.last + more for row in active]
-    return Step(cache, torch.tensor(at, device=cache.keys[0].device), max(at) + 1)
-
-
-def _leave(active: list[_Row], cache: Cache) -> list[_Row]:
-    """Rows that have ended go; the last one takes each free place, so that rows in use stay first."""
-    left = [row for row in active if row.stop_reason is not None]
-    for place in reversed(range(len(active))):
-        if active[place].stop_reason is not None:
-            last = active.pop()
-            if place < len(active):
-                cache.copy(len(active), slice(place, place + 1), last.last)
-                active[place] = last
-    return left
-
-
-def _take(waiting: deque[_Row], places: int, prefix: int) -> list[_Row]:
-    """The next prompts, for so many places; those that are long come in several turns."""
-    taken: list[_Row] = []
-    tokens = 0
-    while waiting and len(taken) < places and (not taken or tokens + len(waiting[0].prompt) - prefix <= PREFILL_TOKENS):
-        taken.append(waiting.popleft())
-        tokens += len(taken[-1].prompt) - prefix
-    return taken
-
-
-def _prefill_common(model: GPT, cache: Cache, prompts: Sequence[Sequence[int]]) -> int:
-    """Compute what all prompts begin with, into every slot; return its length, which leaves each prompt a token."""
-    first, last = (
-        min(map(tuple, prompts)),
-        max(map(tuple, prompts)),
-    )  # in the order of words, so the most different ones
-    most = min(map(len, prompts)) - 1 if len(prompts) > 1 else 0
-    common = list(first[: next((i for i in range(most) if first[i] != last[i]), most)])
-    if not common:
-        return 0
-    ids = torch.tensor(common, device=cache.keys[0].device)
-    model.hidden(ids, Prefill(cache, 0, [len(common)], 0))
-    cache.copy(0, slice(None), len(common))
-    return len(common)
-
-
-def _prefill(model: GPT, cache: Cache, first_slot: int, rows: Sequence[_Row], prefix: int) -> Tensor:
-    """Compute the rows' prompts after the prefix, into slots from first_slot on; (n, C) state of each last token."""
-    lengths = [len(row.prompt) - prefix for row in rows]
-    ids = torch.tensor([token for row in rows for token in row.prompt[prefix:]], device=cache.keys[0].device)
-    last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
-    return model.hidden(ids, Prefill(cache, first_slot, lengths, prefix), last)
-
-
-def _stream(seed: int, row: int) -> np.random.Generator:
-    """Uniform numbers of one row of the list, whatever is computed beside it."""
-    return np.random.default_rng([seed, row])
-
-
-def choose(logits: Tensor, sampling: Sampling, u: Tensor | None) -> Tensor:
-    """(B, V) logits -> (B,) tokens; u (B,) uniform numbers in [0, 1) decide where temperature is above 0.
-
-    Sampling inverts the cumulative distribution over tokens sorted by probability, so one number makes one choice.
-    """
-    if sampling.temperature == 0 or u is None:
-        return logits.argmax(dim=-1)
-    values, tokens = (logits / sampling.temperature).sort(dim=-1, descending=True, stable=True)
-    if sampling.top_k is not None:
-        values, tokens = values[:, : sampling.top_k], tokens[:, : sampling.top_k]
-    probability = values.double().softmax(dim=-1)
-    if sampling.top_p is not None:
-        before = probability.cumsum(dim=-1) - probability  # the mass of all that is likelier
-        probability = probability.masked_fill(before >= sampling.top_p, 0.0)
-    cumulative = probability.cumsum(dim=-1)
-    place = torch.searchsorted(cumulative, u[:, None].double() * cumulative[:, -1:], right=True)
-    return tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens that all of several prompts begin with; each prompt has one more at least."""
+    if len(prompts) < 2:
+        return []
+    # the lexicographic extremes share exactly what all prompts share
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    most = min(map(len, prompts)) - 1
+    return list(first[: next((i for i in range(most) if first[i] != last[i]), most)])
