@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ift.errors import DataError, MachineError
 
 
-class Lines:
+class Journal:
     """Lines are only ever added, and synced. One process at a time; any of its threads."""
 
     def __init__(self, path: Path):

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 # scipy is imported where it is used: it takes most of a second, and `ift --help` imports no numbers
 
 ALPHA = 0.05  # a difference is settled where its p value, after Holm, is not above
+Z95 = 1.96  # standard errors to each side of a 95 % interval
 POWER = 0.8  # the chance to find a difference that `rows_to_settle` promises
 RESAMPLES = 10_000
 STEPS = 100_000  # the sum of all differences in units of the exact test's grid, at most
@@ -47,6 +48,11 @@ def mean_interval(values: ArrayLike) -> Estimate:
         return Estimate(1, float(x[0]), -math.inf, math.inf)
     half = float(stats.t.ppf(0.975, n - 1) * x.std(ddof=1) / math.sqrt(n))
     return Estimate(n, float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+
+
+def normal_interval(value: float, standard_error: float) -> tuple[float, float]:
+    """95 % interval of a number with normally distributed errors."""
+    return value - Z95 * standard_error, value + Z95 * standard_error
 
 
 def by_category(values: Sequence[float], categories: Sequence[str]) -> dict[str, Estimate]:

@@ -14,7 +14,7 @@ from ift.errors import ConfigError
 from ift.evaluation.code import humaneval
 from ift.evaluation.code.humaneval import Attempt, Boxes, Problem, pass_at, program_from_answer, read_problems
 from ift.evaluation.code.sandbox import KINDS, NotHere, Sandbox, Verdict
-from ift.evaluation.journal import Lines
+from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Bench
 from ift.run import read_json, read_jsonl
 from ift.settings import EvaluateSettings, SandboxSettings
@@ -171,7 +171,7 @@ def test_nothing_is_loaded_or_tried_before_programs_are_allowed(bench_of, monkey
     monkeypatch.setattr(humaneval, "open_sandbox", lambda settings: pytest.fail("tried"))
     monkeypatch.setattr(Bench, "tuned", property(lambda bench: pytest.fail("loaded")))
     with pytest.raises(ConfigError, match=r"eval\.allow_code_execution=true runs them in a sandbox"):
-        humaneval.run(bench_of())
+        humaneval.evaluate(bench_of())
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_nothing_is_loaded_or_tried_before_programs_are_allowed(bench_of, monkey
 )  # fmt: skip
 def test_what_cannot_be_is_said_at_once(bench_of, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        humaneval.run(bench_of("eval.allow_code_execution=true", *overrides))
+        humaneval.evaluate(bench_of("eval.allow_code_execution=true", *overrides))
 
 
 def test_what_was_generated_is_not_generated_again_and_other_settings_are_other_answers(
@@ -205,12 +205,12 @@ def test_what_was_generated_is_not_generated_again_and_other_settings_are_other_
     words = ["eval.attempts=4", "eval.generate.temperature=0.8", "eval.generate.batch_size=32"]
     bench = bench_of(*words)
     path = tmp_path / "generations.jsonl"
-    with Lines(path) as lines, pytest.raises(KeyboardInterrupt):
+    with Journal(path) as lines, pytest.raises(KeyboardInterrupt):
         humaneval.write_programs(bench, bench.tuned, "raw", problems, lines)
     assert [count for count, _ in rounds] == [3, 3, 3]
     assert len({seed for _, seed in rounds}) == 3  # no attempt is another one again
     rounds.clear()
-    with Lines(path) as lines:
+    with Journal(path) as lines:
         attempts, _ = humaneval.write_programs(bench, bench.tuned, "raw", problems, lines)
         assert len(rounds) == 1
         assert [a.said.strip() for a in attempts] == [f"return {n}" for n in (1, 2, 3, 1) for _ in range(3)]
@@ -238,7 +238,7 @@ def test_the_base_model_stands_beside_the_tuned_one_without_a_template(bench_of,
     bench.folder, tuned = tmp_path, bench.tuned
     monkeypatch.setattr(Bench, "base", Subject("base", tuned.model, tuned.tokenizer, None))
     monkeypatch.setattr(humaneval, "open_sandbox", lambda settings: judge.box)
-    outcome = humaneval.run(bench)
+    outcome = humaneval.evaluate(bench)
     assert [(s.model, s.prompt, s.value) for s in outcome.scores] == [
         ("tuned", "raw", 1.0), ("tuned", "template", 1.0), ("base", "raw", 0.0),
     ]  # fmt: skip

@@ -29,7 +29,7 @@ import numpy as np
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
 from ift.evaluation.code.sandbox import NotHere, Sandbox, Verdict, open_sandbox
-from ift.evaluation.journal import Lines
+from ift.evaluation.journal import Journal
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -59,12 +59,12 @@ class Problem:
 class Attempt:
     problem: Problem
     number: int
-    asked: str
-    said: str
+    prompt: str
+    answer: str
     program: str
 
 
-def run(bench: Bench) -> Outcome:
+def evaluate(bench: Bench) -> Outcome:
     """Raises ConfigError before anything is generated where programs may not be run, MachineError without a sandbox."""
     settings = bench.settings.eval
     if not settings.allow_code_execution:
@@ -88,13 +88,13 @@ def run(bench: Bench) -> Outcome:
         sandbox = stack.enter_context(open_sandbox(settings.sandbox))
         print(f"programs run in a sandbox: {sandbox.name}", flush=True)
         boxes = Boxes(sandbox, settings.sandbox, stack)
-        lines = stack.enter_context(Lines(bench.folder / "generations.jsonl"))
+        journal = stack.enter_context(Journal(bench.folder / "generations.jsonl"))
         for subject in bench.subjects:
             for form in settings.prompts:
                 if form == "template" and subject.template is None:
                     continue
-                attempts, said = write_programs(bench, subject, form, problems, lines)
-                notes += [note for note in said if note not in notes]
+                attempts, more = write_programs(bench, subject, form, problems, journal)
+                notes += [note for note in more if note not in notes]
                 verdicts = boxes.judge(attempts, f"{subject.label} {form}")
                 scores += pass_at(attempts, verdicts, problems, settings.attempts, subject.label, form)
                 samples += [_sample(a, v, subject.label, form) for a, v in zip(attempts, verdicts, strict=True)]
@@ -137,12 +137,12 @@ def chosen(problems: Sequence[Problem], settings: EvalSettings) -> list[Problem]
 
 
 def write_programs(
-    bench: Bench, subject: Subject, form: str, problems: Sequence[Problem], lines: Lines
+    bench: Bench, subject: Subject, form: str, problems: Sequence[Problem], journal: Journal
 ) -> tuple[list[Attempt], list[str]]:
-    """Every attempt at every problem, and what is to be said of them. What lies in `lines` is not generated again."""
-    asked_for = bench.settings.eval
+    """Every attempt at every problem, and notes on them. Answers in the journal are not generated again."""
+    settings = bench.settings.eval
     context = subject.model.config.context_length
-    generate = replace(asked_for.generate, max_new_tokens=min(asked_for.generate.max_new_tokens, context // 2))
+    generate = replace(settings.generate, max_new_tokens=min(settings.generate.max_new_tokens, context // 2))
     rows = [Row(INSTRUCTION.format(prompt=p.prompt.strip()), "", "", "HumanEval", i) for i, p in enumerate(problems, 1)]
     stop: tuple[str, ...] = ()
     if form == "template":
@@ -151,31 +151,31 @@ def write_programs(
     else:
         prompts, stop = [problem.prompt for problem in problems], STOP
     identity = _identity(bench, subject, form, problems, generate)
-    keys = [[f"{identity}/{problem.task_id}/{number}" for problem in problems] for number in range(asked_for.attempts)]
+    keys = [[f"{identity}/{problem.task_id}/{number}" for problem in problems] for number in range(settings.attempts)]
     size = ROUND * (generate.batch_size or 32)
     title = f"{subject.label} {form}"
-    with progress(title, asked_for.attempts * len(problems), "programs") as advance:
-        for number in range(asked_for.attempts):
+    with progress(title, settings.attempts * len(problems), "programs") as advance:
+        for number in range(settings.attempts):
             for first in range(0, len(problems), size):
                 here = range(first, min(first + size, len(problems)))
-                if any(keys[number][i] not in lines.lines for i in here):
+                if any(keys[number][i] not in journal.lines for i in here):
                     seed = _seed(bench.settings.seed, number, first)
                     texts = subject.complete([prompts[i] for i in here], generate, stop=stop, seed=seed)
                     for i, text in zip(here, texts, strict=True):
-                        lines.put(keys[number][i], {"said": text})
+                        journal.put(keys[number][i], {"said": text})
                 advance(len(here))
     attempts = []
-    for number in range(asked_for.attempts):
+    for number in range(settings.attempts):
         for i, problem in enumerate(problems):
-            said = lines.lines[keys[number][i]]["said"]
+            answer = journal.lines[keys[number][i]]["said"]
             if form == "template":
                 assert subject.template
-                program = program_from_answer(problem, subject.template.clean(said, rows[i]))
+                program = program_from_answer(problem, subject.template.clean(answer, rows[i]))
             else:
-                program = problem.prompt + said
-            attempts.append(Attempt(problem, number, prompts[i], said, program))
+                program = problem.prompt + answer
+            attempts.append(Attempt(problem, number, prompts[i], answer, program))
     notes = []
-    if generate.max_new_tokens < asked_for.generate.max_new_tokens:
+    if generate.max_new_tokens < settings.generate.max_new_tokens:
         notes.append(f"At most {generate.max_new_tokens} new tokens: the model has {context} positions.")
     room = context - generate.max_new_tokens
     cut = sum(len(subject.tokenizer.encode(prompt)) > room for prompt in prompts)
@@ -195,7 +195,7 @@ def _identity(
     if subject.label == "base":
         parts[-1] = load_settings(bench.run.config).model.pretrained
     parts += [dataclasses.asdict(generate), bench.settings.precision, INSTRUCTION if form == "template" else STOP]
-    if generate.temperature > 0:  # chance comes from the seed and the place among all that is asked
+    if generate.temperature > 0:  # chance comes from the seed and the place among all prompts
         parts += [bench.settings.seed, [problem.task_id for problem in problems]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -317,14 +317,24 @@ def pass_at(
     for k in KS:
         if k <= count:
             each = estimate_pass_at_k(count, np.array([right[problem.task_id] for problem in problems]), k)
-            e = mean_interval(each)
-            low, high = max(0.0, e.low), min(1.0, e.high)
-            scores.append(Score("humaneval", f"pass@{k}", e.mean, e.n, low, high, model, form))
+            estimate = mean_interval(each)
+            scores.append(
+                Score(
+                    task="humaneval",
+                    metric=f"pass@{k}",
+                    value=estimate.mean,
+                    n=estimate.n,
+                    low=max(0.0, estimate.low),
+                    high=min(1.0, estimate.high),
+                    model=model,
+                    prompt=form,
+                )
+            )
     return scores
 
 
 def _kind(verdict: Verdict) -> str:
-    """How a program ended, without what it said."""
+    """How a program ended, without its own words."""
     if verdict.passed:
         return "right"
     found = re.match(r"wrong answer|not done after|the program ended|the check|no value|\w+(?=:)", verdict.why)
@@ -337,8 +347,8 @@ def _sample(attempt: Attempt, verdict: Verdict, model: str, form: str) -> dict[s
         "model": model,
         "prompt": form,
         "attempt": attempt.number,
-        "asked": attempt.asked,
-        "said": attempt.said,
+        "asked": attempt.prompt,
+        "said": attempt.answer,
         "program": attempt.program,
         "right": verdict.passed,
         "why": verdict.why,

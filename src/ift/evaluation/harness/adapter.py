@@ -29,7 +29,7 @@ from torch import Tensor, distributed
 
 from ift import stops
 from ift.errors import ConfigError
-from ift.evaluation.journal import Lines
+from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Subject
 from ift.generation.engine import Generated, Sampling, generate
 from ift.generation.likelihoods import Answer, Window, log_likelihoods
@@ -106,7 +106,7 @@ class IftLM(TemplateLM):
         batch_size: int | None,
         batch_tokens: int | None = None,
         advance: Callable[[int], None] | None = None,
-        store: Lines | None = None,
+        store: Journal | None = None,
     ):
         super().__init__()
         if prompt not in ("raw", "template"):

@@ -1,7 +1,7 @@
 """A package in a process of its own, for packages that write where they like and read keys from the environment.
 
-The process has an empty home in one folder and writes nowhere else; it has no key and no network. What it wants to
-know it asks over a pipe, one line of JSON a message, and we answer. It ends when we end.
+The process has an empty home in one folder and writes nowhere else; it has no key and no network. It sends its
+questions over a pipe, one line of JSON a message, and we answer. It ends when we end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.syml
 def run_child(
     module: str, folder: Path, job: Any, answer: Callable[[Any], Any], *, extra: str, **environment: str
 ) -> Any:
-    """Run `module`, whose main calls `serve`, in a folder; answer what it asks, and return what it found.
+    """Run `module`, whose main calls `serve`, in a folder; answer its questions, and return its result.
 
     What the package prints goes to folder/log.txt. extra: what to install where a package is missing. Raises the
     IftError that the child ended with, MachineError where it just ended.
@@ -86,19 +86,19 @@ def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], 
 
 
 def serve(work: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
-    """The child's main: `work(job, ask)` finds something, with what `ask(question)` answers."""
+    """The child's main: send the result of `work(job, ask)`, where `ask(question)` gets an answer from the parent."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a package that prints is no message
     keep_inside(Path.cwd())
 
     def tell(kind: str, value: Any) -> None:
-        pipe.write(json.dumps({kind: value}, default=_plain) + "\n")
+        pipe.write(json.dumps({kind: value}, default=_as_json_value) + "\n")
         pipe.flush()
 
     def hear() -> Any:
         line = sys.stdin.readline()
         if not line:
-            os._exit(1)  # whoever asked is gone
+            os._exit(1)  # the parent is gone
         return json.loads(line)
 
     def ask(question: Any) -> Any:
@@ -118,14 +118,14 @@ def serve(work: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
         tell("error", ["MachineError", f"{Path.cwd() / 'log.txt'}: the package failed: {what}"])
 
 
-def _plain(value: Any) -> Any:
+def _as_json_value(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)  # numpy's numbers, paths
 
 
 def keep_inside(folder: Path) -> None:
     """From here on this process writes only below a folder, and opens no connection. It cannot be undone.
 
-    For packages that mean well: what Python's own functions do is seen, not what a library in C does.
+    For packages that mean well: it sees what Python's own functions do, not what a library in C does.
     """
     inside = os.path.realpath(folder) + os.sep
 

@@ -88,7 +88,7 @@ class Deployment:
         return left
 
 
-def run(bench: Bench) -> Outcome:
+def evaluate(bench: Bench) -> Outcome:
     """Raises MachineError where helm-run is missing or measures nothing, ConfigError for entries that are none."""
     settings = bench.settings.eval
     entries = [checked(entry) for entry in settings.tasks]
@@ -426,12 +426,12 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
             known = estimate is not None and abs(estimate.mean - mean) < 1e-9
             scores.append(
                 Score(
-                    task,
-                    name,
-                    mean,
-                    len(parts) if known else len(asked),
-                    estimate.low if known and estimate else None,
-                    estimate.high if known and estimate else None,
+                    task=task,
+                    metric=name,
+                    value=mean,
+                    n=len(parts) if known else len(asked),
+                    low=estimate.low if known and estimate else None,
+                    high=estimate.high if known and estimate else None,
                     model=deployment.label,
                     prompt=deployment.prompt,
                     headline=name == leads,
