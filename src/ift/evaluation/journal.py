@@ -1,4 +1,4 @@
-"""A file of JSON lines, each with a key: what was paid for, in time or money, is on disk before it is used."""
+"""A file of JSON lines, each with a key: results that cost time or money are on disk before they are used."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def by_category(values: Sequence[float], categories: Sequence[str]) -> dict[str,
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two runs on the same n rows: the mean of `second - first`, and what may be said about it.
+    """Of two runs on the same n rows: the mean of `second - first`, and what may be concluded from it.
 
     low, high       95 % interval by paired bootstrap
     p               of the exact test; `holm` puts the adjusted one here

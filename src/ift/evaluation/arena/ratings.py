@@ -198,13 +198,13 @@ def warnings(models: Sequence[str], wins: Matrix) -> list[str]:
         return []
     never_won = [model for model, line in zip(models, wins, strict=True) if not line.any()]
     never_lost = [model for model, column in zip(models, wins.T, strict=True) if not column.any()]
-    said = [
+    lines = [
         f"{_some(names)} never {what}."
         for names, what in ((never_won, "won or tied"), (never_lost, "lost or tied"))
         if names
     ] or ["Some models never lost or tied against any of the others."]
     return [
-        f"{' '.join(said)} How far apart they are cannot be told from such battles: each model was given one tie "
+        f"{' '.join(lines)} Such battles cannot show how far apart they are: each model was given one tie "
         "more, shared out over all others, which decides how large the distance looks."
     ]
 

@@ -23,7 +23,7 @@ from ift.evaluation.arena.battles import TIE, WINNERS, Battle, checked_name
 
 NAME = "arena.sqlite"  # beside the run folders that it is about
 HEAD = b"SQLite format 3\0"
-APPLICATION = 0x69667461  # "ifta": so that another program's database is told from one of these
+APPLICATION = 0x69667461  # "ifta": marks our databases among those of other programs
 PERSON, SAME = "person", "same answer"  # who judged
 TABLES = """
 CREATE TABLE battles (

@@ -28,7 +28,7 @@ import numpy as np
 
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
-from ift.evaluation.code.sandbox import NotHere, Sandbox, Verdict, open_sandbox
+from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
 from ift.evaluation.journal import Journal
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
@@ -255,13 +255,13 @@ class Boxes:
         self.free: SimpleQueue[Sandbox] = SimpleQueue()
         self.count = 0
 
-    def judge(self, attempts: Sequence[Attempt], what: str | None = None) -> list[Verdict]:
+    def judge(self, attempts: Sequence[Attempt], what: str | None = None) -> list[ProgramResult]:
         """In order. what: the title of a progress bar."""
         different = list({(attempt.problem.task_id, attempt.program): attempt for attempt in attempts}.values())
         self._open(min(MOST_SANDBOXES, _cores(), len(different)))
         with progress(what and f"{what}, tests", len(different), "programs") as advance:
 
-            def one(attempt: Attempt) -> Verdict:
+            def one(attempt: Attempt) -> ProgramResult:
                 box, problem = self.free.get(), attempt.problem
                 try:
                     return box.judge(
@@ -280,11 +280,11 @@ class Boxes:
                 pool.shutdown(cancel_futures=True)
         return [verdicts[attempt.problem.task_id, attempt.program] for attempt in attempts]
 
-    def _open(self, wanted: int) -> None:
+    def _open(self, count: int) -> None:
         if self.count == 0:
             self.free.put(self.first)
             self.count = 1
-        while self.count < wanted:
+        while self.count < count:
             try:
                 self.free.put(self.stack.enter_context(Sandbox(self.first.kind, self.settings)))
             except NotHere:  # no room for another one: those that stand do all
@@ -298,7 +298,7 @@ def _cores() -> int:
 
 def pass_at(
     attempts: Sequence[Attempt],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[ProgramResult],
     problems: Sequence[Problem],
     count: int,
     model: str = "tuned",
@@ -333,7 +333,7 @@ def pass_at(
     return scores
 
 
-def _kind(verdict: Verdict) -> str:
+def _kind(verdict: ProgramResult) -> str:
     """How a program ended, without its own words."""
     if verdict.passed:
         return "right"
@@ -341,7 +341,7 @@ def _kind(verdict: Verdict) -> str:
     return found[0] if found else "other"
 
 
-def _sample(attempt: Attempt, verdict: Verdict, model: str, form: str) -> dict[str, Any]:
+def _sample(attempt: Attempt, verdict: ProgramResult, model: str, form: str) -> dict[str, Any]:
     return {
         "task": attempt.problem.task_id,
         "model": model,

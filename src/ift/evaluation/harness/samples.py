@@ -1,4 +1,4 @@
-"""What the harness asked and what was answered, as lines of samples.jsonl, and what the data was."""
+"""Questions and answers as lines of samples.jsonl, and a description of the data they come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def samples_of(
 ) -> Iterator[dict[str, Any]]:
     """A line for each question.
 
-    said      what the model wrote, or the continuation that it holds most likely
+    said      the text that the model wrote, or the continuation that it finds most likely
     written   the text as it came, where a filter of the task made `said` of it
     scored    [continuation, log-likelihood, whether each token was the model's first choice] of each that was scored
     """
@@ -76,7 +76,7 @@ def as_json(value: Any) -> Any:
 
 
 def described(found: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What decides each task's numbers besides the model."""
+    """Everything that decides a task's numbers, except the model."""
     from ift.evaluation.harness.tasks import revision_of
 
     return {

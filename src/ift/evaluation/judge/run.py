@@ -215,7 +215,7 @@ def _verdicts(
 
 
 def _read_reply(request: Request, dispatcher: Dispatcher, settings: JudgeSettings) -> tuple[Read | None, str, str]:
-    """(what was read, reply, problem). A reply that cannot be read is asked for once more, with the rule."""
+    """(parsed reply, its text, problem). Where a reply cannot be parsed, the judge gets one more try, with the rule."""
     try:
         reply = dispatcher.reply(request)
         if reply is None:
@@ -429,4 +429,4 @@ def show_results(results: Mapping[str, Any]) -> list[str]:
 
 
 def _most(problems: Mapping[str, int]) -> str:
-    return max(problems, key=lambda name: problems[name], default="none was asked")
+    return max(problems, key=lambda name: problems[name], default="no request was sent")

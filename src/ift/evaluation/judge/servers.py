@@ -169,10 +169,10 @@ class Ollama:
             return Reply(text, int(value.get("prompt_eval_count") or 0), int(value.get("eval_count") or 0))
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(2000).decode("utf-8", "replace")
+                reply = error.read(2000).decode("utf-8", "replace")
             if error.code == 404:
-                raise MachineError(f"{self.url}: {said or 'not found'} (ollama pull {self.model})") from error
-            raise from_status(error.code, error.headers.get("Retry-After"), said) from error
+                raise MachineError(f"{self.url}: {reply or 'not found'} (ollama pull {self.model})") from error
+            raise from_status(error.code, error.headers.get("Retry-After"), reply) from error
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
             raise NoReplyError(str(error) or type(error).__name__, maybe_paid=True) from error
 
@@ -205,15 +205,15 @@ class Replay:
         raise RefusedError("no stored reply")
 
 
-def from_status(status: int, retry_after: str | None, said: str) -> Exception:
+def from_status(status: int, retry_after: str | None, body: str) -> Exception:
     """What an HTTP status means for this request and for the next."""
-    said = one_line(said, 120)
+    body = one_line(body, 120)
     if status in (408, 409, 425, 429) or status >= 500:
-        return NoReplyError(f"HTTP {status}: {said}", wait=read_retry_after(retry_after))
+        return NoReplyError(f"HTTP {status}: {body}", wait=read_retry_after(retry_after))
     if status in (400, 413, 422):
-        return RefusedError(f"HTTP {status}: {said}")
+        return RefusedError(f"HTTP {status}: {body}")
     hints = {401: "is the key right?", 403: "may this key use this model?", 404: "is judge.model right?"}
-    return MachineError(f"judge: HTTP {status}: {said} ({hints.get(status, 'is judge.base_url right?')})")
+    return MachineError(f"judge: HTTP {status}: {body} ({hints.get(status, 'is judge.base_url right?')})")
 
 
 def read_retry_after(value: str | None) -> float | None:

@@ -372,5 +372,5 @@ def _notes(
     if marked:
         notes.append(f"{marked} texts held marks of the judge's prompt; the judge saw them with a space inside.")
     if any(sample["prompt"] == "raw" for sample in samples):
-        notes.append("Raw: the bare instruction was gone on with as text; nothing said that an answer was wanted.")
+        notes.append("Raw: the model continued the bare instruction as text; no prompt told it to answer.")
     return notes

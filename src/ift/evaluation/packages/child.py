@@ -72,10 +72,10 @@ def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], 
             pass  # it has ended, and its log says why
         line = child.stdout.readline()
         if not line:
-            last = ((folder / "log.txt").read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            last = ((folder / "log.txt").read_text(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
             raise MachineError(f"{folder / 'log.txt'}: the package ended early: {one_line(last, 100)}")
         (kind, value), *_ = json.loads(line).items()
-        if kind == "found":
+        if kind == "result":
             return value
         if kind == "error":
             name, text = value
@@ -91,31 +91,31 @@ def serve(work: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
     os.dup2(2, 1)  # a package that prints is no message
     keep_inside(Path.cwd())
 
-    def tell(kind: str, value: Any) -> None:
+    def send(kind: str, value: Any) -> None:
         pipe.write(json.dumps({kind: value}, default=_as_json_value) + "\n")
         pipe.flush()
 
-    def hear() -> Any:
+    def receive() -> Any:
         line = sys.stdin.readline()
         if not line:
             os._exit(1)  # the parent is gone
         return json.loads(line)
 
     def ask(question: Any) -> Any:
-        tell("ask", question)
-        return hear()
+        send("ask", question)
+        return receive()
 
     try:
-        tell("found", work(hear(), ask))
+        send("result", work(receive(), ask))
     except IftError as error:
-        tell("error", [type(error).__name__, str(error)])
+        send("error", [type(error).__name__, str(error)])
     except ModuleNotFoundError as error:
         traceback.print_exc()
-        tell("missing", error.name)
+        send("missing", error.name)
     except Exception as error:
         traceback.print_exc()
         what = one_line(f"{type(error).__name__}: {error}", 90)
-        tell("error", ["MachineError", f"{Path.cwd() / 'log.txt'}: the package failed: {what}"])
+        send("error", ["MachineError", f"{Path.cwd() / 'log.txt'}: the package failed: {what}"])
 
 
 def _as_json_value(value: Any) -> Any:

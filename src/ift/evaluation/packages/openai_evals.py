@@ -96,17 +96,18 @@ def evaluate(bench: Bench) -> Outcome | None:
             for prompt in (settings.eval.prompts if subject.template else ["raw"])
         }
         try:
-            found = _run_package(bench, specs, contestants, judge)
+            runs = _run_package(bench, specs, contestants, judge)
         except OnlyPlannedError:
             return None
         about = judge.describe() if judge else {}
     scores, samples = [], []
-    for each in found:
-        asked, spec = contestants[each["model"]], by_name[each["name"]]
-        scores += _scores(spec, each, model=asked.subject.label, prompt=asked.prompt)
-        samples += list(_samples(spec, each["events"], model=asked.subject.label, prompt=asked.prompt))
-    reports = {f"{each['name']} ({each['model']})": _without_nan(each["report"]) for each in found}
-    unfit = note_unfit([asked.answers for asked in contestants.values()])
+    for each in runs:
+        contestant, spec = contestants[each["model"]], by_name[each["name"]]
+        who = {"model": contestant.subject.label, "prompt": contestant.prompt}
+        scores += _scores(spec, each, **who)
+        samples += list(_samples(spec, each["events"], **who))
+    reports = {f"{each['name']} ({each['model']})": _without_nan(each["report"]) for each in runs}
+    unfit = note_unfit([contestant.answers for contestant in contestants.values()])
     return Outcome(
         scores=scores,
         samples=samples,
@@ -256,8 +257,8 @@ def _run_package(
     }
     environment = {"OPENAI_API_KEY": "unused", "EVALS_SEQUENTIAL": "1", "EVALS_SHOW_EVAL_PROGRESS": ""}
     module, extra = "ift.evaluation.packages.openai_evals_child", "openai_evals"
-    found: list[dict[str, Any]] = run_child(module, work, job, reply_to, extra=extra, **environment)
-    return found
+    runs: list[dict[str, Any]] = run_child(module, work, job, reply_to, extra=extra, **environment)
+    return runs
 
 
 def _judge_replies(bench: Bench, judge: JudgeClient | None, prompts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -313,18 +314,18 @@ def _has_system(template: Template) -> bool:
 # -- scores ----------------------------------------------------------------------------------------------------------
 
 
-def _scores(spec: Spec, found: Mapping[str, Any], *, model: str, prompt: str) -> list[Score]:
+def _scores(spec: Spec, run: Mapping[str, Any], *, model: str, prompt: str) -> list[Score]:
     """Every number of the package's report; a mean over single answers gets its interval from those."""
-    of = [event["data"] for event in found["events"] if event["type"] == "metrics"]
+    of = [event["data"] for event in run["events"] if event["type"] == "metrics"]
     single: dict[str, list[float]] = {
-        "accuracy": [float(e["data"]["correct"]) for e in found["events"] if e["type"] == "match"],
+        "accuracy": [float(e["data"]["correct"]) for e in run["events"] if e["type"] == "match"],
         **{
             name: [float(d[name]) for d in of if d.get(name) is not None] for name in ("f1_score", "score", "metascore")
         },
     }
-    headline = next((name for name in ("accuracy", "score", "metascore") if name in found["report"]), None)
+    headline = next((name for name in ("accuracy", "score", "metascore") if name in run["report"]), None)
     scores = []
-    for name, value in found["report"].items():
+    for name, value in run["report"].items():
         values = single.get(name, [])
         estimate = mean_interval(values) if len(values) > 1 else None
         scores.append(
