@@ -27,24 +27,16 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate(settings: EvaluateSettings) -> None:
-    if settings.eval.engine == "all":
+    """Each of these computes, prints, and publishes on the run's page and in W&B."""
+    engine = settings.eval.engine
+    if engine == "all":
         entry.each_evaluation(settings.eval.tasks)
-    elif settings.eval.engine == "judge":
-        judge_answers(settings)
-    elif settings.eval.engine == "responses":
+    elif engine == "responses":
         answer_test_split(settings)
+    elif engine == "judge":
+        judge_responses(settings)
     else:
         known_evaluation(settings)
-
-
-def judge_answers(settings: EvaluateSettings) -> None:
-    from ift.evaluation.answers import open_answers
-    from ift.evaluation.judge.run import judge
-
-    answers = open_answers(settings.run)
-    if results := judge(answers, settings.judge):
-        page = answers.run.report.exists()  # a file of answers from elsewhere has none
-        publish(answers.run, results["name"], results, page=page)
 
 
 def answer_test_split(settings: EvaluateSettings) -> None:
@@ -61,12 +53,22 @@ def answer_test_split(settings: EvaluateSettings) -> None:
     show_summary(run)
 
 
+def judge_responses(settings: EvaluateSettings) -> None:
+    from ift.evaluation.answers import open_answers
+    from ift.evaluation.judge.run import judge_answers
+
+    answers = open_answers(settings.run)
+    if results := judge_answers(answers, settings.judge):
+        page = answers.run.report.exists()  # a file of answers from elsewhere has none
+        publish(answers.run, results["name"], results, page=page)
+
+
 def known_evaluation(settings: EvaluateSettings) -> None:
-    from ift.evaluation.engines import evaluate
+    from ift.evaluation.engines import run_engine
     from ift.evaluation.results import numbers, show_scores
 
     run = RunFolder.open(settings.run)
-    if results := evaluate(settings):
+    if results := run_engine(settings):
         print(*show_scores(results), f"look at   {run.report}", sep="\n")
         publish(run, settings.eval.name, numbers(results))
 

@@ -92,6 +92,32 @@ def vote(browser, *keys):
         browser.wait_until(TOLD)
 
 
+def test_a_click_reads_the_votes_once(a_run, serve):
+    _, there = serve(
+        a_run("one", said=lambda i: "both" if i % 2 else "o"), a_run("two", said=lambda i: "both" if i % 2 else "t")
+    )
+    statements = []
+    there.votes.db.set_trace_callback(statements.append)
+
+    def scans(click, value):
+        statements.clear()
+        reply = click(value)
+        return reply, sum("SELECT max(id) FROM votes GROUP BY battle" in statement for statement in statements)
+
+    battle, n = scans(there.next, {})
+    assert n == 1
+    for _ in range(2):
+        stands, n = scans(there.vote, {"battle": battle["battle"], "winner": "model_a"})
+        assert (stands["winner"], n) == ("model_a", 1)
+        battle, n = scans(there.next, {})
+        assert n == 1
+    assert battle["progress"]["votes"] == 2
+    assert battle["progress"] == there._progress()  # equal answers on the way are counted too
+    undone, n = scans(there.undo, {})
+    assert n == 1
+    assert undone["progress"]["votes"] == 1
+
+
 # -- voting ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The one form of results: numbers, samples, a place on the page; and what all evaluations get from it."""
 
 import os
+import threading
 from functools import partial
 from importlib.util import find_spec
 
@@ -130,6 +131,27 @@ def test_offline_reaches_the_hubs_libraries_and_goes_again(monkeypatch):
     with without_network(True):
         assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_DATASETS_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_no_thread_sees_an_environment_without_its_other_variables(monkeypatch):
+    monkeypatch.setenv("IFT_TEST_OTHER", "here")
+    before = dict(os.environ)
+    seen, done = set(), threading.Event()
+
+    def read():
+        while not done.is_set():
+            seen.add(os.environ.get("IFT_TEST_OTHER"))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(2_000):
+        with without_network(True):
+            os.environ["IFT_TEST_ADDED"] = "stays"
+    done.set()
+    thread.join()
+    assert seen == {"here"}
+    assert os.environ.pop("IFT_TEST_ADDED") == "stays"
+    assert dict(os.environ) == before
 
 
 def test_a_text_is_cut_where_the_first_stop_string_begins_and_nothing_more_is_computed(subject):

@@ -5,25 +5,25 @@ import json
 import pytest
 
 from ift.errors import DataError, MachineError
-from ift.evaluation.journal import Lines
+from ift.evaluation.journal import Journal
 
 
 def test_what_was_put_is_there_again_and_half_a_line_is_not(tmp_path):
     path = tmp_path / "deep" / "kept.jsonl"
-    with Lines(path) as lines:
+    with Journal(path) as lines:
         lines.put("a", {"text": "ü"})
         lines.put("b", {"text": "two"})
     with path.open("ab") as file:
         file.write(b'{"key": "c", "te')
-    with Lines(path) as lines:
+    with Journal(path) as lines:
         assert lines.lines == {"a": {"key": "a", "text": "ü"}, "b": {"key": "b", "text": "two"}}
         lines.put("d", {})
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b", "d"]
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Lines(tmp_path / "kept.jsonl"), pytest.raises(MachineError, match="another process is writing here"):
-        Lines(tmp_path / "kept.jsonl")
+    with Journal(tmp_path / "kept.jsonl"), pytest.raises(MachineError, match="another process is writing here"):
+        Journal(tmp_path / "kept.jsonl")
 
 
 @pytest.mark.parametrize("line", ["[]", "7", "{}", "no json", '{"key": []}', "[" * 20000])
@@ -31,13 +31,13 @@ def test_a_line_that_is_none_of_its_own_is_named(tmp_path, line):
     path = tmp_path / "kept.jsonl"
     path.write_text('{"key": "a"}\n' + line + "\n")
     with pytest.raises(DataError, match=r"kept\.jsonl:2: not a line of such a file"):
-        Lines(path)
+        Journal(path)
 
 
 def test_many_lines_are_put_together(tmp_path):
-    with Lines(tmp_path / "kept.jsonl") as lines:
+    with Journal(tmp_path / "kept.jsonl") as lines:
         lines.put_all({"a": {"n": 1}, "b": {"n": 2}})
         lines.put_all({})
         assert lines.lines == {"a": {"key": "a", "n": 1}, "b": {"key": "b", "n": 2}}
-    with Lines(tmp_path / "kept.jsonl") as lines:
+    with Journal(tmp_path / "kept.jsonl") as lines:
         assert list(lines.lines) == ["a", "b"]

@@ -14,10 +14,15 @@ from ift.evaluation.statistics import (
     holm,
     length_adjusted_win_rate,
     mean_interval,
+    normal_interval,
     paired_bootstrap,
     rows_to_settle,
     sign_flip_test,
 )
+
+
+def test_a_normal_interval_reaches_196_hundredths_of_the_standard_error_to_each_side():
+    assert normal_interval(50.0, 2.0) == pytest.approx((46.08, 53.92))
 
 
 def test_the_interval_of_scores_is_students_and_that_of_shares_wilsons():

@@ -12,7 +12,7 @@ import re
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -22,9 +22,9 @@ from ift.apps.local_page import Server
 from ift.data.show import printable
 from ift.errors import ConfigError, DataError, IftError, one_line
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
-from ift.evaluation.arena.battles import WINNERS, checked_name, write_votes
+from ift.evaluation.arena.battles import TIE, WINNERS, checked_name, write_votes
 from ift.evaluation.arena.ratings import Collected, collect, leaderboard, show_leaderboard
-from ift.evaluation.arena.votes import NAME, PERSON, SAME, Shown, Votes
+from ift.evaluation.arena.votes import NAME, PERSON, SAME, Shown, Vote, Votes
 from ift.pages.page import Page
 from ift.run import RunFolder
 from ift.settings import EvaluateSettings
@@ -178,19 +178,21 @@ class Arena:
         with self.lock:
             if skip and (left := self.votes.shown(skip)):
                 self.skipped.add(left.about)
-            decided = self.votes.decided()
+            votes = self.votes.standing()
+            decided = {vote.about for vote in votes}
             for pair in self._fewest_first(decided):
-                battle = self._first_open(self.planned[pair], decided)
+                battle, ties = self._first_open(self.planned[pair], decided)
+                votes += [Vote(tie.about, TIE, SAME, tie.model_a, tie.model_b) for tie in ties]
                 if battle:
-                    return self._to_page(battle)
-        return {"battle": None, "progress": self._progress()}
+                    return self._to_page(battle, votes)
+        return {"battle": None, "progress": self._progress(votes)}
 
-    def _fewest_first(self, decided: Mapping[str, str]) -> list[tuple[str, str]]:
+    def _fewest_first(self, decided: Set[str]) -> list[tuple[str, str]]:
         done = {pair: sum(battle.about in decided for battle in self.planned[pair]) for pair in self.pairs}
         return sorted(self.pairs, key=lambda pair: (done[pair], content_key(*pair)))
 
-    def _first_open(self, planned: Sequence[Shown], decided: Mapping[str, str]) -> Shown | None:
-        """Equal answers on the way to it are noted as ties: where they came up, so that they are not overcounted."""
+    def _first_open(self, planned: Sequence[Shown], decided: Set[str]) -> tuple[Shown | None, list[Shown]]:
+        """The first battle without a vote, and the ties before it: equal answers are noted where they come up."""
         ties, found = [], None
         for battle in planned:
             if battle.about in decided or battle.about in self.skipped:
@@ -203,9 +205,9 @@ class Arena:
         if ties:
             self.votes.note_ties(ties)
         if found is None:
-            return None
+            return None, ties
         before = self.votes.open(found.about)
-        return before or self._show(found)
+        return before or self._show(found), ties
 
     def _show(self, battle: Shown) -> Shown:
         """Keep it under a key that says nothing, with the sides drawn."""
@@ -258,7 +260,7 @@ class Arena:
         try:
             had = Counter(
                 frozenset((battle.model_a, battle.model_b))
-                for battle in self.votes.battles()[0]
+                for battle in self.votes.standing()
                 if battle.judge == PERSON
             )
             pairs = list(combinations((contender.name for contender in self.live), 2))
@@ -312,26 +314,29 @@ class Arena:
 
     # -- what it is told
 
-    def _to_page(self, battle: Shown) -> dict[str, Any]:
+    def _to_page(self, battle: Shown, votes: Sequence[Vote] | None = None) -> dict[str, Any]:
         return {
             "battle": battle.key,
             "source": battle.source,
             "instruction": printable(battle.instruction),
             "input": printable(battle.input),
             "answers": [printable(battle.response_a), printable(battle.response_b)],
-            "progress": self._progress(),
+            "progress": self._progress(votes),
         }
 
-    def _progress(self) -> dict[str, int]:
+    def _progress(self, votes: Sequence[Vote] | None = None) -> dict[str, int]:
         """votes: of people, between models that are here; done: of the rows, those that need no vote any more."""
-        decided = self.votes.decided()
+        votes = self.votes.standing() if votes is None else votes
+        decided = {vote.about for vote in votes}
         rows = [battle.about for battles in self.planned.values() for battle in battles]
-        ours = [b for b in self.votes.battles()[0] if {b.model_a, b.model_b} <= self.contenders.keys()]
+        ours = [
+            vote for vote in votes if vote.winner in WINNERS and {vote.model_a, vote.model_b} <= self.contenders.keys()
+        ]
         return {
             "rows": self.rows,
             "done": sum(about in decided for about in rows),
-            "same": sum(battle.judge == SAME for battle in ours),
-            "votes": sum(battle.judge == PERSON for battle in ours),
+            "same": sum(vote.judge == SAME for vote in ours),
+            "votes": sum(vote.judge == PERSON for vote in ours),
         }
 
 

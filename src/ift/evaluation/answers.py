@@ -2,9 +2,9 @@
 
 A run's `responses.jsonl` has one JSON object a line:
 
-    instruction, input   what was asked; input is "" where there is none
+    instruction, input   the prompt; input is "" where there is none
     reference            an answer known to be good; "" where none is known
-    response             what the model said
+    response             the model's answer
     category             what kind of row it is, or ""
     stop_reason          end (by itself), length (max_new_tokens), context (the model's context was full)
     prompt_tokens, response_tokens
@@ -52,7 +52,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One line: what was asked, what is right, what was said."""
+    """One line: prompt, reference and response."""
 
     instruction: str
     input: str
@@ -61,7 +61,7 @@ class Answer:
     category: str = ""
     stop_reason: str = ""
     response_tokens: int | None = None
-    file: str = ""  # of the row that was asked, and its number there
+    file: str = ""  # of the row, and its number there
     row: int | None = None
 
     @property
@@ -161,8 +161,8 @@ def _text(record: Mapping[str, Any], name: str, where: str, *, optional: bool = 
     if value is None and optional:
         return ""
     if not isinstance(value, str):
-        found = kind_of(value) if name in record else "missing"
-        raise DataError(f'{where}: "{name}" is {found}, not text')
+        kind = kind_of(value) if name in record else "missing"
+        raise DataError(f'{where}: "{name}" is {kind}, not text')
     return value.encode("utf-8", "replace").decode()  # half characters, which no file could hold
 
 
@@ -174,7 +174,7 @@ def _count(record: Mapping[str, Any], name: str) -> int | None:
 def aligned(runs: Sequence[Answers]) -> list[tuple[Answer, ...]]:
     """The rows that all runs answered, as one tuple of answers each, in the order of the first run.
 
-    Rows are the same if instruction and input are; where one was asked several times, the first goes with the first.
+    Rows are the same if instruction and input are; where one occurs several times, the first goes with the first.
     """
     by_question = [dict(_numbered(run.rows)) for run in runs]
     return [

@@ -1,4 +1,8 @@
-"""Which engine computes which evaluation, and the run of one. An engine has `run(bench) -> Outcome`, None if dry."""
+"""Which engine computes which evaluation, and a run of one: the only module that knows all five.
+
+Each has `evaluate(bench) -> Outcome`, or None after a dry run. They know nothing of each other: one that needs a judge
+gets it with its bench.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from ift.evaluation.judge.client import RecordedJudge
+from ift.evaluation.judge.run import judge_answers
 from ift.evaluation.results import Outcome, finite, write_results
 from ift.evaluation.subject import Bench
 from ift.run import RunFolder, write_jsonl
@@ -23,23 +29,38 @@ ENGINES = {  # eval.engine -> its module
     "helm": "ift.evaluation.packages.helm",
     "arena": "ift.evaluation.arena.ratings",
 }
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_EVALUATE_OFFLINE": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "DO_NOT_TRACK": "1",
+}
 
 
-def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+def open_bench(settings: EvaluateSettings) -> Bench:
+    """Raises ConfigError for a folder that is no run."""
+    return Bench(
+        RunFolder.open(settings.run),
+        settings,
+        open_judge=RecordedJudge,
+        judge_pairs=judge_answers,
+    )
+
+
+def run_engine(settings: EvaluateSettings) -> dict[str, Any]:
     """Run the engine that the settings name and write both files; return results.json, {} after a dry run."""
-    name = settings.eval.name
-    run = RunFolder.open(settings.run)
-    bench = Bench(run, settings)
-    engine = importlib.import_module(ENGINES[settings.eval.engine])
-    start = time.perf_counter()
-    with without_network(settings.offline):
-        outcome: Outcome | None = engine.run(bench)
-    if outcome is None:  # it was only to say what it would do
+    bench = open_bench(settings)
+    with without_network(settings.offline):  # before the import: libraries read these variables once
+        engine = importlib.import_module(ENGINES[settings.eval.engine])
+        start = time.perf_counter()
+        outcome: Outcome | None = engine.evaluate(bench)
+    if outcome is None:
         return {}
-    scores = [finite(score) for score in outcome.scores]
     results = {
-        "name": name,
-        "scores": [asdict(score) for score in scores],
+        "name": settings.eval.name,
+        "scores": [asdict(finite(score)) for score in outcome.scores],
         "notes": list(outcome.notes),
         "versions": dict(outcome.versions),
         "limit": settings.eval.limit,
@@ -55,13 +76,18 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 @contextmanager
 def without_network(offline: bool) -> Iterator[None]:
-    """offline: the Hub's libraries, here and in child processes, are told to use what lies on this machine."""
-    before = dict(os.environ)
-    if offline:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        os.environ |= {"HF_EVALUATE_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0", "DO_NOT_TRACK": "1"}
+    """offline: environment variables let the Hub's libraries, here and in child processes, use local files only.
+
+    Only these variables are set and set back, one by one: other threads never see an environment without the rest.
+    """
+    changes = OFFLINE if offline else {}
+    before = {name: os.environ.get(name) for name in changes}
     try:
+        os.environ.update(changes)
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,4 +1,4 @@
-"""A file of JSON lines, each with a key: what was paid for, in time or money, is on disk before it is used."""
+"""A file of JSON lines, each with a key: results that cost time or money are on disk before they are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ift.errors import DataError, MachineError
 
 
-class Lines:
+class Journal:
     """Lines are only ever added, and synced. One process at a time; any of its threads."""
 
     def __init__(self, path: Path):

@@ -11,9 +11,9 @@ LONGEST = 1500  # words and spaces; texts longer than this together are not comp
 
 def rouge_l(response: str, reference: str) -> float:
     """F-measure of the longest common subsequence of words (Lin 2004), from 0 to 1, as torchmetrics counts them."""
-    said, right = (re.sub(r"[^a-z0-9]+", " ", text.lower()).split() for text in (response, reference))
-    common = common_subsequence(said, right)
-    return 2 * common / (len(said) + len(right)) if common else 0.0
+    ours, right = (re.sub(r"[^a-z0-9]+", " ", text.lower()).split() for text in (response, reference))
+    common = common_subsequence(ours, right)
+    return 2 * common / (len(ours) + len(right)) if common else 0.0
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""What people say of answers: RUN/ratings.jsonl, to which lines are only ever added, and the same as CSV.
+"""Ratings of answers by people: RUN/ratings.jsonl, to which lines are only ever added, and the same as CSV.
 
 A line holds the key of an answer (of its content: see `Answer.key`) and what holds from then on:
 

@@ -1,35 +1,18 @@
-"""Our model and a judge, asked on behalf of another package. Every answer is on disk before the package sees it."""
+"""Our model's answers to prompts of other packages. Every answer is on disk before the package gets it."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 from ift.data.reading.rows import Row
-from ift.errors import ConfigError, MachineError, one_line
 from ift.evaluation.answers import content_key
-from ift.evaluation.journal import Lines
-from ift.evaluation.judge.run import budget_of
-from ift.evaluation.judge.servers import (
-    Asking,
-    Budget,
-    Ledger,
-    OverBudgetError,
-    RefusedError,
-    Reply,
-    Request,
-    Server,
-    estimated_tokens,
-    side_by_side,
-)
+from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
 from ift.sealed import MANIFEST, hash_file
-from ift.settings import JudgeSettings, load_settings
+from ift.settings import load_settings
 from ift.text.encoding import encode_prompt
 
 Question = Row | str  # in the model's own template; or text to go on with
@@ -39,7 +22,7 @@ SAVED_TOGETHER = 64  # answers between two writes, where no batch size is given
 class AskedModel:
     """Answers of one model, kept in answers.jsonl of an evaluation's folder: what was killed goes on there."""
 
-    def __init__(self, bench: Bench, subject: Subject, kept: Lines):
+    def __init__(self, bench: Bench, subject: Subject, kept: Journal):
         self.subject, self.kept, self.settings = subject, kept, bench.settings
         self.unfit: set[str] = set()  # keys of prompts that are too long for the model
         weights = _weights(bench, subject)
@@ -113,85 +96,3 @@ def _weights(bench: Bench, subject: Subject) -> str:
     folder = bench.run.model
     files = [folder / MANIFEST] if (folder / MANIFEST).exists() else sorted(folder.glob("*.safetensors"))
     return content_key(*map(hash_file, files))
-
-
-class OnlyPlannedError(Exception):
-    """judge.dry_run=true: what would be asked was said."""
-
-
-class AskedJudge:
-    """A judge's replies, kept in verdicts.jsonl of an evaluation's folder, within judge.max_cost."""
-
-    def __init__(self, folder: Path, settings: JudgeSettings):
-        self.settings = settings
-        self.budget: Budget = budget_of(settings)
-        self.ledger = Ledger(folder / "verdicts.jsonl", {})
-        self.refused = 0
-        self.problem = ""  # why the last one was refused
-
-    def __enter__(self) -> AskedJudge:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.ledger.close()
-
-    def __call__(self, requests: Sequence[Request], server: Server, *, max_tokens: int) -> list[Reply | None]:
-        """A reply to each, None where the server refuses to answer it; equal requests are asked once.
-
-        Raises ConfigError where it may cost more than judge.max_cost, OnlyPlannedError for a dry run, and MachineError
-        where the server stays without a reply; what was answered until then is kept.
-        """
-        settings, budget = replace(self.settings, max_tokens=max_tokens), self.budget
-        budget.max_tokens, self.ledger.identity = max_tokens, server.identity
-        missing = [request for request in dict.fromkeys(requests) if self.ledger.get(request) is None]
-        cost = sum(map(budget.estimate, missing))
-        if missing:
-            tokens = sum(map(estimated_tokens, missing))
-            price = f", ${cost:.4f} at most" if cost else ""
-            print(f"judge     requests: {len(missing):,}, tokens to send: about {tokens:,}{price}", flush=True)
-        if settings.dry_run:
-            raise OnlyPlannedError
-        if budget.spent + cost > settings.max_cost:
-            raise ConfigError(
-                f"judge.max_cost={settings.max_cost:g}: this may cost ${budget.spent + cost:.2f} "
-                f"(judge.max_cost={math.ceil(budget.spent + cost)} allows it; eval.limit=N asks less)"
-            )
-        replies: dict[Request, Reply | None] = {}
-        asking = Asking(server, self.ledger, budget, retries=settings.retries)
-        waiting = list(dict.fromkeys(requests))
-
-        def work(number: int) -> None:
-            request = waiting[number]
-            try:
-                reply = asking(request)
-            except RefusedError as error:
-                self.problem, replies[request] = one_line(str(error), 100), None
-                return
-            except OverBudgetError:
-                asking.last_problem = f"judge.max_cost={settings.max_cost:g} is reached"
-                asking.stop.set()
-                return
-            if reply is not None:
-                replies[request] = reply
-                advance(1)
-
-        with progress("judged" if missing else None, len(waiting), "verdicts") as advance:
-            side_by_side(work, len(waiting), asking, concurrency=settings.concurrency)
-        without = sum(request not in replies for request in waiting)
-        if without:
-            raise MachineError(
-                f"judge: {without} of {len(waiting)} requests got no reply: {asking.last_problem} "
-                "(the same command goes on)"
-            )
-        self.refused += sum(reply is None for reply in replies.values())
-        return [replies[request] for request in requests]
-
-    def about(self, server: Server) -> dict[str, Any]:
-        """For results.json: who judged, and what it took."""
-        return {
-            "judge": server.identity,
-            "requests": self.budget.requests,
-            "prompt_tokens": self.budget.prompt_tokens,
-            "reply_tokens": self.budget.reply_tokens,
-            "cost": round(self.budget.spent, 6),
-        }

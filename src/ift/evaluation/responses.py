@@ -10,7 +10,8 @@ from ift import stops
 from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.evaluation.answers import COLUMNS
-from ift.generation.engine import Generated, Sampling, generate
+from ift.generation.engine import Generated, generate
+from ift.generation.sampling import Sampling
 from ift.model.gpt import GPT
 from ift.progress import progress
 from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl

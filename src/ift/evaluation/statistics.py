@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 # scipy is imported where it is used: it takes most of a second, and `ift --help` imports no numbers
 
 ALPHA = 0.05  # a difference is settled where its p value, after Holm, is not above
+Z95 = 1.96  # standard errors to each side of a 95 % interval
 POWER = 0.8  # the chance to find a difference that `rows_to_settle` promises
 RESAMPLES = 10_000
 STEPS = 100_000  # the sum of all differences in units of the exact test's grid, at most
@@ -49,6 +50,11 @@ def mean_interval(values: ArrayLike) -> Estimate:
     return Estimate(n, float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
 
 
+def normal_interval(value: float, standard_error: float) -> tuple[float, float]:
+    """95 % interval of a number with normally distributed errors."""
+    return value - Z95 * standard_error, value + Z95 * standard_error
+
+
 def by_category(values: Sequence[float], categories: Sequence[str]) -> dict[str, Estimate]:
     """An estimate for each category, the largest first."""
     groups: dict[str, list[float]] = {}
@@ -60,7 +66,7 @@ def by_category(values: Sequence[float], categories: Sequence[str]) -> dict[str,
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two runs on the same n rows: the mean of `second - first`, and what may be said about it.
+    """Of two runs on the same n rows: the mean of `second - first`, and what may be concluded from it.
 
     low, high       95 % interval by paired bootstrap
     p               of the exact test; `holm` puts the adjusted one here

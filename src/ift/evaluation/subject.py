@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ift.errors import ConfigError
+from ift.evaluation.judging import JudgePairs, OpenJudge, no_judge
 from ift.progress import progress
 from ift.run import RunFolder
 from ift.settings import EvaluateSettings, GenerateSettings
@@ -47,7 +48,8 @@ class Subject:
 
         A prompt that leaves no room for max_new_tokens loses its beginning. what: the title of a progress bar.
         """
-        from ift.generation.engine import Sampling, generate
+        from ift.generation.engine import generate
+        from ift.generation.sampling import Sampling
 
         room = self.model.config.context_length - settings.max_new_tokens
         if room < 1:
@@ -81,7 +83,15 @@ class Subject:
 class Bench:
     """What an engine works with. Models are loaded when they are first asked for."""
 
-    def __init__(self, run: RunFolder, settings: EvaluateSettings):
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: EvaluateSettings,
+        *,
+        open_judge: OpenJudge = no_judge,
+        judge_pairs: JudgePairs = no_judge,
+    ):
+        self.open_judge, self.judge_pairs = open_judge, judge_pairs
         self.run, self.settings = RunFolder(run.path.absolute()), settings  # an engine may change the working directory
         self.folder = self.run.evals / settings.eval.name
         self.data_root = Path(settings.data_root).absolute() if settings.data_root else None

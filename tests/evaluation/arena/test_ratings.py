@@ -14,9 +14,16 @@ from scipy.optimize import minimize
 
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
+from ift.evaluation.arena import ratings as engine
 from ift.evaluation.arena.battles import BOTH_BAD, Battle, read_votes, write_votes
-from ift.evaluation.arena.ratings import bradley_terry, collect, leaderboard, online_elo, points, show_leaderboard
-from ift.evaluation.arena.ratings import run as engine
+from ift.evaluation.arena.ratings import (
+    bradley_terry,
+    collect,
+    leaderboard,
+    online_elo,
+    points,
+    show_leaderboard,
+)
 from ift.evaluation.arena.votes import Shown, Votes
 from ift.evaluation.subject import Bench
 from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl
@@ -423,7 +430,7 @@ def rate(run, *words):
     """The same in this process."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = settings_from(compose("evaluate", [f"run={run.path}", "eval=arena", *words]), EvaluateSettings)
-    return engine(Bench(run, settings))
+    return engine.evaluate(Bench(run, settings))
 
 
 def judged(run, against, scores, *, valid=True):

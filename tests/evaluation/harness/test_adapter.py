@@ -21,7 +21,7 @@ from ift.artifacts.model_folder import load_model_folder, save_model_folder
 from ift.data.demo import demo_rows
 from ift.errors import ConfigError, Stopped
 from ift.evaluation.harness.adapter import IftLM, Rendered
-from ift.evaluation.journal import Lines
+from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Subject
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
@@ -126,7 +126,7 @@ def test_in_bf16_they_are_near_and_kept_apart(subject, questions, tmp_path):
     low = copy.deepcopy(subject.model)
     compute_in(low, torch.bfloat16)
     asked = requests("loglikelihood", *questions)
-    with Lines(tmp_path / "answers.jsonl") as store:
+    with Journal(tmp_path / "answers.jsonl") as store:
         expected = raw(subject, store=store).loglikelihood(asked)
         found = raw(Subject("tuned", low, subject.tokenizer, None), store=store).loglikelihood(asked)
     assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], rel=0.05, abs=0.2)
@@ -260,10 +260,10 @@ def test_a_sample_that_is_asked_for_again_is_another_one_and_comes_again(subject
     assert found[0] != found[2]
     assert found == raw(subject, batch_size=1).generate_until(asked)
     path = tmp_path / "answers.jsonl"
-    with Lines(path) as store:
+    with Journal(path) as store:
         assert raw(subject, store=store).generate_until(asked) == found
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
-    with Lines(path) as store:
+    with Journal(path) as store:
         assert raw(subject, store=store).generate_until(asked) == found
 
 
@@ -423,7 +423,7 @@ def test_what_the_template_has_the_model_write_before_an_answer_is_no_part_of_it
     )
     opening, answer = whole[:3], whole[3:]
     within = {"until": [opening[1]], "max_gen_toks": 20}
-    with Lines(tmp_path / "answers.jsonl") as store:
+    with Journal(tmp_path / "answers.jsonl") as store:
         for text, lines in ((opening, 2), ("", 4)):
             template = ChatTemplate("x", source=source.replace("OPENING", text), special=special)
             adapter = in_template(subject, template, store=store)
@@ -539,20 +539,20 @@ def test_an_evaluation_that_was_killed_goes_on_without_asking_again(subject, que
             if answered >= killed_after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        everything(raw(subject, advance=advance, store=Lines(path)), questions)
+        everything(raw(subject, advance=advance, store=Journal(path)), questions)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     with path.open("ab") as file:
         file.write(b'{"key": "half a li')
     before = path.read_bytes().count(b"\n")
     assert before > 0
-    with Lines(path) as store:
+    with Journal(path) as store:
         counted = []
         same(everything(raw(subject, store=store, advance=counted.append), questions), expected)
         assert sum(counted) == sum(map(len, expected))
     keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
     assert len(keys) == len(set(keys)) > before  # what was there was not asked again
-    with Lines(path) as store, pytest.MonkeyPatch.context() as patch:
+    with Journal(path) as store, pytest.MonkeyPatch.context() as patch:
         patch.setattr(GPT, "hidden", None)
         same(everything(raw(subject, store=store), questions), expected)
 
@@ -572,7 +572,7 @@ def test_answers_are_kept_by_all_that_they_depend_on(subject, settings_of, tmp_p
     with torch.no_grad():
         other.ln_f.bias += 0.5
     pair = [("", " it")]  # the same tokens in both forms
-    with Lines(tmp_path / "answers.jsonl") as store:
+    with Journal(tmp_path / "answers.jsonl") as store:
 
         def lines_after(adapter: IftLM, arguments=(("Tell me", {"until": [], "max_gen_toks": 4}),)) -> int:
             adapter.loglikelihood(requests("", *pair, *pair))
@@ -599,7 +599,7 @@ def test_a_stop_comes_between_two_batches_and_nothing_is_lost(subject, tmp_path,
         if sum(counted):
             monkeypatch.setattr(stops, "asked", "SIGTERM")
 
-    with Lines(tmp_path / "answers.jsonl") as store:
+    with Journal(tmp_path / "answers.jsonl") as store:
         with pytest.raises(Stopped, match="between two"):
             getattr(raw(subject, advance=advance, store=store), kind)(requests(kind, *arguments))
         assert 0 < len(store.lines) == sum(counted) < 40

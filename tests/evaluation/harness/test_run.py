@@ -27,8 +27,8 @@ from ift.entry import settings_from
 from ift.errors import LIMIT, ConfigError, DataError
 from ift.evaluation.harness import run as engine
 from ift.evaluation.harness import tasks as lm_tasks
-from ift.evaluation.harness.run import bootstrap_interval, scores_of
-from ift.evaluation.harness.squad import Asked, best_over_thresholds, exact, f1, wanted
+from ift.evaluation.harness.scores import bootstrap_interval, scores_of, unofficial_mean
+from ift.evaluation.harness.squad import ScoredAnswer, best_over_thresholds, exact_match, f1, gold_answers
 from ift.evaluation.results import Score
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -138,7 +138,7 @@ def test_numbers_of_whole_tasks_are_those_of_the_harness_s_own_adapter(tiny, loa
         for key, value in results.items()
         if "," in key and "_stderr" not in key
     }
-    outcome = engine.run(bench_of("eval=lm_eval", f"eval.tasks=[{','.join(TASKS)}]", "eval.prompts=[raw]"))
+    outcome = engine.evaluate(bench_of("eval=lm_eval", f"eval.tasks=[{','.join(TASKS)}]", "eval.prompts=[raw]"))
     ours = numbers(outcome.scores)
     assert ours == pytest.approx(theirs, abs=1e-6)
     # MMLU's 57, its groups; GLUE's 9, two of them with two numbers; SuperGLUE's 8 likewise; SQuAD, TriviaQA, 24
@@ -209,8 +209,8 @@ class Stubborn(Knowing):
 
 
 def test_numbers_of_one_who_always_says_the_same_are_sklearn_s(bench_of, monkeypatch, mirror):
-    monkeypatch.setattr(engine, "asking", lambda *arguments: Stubborn(wrong=False))
-    outcome = engine.run(bench_of("eval=lm_eval", "eval.tasks=[cola,mrpc,cb,rte,wic]", "eval.prompts=[raw]"))
+    monkeypatch.setattr(engine, "adapter_for", lambda *_, **__: Stubborn(wrong=False))
+    outcome = engine.evaluate(bench_of("eval=lm_eval", "eval.tasks=[cola,mrpc,cb,rte,wic]", "eval.prompts=[raw]"))
     found = numbers(outcome.scores)
 
     def labels(path: str) -> list[int]:
@@ -246,8 +246,8 @@ def test_triviaqa_takes_any_alias_in_whatever_case_and_punctuation(loaded, said,
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_who_knows_every_answer_gets_all_or_nothing(bench_of, monkeypatch, wrong):
-    monkeypatch.setattr(engine, "asking", lambda *arguments: Knowing(wrong))
-    outcome = engine.run(bench_of("eval=lm_eval", f"eval.tasks=[{','.join(TASKS)}]", "eval.prompts=[raw]"))
+    monkeypatch.setattr(engine, "adapter_for", lambda *_, **__: Knowing(wrong))
+    outcome = engine.evaluate(bench_of("eval=lm_eval", f"eval.tasks=[{','.join(TASKS)}]", "eval.prompts=[raw]"))
     found = numbers(outcome.scores)
     assert len({score.task for score in outcome.scores}) == 57 + 5 + 9 + 8 + 3 + 24
     expected = dict.fromkeys(found, 0.0 if wrong else 1.0)
@@ -258,9 +258,9 @@ def test_who_knows_every_answer_gets_all_or_nothing(bench_of, monkeypatch, wrong
 
 
 def test_the_mean_of_a_suite_is_one_when_every_task_is(bench_of, monkeypatch):
-    monkeypatch.setattr(engine, "asking", lambda *arguments: Knowing(wrong=False))
+    monkeypatch.setattr(engine, "adapter_for", lambda *_, **__: Knowing(wrong=False))
     for name, tasks in (("glue", 9), ("superglue", 8)):
-        outcome = engine.run(bench_of(f"eval={name}", "eval.prompts=[raw]"))
+        outcome = engine.evaluate(bench_of(f"eval={name}", "eval.prompts=[raw]"))
         [headline] = [score for score in outcome.scores if score.headline]
         assert (headline.task, headline.metric, headline.value) == (name, "unofficial_mean", 1.0)
         assert headline.n == 6 * tasks
@@ -274,7 +274,7 @@ def test_a_mean_counts_a_task_once_and_its_interval_follows_from_theirs():
         Score(task="mrpc", metric="acc", value=0.2, n=10, low=0.0, high=0.4),
         Score(task="mrpc", metric="f1", value=0.4, n=10, low=0.2, high=0.6),
     ]
-    mean = engine.unofficial_mean("glue", parts, model="tuned", prompt="raw")
+    mean = unofficial_mean("glue", parts, model="tuned", prompt="raw")
     assert (mean.n, mean.value) == (30, pytest.approx((0.6 + 0.3) / 2))
     half = math.sqrt(0.1**2 + 0.2**2) / 2
     assert (mean.low, mean.high) == (pytest.approx(0.45 - half), pytest.approx(0.45 + half))
@@ -419,7 +419,7 @@ def test_prompts_are_these(loaded, bench_of):
 def test_solved_questions_come_before_and_what_does_not_fit_is_told(bench_of, mirror, monkeypatch):
     monkeypatch.undo()  # a task of its own: the shared ones are made for no solved questions by now
     bench = bench_of("eval=lm_eval", "eval.tasks=[mmlu_anatomy]", "eval.num_fewshot=5", "eval.prompts=[raw]")
-    outcome = engine.run(bench)
+    outcome = engine.evaluate(bench)
     [first, *_] = outcome.samples
     assert first["prompt"].count("Answer: ") == 5
     assert first["prompt"].endswith("Answer:")
@@ -434,7 +434,7 @@ def test_both_prompts_and_the_base_model_beside_it(bench_of):
     bench = bench_of("eval=lm_eval", "eval.tasks=[rte,triviaqa]", "eval.base=true", "eval.limit=2")
     tuned = bench.tuned
     bench.__dict__["base"] = Subject("base", tuned.model, tuned.tokenizer, None)
-    outcome = engine.run(bench)
+    outcome = engine.evaluate(bench)
     assert [score.key for score in outcome.scores] == [
         *("rte/acc", "triviaqa/exact_match", "rte/acc/template", "triviaqa/exact_match/template"),
         *("rte/acc/base", "triviaqa/exact_match/base"),
@@ -456,7 +456,7 @@ def test_solved_questions_are_the_same_for_every_model(bench_of, monkeypatch):
     bench = bench_of("eval=lm_eval", "eval.tasks=[rte]", "eval.base=true", "eval.num_fewshot=2", "eval.limit=3")
     tuned = bench.tuned
     bench.__dict__["base"] = Subject("base", tuned.model, tuned.tokenizer, None)
-    lines = list(engine.run(bench).samples)
+    lines = list(engine.evaluate(bench).samples)
     prompts = {(line["model"], line["prompt_form"], line["doc_id"]): line["prompt"] for line in lines}
     for doc_id in range(3):
         raw = prompts["tuned", "raw", doc_id]
@@ -467,10 +467,10 @@ def test_solved_questions_are_the_same_for_every_model(bench_of, monkeypatch):
 
 
 def test_a_difference_from_the_base_model_is_told_where_the_questions_settle_it(bench_of, monkeypatch):
-    monkeypatch.setattr(engine, "asking", lambda subject, *arguments: Knowing(wrong=subject.label == "base"))
+    monkeypatch.setattr(engine, "adapter_for", lambda subject, *_, **__: Knowing(wrong=subject.label == "base"))
     bench = bench_of("eval=lm_eval", "eval.tasks=[mmlu,rte,cola]", "eval.base=true", "eval.prompts=[raw]")
     bench.__dict__["base"] = Subject("base", bench.tuned.model, bench.tuned.tokenizer, None)
-    outcome = engine.run(bench)
+    outcome = engine.evaluate(bench)
     found = {(each["task"], each["metric"]): each for each in outcome.about["against_base"]}
     assert len(found) == 57 + 5 + 1  # cola's number is no mean
     assert found["mmlu", "acc"]["verdict"] == "better"
@@ -483,7 +483,9 @@ def test_a_difference_from_the_base_model_is_told_where_the_questions_settle_it(
 
 
 def test_a_sample_can_be_checked_by_hand(bench_of):
-    outcome = engine.run(bench_of("eval=lm_eval", "eval.tasks=[mmlu_anatomy,squadv2,record]", "eval.prompts=[raw]"))
+    outcome = engine.evaluate(
+        bench_of("eval=lm_eval", "eval.tasks=[mmlu_anatomy,squadv2,record]", "eval.prompts=[raw]")
+    )
     for line in map(json.loads, map(json.dumps, outcome.samples)):
         if line["task"] == "mmlu_anatomy":
             said = max(line["scored"], key=lambda each: each[1])[0]
@@ -493,19 +495,19 @@ def test_a_sample_can_be_checked_by_hand(bench_of):
             assert line["scored"][0][0] == " unanswerable"
             answer = line["target"].strip()
             answers = [""] if answer == "unanswerable" else [answer, answer.split()[0]]
-            assert line["metrics"]["exact"] == exact(line["said"], answers)
+            assert line["metrics"]["exact"] == exact_match(line["said"], answers)
         else:
             assert len(line["scored"]) == 3
 
 
 def test_answers_are_kept_and_not_computed_again(bench_of, monkeypatch):
     overrides = ("eval=lm_eval", "eval.tasks=[copa,ift_squad]", "eval.limit=3")
-    first = engine.run(bench_of(*overrides))
+    first = engine.evaluate(bench_of(*overrides))
     lines = len(bench_of(*overrides).folder.joinpath("answers.jsonl").read_text().splitlines())
     assert lines == 2 * (3 * 2 + 3)
     monkeypatch.setattr(GPT, "hidden", lambda *arguments: pytest.fail("was asked again"))
     monkeypatch.setattr("ift.generation.engine.generate", lambda *arguments, **_: pytest.fail("was asked again"))
-    again = engine.run(bench_of(*overrides))
+    again = engine.evaluate(bench_of(*overrides))
     assert again.scores == first.scores
     assert list(again.samples) == list(first.samples)
 
@@ -515,7 +517,7 @@ def test_answers_are_kept_and_not_computed_again(bench_of, monkeypatch):
 
 def test_data_that_is_not_in_the_mirror_is_named_with_the_command_that_fetches_it(tmp_path, bench_of):
     with pytest.raises(DataError) as error:
-        engine.run(bench_of("eval=mmlu", root=tmp_path))
+        engine.evaluate(bench_of("eval=mmlu", root=tmp_path))
     folder = tmp_path / "cais/mmlu"
     command = f"hf download --repo-type dataset cais/mmlu --local-dir {folder}"
     assert command in str(error.value)
@@ -526,7 +528,7 @@ def test_data_of_another_form_is_one_line(tmp_path, bench_of):
     root = tmp_path / "m"
     write_dataset(root / "cais/mmlu", {"anatomy": {"test": [{"a": 1}]}})
     with pytest.raises(DataError, match=r"cais/mmlu: \w+.*hf download --repo-type dataset cais/mmlu"):
-        engine.run(bench_of("eval=lm_eval", "eval.tasks=[mmlu_virology]", root=root))
+        engine.evaluate(bench_of("eval=lm_eval", "eval.tasks=[mmlu_virology]", root=root))
 
 
 def test_offline_without_a_mirror_says_what_to_fetch(tmp_path):
@@ -566,12 +568,20 @@ def test_nothing_is_left_of_the_tables_and_the_working_directory_is_as_before(mi
 
     before = Path.cwd()
     bench = bench_of("eval=lm_eval", "eval.tasks=[mmlu_virology]", "eval.limit=1")
-    outcome = engine.run(bench)
+    outcome = engine.evaluate(bench)
     assert Path.cwd() == before
     assert sorted(path.name for path in bench.folder.iterdir()) == ["answers.jsonl", "answers.lock"]
     assert outcome.versions["lm-eval"].startswith("0.4.")
     assert outcome.versions["cais/mmlu"].startswith("questions ")
     assert outcome.about["tasks"]["mmlu_virology"]["of"] == 6
+
+
+def test_the_libraries_still_have_what_is_replaced_and_get_it_back():
+    for owner, name in lm_tasks.REPLACED:
+        before = getattr(owner, name)
+        with lm_tasks.replaced(owner, name, "another"):
+            assert getattr(owner, name) == "another"
+        assert getattr(owner, name) is before
 
 
 # -- SQuAD -------------------------------------------------------------------------------------------------------------
@@ -669,9 +679,9 @@ def test_squad_is_scored_by_the_official_rules():
     assert len(HARD) == 50
     for said, answers in HARD:
         having_words = [answer for answer in answers if plain_words(answer)] or [""]
-        assert list(wanted(answers)) == having_words
+        assert list(gold_answers(answers)) == having_words
         for gold in (answers or [""], having_words):  # of version 1.1 and of version 2.0
-            assert (exact(said, gold), f1(said, gold)) == pytest.approx(plain_scores(said, gold), abs=1e-9), said
+            assert (exact_match(said, gold), f1(said, gold)) == pytest.approx(plain_scores(said, gold), abs=1e-9), said
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -684,7 +694,7 @@ def test_squad_is_scored_by_the_official_rules():
         )
     finally:
         torch.set_default_dtype(before)
-    assert 100 * np.mean([exact(said, gold or [""]) for said, gold in HARD]) == pytest.approx(
+    assert 100 * np.mean([exact_match(said, gold or [""]) for said, gold in HARD]) == pytest.approx(
         float(theirs["exact_match"]), abs=1e-9
     )
     assert 100 * np.mean([f1(said, gold or [""]) for said, gold in HARD]) == pytest.approx(
@@ -696,7 +706,7 @@ def test_the_best_threshold_is_that_of_trying_all():
     random = np.random.default_rng(0)
     chance = random.permutation(50) / 50
     asked = [
-        Asked(float(p), f1(said, wanted(answers)), bool(answers), bool(said))
+        ScoredAnswer(float(p), f1(said, gold_answers(answers)), bool(answers), bool(said))
         for p, (said, answers) in zip(chance, HARD, strict=True)
     ]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from ift.evaluation.judge.servers import Request
+from ift.evaluation.judging import Request
 
 FAULTS = ("429", "500", "503", "timeout", "cut", "half", "reset")
 

@@ -15,9 +15,13 @@ from hydra import compose, initialize_config_dir
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.answers import Answer, Answers, open_answers
-from ift.evaluation.judge import servers as judge_servers
-from ift.evaluation.judge.run import CANARIES, Item, judge, messages, show_results
-from ift.evaluation.judge.servers import Asking, Budget, Ledger, NoReplyError, Reply, Request, read_retry_after
+from ift.evaluation.judge import client
+from ift.evaluation.judge.canaries import CANARIES
+from ift.evaluation.judge.client import Dispatcher
+from ift.evaluation.judge.ledger import Budget, Ledger
+from ift.evaluation.judge.run import Item, judge_answers, messages, show_results
+from ift.evaluation.judge.servers import NoReplyError, read_retry_after
+from ift.evaluation.judging import Reply, Request
 from ift.evaluation.results import read_judgements
 from ift.evaluation.statistics import agreement
 from ift.run import RunFolder, read_json, read_jsonl, write_jsonl
@@ -88,7 +92,7 @@ def test_the_books_stored_scores_give_the_books_numbers(settings, tmp_path):
         for model in (1, 2):
             stored = SHARED / "seed_judge_scores" / f"{rater}-model-{model}-response.json"
             options = settings("judge.server=replay", f"judge.replay={stored}", "judge.model=null")
-            results = judge(open_answers(f"{file}#model {model} response"), options)
+            results = judge_answers(open_answers(f"{file}#model {model} response"), options)
             found[rater, model] = (round(results["mean"], 2), results["scored"])
     assert found == {
         ("gpt4", 1): (74.09, 100),
@@ -113,7 +117,7 @@ def test_every_row_gets_the_score_of_its_own_answer(settings, answers, server):
     with JudgeServer(honest) as there:
         base = there.url + ("/v1" if server == "openai" else "")
         given = answers(30)
-        results = judge(given, settings(f"judge.server={server}", f"judge.base_url={base}"))
+        results = judge_answers(given, settings(f"judge.server={server}", f"judge.base_url={base}"))
     (judged,) = read_judgements(given.run)[0].values()
     assert [judged.scores[row.key] for row in given.rows] == list(range(30))
     assert (results["mean"], results["rows"], results["scored"], results["valid"]) == (14.5, 30, 30, True)
@@ -130,16 +134,16 @@ def test_a_second_run_asks_for_nothing_and_a_changed_answer_for_itself(settings,
     with JudgeServer(honest) as there:
         options = settings("judge.server=ollama", f"judge.base_url={there.url}")
         given = answers(10)
-        first = judge(given, options)
+        first = judge_answers(given, options)
         asked = len(there.asked)
-        assert judge(given, options) == {**first, "requests": 0, "prompt_tokens": 0, "reply_tokens": 0}
+        assert judge_answers(given, options) == {**first, "requests": 0, "prompt_tokens": 0, "reply_tokens": 0}
         assert len(there.asked) == asked
         changed = Answers("run", given.run, [*given.rows[:-1], Answer("Task 9", "", "Right 9.", "It is worth 50.")])
-        assert judge(changed, options)["requests"] == 1
+        assert judge_answers(changed, options)["requests"] == 1
 
 
 def test_200_faults_lose_nothing_and_nothing_is_asked_for_again(settings, answers, monkeypatch):
-    monkeypatch.setattr(judge_servers, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
     rng = random.Random(4)
     plans: dict[str, list[str]] = {}
 
@@ -152,7 +156,7 @@ def test_200_faults_lose_nothing_and_nothing_is_asked_for_again(settings, answer
             base = there.url + ("/v1" if server == "openai" else "")
             given = answers(40, name=server)
             words = [f"judge.server={server}", f"judge.base_url={base}", "judge.concurrency=16", "judge.timeout=1"]
-            results = judge(given, settings(*words))
+            results = judge_answers(given, settings(*words))
         assert there.faults.total() >= 100
         assert set(there.faults) == set(FAULTS)
         assert (results["scored"], results["mean"], results["valid"]) == (40, 19.5, True)
@@ -198,7 +202,7 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_counted(settings, answe
     with JudgeServer(reply) as there:
         given = answers(10)
         options = settings("judge.server=ollama", f"judge.base_url={there.url}", "judge.canaries=0")
-        results = judge(given, options)
+        results = judge_answers(given, options)
     assert len(there.asked) == 12
     assert there.bodies[-1]["messages"][-1]["content"] == options.again or any(
         body["messages"][-1]["content"] == options.again for body in there.bodies
@@ -225,7 +229,7 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_counted(settings, answe
 )  # fmt: skip
 def test_a_judge_that_fails_a_canary_is_not_believed(settings, answers, reply, failed):
     with JudgeServer(lambda body: reply(data_of(body))) as there:
-        results = judge(answers(8), settings("judge.server=ollama", f"judge.base_url={there.url}"))
+        results = judge_answers(answers(8), settings("judge.server=ollama", f"judge.base_url={there.url}"))
     assert (results["valid"], results["invalid_because"]) == (False, failed)
     assert "INVALID: this judge cannot be believed" in "\n".join(show_results(results))
 
@@ -244,9 +248,9 @@ def test_a_pair_is_won_only_if_both_orders_agree(settings, answers):
     answers(8, name="theirs", said=lambda i: f"worth {[60, 1, 99, 1, 1, 1, 1, 1][i]}")
     with JudgeServer(reply) as there:
         words = ("judge=pairwise", "judge.server=ollama", f"judge.base_url={there.url}")
-        results = judge(ours, settings(*words, f"judge.against={ours.run.path.with_name('theirs')}"))
+        results = judge_answers(ours, settings(*words, f"judge.against={ours.run.path.with_name('theirs')}"))
         with pytest.raises(ConfigError, match=r"judge.against: not set"):
-            judge(ours, settings(*words))
+            judge_answers(ours, settings(*words))
     assert (results["wins"], results["ties"], results["losses"]) == (5, 2, 1)  # a tie: row 0 and row 3
     assert results["mean"] == (5 + 2 / 2) / 8
     assert results["orders_agree"] == 7 / 8
@@ -276,28 +280,28 @@ def test_the_cost_is_known_before_and_never_above_the_limit(settings, answers, c
     with JudgeServer(honest) as there:
         given = answers(20)
         words = [*prices, f"judge.base_url={there.url}/v1"]
-        assert judge(given, settings(*words, "judge.dry_run=true")) is None
+        assert judge_answers(given, settings(*words, "judge.dry_run=true")) is None
         said = capsys.readouterr().out
         assert re.search(
             r"35 verdicts, 35 requests to make; about [\d,]+ tokens to send, 560 at most to come back", said
         )
         most = float(re.search(r"\$([\d.]+) at most", said).group(1))
         with pytest.raises(ConfigError, match=r"judge.max_cost=0.01: this may cost \$0.\d\d \(judge.max_cost=1 allows"):
-            judge(given, settings(*words, "judge.max_cost=0.01"))
+            judge_answers(given, settings(*words, "judge.max_cost=0.01"))
         assert there.asked == []
-        results = judge(given, settings(*words, f"judge.max_cost={most}"))
+        results = judge_answers(given, settings(*words, f"judge.max_cost={most}"))
         # 100 tokens in and 3 out for each, as the server counts
         assert results["cost"] == pytest.approx(len(there.asked) * (100 * 10 + 3 * 100) / 1e6)
         assert results["cost"] < most
 
 
 def test_spending_stops_at_the_limit_even_if_tries_are_paid_and_come_to_nothing(settings, answers, monkeypatch):
-    monkeypatch.setattr(judge_servers, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
     with JudgeServer(honest, fault=lambda digest, attempt: "half" if attempt < 2 else None) as there:
         given = answers(20)
         words = ["judge.server=openai", "judge.price_in=10", "judge.price_out=100", f"judge.base_url={there.url}/v1"]
         with pytest.raises(MachineError, match=r"requests got no reply: judge.max_cost=0.2 is reached"):
-            judge(given, settings(*words, "judge.max_cost=0.2", "judge.concurrency=1"))
+            judge_answers(given, settings(*words, "judge.max_cost=0.2", "judge.concurrency=1"))
         assert 0 < len(there.answered) < 35
     budget = Budget(10, 100, limit=0.2, max_tokens=16)
     each = budget.estimate(Request(tuple(("user", m["content"]) for m in there.bodies[0]["messages"])))
@@ -324,7 +328,7 @@ def test_spending_stops_at_the_limit_even_if_tries_are_paid_and_come_to_nothing(
 def test_what_is_wrong_is_said_before_anything_is_asked(settings, answers, monkeypatch, words, message):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises((ConfigError, MachineError)) as caught:
-        judge(answers(3), settings(*words))
+        judge_answers(answers(3), settings(*words))
     assert str(caught.value).startswith(message)
     assert "pw" not in str(caught.value).split("(")[0]
 
@@ -333,7 +337,7 @@ def test_what_is_wrong_is_said_before_anything_is_asked(settings, answers, monke
 def test_a_refusal_of_everything_is_one_line_at_once(settings, answers, status, message):
     with JudgeServer(honest, fault=lambda digest, attempt: status) as there:
         with pytest.raises(MachineError, match=re.escape(message)):
-            judge(answers(50), settings("judge.server=ollama", f"judge.base_url={there.url}"))
+            judge_answers(answers(50), settings("judge.server=ollama", f"judge.base_url={there.url}"))
         assert len(there.asked) <= 8
 
 
@@ -348,21 +352,21 @@ def test_a_refusal_of_one_row_is_counted_and_the_others_go_on(settings, answers)
         options = settings(
             "judge.server=ollama", f"judge.base_url={there.url}", "judge.canaries=0", "judge.concurrency=1"
         )
-        results = judge(answers(5), options)
+        results = judge_answers(answers(5), options)
     assert (results["scored"], results["refused"]) == (4, 1)
     assert len(there.asked) == 5
 
 
 def test_a_server_that_is_down_is_given_up_and_what_was_answered_stays(settings, answers, monkeypatch):
-    monkeypatch.setattr(judge_servers, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
     given = answers(10)
     with JudgeServer(honest, fault=lambda digest, attempt: None if len(there.asked) < 8 else "503") as there:
         options = settings("judge.server=ollama", f"judge.base_url={there.url}", "judge.concurrency=1")
         with pytest.raises(MachineError, match=r"got no reply: HTTP 503: .*\(the same command goes on\)"):
-            judge(given, options)
+            judge_answers(given, options)
         assert len(there.asked) == 7 + 3 * 9  # three requests in a row, nine times each
         there.fault = lambda digest, attempt: None
-        results = judge(given, options)
+        results = judge_answers(given, options)
         assert (results["scored"], results["unanswered"]) == (10, 0)
         assert set(there.answered.values()) == {1}
 
@@ -371,7 +375,9 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(settings, ans
     monkeypatch.setenv("MY_KEY", "sk-very-secret-0123456789")
     with JudgeServer(honest) as there:
         given = answers(3)
-        judge(given, settings("judge.server=openai", f"judge.base_url={there.url}/v1", "judge.key_variable=MY_KEY"))
+        judge_answers(
+            given, settings("judge.server=openai", f"judge.base_url={there.url}/v1", "judge.key_variable=MY_KEY")
+        )
         assert there.bodies[0]["authorization"] == "Bearer sk-very-secret-0123456789"
     written = [path.read_text() for path in given.run.path.rglob("*") if path.is_file()]
     assert not any("very-secret" in text for text in written)
@@ -395,16 +401,16 @@ def test_two_judges_do_not_write_at_once_and_a_broken_ledger_is_named(tmp_path):
 def test_replies_of_a_ledger_are_replayed_by_content(settings, answers):
     with JudgeServer(honest) as there:
         given = answers(6)
-        first = judge(given, settings("judge.server=ollama", f"judge.base_url={there.url}"))
+        first = judge_answers(given, settings("judge.server=ollama", f"judge.base_url={there.url}"))
     stored = given.run.evals / "judge-score-m" / "verdicts.jsonl"
-    again = judge(given, settings("judge.server=replay", f"judge.replay={stored}", "judge.model=again"))
+    again = judge_answers(given, settings("judge.server=replay", f"judge.replay={stored}", "judge.model=again"))
     assert (again["mean"], again["canaries"], again["valid"]) == (first["mean"], first["canaries"], True)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1", '{"a": 1}', "3", ""])
 def test_stored_replies_that_are_none_are_refused(settings, answers, write, content):
     with pytest.raises(DataError, match="replies"):
-        judge(answers(2), settings("judge.server=replay", f"judge.replay={write('r.json', content)}"))
+        judge_answers(answers(2), settings("judge.server=replay", f"judge.replay={write('r.json', content)}"))
 
 
 def test_a_server_that_says_when_to_come_back_is_taken_at_its_word(settings, tmp_path, monkeypatch):
@@ -420,14 +426,14 @@ def test_a_server_that_says_when_to_come_back_is_taken_at_its_word(settings, tmp
             return Reply("85")
 
     with Ledger(tmp_path / "verdicts.jsonl", {"server": "busy"}) as ledger:
-        asking = Asking(Busy(), ledger, Budget(0, 0, 1, 16), retries=6)
-        monkeypatch.setattr(asking.stop, "wait", waited.append)
-        assert asking(Request((("user", "hi"),))) == Reply("85")
+        dispatcher = Dispatcher(Busy(), ledger, Budget(0, 0, 1, 16), retries=6)
+        monkeypatch.setattr(dispatcher.stop, "wait", waited.append)
+        assert dispatcher.reply(Request((("user", "hi"),))) == Reply("85")
         assert (waited[0], waited[2]) == (7.0, 42.0)
         assert 0.75 <= waited[1] <= 1.25  # the second wait of our own: one second, give or take a quarter
         waited[:] = []
-        patient = Asking(Busy(), ledger, Budget(0, 0, 1, 16), retries=0)
-        assert patient(Request((("user", "other"),))) is None
+        patient = Dispatcher(Busy(), ledger, Budget(0, 0, 1, 16), retries=0)
+        assert patient.reply(Request((("user", "other"),))) is None
         assert waited == []
 
 

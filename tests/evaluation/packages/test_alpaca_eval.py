@@ -13,11 +13,13 @@ from hydra import compose, initialize_config_dir
 
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
-from ift.evaluation import recorded as asked
+from ift.evaluation import recorded
+from ift.evaluation.engines import open_bench
+from ift.evaluation.judge.servers import over_openai_protocol
 from ift.evaluation.packages import alpaca_eval
 from ift.evaluation.packages.alpaca_eval import OFFICIAL, without_marks
 from ift.evaluation.subject import Bench
-from ift.run import RunFolder, read_json, read_jsonl, write_jsonl
+from ift.run import read_json, read_jsonl, write_jsonl
 from ift.settings import EvaluateSettings
 from tests.evaluation.judge.judge_server import JudgeServer
 from tests.running import ROOT, run
@@ -138,7 +140,7 @@ def bench(tmp_path, settings_of):
         given = [] if any(word.startswith("data_root") for word in overrides) else [f"eval.against=[{reference}]"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("evaluate", [*words, *given, *overrides])
-        return Bench(RunFolder(made.path), settings_from(config, EvaluateSettings))
+        return open_bench(settings_from(config, EvaluateSettings))
 
     return bench
 
@@ -149,9 +151,9 @@ def numbers(outcome) -> dict[str, float]:
 
 def test_preferences_are_what_the_formula_says_whichever_answer_came_first(bench):
     with JudgeServer(lambda body: "m", first=by_worth) as server:
-        outcome = alpaca_eval.run(bench(server))
+        outcome = alpaca_eval.evaluate(bench(server))
         asked_first = len(server.asked)
-        assert alpaca_eval.run(bench(server)).samples == outcome.samples
+        assert alpaca_eval.evaluate(bench(server)).samples == outcome.samples
         assert len(server.asked) == asked_first == 13  # one question for log probabilities, then nothing twice
     ours_first = 0
     for body in server.bodies[1:]:
@@ -183,7 +185,7 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words_and_what_is_unre
         return "<think>m or M?</think>\nM" if first.startswith("It is") else "Model m."  # ours, wherever it stands
 
     with JudgeServer(said) as server:
-        outcome = alpaca_eval.run(bench(server))
+        outcome = alpaca_eval.evaluate(bench(server))
     assert [sample["preference"] for sample in outcome.samples] == [None] * 3 + [2.0] * 9
     assert (numbers(outcome)["win_rate"], outcome.scores[0].n) == (100.0, 9)
     assert outcome.scores[0].low == pytest.approx(100 * 9 / (9 + 1.959964**2), abs=1e-3)  # Wilson's, of 9 out of 9
@@ -196,7 +198,7 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without(bench):
     with JudgeServer(lambda body: "m", fault=lambda digest, attempt: "400" if not attempt else None) as server:
         bodies = server.bodies
         server.fault = lambda digest, attempt: "400" if len(bodies) == 1 else None
-        outcome = alpaca_eval.run(bench(server, "eval.limit=3"))
+        outcome = alpaca_eval.evaluate(bench(server, "eval.limit=3"))
     assert [body.get("logprobs") for body in bodies] == [True, None, None, None]
     assert outcome.about["refused"] == 0
     assert any("since the server refuses them" in note for note in outcome.notes)
@@ -204,7 +206,7 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without(bench):
 
 def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, monkeypatch):
     answers = []
-    real = asked.AskedModel._answer
+    real = recorded.AskedModel._answer
 
     def stops(self, questions):
         if len(answers) >= 8:
@@ -213,18 +215,18 @@ def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, mo
         return real(self, questions)
 
     with JudgeServer(lambda body: "m", first=by_worth) as server:
-        monkeypatch.setattr(asked.AskedModel, "_answer", stops)
+        monkeypatch.setattr(recorded.AskedModel, "_answer", stops)
         with pytest.raises(KeyboardInterrupt):
-            alpaca_eval.run(bench(server, "eval.generate.batch_size=4"))
+            alpaca_eval.evaluate(bench(server, "eval.generate.batch_size=4"))
         assert (len(answers), len(server.asked)) == (8, 1)  # the judge was asked how it can be read
-        monkeypatch.setattr(asked.AskedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
+        monkeypatch.setattr(recorded.AskedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
         server.fault = lambda digest, attempt: "500" if len(server.asked) > 7 else None
         with pytest.raises(MachineError, match="requests got no reply"):
-            alpaca_eval.run(bench(server, "eval.generate.batch_size=4", "judge.concurrency=1"))
+            alpaca_eval.evaluate(bench(server, "eval.generate.batch_size=4", "judge.concurrency=1"))
         assert len(answers) == 12
         before = sum(server.answered.values())
         server.fault = lambda digest, attempt: None
-        outcome = alpaca_eval.run(bench(server, "eval.generate.batch_size=4"))
+        outcome = alpaca_eval.evaluate(bench(server, "eval.generate.batch_size=4"))
         assert sum(server.answered.values()) - before == 13 - before
         assert len(answers) == len(outcome.samples) == 12
 
@@ -233,7 +235,7 @@ def test_no_key_is_written_anywhere_and_the_price_is_kept(bench, monkeypatch):
     monkeypatch.setenv("SECRET_OF_TESTS", KEY)
     with JudgeServer(lambda body: "m", first=by_worth) as server:
         told = bench(server, "judge.key_variable=SECRET_OF_TESTS", "judge.price_in=1", "judge.price_out=2")
-        outcome = alpaca_eval.run(told)
+        outcome = alpaca_eval.evaluate(told)
         assert {body["authorization"] for body in server.bodies} == {f"Bearer {KEY}"}
     # 13 requests of 100 tokens, 3 back
     assert outcome.about["cost"] == pytest.approx(13 * (100 * 1 + 3 * 2) / 1e6)
@@ -245,15 +247,15 @@ def test_no_key_is_written_anywhere_and_the_price_is_kept(bench, monkeypatch):
 def test_nothing_is_asked_that_could_cost_more(bench):
     with JudgeServer(lambda body: "m", first=by_worth) as server:
         with pytest.raises(ConfigError, match=r"judge\.max_cost=0\.5: this may cost \$\d+"):
-            alpaca_eval.run(bench(server, "judge.price_in=1000", "judge.price_out=0", "judge.max_cost=0.5"))
+            alpaca_eval.evaluate(bench(server, "judge.price_in=1000", "judge.price_out=0", "judge.max_cost=0.5"))
         assert len(server.asked) == 1
 
 
 def test_a_dry_run_asks_neither_model_nor_judge(bench, monkeypatch, capsys):
-    monkeypatch.setattr(asked.AskedModel, "_answer", None)
+    monkeypatch.setattr(recorded.AskedModel, "_answer", None)
     with JudgeServer(lambda body: "m") as server:
         told = bench(server, "judge.dry_run=true", "judge.price_in=1", "judge.price_out=1")
-        assert alpaca_eval.run(told) is None
+        assert alpaca_eval.evaluate(told) is None
     assert server.asked == []
     assert re.search(r"12 requests, about [\d,]+ tokens to send at most, \$0\.\d+", capsys.readouterr().out)
 
@@ -264,7 +266,7 @@ def test_text_cannot_leave_its_place_in_the_judges_prompt(bench, tmp_path):
     rows = [{"instruction": f"{hostile} {i % 3}", "output": hostile, "generator": "g"} for i in range(4)]
     path.write_text(json.dumps(rows))
     with JudgeServer(lambda body: "m", first=by_worth) as server:
-        outcome = alpaca_eval.run(bench(server, f"eval.against=[{path}]"))
+        outcome = alpaca_eval.evaluate(bench(server, f"eval.against=[{path}]"))
     for body in server.bodies[1:]:
         assert [message["role"] for message in body["messages"]] == ["system", "user"]
         text = body["messages"][1]["content"]
@@ -279,18 +281,18 @@ def test_text_cannot_leave_its_place_in_the_judges_prompt(bench, tmp_path):
 def test_another_judge_or_file_that_cannot_be_used_is_named(bench, tmp_path):
     with JudgeServer(lambda body: "m") as server:
         with pytest.raises(ConfigError, match=r"judge\.server=replay"):
-            alpaca_eval.run(bench(server, "judge.server=replay"))
+            alpaca_eval.evaluate(bench(server, "judge.server=replay"))
         with pytest.raises(ConfigError, match=r"judge\.limit: means nothing"):
-            alpaca_eval.run(bench(server, "judge.limit=3"))
+            alpaca_eval.evaluate(bench(server, "judge.limit=3"))
         folder = tmp_path / "mirror" / alpaca_eval.REPOSITORY
         folder.mkdir(parents=True)
         with pytest.raises(MachineError, match=rf"{alpaca_eval.BASELINE}: no such file"):
-            alpaca_eval.run(bench(server, f"data_root={tmp_path / 'mirror'}"))
+            alpaca_eval.evaluate(bench(server, f"data_root={tmp_path / 'mirror'}"))
         (folder / alpaca_eval.BASELINE).write_text('[{"instruction": "a"}]')
         with pytest.raises(DataError, match=rf'{alpaca_eval.BASELINE}:1: "output" is null'):
-            alpaca_eval.run(bench(server, f"data_root={tmp_path / 'mirror'}"))
+            alpaca_eval.evaluate(bench(server, f"data_root={tmp_path / 'mirror'}"))
     ollama = bench(server, "judge.server=ollama", "judge.base_url=null").settings.judge
-    assert alpaca_eval.judge_settings(ollama).base_url == "http://127.0.0.1:11434/v1"
+    assert over_openai_protocol(ollama).base_url == "http://127.0.0.1:11434/v1"
 
 
 def mirror(folder: Path, rows: int, *, gamed: bool) -> Path:

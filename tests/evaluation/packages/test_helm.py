@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from ift.artifacts.model_folder import load_model_folder, save_model_folder
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
-from ift.evaluation.engines import evaluate
+from ift.evaluation.engines import run_engine
 from ift.evaluation.packages.helm import Deployment, checked, read_run, task_of
 from ift.export.source import Source
 from ift.generation.engine import generate
@@ -135,7 +135,7 @@ def calls(fake):
 
 
 def test_results_are_helm_s_numbers_with_intervals_and_every_answer(made, settings, capsys):
-    results = evaluate(settings())
+    results = run_engine(settings())
     scores = {f"{s['metric']} {s['prompt']}": s for s in results["scores"]}
     lead = scores["exact_match raw"]
     assert (lead["task"], lead["value"], lead["n"], lead["headline"]) == ("simple_mcqa", 0.75, 4, True)
@@ -171,7 +171,7 @@ def test_helm_is_called_with_its_own_words_and_no_key_of_ours(made, settings, fa
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    evaluate(
+    run_engine(
         settings(
             "eval.limit=3", "eval.num_fewshot=2", "accelerator=cpu", "eval.tasks=[simple_mcqa,'mmlu:subject=anatomy']"
         )
@@ -217,7 +217,7 @@ def test_helm_is_called_with_its_own_words_and_no_key_of_ours(made, settings, fa
 
 def test_offline_is_told_to_the_libraries_and_takes_the_proxies_away(settings, fake, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    evaluate(settings("offline=true"))
+    run_engine(settings("offline=true"))
     [call] = calls(fake)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_EVALUATE_OFFLINE"):
         assert call["env"][name] == "1"
@@ -226,7 +226,7 @@ def test_offline_is_told_to_the_libraries_and_takes_the_proxies_away(settings, f
 
 def test_nothing_is_written_outside_the_run_and_no_copy_of_the_model_stays(made, settings, fake):
     before = {path for path in made.path.parent.rglob("*") if not path.is_relative_to(fake)}
-    evaluate(settings())
+    run_engine(settings())
     new = {path for path in made.path.parent.rglob("*") if not path.is_relative_to(fake)} - before
     assert new
     assert all(path.is_relative_to(made.evals) or path in (made.report, made.curves) for path in new)
@@ -238,7 +238,7 @@ def test_the_settings_name_our_model_with_and_without_its_template(made, setting
     program = fake / "bin" / "helm-run"
     keep = f'import shutil; shutil.copytree(value("--local-path"), "{seen}")\nfailed = []\n'
     program.write_text(program.read_text().replace("failed = []\n", keep))
-    evaluate(settings())
+    run_engine(settings())
     raw, template = read_json(seen / "model_deployments.yaml")["model_deployments"]
     folder = str(made.evals.absolute() / "helm" / "work" / "model-tuned")
     assert raw["client_spec"]["args"] == {"pretrained_model_name_or_path": folder, "apply_chat_template": False}
@@ -253,18 +253,18 @@ def test_the_settings_name_our_model_with_and_without_its_template(made, setting
 
 
 def test_what_was_measured_is_not_measured_again_unless_something_of_it_differs(made, settings, fake, settings_of):
-    first = evaluate(settings("eval.prompts=[raw]"))
-    assert evaluate(settings("eval.prompts=[raw]"))["scores"] == first["scores"]
+    first = run_engine(settings("eval.prompts=[raw]"))
+    assert run_engine(settings("eval.prompts=[raw]"))["scores"] == first["scores"]
     assert (fake / "bin" / "made").read_text().splitlines() == ["simple_mcqa:model=ift_gpt2-tuned-raw"]
     assert len(calls(fake)) == 1
-    evaluate(settings("eval.prompts=[raw]", "eval.limit=2"))
+    run_engine(settings("eval.prompts=[raw]", "eval.limit=2"))
     model_only(made.path, settings_of, seed=2)  # another model in the same folder
-    evaluate(settings("eval.prompts=[raw]"))
+    run_engine(settings("eval.prompts=[raw]"))
     assert len((fake / "bin" / "made").read_text().splitlines()) == 3
 
 
 def test_a_run_that_fails_is_named_and_the_others_count(settings):
-    results = evaluate(settings("eval.tasks=[broken,simple_mcqa]", "eval.prompts=[raw]"))
+    results = run_engine(settings("eval.tasks=[broken,simple_mcqa]", "eval.prompts=[raw]"))
     assert [s["task"] for s in results["scores"] if s["headline"]] == ["simple_mcqa"]
     [note] = [note for note in results["notes"] if "failed" in note]
     assert note == (
@@ -277,7 +277,7 @@ def test_helm_that_measures_nothing_is_an_error_with_its_own_words(made, setting
     with pytest.raises(
         MachineError, match=r"measured nothing: broken \(tuned, raw\): LookupError: Resource 'punkt_tab' not found"
     ):
-        evaluate(settings("eval.tasks=[broken]"))
+        run_engine(settings("eval.tasks=[broken]"))
     assert not (made.evals / "helm" / "results.json").exists()
     assert not list(made.evals.rglob("*.safetensors"))
 
@@ -286,17 +286,17 @@ def test_local_data_lies_where_helm_looks_for_it(made, settings, fake, tmp_path)
     (tmp_path / "mirror/nltk/tokenizers").mkdir(parents=True)
     (tmp_path / "mirror/helm/mmlu/data/dev").mkdir(parents=True)
     (tmp_path / "mirror/helm/mmlu/data/dev/anatomy_dev.csv").write_text("q,a,b,c,d,A\n")
-    evaluate(settings(f"data_root={tmp_path / 'mirror'}"))
+    run_engine(settings(f"data_root={tmp_path / 'mirror'}"))
     assert (made.evals / "helm/work/output/scenarios/mmlu/data/dev/anatomy_dev.csv").read_text() == "q,a,b,c,d,A\n"
     assert calls(fake)[0]["env"]["NLTK_DATA"] == str(tmp_path / "mirror/nltk")
 
 
 def test_the_base_model_is_asked_raw_and_a_run_from_scratch_has_none(made, settings, fake, settings_of):
     with pytest.raises(ConfigError, match=r"eval\.base=true: .* was trained from scratch"):
-        evaluate(settings("eval.base=true"))
+        run_engine(settings("eval.base=true"))
     text = made.config.read_text()
     made.config.write_text(text.replace("pretrained: null", f"pretrained: {json.dumps(str(made.model))}"))
-    results = evaluate(settings("eval.base=true"))
+    results = run_engine(settings("eval.base=true"))
     assert [(s["model"], s["prompt"]) for s in results["scores"] if s["headline"]] == [
         ("base", "raw"),
         ("tuned", "raw"),
@@ -324,7 +324,7 @@ def test_who_stops_it_stops_helm_too(made, fake, how):
 @pytest.mark.parametrize("environment", ["nowhere", "."])
 def test_without_helm_the_command_that_makes_it_is_named(settings, environment):
     with pytest.raises(MachineError, match=r"no helm-run there \(make \.venv-helm"):
-        evaluate(settings(f"eval.environment={environment}"))
+        run_engine(settings(f"eval.environment={environment}"))
 
 
 def test_entries_are_helm_s_and_carry_no_model_of_their_own():
@@ -339,11 +339,11 @@ def test_entries_are_helm_s_and_carry_no_model_of_their_own():
 
 def test_no_entries_are_an_error(settings):
     with pytest.raises(ConfigError, match="HELM needs run entries"):
-        evaluate(settings("eval.tasks=[]"))
+        run_engine(settings("eval.tasks=[]"))
 
 
 def test_the_test_split_gives_the_numbers_where_helm_drew_from_two(made, settings, tmp_path):
-    evaluate(settings("eval.prompts=[raw]"))
+    run_engine(settings("eval.prompts=[raw]"))
     [folder] = (made.evals / "helm/work/output/runs").glob("*/simple*")
     states, each, stats = (read_json(folder / f"{n}.json") for n in ("scenario_state", "per_instance_stats", "stats"))
     states["request_states"][1]["instance"]["split"] = each[1]["stats"][0]["name"]["split"] = "valid"  # the wrong one
@@ -374,7 +374,7 @@ def test_a_run_s_name_without_its_model_is_the_task():
     ],
 )
 def test_files_that_are_not_helm_s_are_named(made, settings, tmp_path, name, content):
-    evaluate(settings("eval.prompts=[raw]"))
+    run_engine(settings("eval.prompts=[raw]"))
     [folder] = (made.evals / "helm/work/output/runs").glob("*/simple*")
     if isinstance(content, str):
         (folder / f"{name}.json").write_text(content)
@@ -411,7 +411,7 @@ def test_helm_s_completions_are_ours_and_its_exact_match_is_our_count(settings, 
     run = model_only(tmp_path / "real", settings_of, context_length=512)
     letters(run)
     given = [f"run={run.path}", f"eval.environment={HELM}", "eval.tasks=[simple_mcqa,simple_classification]"]
-    results = evaluate(settings(*given, "offline=true", "eval.limit=20", "accelerator=cpu"))
+    results = run_engine(settings(*given, "offline=true", "eval.limit=20", "accelerator=cpu"))
     model, tokenizer, template = load_model_folder(run.model)
     right = {}
     for path in sorted((run.evals / "helm/work/output/runs").glob("*/*/scenario_state.json")):

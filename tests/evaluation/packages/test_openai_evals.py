@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError
-from ift.evaluation import recorded as asked
+from ift.evaluation import recorded
+from ift.evaluation.engines import open_bench
 from ift.evaluation.packages import openai_evals
 from ift.evaluation.packages.openai_evals import as_row, built_in, find_eval
 from ift.evaluation.subject import Bench, Subject
-from ift.run import RunFolder, read_json, read_jsonl, write_jsonl
+from ift.run import read_json, read_jsonl, write_jsonl
 from ift.settings import EvaluateSettings
 from ift.text.templates import Segment, Template
 from tests.evaluation.judge.judge_server import JudgeServer
@@ -66,7 +67,7 @@ def bench(tmp_path, settings_of):
         words = [f"run={made.path}", "eval=openai_evals", "eval.prompts=[raw]", "eval.generate.max_new_tokens=4"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose("evaluate", [*words, *overrides])
-        return Bench(RunFolder(made.path), settings_from(config, EvaluateSettings))
+        return open_bench(settings_from(config, EvaluateSettings))
 
     return bench
 
@@ -80,14 +81,14 @@ def script(monkeypatch):
         questions.extend(asked)
         return [scripted(question) for question in asked]
 
-    monkeypatch.setattr(asked.AskedModel, "_answer", answer)
+    monkeypatch.setattr(recorded.AskedModel, "_answer", answer)
     return questions
 
 
 def test_the_report_is_that_of_the_packages_own_runner(bench, script, tmp_path):
     mine = registry(tmp_path / "mine", kind="evals.elsuite.basic.json_match:JsonMatch", samples=JSON_SAMPLES)
     names = ["test-match", "test-fuzzy-match", "test-includes", "test-includes-ignore-case", "born-first", "mine"]
-    outcome = openai_evals.run(bench(f"eval.tasks=[{','.join(names)}]", f"eval.registry=[{mine}]"))
+    outcome = openai_evals.evaluate(bench(f"eval.tasks=[{','.join(names)}]", f"eval.registry=[{mine}]"))
 
     # the same model as a registered completion function, and no socket
     (mine / "completion_fns").mkdir()
@@ -148,7 +149,7 @@ if __name__ == "__main__":
 
 
 def test_what_was_answered_before_a_stop_is_not_asked_again(bench, script, monkeypatch):
-    answer = asked.AskedModel._answer
+    answer = recorded.AskedModel._answer
 
     def stops(self, questions):
         if script:
@@ -156,12 +157,12 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(bench, script, monke
         return answer(self, questions)
 
     told = bench("eval.tasks=[born-first]", "eval.generate.batch_size=50", "eval.limit=100")  # 95 different ones
-    monkeypatch.setattr(asked.AskedModel, "_answer", stops)
+    monkeypatch.setattr(recorded.AskedModel, "_answer", stops)
     with pytest.raises(KeyboardInterrupt):
-        openai_evals.run(told)
+        openai_evals.evaluate(told)
     assert len(script) == 50
-    monkeypatch.setattr(asked.AskedModel, "_answer", answer)
-    outcome = openai_evals.run(told)
+    monkeypatch.setattr(recorded.AskedModel, "_answer", answer)
+    outcome = openai_evals.evaluate(told)
     assert len(script) == len(set(script)) == 95
     assert len(outcome.samples) == 100
     assert outcome.notes[0].startswith("At most 100 questions of each")
@@ -185,7 +186,7 @@ def test_a_grader_is_the_judge_and_sees_real_answers_alone(bench, script, tmp_pa
 
     with JudgeServer(reply) as server:
         told = ["judge.model=grader", "judge.server=openai", f"judge.base_url={server.url}/v1", "judge.retries=0"]
-        outcome = openai_evals.run(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told))
+        outcome = openai_evals.evaluate(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told))
     assert len(server.asked) == 3
     assert {body["max_tokens"] for body in server.bodies} == {1024}  # as the package asks for
     assert all(re.search(r"Answer: .+\n", body["messages"][-1]["content"]) for body in server.bodies)
@@ -200,7 +201,7 @@ def test_a_grader_is_the_judge_and_sees_real_answers_alone(bench, script, tmp_pa
     }
     with JudgeServer(reply) as other:
         told[2:3] = [f"judge.base_url={other.url}/v1", "judge.dry_run=true"]
-        assert openai_evals.run(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told)) is None
+        assert openai_evals.evaluate(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told)) is None
     assert other.asked == []
     assert any("graded by grader" in note for note in outcome.notes)
 
@@ -251,7 +252,7 @@ def test_names_that_lead_nowhere_or_twice_somewhere(tmp_path):
 def test_a_row_that_is_no_question_is_named_with_its_file(bench, script, tmp_path):
     mine = registry(tmp_path / "mine", samples=[{"input": "One"}])
     with pytest.raises(DataError, match=r"samples\.jsonl: AssertionError: sample must have an 'ideal' key"):
-        openai_evals.run(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]"))
+        openai_evals.evaluate(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]"))
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------------

@@ -52,9 +52,9 @@ class Battle:
         return {"model_a": 1.0, "model_b": 0.0}.get(self.winner, 0.5)
 
     def to_json(self) -> dict[str, Any]:
-        """What there is to say of it, for samples.jsonl."""
+        """Its known values, for samples.jsonl."""
         value = {name: getattr(self, name) for name in self.__slots__}
-        return {name: said for name, said in value.items() if said not in ("", None)}
+        return {name: text for name, text in value.items() if text not in ("", None)}
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ def checked_name(value: Any) -> str:
 
 def _winner(record: Mapping[str, Any]) -> str:
     if "winner" in record:
-        said = record["winner"]
-        if not isinstance(said, str) or said not in SPELLED:
+        winner = record["winner"]
+        if not isinstance(winner, str) or winner not in SPELLED:
             raise ValueError("winner is none of model_a, model_b, tie, tie (bothbad)")
-        return SPELLED[said]
+        return SPELLED[winner]
     if not any(name in record for name in ONE_OF):
         raise ValueError("no winner")
     won = [winner for name, winner in ONE_OF.items() if record.get(name) in (1, "1", "1.0", True, "True")]
@@ -155,15 +155,15 @@ def write_votes(path: Path, battles: Iterable[Battle]) -> int:
     def lines() -> Iterator[dict[str, Any]]:
         nonlocal count
         for count, battle in enumerate(battles, start=1):
-            asked = "\n\n".join(filter(None, (battle.instruction, battle.input)))
+            prompt = "\n\n".join(filter(None, (battle.instruction, battle.input)))
             yield {
                 "question_id": count,
                 "model_a": battle.model_a,
                 "model_b": battle.model_b,
                 "winner": battle.winner,
                 "judge": battle.judge,
-                "conversation_a": _conversation(asked, battle.response_a),
-                "conversation_b": _conversation(asked, battle.response_b),
+                "conversation_a": _conversation(prompt, battle.response_a),
+                "conversation_b": _conversation(prompt, battle.response_b),
                 "turn": 1,
                 "anony": True,
                 "language": "unknown",
@@ -174,5 +174,5 @@ def write_votes(path: Path, battles: Iterable[Battle]) -> int:
     return count
 
 
-def _conversation(asked: str, said: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+def _conversation(prompt: str, response: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

@@ -76,7 +76,7 @@ class Leaderboard:
 
 
 def leaderboard(battles: Sequence[Battle], *, rounds: int = ROUNDS) -> Leaderboard:
-    """Everything that battles say. Raises ConfigError where there are none, DataError for more than 500 models."""
+    """Ratings, ranks and win rates. Raises ConfigError for no battles, DataError for more than 500 models."""
     if not battles:
         raise ConfigError("no battles: nothing to rate")
     models, rows, counts = table(battles)
@@ -198,13 +198,13 @@ def warnings(models: Sequence[str], wins: Matrix) -> list[str]:
         return []
     never_won = [model for model, line in zip(models, wins, strict=True) if not line.any()]
     never_lost = [model for model, column in zip(models, wins.T, strict=True) if not column.any()]
-    said = [
+    lines = [
         f"{_some(names)} never {what}."
         for names, what in ((never_won, "won or tied"), (never_lost, "lost or tied"))
         if names
     ] or ["Some models never lost or tied against any of the others."]
     return [
-        f"{' '.join(said)} How far apart they are cannot be told from such battles: each model was given one tie "
+        f"{' '.join(lines)} Such battles cannot show how far apart they are: each model was given one tie "
         "more, shared out over all others, which decides how large the distance looks."
     ]
 
@@ -218,7 +218,7 @@ def _some(names: Sequence[str]) -> str:
 
 @dataclass
 class Collected:
-    """All battles there are, and what was found that is none: rows = len(battles) + len(dropped)."""
+    """All battles, and the rows that are none: rows = len(battles) + len(dropped)."""
 
     battles: list[Battle] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)  # file, row, reason
@@ -268,7 +268,7 @@ def collect(runs: Mapping[str, RunFolder], *, votes: Path | None, battles: Path 
 
 
 def _take_verdicts(found: Collected, name: str, run: RunFolder) -> None:
-    """What judges said of a run's answers beside another's; those that failed their canaries are not believed."""
+    """Verdicts of judges on a run's answers beside another's, without those of judges that failed their canaries."""
     judgements, problems = read_judgements(run)
     if problems:  # verdicts that are missing would change the ratings
         raise DataError(str(problems[0]))
@@ -308,8 +308,8 @@ def _take_verdicts(found: Collected, name: str, run: RunFolder) -> None:
 # -- the evaluation --------------------------------------------------------------------------------------------------
 
 
-def run(bench: Bench) -> Outcome:
-    """Rate the run among all models that battles are known of. Raises ConfigError where none are."""
+def evaluate(bench: Bench) -> Outcome:
+    """Rate the run among all models that have battles. Raises ConfigError where there are none."""
     from ift.evaluation.results import Outcome, Score, package_versions
 
     settings = bench.settings.eval
@@ -329,16 +329,20 @@ def run(bench: Bench) -> Outcome:
     scores = []
     for place, standing in enumerate(ranked.standings):
         first = standing.model in shown or place < HEADLINES
-        n, model = standing.battles, standing.model
-        low, high = standing.low, standing.high
-        scores.append(
-            Score(task=model, metric="rating", value=standing.rating, n=n, low=low, high=high, headline=first)
+        rated = Score(
+            task=standing.model,
+            metric="rating",
+            value=standing.rating,
+            n=standing.battles,
+            low=standing.low,
+            high=standing.high,
+            headline=first,
         )
-        scores.append(
-            Score(task=model, metric="rank", value=standing.rank, n=n, higher_is_better=False, headline=False)
-        )
-        scores.append(Score(task=model, metric="win_rate", value=standing.win_rate, n=n, headline=False))
-        scores.append(Score(task=model, metric="elo", value=standing.elo, n=n, headline=False))
+        part = replace(rated, low=None, high=None, headline=False)
+        scores.append(rated)
+        scores.append(replace(part, metric="rank", value=standing.rank, higher_is_better=False))
+        scores.append(replace(part, metric="win_rate", value=standing.win_rate))
+        scores.append(replace(part, metric="elo", value=standing.elo))
     counted = ", ".join(f"{count:,} {named(source)}" for source, count in found.sources.items())
     notes = [
         f"{len(found.battles):,} battles: {counted}.",
@@ -377,11 +381,9 @@ def _first(battles: Sequence[Battle], limit: int | None) -> list[Battle]:
 
 
 def _judged_opponents(bench: Bench) -> list[Answers]:
-    """Those that eval.against and judge.against name; where a pairwise judge is set, it is asked about each first."""
-    from ift.evaluation.judge.run import judge
-
+    """Those that eval.against and judge.against name; a pairwise judge, where one is set, compares with each first."""
     settings = bench.settings.judge
-    pairwise, asked = settings.reply == "winner", bool(settings.model or settings.replay)
+    pairwise, is_set = settings.reply == "winner", bool(settings.model or settings.replay)
     places = list(dict.fromkeys([*bench.settings.eval.against, *([settings.against or ""] if pairwise else [])]))
     opponents = [open_answers(place) for place in filter(None, places)]
     names = Counter([bench.run.path.resolve().name, *(opponent.name for opponent in opponents)])
@@ -389,13 +391,13 @@ def _judged_opponents(bench: Bench) -> list[Answers]:
         raise ConfigError(
             f"eval.against: two models are called {twice[0]} (rename a folder, so that they are told apart)"
         )
-    if opponents and asked:
+    if opponents and is_set:
         if not pairwise:
             raise ConfigError(f"judge={settings.name}: does not compare answers (add judge=pairwise)")
         answers = open_answers(bench.run.path)
         for place in filter(None, places):
             limit = settings.limit if bench.settings.eval.limit is None else bench.settings.eval.limit
-            if judge(answers, replace(settings, against=place, limit=limit)) is None:
+            if bench.judge_pairs(answers, replace(settings, against=place, limit=limit)) is None:
                 raise ConfigError("judge.dry_run=true: nothing was asked, so there is nothing to rate (leave it out)")
     return opponents
 

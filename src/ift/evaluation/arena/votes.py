@@ -1,7 +1,7 @@
 """The votes of people: an SQLite database to which rows are only ever added. Needs no torch.
 
     battles   what was shown: the instruction, both answers, which model stood on which side
-    votes     what was said of a battle: model_a, model_b, tie, "tie (bothbad)", or null, which takes the vote back
+    votes     on a battle: model_a, model_b, tie, "tie (bothbad)", or null, which takes the vote back
 
 The last row on a battle counts. When a method returns, what it added is on disk: kill -9 and power cuts lose nothing.
 """
@@ -23,7 +23,7 @@ from ift.evaluation.arena.battles import TIE, WINNERS, Battle, checked_name
 
 NAME = "arena.sqlite"  # beside the run folders that it is about
 HEAD = b"SQLite format 3\0"
-APPLICATION = 0x69667461  # "ifta": so that another program's database is told from one of these
+APPLICATION = 0x69667461  # "ifta": marks our databases among those of other programs
 PERSON, SAME = "person", "same answer"  # who judged
 TABLES = """
 CREATE TABLE battles (
@@ -42,11 +42,13 @@ CREATE INDEX battles_about ON battles (about);
 ONLY_ADDED = """
 CREATE TRIGGER {table}_{what} BEFORE {what} ON {table} BEGIN SELECT RAISE (ABORT, 'rows are only ever added'); END;
 """
+# a vote stands if it is the newest on its battle and takes none back
 STANDING = """
-SELECT v.id AS vote, v.winner, v.judge, v.unix_time AS voted, b.*
-FROM votes v JOIN battles b ON b.id = v.battle
+SELECT {columns} FROM votes v JOIN battles b ON b.id = v.battle
 WHERE v.id IN (SELECT max(id) FROM votes GROUP BY battle) AND v.winner IS NOT NULL ORDER BY v.id
 """
+WHOLE = STANDING.format(columns="v.id AS vote, v.winner, v.judge, v.unix_time AS voted, b.*")
+COUNTED = STANDING.format(columns="b.about, v.winner, v.judge, b.model_a, b.model_b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,17 @@ class Shown:
     model_b: str
     response_a: str
     response_b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A vote that stands, without the texts of its battle."""
+
+    about: str
+    winner: str
+    judge: str  # PERSON or SAME
+    model_a: str
+    model_b: str
 
 
 class Votes:
@@ -90,7 +103,7 @@ class Votes:
                 self.db.execute("PRAGMA journal_mode = WAL")
                 self.db.execute("PRAGMA synchronous = FULL")
                 self._make_tables()
-            self.db.execute(STANDING).fetchone()
+            self.db.execute(WHOLE).fetchone()
         except sqlite3.Error as error:
             self.db.close()
             raise self._problem(error) from error
@@ -163,10 +176,10 @@ class Votes:
         return added.lastrowid
 
     def note_ties(self, battles: Sequence[Shown]) -> None:
-        """Battles in which both said the same, which nobody needs to look at."""
+        """Battles with twice the same answer, which nobody needs to look at."""
         with self._adding():
             for battle in battles:
-                self._say(self._keep(battle), TIE, SAME)
+                self._add_vote(self._keep(battle), TIE, SAME)
 
     def vote(self, key: str, winner: str) -> str:
         """What stands then: the vote, or the one that was there before it, which only `undo` takes back.
@@ -184,24 +197,26 @@ class Votes:
             ).fetchone()
             if before and before["winner"]:
                 return str(before["winner"])
-            self._say(found["id"], winner, PERSON)
+            self._add_vote(found["id"], winner, PERSON)
         return winner
 
     def undo(self, models: Sequence[str]) -> Shown | None:
         """Take back the newest vote of a person between two of these models; the battle, if there is one."""
+        marks = ", ".join("?" * len(models))
         with self._adding():
-            standing = self.db.execute(STANDING).fetchall()
-            ours = [
-                row
-                for row in standing
-                if row["judge"] == PERSON and row["model_a"] in models and row["model_b"] in models
-            ]
-            if not ours:
+            newest = self.db.execute(
+                "SELECT b.* FROM votes v JOIN battles b ON b.id = v.battle "
+                "WHERE v.winner IS NOT NULL AND v.judge = ? "
+                "AND NOT EXISTS (SELECT 1 FROM votes later WHERE later.battle = v.battle AND later.id > v.id) "
+                f"AND b.model_a IN ({marks}) AND b.model_b IN ({marks}) ORDER BY v.id DESC LIMIT 1",
+                [PERSON, *models, *models],
+            ).fetchone()
+            if newest is None:
                 return None
-            self._say(ours[-1]["id"], None, PERSON)
-        return _shown(ours[-1])
+            self._add_vote(newest["id"], None, PERSON)
+        return _shown(newest)
 
-    def _say(self, battle: int, winner: str | None, judge: str) -> None:
+    def _add_vote(self, battle: int, winner: str | None, judge: str) -> None:
         self.db.execute(
             "INSERT INTO votes (battle, winner, judge, unix_time) VALUES (?, ?, ?, ?)",
             [battle, winner, judge, time.time()],
@@ -219,18 +234,18 @@ class Votes:
         last = self._read("SELECT winner FROM votes WHERE battle = ? ORDER BY id DESC LIMIT 1", [rows[0]["id"]])
         return None if last and last[0]["winner"] else _shown(rows[0])
 
-    def decided(self) -> dict[str, str]:
-        """about -> judge of every battle with a vote that stands."""
-        return {row["about"]: row["judge"] for row in self._read(STANDING)}
+    def standing(self) -> list[Vote]:
+        """Every vote that stands, oldest first: all that a page counts at a click, in one query."""
+        return [Vote(**row) for row in self._read(COUNTED)]
 
     def voted_on(self) -> list[Shown]:
         """What was shown of every vote that stands."""
-        return [_shown(row) for row in self._read(STANDING)]
+        return [_shown(row) for row in self._read(WHOLE)]
 
     def battles(self) -> tuple[list[Battle], list[tuple[int, str]]]:
         """Every vote that stands, oldest first; and rows that no arena wrote, with the reason."""
         battles, dropped = [], []
-        for row in self._read(STANDING):
+        for row in self._read(WHOLE):
             try:
                 if row["winner"] not in WINNERS:
                     raise ValueError("no such winner")

@@ -28,8 +28,8 @@ import numpy as np
 
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
-from ift.evaluation.code.sandbox import NotHere, Sandbox, Verdict, open_sandbox
-from ift.evaluation.journal import Lines
+from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
+from ift.evaluation.journal import Journal
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -59,12 +59,12 @@ class Problem:
 class Attempt:
     problem: Problem
     number: int
-    asked: str
-    said: str
+    prompt: str
+    answer: str
     program: str
 
 
-def run(bench: Bench) -> Outcome:
+def evaluate(bench: Bench) -> Outcome:
     """Raises ConfigError before anything is generated where programs may not be run, MachineError without a sandbox."""
     settings = bench.settings.eval
     if not settings.allow_code_execution:
@@ -88,13 +88,13 @@ def run(bench: Bench) -> Outcome:
         sandbox = stack.enter_context(open_sandbox(settings.sandbox))
         print(f"programs run in a sandbox: {sandbox.name}", flush=True)
         boxes = Boxes(sandbox, settings.sandbox, stack)
-        lines = stack.enter_context(Lines(bench.folder / "generations.jsonl"))
+        journal = stack.enter_context(Journal(bench.folder / "generations.jsonl"))
         for subject in bench.subjects:
             for form in settings.prompts:
                 if form == "template" and subject.template is None:
                     continue
-                attempts, said = write_programs(bench, subject, form, problems, lines)
-                notes += [note for note in said if note not in notes]
+                attempts, more = write_programs(bench, subject, form, problems, journal)
+                notes += [note for note in more if note not in notes]
                 verdicts = boxes.judge(attempts, f"{subject.label} {form}")
                 scores += pass_at(attempts, verdicts, problems, settings.attempts, subject.label, form)
                 samples += [_sample(a, v, subject.label, form) for a, v in zip(attempts, verdicts, strict=True)]
@@ -137,12 +137,12 @@ def chosen(problems: Sequence[Problem], settings: EvalSettings) -> list[Problem]
 
 
 def write_programs(
-    bench: Bench, subject: Subject, form: str, problems: Sequence[Problem], lines: Lines
+    bench: Bench, subject: Subject, form: str, problems: Sequence[Problem], journal: Journal
 ) -> tuple[list[Attempt], list[str]]:
-    """Every attempt at every problem, and what is to be said of them. What lies in `lines` is not generated again."""
-    asked_for = bench.settings.eval
+    """Every attempt at every problem, and notes on them. Answers in the journal are not generated again."""
+    settings = bench.settings.eval
     context = subject.model.config.context_length
-    generate = replace(asked_for.generate, max_new_tokens=min(asked_for.generate.max_new_tokens, context // 2))
+    generate = replace(settings.generate, max_new_tokens=min(settings.generate.max_new_tokens, context // 2))
     rows = [
         Row(INSTRUCTION.format(prompt=p.prompt.strip()), file="HumanEval", number=i) for i, p in enumerate(problems, 1)
     ]
@@ -153,31 +153,31 @@ def write_programs(
     else:
         prompts, stop = [problem.prompt for problem in problems], STOP
     identity = _identity(bench, subject, form, problems, generate)
-    keys = [[f"{identity}/{problem.task_id}/{number}" for problem in problems] for number in range(asked_for.attempts)]
+    keys = [[f"{identity}/{problem.task_id}/{number}" for problem in problems] for number in range(settings.attempts)]
     size = ROUND * (generate.batch_size or 32)
     title = f"{subject.label} {form}"
-    with progress(title, asked_for.attempts * len(problems), "programs") as advance:
-        for number in range(asked_for.attempts):
+    with progress(title, settings.attempts * len(problems), "programs") as advance:
+        for number in range(settings.attempts):
             for first in range(0, len(problems), size):
                 here = range(first, min(first + size, len(problems)))
-                if any(keys[number][i] not in lines.lines for i in here):
+                if any(keys[number][i] not in journal.lines for i in here):
                     seed = _seed(bench.settings.seed, number, first)
                     texts = subject.complete([prompts[i] for i in here], generate, stop=stop, seed=seed)
                     for i, text in zip(here, texts, strict=True):
-                        lines.put(keys[number][i], {"said": text})
+                        journal.put(keys[number][i], {"said": text})
                 advance(len(here))
     attempts = []
-    for number in range(asked_for.attempts):
+    for number in range(settings.attempts):
         for i, problem in enumerate(problems):
-            said = lines.lines[keys[number][i]]["said"]
+            answer = journal.lines[keys[number][i]]["said"]
             if form == "template":
                 assert subject.template
-                program = program_from_answer(problem, subject.template.clean(said, rows[i]))
+                program = program_from_answer(problem, subject.template.clean(answer, rows[i]))
             else:
-                program = problem.prompt + said
-            attempts.append(Attempt(problem, number, prompts[i], said, program))
+                program = problem.prompt + answer
+            attempts.append(Attempt(problem, number, prompts[i], answer, program))
     notes = []
-    if generate.max_new_tokens < asked_for.generate.max_new_tokens:
+    if generate.max_new_tokens < settings.generate.max_new_tokens:
         notes.append(f"At most {generate.max_new_tokens} new tokens: the model has {context} positions.")
     room = context - generate.max_new_tokens
     cut = sum(len(subject.tokenizer.encode(prompt)) > room for prompt in prompts)
@@ -197,7 +197,7 @@ def _identity(
     if subject.label == "base":
         parts[-1] = load_settings(bench.run.config).model.pretrained
     parts += [dataclasses.asdict(generate), bench.settings.precision, INSTRUCTION if form == "template" else STOP]
-    if generate.temperature > 0:  # chance comes from the seed and the place among all that is asked
+    if generate.temperature > 0:  # chance comes from the seed and the place among all prompts
         parts += [bench.settings.seed, [problem.task_id for problem in problems]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -257,13 +257,13 @@ class Boxes:
         self.free: SimpleQueue[Sandbox] = SimpleQueue()
         self.count = 0
 
-    def judge(self, attempts: Sequence[Attempt], what: str | None = None) -> list[Verdict]:
+    def judge(self, attempts: Sequence[Attempt], what: str | None = None) -> list[ProgramResult]:
         """In order. what: the title of a progress bar."""
         different = list({(attempt.problem.task_id, attempt.program): attempt for attempt in attempts}.values())
         self._open(min(MOST_SANDBOXES, _cores(), len(different)))
         with progress(what and f"{what}, tests", len(different), "programs") as advance:
 
-            def one(attempt: Attempt) -> Verdict:
+            def one(attempt: Attempt) -> ProgramResult:
                 box, problem = self.free.get(), attempt.problem
                 try:
                     return box.judge(
@@ -282,11 +282,11 @@ class Boxes:
                 pool.shutdown(cancel_futures=True)
         return [verdicts[attempt.problem.task_id, attempt.program] for attempt in attempts]
 
-    def _open(self, wanted: int) -> None:
+    def _open(self, count: int) -> None:
         if self.count == 0:
             self.free.put(self.first)
             self.count = 1
-        while self.count < wanted:
+        while self.count < count:
             try:
                 self.free.put(self.stack.enter_context(Sandbox(self.first.kind, self.settings)))
             except NotHere:  # no room for another one: those that stand do all
@@ -300,7 +300,7 @@ def _cores() -> int:
 
 def pass_at(
     attempts: Sequence[Attempt],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[ProgramResult],
     problems: Sequence[Problem],
     count: int,
     model: str = "tuned",
@@ -319,33 +319,38 @@ def pass_at(
     for k in KS:
         if k <= count:
             each = estimate_pass_at_k(count, np.array([right[problem.task_id] for problem in problems]), k)
-            e = mean_interval(each)
-            low, high = max(0.0, e.low), min(1.0, e.high)
+            estimate = mean_interval(each)
             scores.append(
                 Score(
-                    task="humaneval", metric=f"pass@{k}", value=e.mean, n=e.n, low=low, high=high,
-                    model=model, prompt=form,
+                    task="humaneval",
+                    metric=f"pass@{k}",
+                    value=estimate.mean,
+                    n=estimate.n,
+                    low=max(0.0, estimate.low),
+                    high=min(1.0, estimate.high),
+                    model=model,
+                    prompt=form,
                 )
-            )  # fmt: skip
+            )
     return scores
 
 
-def _kind(verdict: Verdict) -> str:
-    """How a program ended, without what it said."""
+def _kind(verdict: ProgramResult) -> str:
+    """How a program ended, without its own words."""
     if verdict.passed:
         return "right"
     found = re.match(r"wrong answer|not done after|the program ended|the check|no value|\w+(?=:)", verdict.why)
     return found[0] if found else "other"
 
 
-def _sample(attempt: Attempt, verdict: Verdict, model: str, form: str) -> dict[str, Any]:
+def _sample(attempt: Attempt, verdict: ProgramResult, model: str, form: str) -> dict[str, Any]:
     return {
         "task": attempt.problem.task_id,
         "model": model,
         "prompt": form,
         "attempt": attempt.number,
-        "asked": attempt.asked,
-        "said": attempt.said,
+        "asked": attempt.prompt,
+        "said": attempt.answer,
         "program": attempt.program,
         "right": verdict.passed,
         "why": verdict.why,

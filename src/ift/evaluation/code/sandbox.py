@@ -56,7 +56,7 @@ class NotHere(Exception):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProgramResult:
     """What became of a program. why: empty where it passed; it may quote the program, so it is hostile text."""
 
     passed: bool
@@ -233,7 +233,9 @@ class Sandbox:
         self._kill()
         return self.process.stderr.read(4000).decode(errors="replace").strip().split("\n")[-1]
 
-    def judge(self, source: str, entry_point: str, setup: str, test: str, *, seconds: float | None = None) -> Verdict:
+    def judge(
+        self, source: str, entry_point: str, setup: str, test: str, *, seconds: float | None = None
+    ) -> ProgramResult:
         """Run a program and let a problem's check call its function.
 
         source      the program's text; nothing in it is trusted
@@ -270,13 +272,13 @@ class Sandbox:
         self.lost = 0
         return _verdict(report, end, limit)
 
-    def _restarted(self) -> Verdict:
+    def _restarted(self) -> ProgramResult:
         self._kill()
         self.close()
         self.lost += 1
         if self.lost >= RESTARTS:
             raise MachineError(f"the sandbox {self.kind} was lost {self.lost} times in a row (is there memory left?)")
-        return Verdict(False, "the sandbox was lost", 0.0)
+        return ProgramResult(False, "the sandbox was lost", 0.0)
 
     @contextmanager
     def _killed_after(self, seconds: float) -> Iterator[None]:
@@ -328,19 +330,19 @@ def _with_length(data: bytes) -> bytes:
     return struct.pack(">Q", len(data)) + data
 
 
-def _verdict(report: Mapping[str, Any] | None, end: Mapping[str, Any], limit: float) -> Verdict:
+def _verdict(report: Mapping[str, Any] | None, end: Mapping[str, Any], limit: float) -> ProgramResult:
     """Right is a program only if its check called it, ended without an error in time, and said so itself."""
     seconds = float(end["seconds"])
     if report and report["passed"] is True and report["calls"] > 0 and end["checker"] == 0 and end["ended"]:
-        return Verdict(True, "", seconds)
+        return ProgramResult(True, "", seconds)
     if not end["ended"]:
-        return Verdict(False, f"not done after {limit:g} s", seconds)
+        return ProgramResult(False, f"not done after {limit:g} s", seconds)
     if report is None:
-        return Verdict(False, f"the check was ended ({_status(end['checker'])})", seconds)
+        return ProgramResult(False, f"the check was ended ({_status(end['checker'])})", seconds)
     if report["passed"]:
-        return Verdict(False, "the check called nothing", seconds)
+        return ProgramResult(False, "the check called nothing", seconds)
     why = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(report["why"]))  # no control characters
-    return Verdict(False, f"{why} ({_status(end['program'])})" if why == "the program ended" else why, seconds)
+    return ProgramResult(False, f"{why} ({_status(end['program'])})" if why == "the program ended" else why, seconds)
 
 
 def _status(code: int) -> str:

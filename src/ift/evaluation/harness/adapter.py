@@ -29,10 +29,11 @@ from torch import Tensor, distributed
 
 from ift import stops
 from ift.errors import ConfigError
-from ift.evaluation.journal import Lines
+from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Subject
-from ift.generation.engine import Generated, Sampling, generate
+from ift.generation.engine import Generated, generate
 from ift.generation.likelihoods import Answer, Window, log_likelihoods
+from ift.generation.sampling import Sampling
 from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
@@ -106,7 +107,7 @@ class IftLM(TemplateLM):
         batch_size: int | None,
         batch_tokens: int | None = None,
         advance: Callable[[int], None] | None = None,
-        store: Lines | None = None,
+        store: Journal | None = None,
     ):
         super().__init__()
         if prompt not in ("raw", "template"):

@@ -1,9 +1,9 @@
-"""Tasks of lm-evaluation-harness by name: found, their data loaded from the Hub or a folder, SQuAD scored by its rules.
+"""Tasks of lm-evaluation-harness by name, with their data from the Hub or a folder; SQuAD, scored by its own rules.
 
     load_tasks(["glue", "squadv2"], data_root=mirror, offline=True, cache=folder)
 
-With data_root, tasks are unchanged: the harness asks for a data set OWNER/NAME, and a folder of that name, seen from
-the working directory, comes before the Hub.
+With data_root, tasks are unchanged: the harness loads a data set OWNER/NAME, and a folder of that name below the
+working directory comes before the Hub.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import datasets
 import huggingface_hub.constants
@@ -35,7 +34,7 @@ from lm_eval.tasks.manager import TaskDict
 from lm_eval.tasks.squadv2.task import SQuAD2
 
 from ift.errors import LIMIT, ConfigError, DataError, missing_extra, one_line
-from ift.evaluation.harness.squad import Asked, best_over_thresholds, exact, f1, wanted
+from ift.evaluation.harness.squad import ScoredAnswer, best_over_thresholds, exact_match, f1, gold_answers
 from ift.progress import progress
 
 # where the tasks of named evaluations lie: reading all 14,000 files of tasks takes many seconds
@@ -52,7 +51,7 @@ def squad_answer(doc: Mapping[str, Any]) -> str:
 
 def score_squad(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     answers = doc["answers"]["text"]
-    return {"exact_match": exact(results[0], answers), "f1": f1(results[0], answers)}
+    return {"exact_match": exact_match(results[0], answers), "f1": f1(results[0], answers)}
 
 
 def squad1() -> Task:
@@ -85,14 +84,14 @@ class Squad2(SQuAD2):
         ConfigurableTask.__init__(self, config=config)
 
     def process_results(self, doc: Mapping[str, Any], results: tuple[str, tuple[float, bool]]) -> dict[str, Any]:
-        said, (no_answer, _) = results
-        answers = wanted(doc["answers"]["text"])
-        there_is = bool(doc["answers"]["text"])
-        found: dict[str, Any] = {}
-        for name, score in (("exact", exact(said, answers)), ("f1", f1(said, answers))):
-            found |= {name: score, f"{'HasAns' if there_is else 'NoAns'}_{name}": score}
-            found[f"best_{name}"] = Asked(math.exp(no_answer), score, there_is, bool(said))
-        return found
+        text, (no_answer, _) = results
+        answers = gold_answers(doc["answers"]["text"])
+        has_answer = bool(doc["answers"]["text"])
+        scores: dict[str, Any] = {}
+        for name, score in (("exact", exact_match(text, answers)), ("f1", f1(text, answers))):
+            scores |= {name: score, f"{'HasAns' if has_answer else 'NoAns'}_{name}": score}
+            scores[f"best_{name}"] = ScoredAnswer(math.exp(no_answer), score, has_answer, answered=bool(text))
+        return scores
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], float]]:
         return {name: best_over_thresholds if name.startswith("best") else mean for name in self.higher_is_better()}
@@ -164,12 +163,12 @@ def refuse_what_cannot_be_asked(names: Sequence[str], manager: TaskManager) -> N
 
 
 def load_tasks(
-    names: Sequence[str], *, data_root: Path | None, offline: bool, cache: Path, what: str | None = None
+    names: Sequence[str], *, data_root: Path | None, offline: bool, cache: Path, title: str | None = None
 ) -> TaskDict:
     """Tasks and groups with their data, as `lm_eval.evaluate` takes them.
 
     cache: a folder for the tables that are made of a mirror's files; it must stay as long as the tasks do
-    what     the title of a progress bar
+    title    of a progress bar
 
     Raises ConfigError for a name that is unknown or cannot be asked, DataError for data that is not there.
     """
@@ -184,7 +183,10 @@ def load_tasks(
     np.random.seed(DEFAULT_OTHER_SEED)
     tasks: dict[str, Task] = {}
     groups: dict[str, Any] = {}
-    with _data_from(data_root, offline=offline, cache=cache), _loading(what, len(data)):
+    with (
+        _data_from(data_root, offline=offline, cache=cache),
+        _loading(title, len(data), cache=cache if data_root else None),
+    ):
         for name in names:
             try:
                 loaded = manager.load([SQUAD[name][0]() if name in SQUAD else name])
@@ -217,40 +219,65 @@ def _no_data(name: str, data: Sequence[str | None], data_root: Path | None, erro
     return missing_data(dataset, data_root, what) if dataset else DataError(f"eval.tasks={name}: {what}")
 
 
+# Attributes of libraries that are replaced for a while, since they have no parameter or setting for it:
+#   datasets 5.2, huggingface_hub 2.4   read HF_HUB_OFFLINE once, when they are imported
+#   lm-eval 0.4.13                      loads each task's data in ConfigurableTask.download, without a callback or a
+#                                       folder for its tables; shows a bar with tqdm whatever its verbosity
+REPLACED: tuple[tuple[Any, str], ...] = (
+    (datasets.config, "HF_HUB_OFFLINE"),
+    (huggingface_hub.constants, "HF_HUB_OFFLINE"),
+    (ConfigurableTask, "download"),
+    (lm_eval.api.task, "tqdm"),
+)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for one of REPLACED, in the whole process, until the end of the block."""
+    assert (owner, name) in REPLACED
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 @contextmanager
 def _data_from(data_root: Path | None, *, offline: bool, cache: Path) -> Iterator[None]:
-    """Where data sets come from, for a while. The libraries read their environment once, so their values are set."""
+    """Where data sets come from, for a while."""
     with ExitStack() as stack:
         if data_root:
             shutil.rmtree(cache, ignore_errors=True)  # of a process that was killed
             stack.enter_context(chdir(data_root))
-            stack.enter_context(mock.patch.object(datasets.config, "HF_DATASETS_CACHE", cache))
         if offline or data_root:
-            stack.enter_context(mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True))
-            stack.enter_context(mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
+            stack.enter_context(replaced(datasets.config, "HF_HUB_OFFLINE", True))
+            stack.enter_context(replaced(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
         yield
 
 
 @contextmanager
-def _loading(what: str | None, tasks: int) -> Iterator[None]:
+def _loading(title: str | None, tasks: int, *, cache: Path | None) -> Iterator[None]:
+    """A progress bar over the tasks that are loaded. cache: a folder for their tables instead of the user's."""
     download = ConfigurableTask.download
-    with progress(what, tasks, "tasks") as advance:
+    with progress(title, tasks, "tasks") as advance:
 
-        def and_tell(task: Task, *arguments: Any, **options: Any) -> None:
-            download(task, *arguments, **options)
+        def with_bar(task: Task, dataset_kwargs: dict[str, Any] | None = None, **options: Any) -> None:
+            more = {"cache_dir": str(cache)} if cache else {}
+            download(task, {**(dataset_kwargs or {}), **more}, **options)
             advance(1)
 
-        with mock.patch.object(ConfigurableTask, "download", and_tell):
+        with replaced(ConfigurableTask, "download", with_bar):
             yield
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The harness and what it is made of keep to themselves what they do: logs, bars, warnings."""
+    """Without the logs, bars and warnings of the harness and the libraries below it."""
     loggers = {name: logging.getLogger(name) for name in ("lm_eval", "datasets", "evaluate", "huggingface_hub")}
     levels = {name: logger.level for name, logger in loggers.items()}
     bars = datasets.utils.are_progress_bars_disabled()
-    with warnings.catch_warnings(), mock.patch.object(lm_eval.api.task, "tqdm", partial(_plain, lm_eval.api.task.tqdm)):
+    with warnings.catch_warnings(), replaced(lm_eval.api.task, "tqdm", _without_bar):
         warnings.simplefilter("ignore")
         for logger in loggers.values():
             logger.setLevel(logging.CRITICAL)
@@ -264,8 +291,8 @@ def quiet() -> Iterator[None]:
                 datasets.enable_progress_bars()
 
 
-def _plain(tqdm: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    return tqdm(*arguments, **{**options, "disable": True})
+def _without_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    return items
 
 
 def revision_of(task: Task) -> str | None:

@@ -36,18 +36,18 @@ class Read:
 def read_score(text: str, low: int, high: int) -> Read | None:
     """A reply that is a score and nothing else."""
     text = _without_thoughts(text)
-    found = _json(text)
-    if found is not None:
-        return _from_json(found, low, high)
+    value = _json(text)
+    if value is not None:
+        return _from_json(value, low, high)
     return _score_line(text, low, high)
 
 
 def read_rubric(text: str, low: int, high: int) -> Read | None:
     """A reason, then a last line that is a score and says so. Another line with another score makes it unread."""
     text = _without_thoughts(text)
-    found = _json(text)
-    if found is not None:
-        return _from_json(found, low, high)
+    value = _json(text)
+    if value is not None:
+        return _from_json(value, low, high)
     *reason, last = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     read = _score_line(last, low, high, labelled=bool(reason))
     others = [_score_line(line, low, high, labelled=True) for line in reason]
@@ -59,16 +59,16 @@ def read_rubric(text: str, low: int, high: int) -> Read | None:
 def read_winner(text: str) -> Read | None:
     """A reply that names A, B or a tie and nothing else."""
     text = _without_thoughts(text)
-    found = _json(text)
-    if found is not None:
-        winner = found.get("winner")
+    value = _json(text)
+    if value is not None:
+        winner = value.get("winner")
         text = winner if isinstance(winner, str) else ""
     match = WINNER_LINE.fullmatch(_without_marks(text))
     if match is None:
         return None
-    said = match.group(1).upper()
-    reason = found.get("reason") if found else ""
-    return Read(winner=said if said in ("A", "B") else "tie", reason=reason if isinstance(reason, str) else "")
+    letter = match.group(1).upper()
+    reason = value.get("reason") if value else ""
+    return Read(winner=letter if letter in ("A", "B") else "tie", reason=reason if isinstance(reason, str) else "")
 
 
 def _score_line(text: str, low: int, high: int, *, labelled: bool = False) -> Read | None:

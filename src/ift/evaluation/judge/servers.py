@@ -1,7 +1,4 @@
-"""The judge's way to the network: servers that answer, what was answered so far, what it may cost. Knows no grammar.
-
-A reply is on disk before anyone sees it, under a key made of its request, so no request is ever paid for twice.
-"""
+"""Servers that a judge runs on: OpenAI's protocol, Ollama's, and stored replies. Knows no grammar and keeps nothing."""
 
 from __future__ import annotations
 
@@ -11,50 +8,23 @@ import http.client
 import ipaddress
 import json
 import os
-import random
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
-from ift.evaluation.journal import Lines
+from ift.evaluation.judge.ledger import reply_of
+from ift.evaluation.judging import Reply, Request
 from ift.run import read_json
 from ift.settings import JudgeSettings
 
-Messages = tuple[tuple[str, str], ...]  # (role, text)
-
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a request is tried again; doubled each time
-LONGEST_RETRY_AFTER = 600.0  # a server that asks for more is not waited for
-HOPELESS = 3  # requests in a row that stay without reply: the server is down
-
-
-@dataclass(frozen=True)
-class Request:
-    messages: Messages
-    row: int | None = None  # only for stored replies, which may know no more than the place of their row
-
-    @property
-    def digest(self) -> str:
-        return _digest(self.messages)
-
-
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
-    first: tuple[tuple[str, float], ...] = ()  # what its first token might have been, with log probabilities
-
 
 class NoReplyError(Exception):
-    """This time there was none, the next time there may be. maybe_paid: the server may have done the work."""
+    """No reply this time, perhaps the next. maybe_paid: the server may have done the work and charge for it."""
 
     def __init__(self, why: str, *, wait: float | None = None, maybe_paid: bool = False):
         super().__init__(why)
@@ -65,21 +35,34 @@ class RefusedError(Exception):
     """The server will not answer this request, now or later."""
 
 
-class Server(Protocol):
-    identity: dict[str, Any]  # all that may change a reply, but the messages
+class ChatServer(Protocol):
+    identity: dict[str, Any]  # all that may change a reply, except the messages
 
     def ask(self, request: Request) -> Reply: ...
 
 
-def connect(settings: JudgeSettings) -> Server:
-    """The server that was chosen. Raises ConfigError or MachineError with what to set."""
+def connect(settings: JudgeSettings, *, logprobs: int | None = None) -> ChatServer:
+    """The server that was chosen. logprobs: see OpenAICompatible, the only one that can give them.
+
+    Raises ConfigError or MachineError with what to set.
+    """
     if settings.server == "replay":
         if not settings.replay:
             raise ConfigError("judge.replay: not set (add judge.replay=FILE, the stored replies)")
         return Replay(Path(settings.replay))
     if not settings.model:
         raise ConfigError("judge.model: not set (add judge.model=NAME, the judge's name on its server)")
-    return Ollama(settings) if settings.server == "ollama" else OpenAICompatible(settings)
+    if settings.server == "ollama":
+        return Ollama(settings)
+    return OpenAICompatible(settings, logprobs=logprobs)
+
+
+def over_openai_protocol(settings: JudgeSettings) -> JudgeSettings:
+    """The same server through OpenAI's protocol, which Ollama speaks below /v1."""
+    if settings.server != "ollama":
+        return settings
+    url = address(settings)
+    return replace(settings, server="openai", base_url=url if url.endswith("/v1") else f"{url}/v1")
 
 
 def address(settings: JudgeSettings) -> str:
@@ -186,10 +169,10 @@ class Ollama:
             return Reply(text, int(value.get("prompt_eval_count") or 0), int(value.get("eval_count") or 0))
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(2000).decode("utf-8", "replace")
+                reply = error.read(2000).decode("utf-8", "replace")
             if error.code == 404:
-                raise MachineError(f"{self.url}: {said or 'not found'} (ollama pull {self.model})") from error
-            raise from_status(error.code, error.headers.get("Retry-After"), said) from error
+                raise MachineError(f"{self.url}: {reply or 'not found'} (ollama pull {self.model})") from error
+            raise from_status(error.code, error.headers.get("Retry-After"), reply) from error
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
             raise NoReplyError(str(error) or type(error).__name__, maybe_paid=True) from error
 
@@ -204,7 +187,7 @@ class Replay:
             raise ConfigError(f"{path}: no such file (judge.replay takes a JSON list or a verdicts.jsonl)")
         try:
             if path.suffix == ".jsonl":
-                self.by_content = {line["request"]: _reply(line) for line in map(json.loads, path.open("rb"))}
+                self.by_content = {line["request"]: reply_of(line) for line in map(json.loads, path.open("rb"))}
             else:
                 self.by_row = read_json(path)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -222,15 +205,15 @@ class Replay:
         raise RefusedError("no stored reply")
 
 
-def from_status(status: int, retry_after: str | None, said: str) -> Exception:
+def from_status(status: int, retry_after: str | None, body: str) -> Exception:
     """What an HTTP status means for this request and for the next."""
-    said = one_line(said, 120)
+    body = one_line(body, 120)
     if status in (408, 409, 425, 429) or status >= 500:
-        return NoReplyError(f"HTTP {status}: {said}", wait=read_retry_after(retry_after))
+        return NoReplyError(f"HTTP {status}: {body}", wait=read_retry_after(retry_after))
     if status in (400, 413, 422):
-        return RefusedError(f"HTTP {status}: {said}")
+        return RefusedError(f"HTTP {status}: {body}")
     hints = {401: "is the key right?", 403: "may this key use this model?", 404: "is judge.model right?"}
-    return MachineError(f"judge: HTTP {status}: {said} ({hints.get(status, 'is judge.base_url right?')})")
+    return MachineError(f"judge: HTTP {status}: {body} ({hints.get(status, 'is judge.base_url right?')})")
 
 
 def read_retry_after(value: str | None) -> float | None:
@@ -245,157 +228,3 @@ def read_retry_after(value: str | None) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if seconds == seconds else None
-
-
-class Ledger(Lines):
-    """verdicts.jsonl: one line a reply, written and synced before the reply is used."""
-
-    def __init__(self, path: Path, identity: dict[str, Any]):
-        """Raises MachineError where another process has it open, DataError for a line that is no reply."""
-        super().__init__(path)
-        self.identity = identity
-        try:
-            self.stored = {key: _reply(line) for key, line in self.lines.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self.close()
-            raise DataError(f"{path}: a line that is no reply (delete that line)") from error
-
-    def key(self, request: Request) -> str:
-        return _digest([self.identity, request.digest, request.row])
-
-    def get(self, request: Request) -> Reply | None:
-        return self.stored.get(self.key(request))
-
-    def add(self, request: Request, reply: Reply) -> None:
-        key = self.key(request)
-        line = {
-            "request": request.digest,
-            "text": reply.text,
-            "prompt_tokens": reply.prompt_tokens,
-            "reply_tokens": reply.reply_tokens,
-            **({"first": reply.first} if reply.first else {}),
-            "unix_time": round(time.time(), 3),
-        }
-        self.put(key, line)
-        self.stored[key] = reply
-
-
-def _reply(line: dict[str, Any]) -> Reply:
-    text = line["text"]
-    if not isinstance(text, str):
-        raise TypeError("text")
-    first = tuple((str(token), float(logprob)) for token, logprob in line.get("first", ()))
-    return Reply(text, int(line.get("prompt_tokens", 0)), int(line.get("reply_tokens", 0)), first)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass
-class Budget:
-    """What was spent and what is in flight, in dollars, kept under a limit. Prices are of a million tokens."""
-
-    price_in: float
-    price_out: float
-    limit: float
-    max_tokens: int
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
-    requests: int = 0
-    spent: float = 0.0
-    held: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def estimate(self, request: Request) -> float:
-        """The most that a request costs, as long as a token has three bytes or more."""
-        return self._cost(estimated_tokens(request), self.max_tokens)
-
-    def hold(self, request: Request) -> float:
-        """Set aside what a request may cost. Raises OverBudgetError if that is over the limit."""
-        cost = self.estimate(request)
-        with self.lock:
-            if self.spent + self.held + cost > self.limit + 1e-12:
-                raise OverBudgetError
-            self.held += cost
-            self.requests += 1
-        return cost
-
-    def settle(self, held: float, reply: Reply | None, *, maybe_paid: bool = False) -> None:
-        """Put the real cost in the place of what was held; without a reply, all of it if it may have been paid."""
-        with self.lock:
-            self.held -= held
-            if reply is None:
-                self.spent += held if maybe_paid else 0.0
-                return
-            counted = bool(reply.prompt_tokens)
-            self.spent += self._cost(reply.prompt_tokens, reply.reply_tokens) if counted else held
-            self.prompt_tokens += reply.prompt_tokens
-            self.reply_tokens += reply.reply_tokens
-
-    def _cost(self, prompt_tokens: int, reply_tokens: int) -> float:
-        return (prompt_tokens * self.price_in + reply_tokens * self.price_out) / 1e6
-
-
-class OverBudgetError(Exception):
-    """The next request might cost more than is left."""
-
-
-def estimated_tokens(request: Request) -> int:
-    """Of the prompt, on the high side: tokens of common vocabularies have three bytes or more on average."""
-    return sum(len(text.encode()) // 3 + 8 for _, text in request.messages)
-
-
-class Asking:
-    """Gets replies: from the ledger, or from the server with patience and within the budget. Threads share one."""
-
-    def __init__(self, server: Server, ledger: Ledger, budget: Budget, *, retries: int):
-        self.server, self.ledger, self.budget, self.retries = server, ledger, budget, retries
-        self.stop = threading.Event()
-        self.without_reply = 0  # requests in a row that were given up
-        self.last_problem = ""
-
-    def __call__(self, request: Request) -> Reply | None:
-        """The reply, or None where there is none to be had now. Raises RefusedError, OverBudgetError, IftError."""
-        known = self.ledger.get(request)
-        if known is not None:
-            return known
-        for attempt in range(self.retries + 1):
-            if self.stop.is_set():
-                return None
-            held = self.budget.hold(request)
-            try:
-                reply = self.server.ask(request)
-            except NoReplyError as error:
-                self.budget.settle(held, None, maybe_paid=error.maybe_paid)
-                self.last_problem = one_line(str(error), 90)
-                pause = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.75, 1.25)
-                pause = pause if error.wait is None else error.wait
-                if attempt == self.retries or pause > LONGEST_RETRY_AFTER:
-                    break
-                self.stop.wait(pause)
-                continue
-            except BaseException:
-                self.budget.settle(held, None)
-                raise
-            self.ledger.add(request, reply)
-            self.budget.settle(held, reply)
-            self.without_reply = 0
-            return reply
-        self.without_reply += 1
-        if self.without_reply >= HOPELESS:
-            self.stop.set()
-        return None
-
-
-def side_by_side(work: Callable[[int], None], n: int, asking: Asking, *, concurrency: int) -> None:
-    """work(0) ... work(n - 1), several at a time. The first error stops all, as does Ctrl-C; what was asked stays."""
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
-    futures: Sequence[Future[None]] = [pool.submit(work, i) for i in range(n)]
-    try:
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
-    finally:
-        asking.stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,10 +1,11 @@
 """AlpacaEval: how often a judge prefers our answer to a baseline's, by the alpaca-eval package.
 
-The package works in a process of its own (alpaca_child.py): it would write beside itself, and needs keys. We answer
-the instructions, ask the judge and keep both, in answers.jsonl and verdicts.jsonl of the evaluation's folder.
+The package works in a process of its own (alpaca_eval_child.py), since it would write beside itself and read keys. Here
+our model answers the instructions and the judge is asked; answers.jsonl and verdicts.jsonl in the evaluation's folder
+keep both.
 
-Dubois et al. 2024, "Length-Controlled AlpacaEval". Its judge, gpt-4-1106-preview, is no longer served, so what comes
-out stands beside other numbers by the same judge alone.
+Dubois et al. 2024, "Length-Controlled AlpacaEval". Its judge, gpt-4-1106-preview, is no longer served, so
+win rates can be compared only with others by the same judge.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any
 from ift.data.reading.rows import Row, kind_of
 from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
 from ift.evaluation.answers import open_answers
-from ift.evaluation.journal import Lines
-from ift.evaluation.judge.servers import OpenAICompatible, Reply, Request, address
+from ift.evaluation.journal import Journal
+from ift.evaluation.judging import JudgeClient, Reply, ReplyOptions, Request
 from ift.evaluation.packages.child import run_child
-from ift.evaluation.recorded import AskedJudge, AskedModel, Question, note_unfit
+from ift.evaluation.recorded import AskedModel, Question, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
-from ift.evaluation.statistics import length_adjusted_win_rate, mean_interval
+from ift.evaluation.statistics import length_adjusted_win_rate, mean_interval, normal_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.run import read_json
 from ift.settings import JudgeSettings
@@ -33,7 +34,8 @@ REPOSITORY = "tatsu-lab/alpaca_eval"
 BASELINE, GAMED = "alpaca_eval_gpt4_baseline.json", "df_gamed.csv"
 OFFICIAL = 805  # instructions
 PROBE = Request((("user", "Answer with one letter, m or M, and nothing else."),))
-FIRST_TOKENS = 5  # as many as the package asks for
+# as the package asks: five first tokens; a temperature of 1, since some servers divide the log probabilities by it
+WITH_LOGPROBS = ReplyOptions(max_tokens=1, temperature=1.0, logprobs=5)
 # what would be a turn, or another answer's place, in the package's prompt: a space inside makes it ordinary text
 MARKS = {"<|im_start|>": "<|im_start |>", "<|im_end|>": "<|im_end |>"}
 MARKS |= {f"{{{name}}}": f"{{ {name}}}" for name in ("instruction", "output_1", "output_2")}
@@ -54,53 +56,48 @@ class Baseline:
         return ["\n\n".join(filter(None, (row.instruction, row.input))) for row in self.rows]
 
 
-def run(bench: Bench) -> Outcome | None:
-    """Raises ConfigError, DataError and MachineError; what was answered and judged before an error is kept."""
+def evaluate(bench: Bench) -> Outcome | None:
+    """Raises ConfigError, DataError and MachineError; answers and verdicts that came before an error are kept."""
     if importlib.util.find_spec("alpaca_eval") is None:
         raise missing_extra("alpaca-eval", "alpaca")
-    settings = judge_settings(bench.settings.judge)
+    settings = bench.settings.judge
+    check_judge(settings)
     baseline = read_baseline(bench)
-    server = OpenAICompatible(settings)  # says now what is missing
-    bench.folder.mkdir(parents=True, exist_ok=True)
-    with AskedJudge(bench.folder, settings) as judge:
+    with bench.open_judge(bench.folder, settings, over_openai=True) as judge:  # an error now, not after hours
         if settings.dry_run:
             print(_plan(bench, baseline, judge))
             return None
-        server, by, why = _how_to_judge(judge, settings)  # before hours of answering: is it there?
+        reading = _how_to_read(judge, settings)
         answered, unfit = _answer(bench, baseline)
-        found = _compare(bench, baseline, answered, judge, server, by)
-        parser = "logprob_parser" if by == "logprobs" else "regex_parser"  # the package's names
-        about = judge.about(server) | {"judged_by": by, "parser": parser}
-        about |= {"baseline": baseline.name, "refused": judge.refused}
+        compared = _compare(bench, baseline, answered, judge, reading)
+        about = judge.describe(reading.options)
+        about |= {"judged_by": reading.by, "parser": reading.parser, "baseline": baseline.name}
+        about |= {"refused": judge.refused}
     scores, samples = [], []
-    for (subject, prompt, outputs), compared in zip(answered, found, strict=True):
-        scores += _scores(baseline, outputs, compared, model=subject.label, prompt=prompt)
-        samples += _samples(baseline, outputs, compared["annotations"], model=subject.label, prompt=prompt)
+    for (subject, prompt, outputs), ours in zip(answered, compared, strict=True):
+        scores += _scores(baseline, outputs, ours, model=subject.label, prompt=prompt)
+        samples += _samples(baseline, outputs, ours["annotations"], model=subject.label, prompt=prompt)
     return Outcome(
         scores=scores,
         samples=samples,
         versions=package_versions("alpaca-eval", "scikit-learn", "openai")
         | {"baseline": f"{baseline.name} {baseline.content}", "template": _template(bench)},
-        notes=[*_notes(bench, baseline, samples, settings, by, why), *unfit],
+        notes=[*_notes(bench, baseline, samples, settings, reading), *unfit],
         about=about,
     )
 
 
-def judge_settings(settings: JudgeSettings) -> JudgeSettings:
-    """The judge as a server of OpenAI's protocol. Raises ConfigError for what this evaluation cannot use."""
+def check_judge(settings: JudgeSettings) -> None:
+    """Raises ConfigError for a judge that this evaluation cannot use."""
     if settings.server == "replay":
         raise ConfigError("judge.server=replay: AlpacaEval asks a server (judge.server=openai; replies are kept)")
     if not settings.model:
         raise ConfigError("judge.model: not set (add judge.model=NAME, the judge's name on its server)")
     if settings.limit is not None:
         raise ConfigError("judge.limit: means nothing to eval=alpaca_eval (eval.limit=N)")
-    if settings.server == "ollama":
-        url = address(settings)
-        return replace(settings, server="openai", base_url=url if url.endswith("/v1") else f"{url}/v1")
-    return settings
 
 
-# -- what is compared ----------------------------------------------------------------------------------------------
+# -- the baseline ----------------------------------------------------------------------------------------------------
 
 
 def read_baseline(bench: Bench) -> Baseline:
@@ -169,46 +166,55 @@ def hub_file(bench: Bench, name: str) -> Path:
 
 # -- answers and verdicts ------------------------------------------------------------------------------------------
 
-Answered = list[tuple[Subject, str, list[str]]]  # who, in which prompt, and what it said to each instruction
+Answered = list[tuple[Subject, str, list[str]]]  # the model, raw or template, its answer to each instruction
 
 
 def _answer(bench: Bench, baseline: Baseline) -> tuple[Answered, list[str]]:
-    """What each model says, and a note on prompts that were too long."""
+    """The answers of each model, and a note on prompts that were too long."""
     answered: Answered = []
-    asked: list[AskedModel] = []
-    with Lines(bench.folder / "answers.jsonl") as kept:
+    models: list[AskedModel] = []
+    with Journal(bench.folder / "answers.jsonl") as kept:
         for subject in bench.subjects:
-            ask = AskedModel(bench, subject, kept)
-            asked.append(ask)
+            model = AskedModel(bench, subject, kept)
+            models.append(model)
             # a base model has no template of its own
             for prompt in bench.settings.eval.prompts if subject.template else ["raw"]:
                 raw = prompt == "raw"
                 questions: list[Question] = list(baseline.instructions if raw else baseline.rows)
-                answered.append((subject, prompt, ask(questions, what="answered")))
-    return answered, note_unfit(asked)
+                answered.append((subject, prompt, model(questions, what="answered")))
+    return answered, note_unfit(models)
 
 
-def _how_to_judge(judge: AskedJudge, settings: JudgeSettings) -> tuple[OpenAICompatible, str, str]:
-    """The server, whether it is read by logprobs or words, and why by words.
+@dataclass(frozen=True)
+class Reading:
+    """How the judge's preference is read from its reply."""
 
-    By logprobs where the server gives them for its first token. The temperature is then 1, as the package has it: some
-    servers divide by it.
-    """
-    why = "a judge that reasons first gives none" if settings.reasoning else ""
-    if not why:
-        server = OpenAICompatible(replace(settings, max_tokens=1, temperature=1.0), logprobs=FIRST_TOKENS)
-        [reply] = judge([PROBE], server, max_tokens=1)
+    by: str  # logprobs or words
+    options: ReplyOptions
+    why: str = ""  # by words
+
+    @property
+    def parser(self) -> str:
+        """The package's name for it."""
+        return "logprob_parser" if self.by == "logprobs" else "regex_parser"
+
+
+def _how_to_read(judge: JudgeClient, settings: JudgeSettings) -> Reading:
+    """By log probabilities where a trial request gets them with its first token, by words otherwise."""
+    why = "a judge that reasons first gives none"
+    if not settings.reasoning:
+        [reply] = judge.replies([PROBE], WITH_LOGPROBS)
         if reply and reply.first:
-            return server, "logprobs", ""
+            return Reading("logprobs", WITH_LOGPROBS)
         why = f"the server refuses them ({judge.problem})" if reply is None else "the server gives none"
         judge.refused = 0
-    return OpenAICompatible(settings), "words", why
+    return Reading("words", ReplyOptions(), why)
 
 
 def _compare(
-    bench: Bench, baseline: Baseline, answered: Answered, judge: AskedJudge, server: OpenAICompatible, by: str
+    bench: Bench, baseline: Baseline, answered: Answered, judge: JudgeClient, reading: Reading
 ) -> list[dict[str, Any]]:
-    """What the package makes of each model's answers."""
+    """The package's verdicts and metrics for each model's answers."""
     names = [f"ours-{number}" for number in range(len(answered))]
     job = {
         "instructions": [without_marks(text) for text in baseline.instructions],
@@ -218,21 +224,20 @@ def _compare(
             {"name": name, "outputs": [without_marks(text) for text in outputs]}
             for name, (_, _, outputs) in zip(names, answered, strict=True)
         ],
-        "by": by,
+        "by": reading.by,
         "gamed": str(baseline.gamed.absolute()) if baseline.gamed else None,
     }
-    max_tokens = 1 if by == "logprobs" else judge.settings.max_tokens
 
-    def answer(asked: Any) -> list[Any]:
-        requests = [Request(tuple((str(role), str(text)) for role, text in messages)) for messages in asked]
-        return [_plain(reply) for reply in judge(requests, server, max_tokens=max_tokens)]
+    def reply_to(prompts: Any) -> list[Any]:
+        requests = [Request(tuple((str(role), str(text)) for role, text in messages)) for messages in prompts]
+        return [_reply_as_json(reply) for reply in judge.replies(requests, reading.options)]
 
     work = bench.folder / "package"
     work.mkdir(exist_ok=True)
-    found: list[dict[str, Any]] = run_child(
-        "ift.evaluation.packages.alpaca_eval_child", work, job, answer, extra="alpaca"
+    compared: list[dict[str, Any]] = run_child(
+        "ift.evaluation.packages.alpaca_eval_child", work, job, reply_to, extra="alpaca"
     )
-    return found
+    return compared
 
 
 def without_marks(text: str) -> str:
@@ -242,38 +247,46 @@ def without_marks(text: str) -> str:
     return text
 
 
-def _plain(reply: Reply | None) -> Any:
+def _reply_as_json(reply: Reply | None) -> Any:
     return None if reply is None else {"text": reply.text, "first": reply.first}
 
 
-def _plan(bench: Bench, baseline: Baseline, judge: AskedJudge) -> str:
-    """The most it may take, before anything is answered: our answers at their longest, three bytes a token."""
+def _plan(bench: Bench, baseline: Baseline, judge: JudgeClient) -> str:
+    """The most it may take, before any answer is there: our answers at their longest, three bytes a token."""
     models = len(bench.settings.eval.prompts) + bench.settings.eval.base
     size = bench.settings.eval.generate.max_new_tokens + 600  # the package's prompt
     texts = zip(baseline.instructions, baseline.rows, strict=True)
     tokens = models * sum(len((text + row.output).encode()) // 3 + size for text, row in texts)
     n = models * len(baseline.rows)
-    cost = (tokens * judge.budget.price_in + n * judge.settings.max_tokens * judge.budget.price_out) / 1e6
+    cost = judge.price(tokens, n * bench.settings.judge.max_tokens)
     return f"judge     {n:,} requests, about {tokens:,} tokens to send at most" + (f", ${cost:.4f}" if cost else "")
 
 
-# -- what it comes to ----------------------------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------------------------
 
 
 def _scores(
     baseline: Baseline, outputs: Sequence[str], compared: Mapping[str, Any], *, model: str, prompt: str
 ) -> list[Score]:
-    """Percent, as AlpacaEval's leaderboard has them. Of the preferences that could be read."""
+    """Percent, as on AlpacaEval's leaderboard, over the preferences that could be read."""
     wins = [each["preference"] - 1 for each in compared["annotations"] if each["preference"] is not None]
     metrics = compared["metrics"]
     n = len(wins)
 
     def score(metric: str, value: Any, *, error: float | None = None, headline: bool = True) -> Score:
-        low, high = (None, None) if error is None else (value - 1.96 * error, value + 1.96 * error)
+        low, high = (None, None) if error is None else normal_interval(value, error)
         return Score(
-            task="alpaca_eval", metric=metric, value=value, n=n, low=low, high=high,
-            model=model, prompt=prompt, higher_is_better=metric != "standard_error", headline=headline,
-        )  # fmt: skip
+            task="alpaca_eval",
+            metric=metric,
+            value=value,
+            n=n,
+            low=low,
+            high=high,
+            model=model,
+            prompt=prompt,
+            higher_is_better=metric != "standard_error",
+            headline=headline,
+        )
 
     estimate = mean_interval(wins)
     raw = score("win_rate", metrics["win_rate"] if n else None)
@@ -314,7 +327,7 @@ def _samples(
 
 
 def _text(reply: Any) -> str:
-    """What the judge said; the package keeps none for what it could not read, nor for equal answers."""
+    """The judge's words; the package keeps none for a reply that it could not read, nor for equal answers."""
     text = reply.get("text") if isinstance(reply, dict) else reply
     return text if isinstance(text, str) else ""
 
@@ -330,10 +343,10 @@ def _notes(
     baseline: Baseline,
     samples: Sequence[Mapping[str, Any]],
     settings: JudgeSettings,
-    by: str,
-    why: str,
+    reading: Reading,
 ) -> list[str]:
-    how = "by the log probabilities of its first token" if by == "logprobs" else f"by its words, since {why}"
+    by_words = f"by its words, since {reading.why}"
+    how = "by the log probabilities of its first token" if reading.by == "logprobs" else by_words
     notes = [
         f"Win rates are in percent, against {baseline.name}; {settings.model} judged, {how}.",
         "AlpacaEval's official judge, gpt-4-1106-preview, is no longer served: compare with numbers by the same judge.",
@@ -359,5 +372,5 @@ def _notes(
     if marked:
         notes.append(f"{marked} texts held marks of the judge's prompt; the judge saw them with a space inside.")
     if any(sample["prompt"] == "raw" for sample in samples):
-        notes.append("Raw: the bare instruction was gone on with as text; nothing said that an answer was wanted.")
+        notes.append("Raw: the model continued the bare instruction as text; no prompt told it to answer.")
     return notes

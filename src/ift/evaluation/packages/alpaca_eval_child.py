@@ -1,6 +1,6 @@
 """AlpacaEval's package at work, in a process that `alpaca_eval.py` starts: prompts, order, parser, metrics.
 
-What it would ask a server it asks over the pipe instead. The prompt is that of AlpacaEval 2; which of two answers
+Requests that would go to a server go over the pipe instead. The prompt is that of AlpacaEval 2; which of two answers
 comes first is drawn by the package from the instruction.
 """
 
@@ -64,9 +64,8 @@ def compare(
     from alpaca_eval.annotators import base
 
     def completions(prompts: Sequence[str], **_: Any) -> dict[str, list[Any]]:
-        asked = [[[m["role"], m["content"]] for m in package.utils.prompt_to_chatml(p.strip())] for p in prompts]
-        replies = ask(asked)
-        every = [_as_choice(reply) for reply in replies]
+        messages = [[[m["role"], m["content"]] for m in package.utils.prompt_to_chatml(p.strip())] for p in prompts]
+        every = [_as_choice(reply) for reply in ask(messages)]
         return {
             "completions": [choice["text"] for choice in every],
             "completions_all": every,

@@ -1,7 +1,7 @@
 """A package in a process of its own, for packages that write where they like and read keys from the environment.
 
-The process has an empty home in one folder and writes nowhere else; it has no key and no network. What it wants to
-know it asks over a pipe, one line of JSON a message, and we answer. It ends when we end.
+The process has an empty home in one folder and writes nowhere else; it has no key and no network. It sends its
+questions over a pipe, one line of JSON a message, and we answer. It ends when we end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.syml
 def run_child(
     module: str, folder: Path, job: Any, answer: Callable[[Any], Any], *, extra: str, **environment: str
 ) -> Any:
-    """Run `module`, whose main calls `serve`, in a folder; answer what it asks, and return what it found.
+    """Run `module`, whose main calls `serve`, in a folder; answer its questions, and return its result.
 
     What the package prints goes to folder/log.txt. extra: what to install where a package is missing. Raises the
     IftError that the child ended with, MachineError where it just ended.
@@ -72,10 +72,10 @@ def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], 
             pass  # it has ended, and its log says why
         line = child.stdout.readline()
         if not line:
-            last = ((folder / "log.txt").read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            last = ((folder / "log.txt").read_text(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
             raise MachineError(f"{folder / 'log.txt'}: the package ended early: {one_line(last, 100)}")
         (kind, value), *_ = json.loads(line).items()
-        if kind == "found":
+        if kind == "result":
             return value
         if kind == "error":
             name, text = value
@@ -86,46 +86,46 @@ def _talk(child: subprocess.Popen[str], job: Any, answer: Callable[[Any], Any], 
 
 
 def serve(work: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
-    """The child's main: `work(job, ask)` finds something, with what `ask(question)` answers."""
+    """The child's main: send the result of `work(job, ask)`, where `ask(question)` gets an answer from the parent."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a package that prints is no message
     keep_inside(Path.cwd())
 
-    def tell(kind: str, value: Any) -> None:
-        pipe.write(json.dumps({kind: value}, default=_plain) + "\n")
+    def send(kind: str, value: Any) -> None:
+        pipe.write(json.dumps({kind: value}, default=_as_json_value) + "\n")
         pipe.flush()
 
-    def hear() -> Any:
+    def receive() -> Any:
         line = sys.stdin.readline()
         if not line:
-            os._exit(1)  # whoever asked is gone
+            os._exit(1)  # the parent is gone
         return json.loads(line)
 
     def ask(question: Any) -> Any:
-        tell("ask", question)
-        return hear()
+        send("ask", question)
+        return receive()
 
     try:
-        tell("found", work(hear(), ask))
+        send("result", work(receive(), ask))
     except IftError as error:
-        tell("error", [type(error).__name__, str(error)])
+        send("error", [type(error).__name__, str(error)])
     except ModuleNotFoundError as error:
         traceback.print_exc()
-        tell("missing", error.name)
+        send("missing", error.name)
     except Exception as error:
         traceback.print_exc()
         what = one_line(f"{type(error).__name__}: {error}", 90)
-        tell("error", ["MachineError", f"{Path.cwd() / 'log.txt'}: the package failed: {what}"])
+        send("error", ["MachineError", f"{Path.cwd() / 'log.txt'}: the package failed: {what}"])
 
 
-def _plain(value: Any) -> Any:
+def _as_json_value(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)  # numpy's numbers, paths
 
 
 def keep_inside(folder: Path) -> None:
     """From here on this process writes only below a folder, and opens no connection. It cannot be undone.
 
-    For packages that mean well: what Python's own functions do is seen, not what a library in C does.
+    For packages that mean well: it sees what Python's own functions do, not what a library in C does.
     """
     inside = os.path.realpath(folder) + os.sep
 

@@ -6,7 +6,7 @@ environment and no keys, and its result files are read back. Into RUN/evals/helm
     model-tuned/            the export that it loads (removed when all is read)
     settings/SUITE/         our models under HELM's names, and the answers so far (removed when all is done)
     output/runs/SUITE/      what it measured; a run that is there whole is not made again
-    helm-run.log            all it said
+    helm-run.log            everything it printed
 
 A suite is named by what decides its numbers: a command that was stopped goes on, and nothing of another model is used.
 """
@@ -88,7 +88,7 @@ class Deployment:
         return left
 
 
-def run(bench: Bench) -> Outcome:
+def evaluate(bench: Bench) -> Outcome:
     """Raises MachineError where helm-run is missing or measures nothing, ConfigError for entries that are none."""
     settings = bench.settings.eval
     entries = [checked(entry) for entry in settings.tasks]
@@ -176,7 +176,7 @@ def entry_for(entry: str, deployment: Deployment, num_fewshot: int | None) -> st
 
 
 def deploy(bench: Bench, work: Path) -> Iterator[Deployment]:
-    """Export what is to be asked, and name it. The base model knows no template."""
+    """Export each model and give it a name. The base model knows no template."""
     sources = {"tuned": Source.open(bench.run)}
     if bench.settings.eval.base:
         pretrained = load_settings(bench.run.config).model.pretrained
@@ -278,7 +278,7 @@ def call(command: Sequence[str], environment: Mapping[str, str], work: Path, run
 
     Ctrl-C and SIGTERM end it and all it started.
     """
-    heard = Heard(runs)
+    progress = Progress(runs)
     with (work / "helm-run.log").open("w", encoding="utf-8") as log, as_exit(signal.SIGTERM):
         child = subprocess.Popen(
             command,
@@ -295,18 +295,18 @@ def call(command: Sequence[str], environment: Mapping[str, str], work: Path, run
             for line in child.stdout or ():
                 log.write(line)
                 log.flush()
-                heard.line(line.rstrip())
+                progress.line(line.rstrip())
             child.wait()
         except BaseException:
             end(child)
             raise
-    failed = [one_line(f"{shown(name)}: {why}", 160) for name, why in heard.failed.items()]
-    return failed or [one_line(heard.error, 160) or f"it ended with {child.returncode}"]
+    failed = [one_line(f"{shown(name)}: {why}", 160) for name, why in progress.failed.items()]
+    return failed or [one_line(progress.error, 160) or f"it ended with {child.returncode}"]
 
 
 @dataclass
-class Heard:
-    """What the lines of helm-run's log tell: runs that begin, runs that fail, and the last error of all."""
+class Progress:
+    """From the lines of helm-run's log: runs that begin, runs that fail, and the last error of all."""
 
     runs: int
     begun: int = 0

@@ -14,6 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ import yaml  # type: ignore[import-untyped]
 
 from ift.data.reading.rows import Row, kind_of
 from ift.errors import ConfigError, DataError, MachineError, one_line
-from ift.evaluation.journal import Lines
-from ift.evaluation.judge.servers import Request, connect
+from ift.evaluation.journal import Journal
+from ift.evaluation.judging import JudgeClient, OnlyPlannedError, ReplyOptions, Request
 from ift.evaluation.packages.child import run_child
-from ift.evaluation.recorded import AskedJudge, AskedModel, OnlyPlannedError, Question, note_unfit
+from ift.evaluation.recorded import AskedModel, Question, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -74,43 +75,38 @@ class Spec:
         }
 
 
-def run(bench: Bench) -> Outcome | None:
-    """Raises ConfigError, DataError and MachineError; what was answered and judged before an error is kept."""
+def evaluate(bench: Bench) -> Outcome | None:
+    """Raises ConfigError, DataError and MachineError; answers and verdicts that came before an error are kept."""
     settings = bench.settings
     own = [Path(folder).absolute() for folder in settings.eval.registry]
     if not settings.eval.tasks:
         raise ConfigError("eval.tasks: none (name some of the registry's evals: eval.tasks=[test-match,born-first])")
     specs = [find_eval(name, [built_in(), *own]) for name in settings.eval.tasks]
-    judge_needed = any(spec.modelgraded for spec in specs)
-    server = connect(settings.judge) if judge_needed else None  # says now what is missing
-    bench.folder.mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, Any]] = []
-    asked: list[tuple[Subject, str]] = []
-    about: dict[str, Any] = {}
-    judge = AskedJudge(bench.folder, settings.judge) if judge_needed else None
-    try:
-        with Lines(bench.folder / "answers.jsonl") as kept:
-            for subject in bench.subjects:
-                # a base model has no template of its own
-                asked += [(subject, prompt) for prompt in (settings.eval.prompts if subject.template else ["raw"])]
-            models = {f"{subject.label} {prompt}": (subject, prompt) for subject, prompt in asked}
-            asking = {label: AskedModel(bench, subject, kept) for label, (subject, _) in models.items()}
-            found = _run(bench, specs, models, asking, judge)
-            unfit = note_unfit(list(asking.values()))
-        if judge and server:
-            about = judge.about(server)
-    except OnlyPlannedError:
-        return None
-    finally:
-        if judge:
-            judge.ledger.close()
+    by_name = {spec.name: spec for spec in specs}
+    judge: JudgeClient | None = None
+    with ExitStack() as stack:
+        if any(spec.modelgraded for spec in specs):  # an error now, before anything is answered
+            judge = stack.enter_context(bench.open_judge(bench.folder, settings.judge))
+        kept = stack.enter_context(Journal(bench.folder / "answers.jsonl"))
+        contestants = {
+            f"{subject.label} {prompt}": Contestant(subject, prompt, AskedModel(bench, subject, kept))
+            for subject in bench.subjects
+            # a base model has no template of its own
+            for prompt in (settings.eval.prompts if subject.template else ["raw"])
+        }
+        try:
+            runs = _run_package(bench, specs, contestants, judge)
+        except OnlyPlannedError:
+            return None
+        about = judge.describe() if judge else {}
     scores, samples = [], []
-    for each in found:
-        subject, prompt = models[each["model"]]
-        spec = next(spec for spec in specs if spec.name == each["name"])
-        scores += _scores(spec, each, model=subject.label, prompt=prompt)
-        samples += list(_samples(spec, each["events"], model=subject.label, prompt=prompt))
-    reports = {f"{each['name']} ({each['model']})": _plain(each["report"]) for each in found}
+    for each in runs:
+        contestant, spec = contestants[each["model"]], by_name[each["name"]]
+        who = {"model": contestant.subject.label, "prompt": contestant.prompt}
+        scores += _scores(spec, each, **who)
+        samples += list(_samples(spec, each["events"], **who))
+    reports = {f"{each['name']} ({each['model']})": _without_nan(each["report"]) for each in runs}
+    unfit = note_unfit([contestant.answers for contestant in contestants.values()])
     return Outcome(
         scores=scores,
         samples=samples,
@@ -118,6 +114,20 @@ def run(bench: Bench) -> Outcome | None:
         notes=[*_notes(bench, specs, judge), *unfit],
         about={**about, "reports": reports},
     )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model in one form of prompt, and where its answers come from."""
+
+    subject: Subject
+    prompt: str  # raw or template
+    answers: AskedModel
+
+    def reply_to(self, prompts: Sequence[Mapping[str, Any]], *, what: str) -> list[str]:
+        raw = self.prompt == "raw"
+        questions: list[Question] = [p["text"] if raw else as_row(p["prompt"], self.subject) for p in prompts]
+        return self.answers(questions, what=what) if questions else []
 
 
 def built_in() -> Path:
@@ -219,48 +229,45 @@ def _graded(args: Mapping[str, Any], registries: Sequence[Path], where: str) -> 
     return name, value
 
 
-# -- asking --------------------------------------------------------------------------------------------------------
+# -- the package at work -------------------------------------------------------------------------------------------
 
 
-def _run(
-    bench: Bench,
-    specs: Sequence[Spec],
-    models: Mapping[str, tuple[Subject, str]],
-    asking: Mapping[str, AskedModel],
-    judge: AskedJudge | None,
+def _run_package(
+    bench: Bench, specs: Sequence[Spec], contestants: Mapping[str, Contestant], judge: JudgeClient | None
 ) -> list[dict[str, Any]]:
+    """Report and events of each eval for each contestant, as openai_evals_child.py gives them."""
 
-    def answer(question: Any) -> list[str]:
-        subject, prompt = models[question["model"]]
-        prompts = question["prompts"]
-        ours = [p for p in prompts if p["who"] == "model"]
-        questions: list[Question] = [p["text"] if prompt == "raw" else as_row(p["prompt"], subject) for p in ours]
-        said = iter(asking[question["model"]](questions, what=f"answered ({question['model']})") if ours else [])
-        verdicts = iter(_judged(bench, judge, [p for p in prompts if p["who"] == "judge"]))
-        return [next(said) if p["who"] == "model" else next(verdicts) for p in prompts]
+    def reply_to(message: Any) -> list[str]:
+        label, prompts = message["model"], message["prompts"]
+        places = {who: [i for i, prompt in enumerate(prompts) if prompt["who"] == who] for who in ("model", "judge")}
+        to_model, to_judge = ([prompts[i] for i in places[who]] for who in ("model", "judge"))
+        replies = contestants[label].reply_to(to_model, what=f"answered ({label})")
+        replies += _judge_replies(bench, judge, to_judge)
+        by_place = dict(zip(places["model"] + places["judge"], replies, strict=True))
+        return [by_place[i] for i in range(len(prompts))]
 
     work = bench.folder / "package"
     work.mkdir(exist_ok=True)
     job = {
         "evals": [spec.to_json() for spec in specs],
-        "models": list(models),
+        "models": list(contestants),
         "limit": bench.settings.eval.limit,
         "seed": bench.settings.seed,
     }
     environment = {"OPENAI_API_KEY": "unused", "EVALS_SEQUENTIAL": "1", "EVALS_SHOW_EVAL_PROGRESS": ""}
     module, extra = "ift.evaluation.packages.openai_evals_child", "openai_evals"
-    found: list[dict[str, Any]] = run_child(module, work, job, answer, extra=extra, **environment)
-    return found
+    runs: list[dict[str, Any]] = run_child(module, work, job, reply_to, extra=extra, **environment)
+    return runs
 
 
-def _judged(bench: Bench, judge: AskedJudge | None, prompts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _judge_replies(bench: Bench, judge: JudgeClient | None, prompts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The grader's replies, "" where it refused."""
     if not prompts or judge is None:
         return []
     longest = max([bench.settings.judge.max_tokens, *(p["max_tokens"] or 0 for p in prompts)])  # the eval says how long
-    server = connect(replace(bench.settings.judge, max_tokens=longest))
-    requests = [Request(tuple((role, text) for role, text in _messages(p["prompt"]))) for p in prompts]
-    return [reply.text if reply else "" for reply in judge(requests, server, max_tokens=longest)]
+    requests = [Request(tuple(_messages(p["prompt"]))) for p in prompts]
+    replies = judge.replies(requests, ReplyOptions(max_tokens=longest))
+    return [reply.text if reply else "" for reply in replies]
 
 
 def _messages(prompt: Any) -> list[tuple[str, str]]:
@@ -292,48 +299,49 @@ def as_row(prompt: Any, subject: Subject) -> Row:
     return Row(conversation.instruction, system=conversation.system, history=conversation.history, file="", number=1)
 
 
-# -- what it comes to ----------------------------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------------------------
 
 
-def _scores(spec: Spec, found: Mapping[str, Any], *, model: str, prompt: str) -> list[Score]:
-    """Every number of the package's report; those that are means of single answers with an interval of theirs."""
-    of = [event["data"] for event in found["events"] if event["type"] == "metrics"]
+def _scores(spec: Spec, run: Mapping[str, Any], *, model: str, prompt: str) -> list[Score]:
+    """Every number of the package's report; a mean over single answers gets its interval from those."""
+    of = [event["data"] for event in run["events"] if event["type"] == "metrics"]
     single: dict[str, list[float]] = {
-        "accuracy": [float(e["data"]["correct"]) for e in found["events"] if e["type"] == "match"],
+        "accuracy": [float(e["data"]["correct"]) for e in run["events"] if e["type"] == "match"],
         **{
             name: [float(d[name]) for d in of if d.get(name) is not None] for name in ("f1_score", "score", "metascore")
         },
     }
-    n = len(of) or len(single["accuracy"])
-    headline = next((name for name in ("accuracy", "score", "metascore") if name in found["report"]), None)
+    headline = next((name for name in ("accuracy", "score", "metascore") if name in run["report"]), None)
     scores = []
-    for name, value in found["report"].items():
-        low = high = None
+    for name, value in run["report"].items():
         values = single.get(name, [])
-        if values:
-            estimate = mean_interval(values)
-            low, high = (estimate.low, estimate.high) if len(values) > 1 else (None, None)
-        first = name == headline or (headline is None and name.startswith("counts/"))
-        better = name not in ("boostrap_std", "counts/__invalid__")
-        number = value if isinstance(value, int | float) else None
+        estimate = mean_interval(values) if len(values) > 1 else None
         scores.append(
             Score(
-                task=spec.name, metric=name, value=number, n=n, low=low, high=high,
-                model=model, prompt=prompt, higher_is_better=better, headline=first,
+                task=spec.name,
+                metric=name,
+                value=value if isinstance(value, int | float) else None,
+                n=len(of) or len(single["accuracy"]),
+                low=estimate.low if estimate else None,
+                high=estimate.high if estimate else None,
+                model=model,
+                prompt=prompt,
+                higher_is_better=name not in ("boostrap_std", "counts/__invalid__"),
+                headline=name == headline or (headline is None and name.startswith("counts/")),
             )
-        )  # fmt: skip
+        )
     return scores
 
 
 def _samples(spec: Spec, events: Sequence[Mapping[str, Any]], *, model: str, prompt: str) -> Iterator[dict[str, Any]]:
-    """One line a question: what was asked and said, what was wanted, whether it was right."""
+    """One line for each question: prompt, response, the right answer, whether the response is right."""
     by_sample: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
         by_sample.setdefault(event["sample"], []).append(event)
     for name, parts in by_sample.items():
-        said = [part["data"] for part in parts if part["type"] == "sampling"]
-        ours = [data for data in said if data["who"] == "model"]
-        graded = [data["sampled"] for data in said if data["who"] == "judge"]
+        replies = [part["data"] for part in parts if part["type"] == "sampling"]
+        ours = [reply for reply in replies if reply["who"] == "model"]
+        graded = [reply["sampled"] for reply in replies if reply["who"] == "judge"]
         sample: dict[str, Any] = {
             "task": spec.name,
             "sample": name,
@@ -349,8 +357,8 @@ def _samples(spec: Spec, events: Sequence[Mapping[str, Any]], *, model: str, pro
         yield sample | {"model": model, "prompt": prompt}
 
 
-def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has it: no nan, which is what one question's bootstrap comes to."""
+def _without_nan(report: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it: the bootstrap of a single question gives nan."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in report.items()
     }
@@ -366,7 +374,7 @@ def _template(bench: Bench) -> str:
     return f"{template.name} {template.hash}"
 
 
-def _notes(bench: Bench, specs: Sequence[Spec], judge: AskedJudge | None) -> list[str]:
+def _notes(bench: Bench, specs: Sequence[Spec], judge: JudgeClient | None) -> list[str]:
     notes = []
     if bench.settings.eval.limit:
         notes.append(
@@ -379,5 +387,5 @@ def _notes(bench: Bench, specs: Sequence[Spec], judge: AskedJudge | None) -> lis
             notes.append(f"The judge refused {judge.refused} requests; they count as the lowest choice.")
     kinds = Counter(spec.kind for spec in specs)
     if kinds["Match"] or kinds["TestMatch"]:
-        notes.append("Match is right where the answer begins with the wanted text, to the letter.")
+        notes.append("Match is right where the answer begins with the expected text, to the letter.")
     return notes

@@ -1,7 +1,7 @@
 """OpenAI Evals' package at work, in a process that `openai_evals.py` starts: its eval classes, reports and bootstrap.
 
-An eval asks for one completion at a time, and our model answers many at once. So each eval is run again until it asks
-nothing new: the first time it finds out what it asks, in the last all answers are there, and only that one counts.
+An eval asks for one completion at a time, and our model answers many at once. So each eval is run again until it has no
+new prompt: the first run collects the prompts, in the last one all answers are there, and only that one counts.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ def work(job: Mapping[str, Any], ask: Callable[[Any], Any]) -> list[dict[str, An
     evals    [{name, class, args, registry, modelgraded: [name, spec] or null, samples}] as `openai_evals.Spec` has them
     models   labels; limit: samples of each eval or null; seed: of the package's bootstrap
     """
-    return [found for model in job["models"] for found in _run_all(model, job, ask)]
+    return [found for model in job["models"] for found in _run_evals(model, job, ask)]
 
 
-def _run_all(model: str, job: Mapping[str, Any], ask: Callable[[Any], Any]) -> list[dict[str, Any]]:
+def _run_evals(model: str, job: Mapping[str, Any], ask: Callable[[Any], Any]) -> list[dict[str, Any]]:
     answers: dict[str, str] = {}
     found: dict[int, dict[str, Any]] = {}
     for _ in range(ROUNDS):
-        asked: dict[str, dict[str, Any]] = {}
+        prompts: dict[str, dict[str, Any]] = {}  # that have no answer yet
         for number, spec in enumerate(job["evals"]):
             if number not in found:
-                result = _run(spec, job, answers, asked)
+                result = _run_eval(spec, job, answers, prompts)
                 if result is not None:
                     found[number] = result
-        if not asked:
+        if not prompts:
             return [{"model": model, "name": job["evals"][number]["name"], **found[number]} for number in sorted(found)]
-        replies = ask({"model": model, "prompts": list(asked.values())})
-        answers |= dict(zip(asked, replies, strict=True))
+        replies = ask({"model": model, "prompts": list(prompts.values())})
+        answers |= dict(zip(prompts, replies, strict=True))
     raise MachineError(f"{job['evals'][-1]['name']}: it asks something new each time")
 
 
-def _run(
-    spec: Mapping[str, Any], job: Mapping[str, Any], answers: Mapping[str, str], asked: dict[str, dict[str, Any]]
+def _run_eval(
+    spec: Mapping[str, Any], job: Mapping[str, Any], answers: Mapping[str, str], prompts: dict[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """One run of one eval with the answers so far; what is not among them goes into `asked`, and then it is None.
+    """One run of one eval with the answers so far; prompts without one go into `prompts`, and the result is None.
 
-    The judge is asked about real answers alone.
+    Only real answers are sent to the judge.
     """
     import evals
     from evals.base import RunSpec
@@ -65,14 +65,14 @@ def _run(
         def get_completions(self) -> list[str]:
             return [self.text]
 
-    without: set[str] = set()  # who was not answered
+    without: set[str] = set()  # who has an unanswered prompt: model, judge
 
     def completion(who: str) -> Callable[..., Result]:
         def complete(prompt: Any, **options: Any) -> Result:
             text = CompletionPrompt(prompt).to_formatted_prompt()
             key = json.dumps([who, prompt], sort_keys=True)
             if key not in answers and (who == "model" or "model" not in without):
-                asked[key] = {"who": who, "prompt": prompt, "text": text, "max_tokens": options.get("max_tokens")}
+                prompts[key] = {"who": who, "prompt": prompt, "text": text, "max_tokens": options.get("max_tokens")}
             if key not in answers:
                 without.add(who)
             sampled = answers.get(key, "")

@@ -1,0 +1,277 @@
+"""The numbers of the harness with their intervals: of tasks, of groups, of suites, and of tuned against base."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ift.evaluation.harness.samples import as_json
+from ift.evaluation.results import Score
+from ift.evaluation.statistics import compare_pairs, holm, mean_interval, normal_interval
+
+RESAMPLES = 1_000  # for the interval of a number that is no mean
+FEW = 50  # different values; of so few, a draw often comes up again
+SUITES = ("glue", "superglue", "bigbench")  # of many tasks, without an official number that we could give
+
+Interval = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of the harness, and the values of the questions that it is computed from."""
+
+    task: str  # or a group
+    metric: str
+    value: float
+    values: Sequence[Sequence[Any]]  # one list for a task; for a group, one for each of its tasks
+    aggregate: Callable[[Any], float] | None  # makes the number of a task's values; None for a mean
+    weighted: bool  # a mean over all questions; False: of a group, the mean of its tasks' means
+    higher_is_better: bool
+    headline: bool
+
+    @property
+    def interval(self) -> Interval:
+        if self.aggregate is not None:
+            return bootstrap_interval(self.aggregate, [value for values in self.values for value in values])
+        return mean_of_lists_interval(self.values, weighted=self.weighted)
+
+
+def scores_of(
+    found: Mapping[str, Any], tasks: Mapping[str, Any], groups: Mapping[str, Any], name: str, *, model: str, prompt: str
+) -> list[Score]:
+    """Every number of the harness with its interval; of groups, and of the suites that have none, the whole first.
+
+    found: what `lm_eval.evaluator.evaluate` returns; name: of the evaluation.
+    """
+    suite = name in SUITES and len(tasks) > 1
+    of_tasks = list(_task_numbers(found, tasks, groups, suite=suite))
+    of_groups = list(_group_numbers(found, groups))
+    wholes: list[Score] = []
+    parts: list[Score] = []
+    for scores, numbers in ((wholes, of_groups), (parts, of_tasks)):
+        for number in numbers:
+            low, high = number.interval
+            scores.append(
+                Score(
+                    task=number.task,
+                    metric=number.metric,
+                    value=number.value,
+                    n=sum(map(len, number.values)),
+                    low=low,
+                    high=high,
+                    model=model,
+                    prompt=prompt,
+                    higher_is_better=number.higher_is_better,
+                    headline=number.headline,
+                )
+            )
+    if suite:
+        wholes.append(unofficial_mean(name, parts, model=model, prompt=prompt))
+    return sorted(wholes, key=lambda score: not score.headline) + parts
+
+
+def _task_numbers(
+    found: Mapping[str, Any], tasks: Mapping[str, Any], groups: Mapping[str, Any], *, suite: bool
+) -> Iterator[Number]:
+    grouped = {task.task_name for group in groups.values() if group.has_aggregation for task in group.get_all_tasks()}
+    for name, task in tasks.items():
+        several_filters = len({sample["filter"] for sample in found["samples"][name]}) > 1
+        for metric, filter_name, value in _numbers(found["results"][name]):
+            yield Number(
+                task=name,
+                metric=f"{metric} ({filter_name})" if several_filters else metric,
+                value=float(value),
+                values=[_values(found, name, metric, filter_name)],
+                aggregate=_aggregate(task, metric),
+                weighted=True,
+                higher_is_better=_higher_is_better(found, name, metric),
+                headline=not (suite or name in grouped or (name == "squadv2" and "_" in metric)),
+            )
+
+
+def _group_numbers(found: Mapping[str, Any], groups: Mapping[str, Any]) -> Iterator[Number]:
+    inner = {child.name for group in groups.values() for child in group.get_all_groups()}
+    for name, group in groups.items():
+        numbers = list(_numbers(found["results"].get(name, {})))
+        metrics = [metric for metric, *_ in numbers]
+        for metric, filter_name, value in numbers:
+            yield Number(
+                task=name,
+                metric=f"{metric} ({filter_name})" if metrics.count(metric) > 1 else metric,
+                value=float(value),
+                values=[
+                    _values(found, task.task_name, metric, filter_name) if _aggregate(task, metric) is None else []
+                    for task in group.get_all_tasks()
+                ],
+                aggregate=None,
+                weighted=all(rule.weight_by_size for rule in group.aggregate_metric_list if rule.metric == metric),
+                higher_is_better=_higher_is_better(found, name, metric),
+                headline=name not in inner,
+            )
+
+
+def _values(found: Mapping[str, Any], task: str, metric: str, filter_name: str) -> list[Any]:
+    """Of each question, in order."""
+    samples = found["samples"][task]
+    return [sample[metric] for sample in samples if sample["filter"] == filter_name and metric in sample]
+
+
+def _aggregate(task: Any, metric: str) -> Callable[[Any], float] | None:
+    from lm_eval.api.metrics import mean
+
+    aggregate: Callable[[Any], float] = task.aggregation().get(metric, mean)
+    return None if aggregate is mean else aggregate
+
+
+def _higher_is_better(found: Mapping[str, Any], name: str, metric: str) -> bool:
+    return found["higher_is_better"].get(name, {}).get(metric) is not False
+
+
+def _numbers(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """metric, filter, value of what the harness keys "metric,filter"."""
+    for key, value in results.items():
+        metric, comma, filter_name = key.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, int | float | np.number):
+            yield metric, filter_name, value
+
+
+# -- intervals -----------------------------------------------------------------------------------------------------
+
+
+def mean_of_lists_interval(lists: Sequence[Sequence[float]], *, weighted: bool) -> Interval:
+    """Of the mean of all values together (weighted), or of the mean of the lists' means; None where a list is empty."""
+    if not all(lists):
+        return None, None
+    if weighted:
+        estimate = mean_interval([value for values in lists for value in values])
+        return estimate.low, estimate.high
+    error = math.sqrt(sum(np.var(values, ddof=1) / len(values) for values in lists)) / len(lists)
+    return normal_interval(float(np.mean([np.mean(values) for values in lists])), error)
+
+
+def bootstrap_interval(aggregate: Callable[[Any], float], values: Sequence[Any]) -> Interval:
+    """95 % percentile interval of a number that is no mean, such as F1 or Matthews' correlation (Efron 1979).
+
+    Each draw is how often each different value occurs. Where there are few different values, such as pairs of labels, a
+    draw that came up before is not computed again.
+    """
+    if len(values) < 2:
+        return None, None
+    kinds = {_hashable(value): value for value in values}
+    place = {kind: number for number, kind in enumerate(kinds)}
+    different = list(kinds.values())
+    chances = np.bincount([place[_hashable(value)] for value in values]) / len(values)
+    draws = np.random.default_rng(0)
+    known: dict[bytes, float] = {}
+    numbers = []
+    for _ in range(RESAMPLES):
+        times = draws.multinomial(len(values), chances)
+        number = known.get(times.tobytes())
+        if number is None:
+            number = float(aggregate([different[kind] for kind in np.repeat(np.arange(len(different)), times)]))
+            if len(different) <= FEW:
+                known[times.tobytes()] = number
+        numbers.append(number)
+    low, high = np.nanquantile(numbers, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return repr(value) if isinstance(value, dict) else value
+
+
+# -- over several tasks ----------------------------------------------------------------------------------------------
+
+
+def unofficial_mean(name: str, parts: Sequence[Score], *, model: str, prompt: str) -> Score:
+    """The mean of the tasks' numbers: a task with two gives their mean, and MNLI's two halves are one task.
+
+    Its interval takes the tasks as independent: squares of half the tasks' intervals are added.
+    """
+    by_task: dict[str, list[Score]] = defaultdict(list)
+    for score in parts:
+        by_task[score.task.removesuffix("_mismatch")].append(score)
+    means = [np.mean([score.value for score in scores]) for scores in by_task.values()]
+    halves = [
+        np.mean([(score.high - score.low) / 2 for score in scores if score.high is not None and score.low is not None])
+        for scores in by_task.values()
+        if any(score.high is not None for score in scores)
+    ]
+    value = float(np.mean(means))
+    half = math.sqrt(sum(half**2 for half in halves)) / len(means) if len(halves) == len(means) else math.nan
+    questions = {score.task: score.n for score in parts}
+    return Score(
+        task=name,
+        metric="unofficial_mean",
+        value=value,
+        n=sum(questions.values()),
+        low=value - half,
+        high=value + half,
+        model=model,
+        prompt=prompt,
+    )
+
+
+def against_base(
+    samples: Sequence[Mapping[str, Any]], scores: Sequence[Score], groups: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Tuned less base on the same questions, of each number that is a mean, of each group too; p adjusted by Holm.
+
+    The base model is always prompted raw; each prompt form of the tuned one is compared with that.
+    """
+    values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in samples:
+        for metric, value in line["metrics"].items():
+            label = metric if "filter" not in line else f"{metric} ({line['filter']})"
+            if isinstance(value, int | float):
+                for name in (line["task"], *(group for group, members in groups.items() if line["task"] in members)):
+                    values[line["model"], line["prompt_form"]][name, label].append(float(value))
+    base = values.get(("base", "raw"))
+    if base is None:
+        return []
+    higher = {(score.task, score.metric): score.higher_is_better for score in scores}
+    keys = [
+        (prompt, *key)
+        for (model, prompt), tuned in values.items()
+        for key in tuned
+        if model == "tuned" and key in higher
+    ]
+    tests = holm({key: compare_pairs(base[key[1:]], values["tuned", key[0]][key[1:]]) for key in keys})
+    return [
+        {
+            "task": task,
+            "metric": metric,
+            "prompt": prompt,
+            **{name: as_json(getattr(tests[prompt, task, metric], name)) for name in ("difference", "low", "high")},
+            **{name: getattr(tests[prompt, task, metric], name) for name in ("p", "n")},
+            "verdict": tests[prompt, task, metric].verdict(higher_is_better=higher[task, metric]),
+        }
+        for prompt, task, metric in keys
+    ]
+
+
+def note_differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for all of them, which names those that are settled."""
+    if not differences:
+        return []
+    parts = []
+    for verdict in ("better", "worse"):
+        named = [
+            f"{each['task']} {each['metric']} {each['prompt']} ({each['difference']:+.3f})"
+            for each in differences
+            if each["verdict"] == verdict
+        ]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        parts += [f"{verdict} in {', '.join(named[:5])}{more}"] if named else []
+    unsettled = sum(each["verdict"] == "not settled" for each in differences)
+    parts += [f"not settled in {unsettled}"] if unsettled else []
+    return [f"Tuned against base on the same questions, {len(differences)} tests with Holm's p: {'; '.join(parts)}."]
