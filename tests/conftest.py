@@ -21,7 +21,8 @@ from ift.settings import Settings
 from ift.text.bpe import GPT2_PATTERN
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 from tests.browser import CHROMIUM, Browser
-from tests.running import NO_TORCH, ROOT, Warm
+from tests.running import NO_TORCH, ROOT
+from tests.warm import Warm
 
 BEFORE_TORCH = (
     *("hydra", "jinja2.compiler", "numpy.random", "rensa", "rich.console", "tiktoken", "ift.entry"),
@@ -38,6 +39,7 @@ WITH_TORCH = (  # but not wandb: its folder of temporary files would go with the
     *("lightning", "ift.data.datamodule", "ift.training.finish", "ift.evaluation.responses", "ift.training.callbacks"),
     *("ift.training.checkpoint", "ift.training.dry_run", "ift.training.loggers", "ift.artifacts.machine"),
     *("ift.artifacts.model_folder", "ift.training.module", "ift.training.trainer"),
+    *("ift.training.resume", "matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 # read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,26 +2,19 @@
 
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TINY = (  # a second or two of training on demo rows
-    *("model=nano", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "data.demo_rows=60", "data.batch_size=8"),
-    *(
-        "trainer.max_steps=4",
-        "trainer.val_every=2",
-        "samples.rows=2",
-        "samples.max_new_tokens=3",
-        "generate.max_new_tokens=3",
-    ),
-)
+    "model=nano", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "data.demo_rows=60", "data.batch_size=8",
+    "trainer.max_steps=4", "trainer.val_every=2",
+    "samples.rows=2", "samples.max_new_tokens=3", "generate.max_new_tokens=3",
+)  # fmt: skip
 TRAIN = str(ROOT / "train.py")
 NO_TORCH = {"PYTHONPATH": str(ROOT / "tests/no_torch")}  # where importing torch is an error
 if os.environ.get("PYTHONPATH"):
@@ -29,8 +22,8 @@ if os.environ.get("PYTHONPATH"):
 
 
 def clean_environment() -> dict[str, str]:
-    """Without a W&B key or the network."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    """Without a W&B key, the network or tracebacks."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "IFT_DEBUG"))}
     return {**clean, "NETRC": "/nonexistent", "HF_HUB_OFFLINE": "1"}
 
 
@@ -53,52 +46,6 @@ def train(*overrides: str, run: Callable[..., subprocess.CompletedProcess] = run
     decided = {override.split("=")[0] for override in overrides}
     tiny = [override for override in TINY if override.split("=")[0] not in decided]
     return run(TRAIN, *overrides, *tiny, **environment)
-
-
-class Warm:
-    """Starts Python programs as `run` does, without their imports: each start is a fork of a process that has them.
-
-    Arguments, working directory, environment, files, exit code and the end of the process are real. What an import
-    does is not seen, nor a variable that is read by an import or by Python itself: for these there is `run`.
-    """
-
-    def __init__(self, *modules: str, **environment: str):
-        self.environment = environment
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/warm.py"), *modules],
-            env={**clean_environment(), **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is the tests' to hear; without them it finds its stdin closed, and ends
-        )
-
-    def run(
-        self, *command: str, cwd: Path = ROOT, timeout: int = 900, **environment: str
-    ) -> subprocess.CompletedProcess:
-        with tempfile.TemporaryDirectory(prefix="ift-start-") as folder:
-            files = {name: Path(folder, name) for name in ("stdout", "stderr")}
-            for file in files.values():
-                file.touch()
-            start = {
-                "command": command,
-                "cwd": str(cwd),
-                "environment": {**clean_environment(), **self.environment, **environment},
-                "timeout": timeout,
-                **{name: str(file) for name, file in files.items()},
-            }
-            print(json.dumps(start), file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
-            assert answer, "the process that is to be forked has ended"
-            code = int(answer)
-            out, errors = (file.read_text() for file in files.values())
-        if code == -signal.SIGALRM:
-            raise subprocess.TimeoutExpired(command, timeout, out, errors)
-        return subprocess.CompletedProcess(command, code, out, errors)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        assert self.process.wait(60) == 0
 
 
 def wandb_records(path: Path) -> Iterator[Any]:

@@ -38,10 +38,23 @@ from ift.artifacts.verify import differences
 from ift.errors import IftError
 from ift.run import RunFolder, read_jsonl
 from ift.sealed import LATEST, check, hash_file, newest, recover_folder, replace_folder, seal, step_folder, steps_there
-from tests.forked import Trainings
+from ift.text.tokenizers import Tokenizer
+from tests.running import ROOT
+from tests.warm import Warm
 
 KILL, TERM, USR1 = int(signal.SIGKILL), int(signal.SIGTERM), int(signal.SIGUSR1)
-STEPS, MICRO = 26, 52  # of tests.forked.TINY: two epochs of 13 steps, two micro-batches each
+LIMIT = 120  # seconds after which a training that hangs is killed
+IMPORTS = (  # of train.py, done once
+    *("lightning", "matplotlib.pyplot", "torchmetrics.functional.text"),
+    *("ift.training.dry_run", "ift.training.finish", "ift.training.resume"),
+)
+TINY = (
+    "logger=none", "model=nano", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.context_length=256",
+    "model.dropout=0.1", "data.demo_rows=60", "data.batch_size=2", "data.split=random",
+    "trainer.accumulate=2", "trainer.max_epochs=2", "trainer.val_every=5", "trainer.save_every=1",
+    "samples.rows=1", "samples.max_new_tokens=2", "generate.max_new_tokens=2", "trainer.accelerator=cpu",
+)  # fmt: skip
+STEPS, MICRO = 26, 52  # of TINY: two epochs of 13 steps, the last of 3 rows; two micro-batches each
 STEP_ENDS = "ift.training.resume:Checkpoints.on_train_batch_end"
 PLACES = {  # where a process can be hit -> a function called there, and how often it is called in a run
     "window": ("ift.training.module:SFTModule.training_step", MICRO),
@@ -60,6 +73,74 @@ PLACES = {  # where a process can be hit -> a function called there, and how oft
 }
 SAVING = ("write", "tensors", "seal", "rename", "pointer", "prune")
 Result = dict[str, Any]
+
+
+class Trainings:
+    """Runs of train.py on something tiny, one after the other; a context manager."""
+
+    def __init__(self, warm: Warm):
+        self.warm = warm
+
+    def __enter__(self) -> Trainings:
+        self.vocabulary = Path(tempfile.mkdtemp(prefix="ift-bytes-"))  # a token a byte: nothing to train
+        Tokenizer._from_ranks({bytes([b]): b for b in range(256)}, "bytes").save(self.vocabulary, context_length=256)
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        shutil.rmtree(self.vocabulary)
+
+    def run(
+        self, folder: Path, *changes: str, ranks: int = 1, resume: bool = False, poison: Any = None, **plan: Any
+    ) -> dict[str, Any]:
+        """One training, to its end: what Warm.start returns, which takes the plan, and the output that was printed.
+
+        poison: {site: loss, activation or gradient, call: micro-batch, value: nan, inf or -inf}
+        """
+        if resume:
+            words = [f"resume={folder}", *changes]
+        else:
+            decided = {change.split("=")[0] for change in changes}
+            tiny = [word for word in TINY if word.split("=")[0] not in decided]
+            words = [f"output_dir={folder}", f"model.tokenizer={self.vocabulary}", *changes, *tiny]
+            words += ["trainer.strategy=ddp", f"trainer.devices={ranks}"] if ranks > 1 else []
+        if poison:
+            plan["first"] = ["tests.soak:spoil", poison]
+        log = Path(f"{folder}.log")
+        log.unlink(missing_ok=True)
+        end = self.warm.start(
+            [str(ROOT / "train.py"), *words],
+            stdout=log, stderr=log, timeout=LIMIT, environment={"OMP_NUM_THREADS": "1"},
+            ranks=ranks, fsync=False, teardown=False, **plan,
+        )  # fmt: skip
+        return {**end, "output": log.read_text(errors="replace")}
+
+
+def spoil(site: str, call: int, value: str) -> None:
+    """Put a value that is no finite number into the n-th micro-batch of training, and print the batch's rows."""
+    from torch import nn
+
+    from ift.training.module import SFTModule
+
+    calls, wrong = 0, float(value)
+    init, step = SFTModule.__init__, SFTModule.training_step
+
+    def counted(self: Any, batch: Any, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            print("poisoned rows", json.dumps(batch.rows), flush=True)
+        loss = step(self, batch, *args)
+        return loss * wrong if calls == call and site == "loss" else loss
+
+    def prepared(self: Any, model: Any, **options: Any) -> None:
+        init(self, model, **options)
+        first = next(part for part in model.modules() if isinstance(part, nn.LayerNorm))
+        if site == "activation":
+            first.register_forward_hook(lambda part, _, out: out * wrong if calls == call and part.training else None)
+        elif site == "gradient":
+            first.weight.register_hook(lambda gradient: gradient * wrong if calls == call else None)
+
+    SFTModule.__init__, SFTModule.training_step = prepared, counted  # type: ignore[method-assign]
 
 
 class Proof:
@@ -645,7 +726,8 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     counts: dict[str, list[int]] = {}
-    with tempfile.TemporaryDirectory(prefix="ift-soak-") as folder, Trainings() as trainings:
+    warm = Warm(*IMPORTS)
+    with tempfile.TemporaryDirectory(prefix="ift-soak-") as folder, Trainings(warm) as trainings:
         proof = Proof(trainings, Path(folder))
         with arguments.output.open("a", encoding="utf-8") as file:
             for suite in arguments.suites or SUITES:
@@ -659,6 +741,7 @@ def main() -> int:
                     if not ok:
                         print(json.dumps(result), flush=True)
                 print(f"{suite:<10}{counts[suite][0]:>5} of {counts[suite][1]}", flush=True)
+    warm.close()
     return int(any(passed != number for passed, number in counts.values()))
 
 

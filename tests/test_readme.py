@@ -23,7 +23,8 @@ from ift.evaluation.people import write_csv
 from ift.run import write_json, write_jsonl
 from tests.evaluation.harness.mirrors import write_mirror
 from tests.evaluation.judge.judge_server import JudgeServer
-from tests.running import ROOT, TINY, TRAIN, Warm, run
+from tests.running import ROOT, TINY, TRAIN, run
+from tests.warm import Warm
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ift.pages.sweep import differing, sweep_table
-from tests.running import Warm, read_offline_run, train
+from tests.running import read_offline_run, train
+from tests.warm import Warm
 
 
 def job(folder: Path, name: str, **summary) -> None:

@@ -15,7 +15,6 @@ from ift.run import RunFolder, read_json, read_jsonl
 from ift.sealed import steps_there
 from ift.training.resume import random_state, set_random_state
 from tests import soak
-from tests.forked import Trainings
 from tests.training.small_run import MICRO, STEPS, EndAt, Killed, compare, train
 
 
@@ -168,8 +167,8 @@ def test_numbers_that_the_disk_refuses_are_written_when_it_takes_them_again(whol
 
 
 @pytest.fixture(scope="module")
-def proof(tmp_path_factory):
-    with Trainings() as trainings:
+def proof(warm, tmp_path_factory):
+    with soak.Trainings(warm) as trainings:
         yield soak.Proof(trainings, tmp_path_factory.mktemp("soak"))
 
 

@@ -36,8 +36,9 @@ from ift.model.gpt import GPT
 from ift.run import read_json, read_jsonl
 from ift.settings import EvaluateSettings
 from tests.evaluation.harness.mirrors import BIGBENCH_CHOICE, BIGBENCH_TEXT, DATA, write_dataset, write_mirror
-from tests.running import ROOT, Warm, run
+from tests.running import ROOT, run
 from tests.tiny_run import make_run
+from tests.warm import Warm
 
 TASKS = (
     *("mmlu", "glue", "super-glue-lm-eval-v1", "ift_squad", "squadv2", "triviaqa"),
