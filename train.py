@@ -15,13 +15,14 @@ import hydra
 from omegaconf import DictConfig
 
 from ift import entry, stops
-from ift.errors import DataError
 from ift.run import RunFolder, is_other_rank, read_json, write_json, write_lines
 from ift.settings import Settings, save_settings
 
 if TYPE_CHECKING:
-    from ift.data.contract.prepare import Prepared
-    from ift.sealed import Sealed
+    from ift.artifacts.machine import Device
+    from ift.data.datamodule import SFTDataModule
+    from ift.training.inputs import Inputs
+    from ift.training.module import SFTModule
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -43,153 +44,91 @@ def main(config: DictConfig) -> float | None:
 
 def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     """Rows in; model, responses and report out. Returns the best validation loss, for sweeps."""
-    from ift.artifacts.weights import plan_model
-    from ift.data.contract.prepare import prepare
     from ift.data.show import show_report
-    from ift.data.vocabulary import load_tokenizer
     from ift.pages.data_report import write_page
-    from ift.sealed import newest
-    from ift.text.chat_templates import template_from
+    from ift.training.inputs import check_inputs
 
-    point = newest(run.checkpoints, mend=not is_other_rank())  # where a run that was stopped goes on
-    # what can be wrong with settings, rows and weight files is found before torch is imported
-    template = template_from(settings.prompt)
-    tokenizer = load_tokenizer(settings.model.tokenizer, template)
-    config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
-    data = prepare(
-        settings.data,
-        template,
-        tokenizer,
-        context_length=config.context_length,
-        seed=settings.seed,
-        run=None if is_other_rank() or point else run,
-    )
-    if point:
-        refuse_other_data(point, data)
-        print(f"goes on   from step {point.about['step']} in {run.path}", flush=True)
+    inputs = check_inputs(settings, run)  # what can be wrong is found before torch is imported
+    if inputs.checkpoint:
+        print(f"goes on   from step {inputs.checkpoint.about['step']} in {run.path}", flush=True)
     elif not is_other_rank():
-        write_page(run, data, tokenizer)
-        write_lines(run.test_rows, data.rows["test"].lines())
-        print(*show_report(data.report), data.cached, sep="\n", flush=True)
+        write_page(run, inputs.data, inputs.tokenizer)
+        write_lines(run.test_rows, inputs.data.rows["test"].lines())
+        print(*show_report(inputs.data.report), inputs.data.cached, sep="\n", flush=True)
 
-    import lightning as L
-
-    from ift.artifacts.machine import choose_device, keep_freed_memory
     from ift.artifacts.weights import build_model
     from ift.data.datamodule import SFTDataModule
-    from ift.evaluation.responses import Answerer, show_summary, write_responses
     from ift.model.linear import compute_in
-    from ift.pages.report import write_report
-    from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
-    from ift.training.checkpoint import SealedCheckpointIO
     from ift.training.dry_run import dry_run
-    from ift.training.finish import test_best
-    from ift.training.loggers import open_loggers
     from ift.training.module import SFTModule
-    from ift.training.preflight import Spikes, refuse_small_disk, try_longest_batch
-    from ift.training.resume import Checkpoints, Trainer
-    from ift.training.trainer import early_stopping, quiet_lightning, stop_reason, total_steps, val_every
+    from ift.training.objectives import CrossEntropy
+    from ift.training.preflight import refuse_small_disk, try_longest_batch
+    from ift.training.trainer import set_up_process, total_steps
 
-    quiet_lightning()
-    keep_freed_memory()
-    L.seed_everything(settings.seed, verbose=False)
-    options = settings.trainer
-    device = choose_device(options.accelerator, options.precision, n_embd=config.n_embd, devices=options.devices)
-    datamodule = SFTDataModule(
-        data.examples,
-        settings.data,
-        end_of_text=tokenizer.end_of_text,
-        accumulate=options.accumulate,
-        dropout=config.dropout,
-        seed=settings.seed,
-    )
-    steps_per_epoch = datamodule.steps_per_epoch(options.devices)
-    steps = total_steps(options, steps_per_epoch)
-    model = build_model(config, weights)
+    config, options, end_of_text = inputs.config, settings.trainer, inputs.tokenizer.end_of_text
+    device = set_up_process(settings, n_embd=config.n_embd)
+    data = SFTDataModule(
+        inputs.data.examples, settings.data,
+        end_of_text=end_of_text, accumulate=options.accumulate, dropout=config.dropout, seed=settings.seed,
+    )  # fmt: skip
+    steps = total_steps(options, data.steps_per_epoch(options.devices))
+    model = build_model(config, inputs.weights)
     compute_in(model, device.dtype)
-    module = SFTModule(model, optim=settings.optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite)
+    module = SFTModule(
+        model, objective=CrossEntropy(),
+        optim=settings.optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
+    )  # fmt: skip
     if settings.dry_run:
-        dry_run(module, datamodule, tokenizer, device)
+        dry_run(module, data, inputs.tokenizer, device)
         return None
     refuse_small_disk(run.path, module)
-    try_longest_batch(module, datamodule, device)
-    answer = Answerer(template, tokenizer, settings.generate, seed=settings.seed)
-    sample_rows = data.rows["val"][: settings.samples.rows]
-    about = {"data": data.report["fingerprint"], "data_report": data.hash}
-    best = KeepBest(run.model, tokenizer, template, about=about)
-    stopping = early_stopping(options.early_stopping)
-    if not point and not is_other_rank():  # numbers of a run that ended before its first checkpoint
-        run.metrics.unlink(missing_ok=True)
+    try_longest_batch(module, data, device)
+    return train(settings, run, inputs, device=device, data=data, module=module)
 
-    hint = f"go on with: python train.py resume={run.path}"
-    with stops.deferred(hint), open_loggers(settings, run, group=entry.sweep_name()) as (metrics, loggers):
-        files = SealedCheckpointIO(before=metrics.flush)
+
+def train(
+    settings: Settings, run: RunFolder, inputs: Inputs, *, device: Device, data: SFTDataModule, module: SFTModule
+) -> float | None:
+    from ift.evaluation.responses import Answerer, show_summary, write_responses
+    from ift.pages.report import write_report
+    from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
+    from ift.training.finish import test_best
+    from ift.training.loggers import open_loggers
+    from ift.training.resume import Checkpoints
+    from ift.training.spikes import Spikes
+    from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
+
+    options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
+    answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
+    sample_rows, sample_tokens = rows["val"][: settings.samples.rows], settings.samples.max_new_tokens
+    hint, group = f"go on with: python train.py resume={run.path}", entry.sweep_name()
+    with stops.deferred(hint), open_loggers(settings, run, group=group, fresh=not inputs.checkpoint) as opened:
+        metrics, loggers = opened
+        best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about)
+        stopping = early_stopping(options.early_stopping)
         checkpoints = Checkpoints(
-            run.checkpoints,
-            files,
-            metrics,
-            about={"data": data.report["fingerprint"]},
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            val_every=val_every(options, steps),
-            save_every=options.save_every,
-        )
-        trainer = Trainer(
-            accelerator=device.accelerator,
-            devices=options.devices,
-            strategy=options.strategy,
-            precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
-            max_epochs=-1,
-            max_steps=steps,
-            accumulate_grad_batches=options.accumulate,
-            val_check_interval=val_every(options, steps) * options.accumulate,  # micro-batches: always whole steps
-            check_val_every_n_epoch=None,
-            logger=loggers,
-            log_every_n_steps=1,
-            callbacks=[
-                best,
-                Samples(run.samples, lambda model: answer(model, sample_rows, settings.samples.max_new_tokens)),
-                ShowProgress(steps),
-                stopping,
-                ValidateAtTheEnd(),
-                Spikes(metrics),
-                checkpoints,
-            ],
-            plugins=[files],
-            enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
-            use_distributed_sampler=False,  # StepSampler knows about ranks
-            inference_mode=False,  # running sums live through evaluation and training: no inference tensors
-            num_sanity_val_steps=0,  # the untuned model is measured instead
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        if not point:
-            trainer.validate(module, datamodule.baseline_dataloaders(), verbose=False)
-        trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
+            run.checkpoints, metrics,
+            about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(options.devices),
+            val_every=val_every(options, steps), save_every=options.save_every,
+        )  # fmt: skip
+        samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))
+        callbacks = [best, samples, ShowProgress(steps), stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints]
+        trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks)
+        fit(trainer, module, data, inputs.checkpoint)
         about = {
             "choices": entry.choices(),
             "stop_reason": stop_reason(trainer, options, stopping),
             "train_seconds": checkpoints.train_seconds,
         }
-        test_best(run, trainer, module, datamodule, best, device, **about)
+        test_best(run, trainer, module, data, best, device, **about)
         if trainer.is_global_zero:
-            summary = write_responses(run, module.model, data.rows["test"], answer)
+            summary = write_responses(run, module.model, rows["test"], answer)
             write_report(run)
             write_json(run.summary, {**summary, "status": "finished"})  # last: what says so has nothing left to do
         checkpoints.require_saved()
     if trainer.is_global_zero:
         show_summary(run)
     return best.val_loss
-
-
-def refuse_other_data(point: Sealed, data: Prepared) -> None:
-    """Raises DataError if the rows are not those that the run began with."""
-    before, now = point.about["data"], data.report["fingerprint"]
-    if before != now:
-        raise DataError(
-            f"the rows have changed since the run began: fingerprint {now[:16]}, then {before[:16]} "
-            "(bring them back, or begin a new run)"
-        )
 
 
 def show_finished(run: RunFolder) -> float | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     try:
         refuse_secrets(sys.argv[1:])
         sys.argv[1:] = into_the_resumed(options_first(sys.argv[1:]))
-        with stops.listening() if kind is Settings else nullcontext():
+        with stops.listening("before training began" if kind is Settings else "during the evaluation"):
             main()
     except Stopped as stopped:
         code = told_of_stop(stopped)
@@ -92,7 +91,6 @@ def each_evaluation(names: Sequence[str]) -> None:
     """
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("eval=", "eval.tasks="))]
     failed: dict[str, str] = {}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a child does not outlive us
     for number, name in enumerate(names, start=1):
         print(f"\n[{number}/{len(names)}] eval={name}", flush=True)
         command = [sys.executable, sys.argv[0], *arguments, f"eval={name}"]

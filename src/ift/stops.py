@@ -1,6 +1,7 @@
-"""Signals that ask a run to stop: SIGTERM, SIGUSR1, Ctrl-C. Training ends its step and writes it down; then exit 75.
+"""Signals that ask a process to stop: SIGTERM, SIGUSR1, Ctrl-C. It ends with exit code 75, and a line how to go on.
 
-Before training there is nothing to keep, so the first signal ends the process; a second one always does.
+Work that is `deferred` ends where it says so, between two pieces (training: after a step, which is saved). Anything
+else ends at once. A second signal always ends the process at once.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ from types import FrameType
 from ift.errors import Stopped
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])
+AGAIN = "type the command again"
 
 asked: str | None = None  # the name of the signal that came
 _deferred = _held = False
-_hint = "type the command again"
+_when, _hint = "", AGAIN
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global asked
     if asked is not None:
-        os.write(2, b"ift: stopped at once; the last checkpoint is whole (go on with resume=RUN)\n")
+        os.write(2, f"ift: stopped at once; what was saved is whole ({_hint})\n".encode())
         os._exit(Stopped.exit_code)
     asked = signal.Signals(number).name
     if not _deferred:
-        raise stopped("before training began")
+        raise stopped(_when)
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Around everything that a process does."""
-    global asked
-    asked = None
+def listening(when: str = "before training began") -> Iterator[None]:
+    """Around everything that a process does. when: what it is at where nothing is deferred, for the message."""
+    global asked, _when
+    asked, _when = None, when
     before = {number: signal.signal(number, _handle) for number in SIGNALS}
     try:
         yield
@@ -48,14 +50,14 @@ def stopped(when: str) -> Stopped:
 
 
 @contextmanager
-def deferred(hint: str) -> Iterator[None]:
+def deferred(hint: str = AGAIN) -> Iterator[None]:
     """Around what stops only where it says so, by check() or by looking at `asked`. hint: how to go on then."""
     global _deferred, _hint
-    before, _deferred, _hint = _hint, True, hint
+    before, (_deferred, _hint) = (_deferred, _hint), (True, hint)
     try:
         yield
     finally:
-        _deferred, _hint = False, before
+        _deferred, _hint = before
 
 
 @contextmanager

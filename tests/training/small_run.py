@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from ift.artifacts.machine import Device
 from ift.data.contract.examples import Example
 from ift.data.datamodule import SFTDataModule
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.sealed import newest
-from ift.settings import EarlyStoppingSettings, OptimSettings
+from ift.settings import EarlyStoppingSettings, OptimSettings, TrainerSettings
 from ift.training.callbacks import ValidateAtTheEnd
-from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.loggers import MetricsFile
 from ift.training.module import SFTModule
-from ift.training.preflight import Spikes
-from ift.training.resume import Checkpoints, Trainer, random_state
-from ift.training.trainer import early_stopping
+from ift.training.resume import Checkpoints, random_state
+from ift.training.spikes import Spikes
+from ift.training.trainer import early_stopping, make_trainer
 
 END, STEPS, AN_EPOCH, MICRO = 49, 8, 4, 2  # 15 rows, two micro-batches of 2: the last step of an epoch has 3 rows
 
@@ -78,20 +78,23 @@ def train(
     if not point:
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     metrics = MetricsFile(folder / "metrics.jsonl")
-    files = SealedCheckpointIO(before=metrics.flush)
-    stopping = early_stopping(EarlyStoppingSettings(patience=patience, min_delta=0.0))
+    options = TrainerSettings(
+        max_epochs=2, max_steps=None, accumulate=MICRO, precision="fp32", accelerator="cpu", devices=1, strategy="auto",
+        val_every=3, save_every=save_every, skip_nonfinite=0,
+        early_stopping=EarlyStoppingSettings(patience=patience, min_delta=0.0),
+    )  # fmt: skip
+    stopping = early_stopping(options.early_stopping)
     checkpoints = Checkpoints(
-        folder / "checkpoints", files, metrics,
+        folder / "checkpoints", metrics,
         about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=save_every,
     )  # fmt: skip
-    trainer = Trainer(
-        accelerator="cpu", devices=1, max_epochs=-1, max_steps=STEPS, accumulate_grad_batches=MICRO,
-        val_check_interval=3 * MICRO, check_val_every_n_epoch=None, logger=[metrics], log_every_n_steps=1,
+    trainer = make_trainer(
+        options,
+        Device("cpu", "fp32"),
+        steps=STEPS,
+        loggers=[metrics],
         callbacks=[stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints, *([end] if end else [])],
-        plugins=[files],
-        use_distributed_sampler=False, inference_mode=False, num_sanity_val_steps=0, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    )
     trainer.fit(module, data, ckpt_path=point.path if point else None)
     metrics.save()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -14,6 +14,7 @@ from ift.data.batches import StepSampler, collate_padded, collate_unpadded
 from ift.data.contract.examples import Example
 from ift.errors import DivergedError
 from ift.training.module import SFTModule
+from ift.training.objectives import CrossEntropy
 
 VOCABULARY, END = 50, 49
 ROWS, STEPS = 22, 6  # steps of 8, 8 and 6 rows, twice
@@ -95,12 +96,12 @@ def test_the_loss_is_the_mean_over_supervised_tokens_of_all_rows_not_the_mean_of
 
 
 @pytest.mark.parametrize("blank", [collate_padded([], end_of_text=END), collate_unpadded([], end_of_text=END)])
-def test_a_blank_batch_weighs_nothing(make_model, make_optim, blank):
-    module = SFTModule(make_model(), optim=make_optim(), total_steps=1)
-    loss, targets = module.loss_sum(blank)
+def test_a_blank_batch_weighs_nothing(make_model, blank):
+    model = make_model()
+    loss, weight, _ = CrossEntropy()(model, blank)
     loss.backward()
-    assert (loss.item(), targets) == (0.0, 0)
-    assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+    assert (loss.item(), weight) == (0.0, 0)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 def test_weights_decay_and_move_as_in_plain_torch(fit, make_examples, make_model, make_optim):
@@ -272,23 +273,21 @@ def test_a_validation_loss_that_is_no_number_is_shown_as_such(
 # -- divergence -----------------------------------------------------------------------------------------------------
 
 
-class Poisoned(SFTModule):
+class Poisoned(CrossEntropy):
     """Row 13 has a loss that is no number."""
 
-    poison = math.nan
-
-    def loss_sum(self, batch, sums=None):
-        loss, targets = super().loss_sum(batch, sums)
-        return (loss * self.poison if 13 in batch.rows else loss), targets
+    def __call__(self, model, batch):
+        sums = super().__call__(model, batch)
+        return sums._replace(loss=sums.loss * math.nan) if 13 in batch.rows else sums
 
 
-class InfiniteGradient(SFTModule):
+class InfiniteGradient(CrossEntropy):
     """Row 13 has a finite loss, but a gradient beyond the largest number."""
 
-    def loss_sum(self, batch, sums=None):
-        loss, targets = super().loss_sum(batch, sums)
-        zero = sum(p.sum() for p in self.parameters())
-        return (loss + (zero - zero.detach()) * 1e30 * 1e30 if 13 in batch.rows else loss), targets
+    def __call__(self, model, batch):
+        sums = super().__call__(model, batch)
+        zero = sum(p.sum() for p in model.parameters())
+        return sums._replace(loss=sums.loss + (zero - zero.detach()) * 1e30 * 1e30) if 13 in batch.rows else sums
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (2, 4)])
@@ -301,7 +300,7 @@ def test_what_is_no_number_stops_the_run_before_it_touches_the_weights(
     step = order.index(13) // 8 + 1
     assert step > 1  # so that something was learnt before
     rows = ", ".join(map(str, order[8 * (step - 1) : 8 * step]))
-    module = kind(make_model(), optim=make_optim(), total_steps=6)
+    module = SFTModule(make_model(), objective=kind(), optim=make_optim(), total_steps=6)
     with pytest.raises(DivergedError, match=rf"^step {step}: {what} on rows {rows} \(lower optim\.lr"):
         fit(examples, steps=6, module=module, batch_size=batch_size, accumulate=accumulate)
     before, _ = fit(examples, steps=step - 1, batch_size=batch_size, accumulate=accumulate)

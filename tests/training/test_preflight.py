@@ -1,24 +1,24 @@
-"""What goes wrong in long runs is found early, or named with its rows."""
+"""A disk or a memory that is too small is found before step 1."""
 
 import shutil
 from collections import namedtuple
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from ift.artifacts.machine import Device
 from ift.data.batches import Batch
 from ift.errors import MachineError
-from ift.training.loggers import MetricsFile
+from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.module import SFTModule
-from ift.training.preflight import Spikes, deviations, fits, refuse_large_batch, refuse_small_disk
+from ift.training.objectives import CrossEntropy
+from ift.training.preflight import bytes_on_disk, fits, refuse_large_batch, refuse_small_disk
 
-CPU = Device("cpu", "32-true")
+CPU = Device("cpu", "fp32")
 
 
 def test_a_disk_without_room_for_one_checkpoint_is_refused_before_training(monkeypatch, tmp_path, make_model):
-    model = make_model()
+    model = make_model(tie_weights=False)
     parameters = sum(p.numel() for p in model.parameters())  # 12 bytes of each in a checkpoint, 4 in the model folder
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 16 * parameters))
@@ -28,25 +28,40 @@ def test_a_disk_without_room_for_one_checkpoint_is_refused_before_training(monke
         refuse_small_disk(tmp_path, model)
 
 
+def test_room_on_disk_is_counted_as_taken(tmp_path, make_model, make_optim, make_examples, make_data, make_trainer):
+    """A model half frozen: 4 bytes of a weight in the checkpoint, 8 more if it is trained, 4 in the model folder."""
+    model = make_model()  # tied: the head's 50 x 16 weights stand in a checkpoint under both names
+    model.h.requires_grad_(False)
+    weights, frozen = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in model.h.parameters())
+    assert bytes_on_disk(model) == 4 * (weights + 800) + 8 * (weights - frozen) + 4 * weights
+
+    module = SFTModule(model, optim=make_optim(), total_steps=1)
+    trainer = make_trainer(max_steps=1, plugins=[SealedCheckpointIO()])
+    trainer.fit(module, make_data(make_examples(8)))
+    trainer.save_checkpoint(tmp_path / "step")
+    written = sum(path.stat().st_size for path in (tmp_path / "step").iterdir())
+    assert 0 < written + 4 * weights - bytes_on_disk(model) < 12_000  # names, counters and the manifest
+
+
 # -- memory ---------------------------------------------------------------------------------------------------------
 
 
-class Small(SFTModule):
+class Small(CrossEntropy):
     """Runs out of memory on more than so many rows."""
 
-    room = 4
+    def __init__(self, room: int):
+        self.room = room
 
-    def loss_sum(self, batch: Batch, *args):
+    def __call__(self, model, batch: Batch):
         if len(batch.rows) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return super().loss_sum(batch, *args)
+        return super().__call__(model, batch)
 
 
 @pytest.fixture
 def tight(make_model, make_optim, make_data, make_examples):
     def tight(*, room, batch_size, accumulate=1):
-        module = Small(make_model(dropout=0.1), optim=make_optim(), total_steps=3)
-        module.room = room
+        module = SFTModule(make_model(dropout=0.1), objective=Small(room), optim=make_optim(), total_steps=3)
         return module, make_data(make_examples(40), batch_size=batch_size, accumulate=accumulate)
 
     return tight
@@ -92,85 +107,37 @@ def test_trying_a_batch_leaves_no_trace(tight):
 
 def test_another_error_than_memory_is_not_taken_for_it(tight, monkeypatch):
     module, data = tight(room=9, batch_size=8)
-    monkeypatch.setattr(Small, "loss_sum", lambda *args: 1 / 0)
+    monkeypatch.setattr(Small, "__call__", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         refuse_large_batch(module, data, CPU)
 
 
-# -- spikes ---------------------------------------------------------------------------------------------------------
+class Room:
+    """Counts the bytes that `torch.empty_like` gives."""
+
+    def __init__(self):
+        self.bytes, self.real = 0, torch.empty_like
+
+    def __call__(self, tensor, **options):
+        self.bytes += tensor.nbytes
+        return self.real(tensor, **options)
 
 
-def test_deviations_count_from_the_losses_before():
-    """Mean 2 and standard deviation 1.016 of 32 losses: 8.1 is 6 of them above."""
-    before = [1.0, 3.0] * 16
-    assert deviations(2 + 6 * 1.016, before) == pytest.approx(6.0, abs=0.01)
-    assert deviations(100.0, before[:31]) == 0.0  # too few to tell
-    assert deviations(100.0, [2.0] * 32) == 0.0  # no spread to measure by
-    assert deviations(float("nan"), before) == 0.0
+def test_only_what_is_trained_has_moments(tight, monkeypatch):
+    module, data = tight(room=9, batch_size=8)
+    module.model.h.requires_grad_(False)
+    trained = sum(p.nbytes for p in module.model.parameters() if p.requires_grad)
+    made, batch = Room(), data.longest_batch()
+    monkeypatch.setattr(module, "objective", lambda model, batch: (sum(p.sum() for p in model.parameters()), 1, {}))
+    monkeypatch.setattr("ift.training.preflight.torch.empty_like", made)
+    assert fits(module, batch, CPU)
+    assert made.bytes == 2 * trained
 
 
-def test_a_spike_is_printed_and_noted_with_its_rows(
-    tmp_path, capsys, make_examples, make_model, make_optim, make_data, make_trainer
-):
-    """Loss 50 at step 40, in the middle of losses near 3.9."""
-
-    class Spoilt(Callback):
-        def on_train_batch_end(self, trainer, module, *args):
-            if trainer.global_step == 40:
-                module.last_loss = 50.0
-            seen[trainer.global_step] = list(module.last_rows)
-
-    seen = {}
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
-    module = SFTModule(make_model(), optim=make_optim(), total_steps=45)
-    spikes = Spikes(metrics)
-    trainer = make_trainer(max_steps=45, callbacks=[Spoilt(), spikes], logger=[metrics])
-    trainer.fit(module, make_data(make_examples(40)))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "standard deviations" in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("ift: step 40: loss 50.000 is ")
-    assert lines[0].endswith(f" standard deviations above the last 39 (rows {', '.join(map(str, seen[40]))})")
-    import json
-
-    noted = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "rows" in line]
-    assert [(line["step"], line["rows"]) for line in noted] == [(40, seen[40])]
-    again = Spikes(metrics)
-    again.load_state_dict(spikes.state_dict())
-    assert (list(again.losses), again.step) == (list(spikes.losses), 45)
-
-
-# -- steps that are left out ----------------------------------------------------------------------------------------
-
-
-def test_a_step_that_is_no_finite_number_changes_nothing_where_that_is_allowed(
-    capsys, make_examples, make_model, make_optim, make_data, make_trainer
-):
-    """Step 2 of 4 is spoilt: weights, moments and their count of steps stay; the rate goes on by the step's number."""
-
-    class Spoilt(SFTModule):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            return loss * float("inf") if self.trainer.global_step == 1 else loss
-
-    class Keep(Callback):
-        def on_train_batch_end(self, trainer, module, *args):
-            moments = trainer.optimizers[0].state_dict()["state"]
-            kept.append(
-                (
-                    [p.detach().clone() for p in module.parameters()],
-                    [s["exp_avg"].clone() for s in moments.values()],
-                    moments[0]["step"].item(),
-                    trainer.global_step,
-                )
-            )
-
-    kept = []
-    module = Spoilt(make_model(), optim=make_optim(), total_steps=4, skip_nonfinite=1)
-    make_trainer(max_steps=4, callbacks=[Keep()]).fit(module, make_data(make_examples(40)))
-    first, second, third, _ = kept
-    for a, b in zip(first[0] + first[1], second[0] + second[1], strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(second[0][0], third[0][0])
-    assert [each[2:] for each in kept] == [(1.0, 1), (1.0, 2), (2.0, 3), (3.0, 4)]
-    assert module.skipped == 1
-    assert "step 2: gradient norm nan on rows " in capsys.readouterr().out
+@pytest.mark.parametrize(("environment", "device"), [({}, "cuda:0"), ({"LOCAL_RANK": "3"}, "cuda:3")])
+def test_every_rank_of_a_machine_tries_its_own_gpu(monkeypatch, environment, device):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert str(Device("gpu", "bf16").torch_device) == device
+    assert str(CPU.torch_device) == "cpu"

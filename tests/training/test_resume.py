@@ -265,9 +265,12 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(proof):
 
 
 def test_a_save_that_fails_at_a_stop_is_an_error(tmp_path):
+    from ift.training.loggers import MetricsFile
     from ift.training.resume import Checkpoints
 
-    checkpoints = Checkpoints(tmp_path, None, None, about={}, steps=8, steps_per_epoch=4, val_every=3, save_every=None)  # type: ignore[arg-type]
+    checkpoints = Checkpoints(
+        tmp_path, MetricsFile(tmp_path / "m"), about={}, steps=8, steps_per_epoch=4, val_every=3, save_every=None
+    )
     checkpoints.step, checkpoints.saved = 5, 3
     checkpoints.failed = OSError(errno.EROFS, os.strerror(errno.EROFS))
     with pytest.raises(MachineError, match="step 5 cannot be saved: Read-only file system; the one of step 3 is whole"):

@@ -8,6 +8,7 @@ from ift.data.batches import collate_padded, collate_unpadded
 from ift.data.contract.examples import Example
 from ift.model.linear import compute_in
 from ift.training.module import SFTModule
+from ift.training.objectives import CrossEntropy
 
 END = 49
 
@@ -23,11 +24,11 @@ def rows(lengths, *, template=(), seed=0) -> list[Example]:
     return examples
 
 
-def loss_and_gradients(module, batch):
-    module.zero_grad(set_to_none=True)
-    loss, targets = module.loss_sum(batch)
+def loss_and_gradients(model, batch):
+    model.zero_grad(set_to_none=True)
+    loss, targets, _ = CrossEntropy()(model, batch)
     (loss / targets).backward()
-    return (loss / targets).item(), targets, {name: p.grad.clone() for name, p in module.model.named_parameters()}
+    return (loss / targets).item(), targets, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
 CASES = {
@@ -42,16 +43,15 @@ CASES = {
 @pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("tie_weights", [True, False])
-def test_loss_and_every_gradient_are_those_of_the_padded_batch(make_model, make_optim, case, share_prefix, tie_weights):
+def test_loss_and_every_gradient_are_those_of_the_padded_batch(make_model, case, share_prefix, tie_weights):
     model = make_model(context_length=320, n_embd=32, n_layer=3, tie_weights=tie_weights)
     with torch.no_grad():
         for parameter in model.parameters():  # biases and norms too: nothing is zero or one
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    module = SFTModule(model, optim=make_optim(), total_steps=1)
     padded = collate_padded(CASES[case], end_of_text=END)
     unpadded = collate_unpadded(CASES[case], end_of_text=END, share_prefix=share_prefix)
-    loss, targets, gradients = loss_and_gradients(module, unpadded)
-    expected_loss, expected_targets, expected = loss_and_gradients(module, padded)
+    loss, targets, gradients = loss_and_gradients(model, unpadded)
+    expected_loss, expected_targets, expected = loss_and_gradients(model, padded)
     assert targets == expected_targets
     assert loss == pytest.approx(expected_loss, abs=1e-6)
     for name, gradient in expected.items():
@@ -64,7 +64,7 @@ def test_measures_are_those_of_the_padded_batch(make_model, make_optim):
     for batch in (collate_padded(case, end_of_text=END), collate_unpadded(case, end_of_text=END, share_prefix=True)):
         sums = module.sums["val_sums"]
         with torch.no_grad():
-            module.loss_sum(batch, sums)
+            module.validation_step(batch, 0)
         found.append({name: metric.compute().item() for name, metric in sums.items()})
         for metric in sums.values():
             metric.reset()
@@ -78,13 +78,13 @@ def test_a_training_run_takes_the_same_path(fit, make_examples):
     assert unpadded.losses == pytest.approx(padded.losses, abs=1e-6)
 
 
-def test_in_bf16_the_gradient_is_near_that_of_fp32(make_model, make_optim):
+def test_in_bf16_the_gradient_is_near_that_of_fp32(make_model):
     case = CASES["a template that all share"]
     batch = collate_unpadded(case, end_of_text=END, share_prefix=True)
-    module = SFTModule(make_model(context_length=320, n_embd=64), optim=make_optim(), total_steps=1)
-    loss, _, expected = loss_and_gradients(module, batch)
-    compute_in(module.model, torch.bfloat16)
-    low_loss, _, gradients = loss_and_gradients(module, batch)
+    model = make_model(context_length=320, n_embd=64)
+    loss, _, expected = loss_and_gradients(model, batch)
+    compute_in(model, torch.bfloat16)
+    low_loss, _, gradients = loss_and_gradients(model, batch)
     assert low_loss == pytest.approx(loss, abs=0.01)
     whole, difference = (
         torch.cat([d.flatten() for d in parts]).norm()
@@ -93,11 +93,11 @@ def test_in_bf16_the_gradient_is_near_that_of_fp32(make_model, make_optim):
     assert difference < 0.02 * whole
 
 
-def test_with_dropout_rows_share_nothing_and_each_is_dropped_by_itself(make_model, make_optim, make_data):
+def test_with_dropout_rows_share_nothing_and_each_is_dropped_by_itself(make_model, make_data):
     case = CASES["a template that all share"]
     assert make_data(case).train_dataloader().collate_fn(case).prefix == 9  # row 5 has its first target at 10
     data = make_data(case, dropout=0.1)
     assert data.train_dataloader().collate_fn(case).prefix == 0
-    module = SFTModule(make_model(dropout=0.1, context_length=320), optim=make_optim(), total_steps=1).train()
-    losses = {module.loss_sum(collate_unpadded(case, end_of_text=END))[0].item() for _ in range(3)}
+    model = make_model(dropout=0.1, context_length=320).train()
+    losses = {CrossEntropy()(model, collate_unpadded(case, end_of_text=END)).loss.item() for _ in range(3)}
     assert len(losses) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ class Device:
 
     @property
     def torch_device(self) -> torch.device:
-        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+        """Of this process: each rank of a machine has a GPU of its own, from the first moment on."""
+        if self.accelerator != "gpu":
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def choose_device(accelerator: str, precision: str, *, n_embd: int, devices: int = 1) -> Device:
@@ -68,10 +72,10 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
-def peak_memory_bytes(accelerator: str) -> int:
-    """Most memory in use at any time so far: of the device, or resident memory of this process on a CPU."""
-    if accelerator == "gpu":
-        return torch.cuda.max_memory_allocated()
+def peak_memory_bytes(device: Device) -> int:
+    """Most memory in use at any time so far: of this rank's GPU, or resident memory of this process on a CPU."""
+    if device.accelerator == "gpu":
+        return torch.cuda.max_memory_allocated(device.torch_device)
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

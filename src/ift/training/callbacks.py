@@ -18,13 +18,14 @@ from rich.text import Text
 
 from ift import stops
 from ift.artifacts.model_folder import save_model_folder
-from ift.errors import WeightsError, one_line, refused_by_disk
+from ift.errors import MachineError, WeightsError, one_line, refused_by_disk
 from ift.model.gpt import GPT
 from ift.run import read_jsonl, write_jsonl
 from ift.sealed import check, recover_folder, set_aside
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 from ift.training.loggers import Wandb
+from ift.training.ranks import agree
 
 
 class ValidateAtTheEnd(Callback):
@@ -73,26 +74,34 @@ class KeepBest(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
-        if loss < self.best_loss:
+        if agree(trainer, trainer.is_global_zero and loss < self.best_loss):  # rank 0 knows what is in the folder
             self.keep(trainer, module, loss)
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        if self.best_loss == math.inf:  # no validation rows
+        if agree(trainer, trainer.is_global_zero and self.best_loss == math.inf):  # no validation rows
             self.keep(trainer, module, math.inf)
 
     def keep(self, trainer: L.Trainer, module: Any, loss: float) -> None:
+        """Rank 0 writes the folder. Where it cannot and there is no later try, every rank raises: none waits for it."""
         step = trainer.global_step
-        if trainer.is_global_zero:
-            about = {**self.about, "step": step, "val_loss": None if loss == math.inf else loss}
-            try:
-                save_model_folder(self.path, module.model, self.tokenizer, self.template, about)
-            except OSError as error:
-                if not self.path.exists() or trainer.global_step >= trainer.max_steps:
-                    raise
-                # the one before is whole; a later one that is better is tried again
-                print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
-                return
-        self.best_loss, self.best_step = loss, step
+        about = {**self.about, "step": step, "val_loss": None if loss == math.inf else loss}
+        error = self._write(module.model, about) if trainer.is_global_zero else None
+        if not agree(trainer, error is not None):
+            self.best_loss, self.best_step = loss, step
+            return
+        # a full disk is no end while the one before is whole: a later one that is better is tried again
+        can_wait = isinstance(error, OSError) and self.path.exists() and step < trainer.max_steps
+        if agree(trainer, error is not None and not can_wait):
+            raise error or MachineError(f"{self.path}: the first process could not write the model (see what it said)")
+        if isinstance(error, OSError):
+            print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
+
+    def _write(self, model: GPT, about: dict[str, Any]) -> Exception | None:
+        try:
+            save_model_folder(self.path, model, self.tokenizer, self.template, about)
+        except Exception as error:
+            return error
+        return None
 
 
 class Samples(Callback):
@@ -116,14 +125,15 @@ class Samples(Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         with stops.held() if trainer.world_size > 1 else nullcontext():  # the other ranks are not here
             answers = self.answer(module.model)
-        self.samples += [{"step": trainer.global_step, **response} for response in answers]
+        new = [{"step": trainer.global_step, **response} for response in answers]
+        self.samples += new
         try:
             write_jsonl(self.path, self.samples)
         except OSError as error:  # the whole file is written again at the next validation
             print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
         for logger in trainer.loggers:
             if isinstance(logger, Wandb):
-                logger.log_samples(self.samples)
+                logger.log_samples(new)
 
 
 class Speed(ProgressColumn):

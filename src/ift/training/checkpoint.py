@@ -1,6 +1,6 @@
 """Lightning's checkpoints as sealed folders: tensors in safetensors, everything else in JSON, no pickle.
 
-checkpoints/step-00000012/      written beside its name, flushed, compared with memory, then renamed into place
+checkpoints/step-00000012/      written beside its name, flushed, then renamed into place
     state.json                  the tree: counters, schedule, callbacks; where a tensor stands, its file and name
     state-0.safetensors, ...    the tensors, in several files where there is much
     manifest.json               size and sha256 of each file, the step, the fingerprint of the data
@@ -40,6 +40,7 @@ from ift.sealed import (
 TREE = "state.json"
 WRITERS = 4  # threads: hashing takes longer than writing, and one file is flushed while others are hashed
 SMALL = 1 << 20  # bytes of tensors that are not worth a second file
+IN_HOST_MEMORY = 256 << 20  # bytes of a file whose tensors come from a device: so much for each writer at once
 DTYPES = {  # safetensors' names
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -104,31 +105,38 @@ def _give_room(partial: Path) -> None:
 
 
 def write_checkpoint(checkpoint: dict[str, Any], folder: Path) -> None:
-    """Write, flush, compare with what is in memory, and seal; several files at once."""
+    """Write, flush and seal; several files at once. Tensors on a device come to the host a file at a time."""
     about = checkpoint.get("about", {})
     tensors: dict[str, Tensor] = {}
     tree = pack({key: value for key, value in checkpoint.items() if key != "about"}, tensors)
     hashes = {TREE: write_file(folder / TREE, json.dumps(tree, allow_nan=True).encode())}
     files = {f"state-{i}.safetensors": part for i, part in enumerate(share_out(tensors))}
     with ThreadPoolExecutor(WRITERS) as pool:
-        jobs = {name: pool.submit(write_tensors, part, folder / name) for name, part in files.items()}
+        jobs = {name: pool.submit(write_part, part, folder / name) for name, part in files.items()}
         hashes |= {name: job.result() for name, job in jobs.items()}
     write_manifest(folder, hashes, about)
 
 
 def share_out(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """As many parts of about one size as there are writers; one where there is little."""
+    """One part for each writer, of about one size: one in all where there is little, more where a device has much."""
     total = sum(tensor.nbytes for tensor in tensors.values())
-    size = max(SMALL, math.ceil(total / WRITERS))
+    size, most = max(SMALL, math.ceil(total / WRITERS)), WRITERS
+    if size > IN_HOST_MEMORY and any(tensor.device.type != "cpu" for tensor in tensors.values()):
+        size, most = IN_HOST_MEMORY, len(tensors)
     parts: list[dict[str, Tensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
-        if filled and filled + tensor.nbytes / 2 > size and len(parts) < WRITERS:
+        if filled and filled + tensor.nbytes / 2 > size and len(parts) < most:
             parts.append({})
             filled = 0
         parts[-1][name] = tensor
         filled += tensor.nbytes
     return parts
+
+
+def write_part(tensors: dict[str, Tensor], path: Path) -> str:
+    """Only now does what lies on a device come to the host; what is there already is not copied."""
+    return write_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
@@ -157,7 +165,7 @@ def pack(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     """A tree of dicts, lists, tuples, tensors and plain values as JSON; tensors go into `tensors`, a name stays."""
     if isinstance(value, Tensor):
         name = _free(name or "tensor", tensors)
-        tensors[name] = value.detach().cpu().contiguous()
+        tensors[name] = value.detach()
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[pack(key, tensors), pack(item, tensors, f"{name}/{key}")] for key, item in value.items()]}

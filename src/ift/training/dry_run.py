@@ -25,7 +25,7 @@ def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, 
     console.print(
         f"the longest batch, {len(batch.rows)} rows of {batch.tokens} tokens, of which {batch.input_ids.numel()} are "
         f"computed: loss {mean:.3f} over {count} supervised tokens, {seconds:.2f} s forward and backward, "
-        f"{peak_memory_bytes(device.accelerator) / 1e9:.2f} GB at most ({device.accelerator}, {device.precision})",
+        f"{peak_memory_bytes(device) / 1e9:.2f} GB at most ({device.accelerator}, {device.precision})",
         soft_wrap=True,
         highlight=False,
     )

@@ -53,7 +53,7 @@ def test_best(
         "train_tokens": module.tokens_seen,
         "supervised_tokens": module.supervised_seen,
         "tokens_per_second": module.tokens_seen / about["train_seconds"],
-        "peak_memory_bytes": peak_memory_bytes(device.accelerator),
+        "peak_memory_bytes": peak_memory_bytes(device),
         "accelerator": device.accelerator,
         "precision": device.precision,
         "parameters": sum(p.numel() for p in module.model.parameters()),

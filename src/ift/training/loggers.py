@@ -237,7 +237,7 @@ class Wandb(WandbLogger):
     @rank_zero_only
     @never_fails
     def log_samples(self, samples: list[dict[str, Any]]) -> None:
-        """The same prompts answered at every validation so far, as one table."""
+        """The answers of one validation, as a table of that step: W&B shows one beside the other."""
         import wandb
 
         columns = ["step", "instruction", "input", "reference", "response"]
@@ -264,9 +264,14 @@ class Wandb(WandbLogger):
 
 @contextmanager
 def open_loggers(
-    settings: Settings, run: RunFolder, *, group: str | None
+    settings: Settings, run: RunFolder, *, group: str | None, fresh: bool
 ) -> Iterator[tuple[MetricsFile, list[Logger]]]:
-    """metrics.jsonl, and W&B if it was chosen; both are closed at the end, with the right state if it was an error."""
+    """metrics.jsonl, and W&B if it was chosen; both are closed at the end, with the right state if it was an error.
+
+    fresh: the run begins; numbers of one that ended before its first checkpoint go.
+    """
+    if fresh and not is_other_rank():
+        run.metrics.unlink(missing_ok=True)
     metrics = MetricsFile(run.metrics)
     loggers: list[Logger] = [metrics]
     if settings.logger.name == "wandb":

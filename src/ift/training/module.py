@@ -1,7 +1,8 @@
-"""The LightningModule: a GPT, the cross-entropy over supervised tokens, and an optimizer step that is exact.
+"""The LightningModule: a GPT, an objective, and an optimizer step that is exact.
 
 The loss of a step is the sum over its supervised tokens divided by their count, over all its micro-batches and ranks.
-So it is the same for batch 8, for 2 x 4 accumulated, and for 2 ranks of 4; validation loss likewise.
+So it is the same for batch 8, for 2 x 4 accumulated, and for 2 ranks of 4; validation loss likewise. What is summed,
+and what it is divided by, is the objective's (ift.training.objectives).
 """
 
 from __future__ import annotations
@@ -15,40 +16,31 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
-from ift.data.batches import IGNORE_INDEX, Batch
+from ift.data.batches import Batch
 from ift.errors import DivergedError
 from ift.model.gpt import GPT
-from ift.model.head import head_loss
-from ift.model.layouts import Flat
 from ift.settings import OptimSettings
-from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
+from ift.training.objectives import CrossEntropy, Objective, Sums
+from ift.training.optim import clip_coefficient, make_optimizer, make_schedule, scale_gradients
 from ift.training.ranks import gather_rows
 
-SUMS = ("loss", "correct", "targets")
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
 TEST_LOADERS = ("test", "clean_test")  # the second: test rows without a near twin in training
 
 
-@dataclass
-class _Step:
-    """An optimizer step that is done, or queued on a device."""
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step. On a GPU it may still be queued: then `read` waits for its numbers."""
 
     number: int
     epoch: int
     lr: float
-    rows: list[int]
-    numbers: Callable[[], list[float]]  # loss summed, supervised tokens, tokens, gradient norm
-    seconds: float = 0.0
-
-
-def _sums() -> nn.ModuleDict:
-    """Running sums in float64, from which mean loss, perplexity and token accuracy follow; logits are never kept."""
-    # by default torchmetrics leaves NaN out of a sum: a broken model would then be the best one
-    return nn.ModuleDict({name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in SUMS})
+    rows: list[int]  # of this rank
+    started: float  # time.perf_counter() at its first micro-batch
+    read: Callable[[], list[float]]  # loss summed, weight, supervised tokens, tokens, gradient norm
 
 
 class SFTModule(L.LightningModule):
@@ -58,61 +50,83 @@ class SFTModule(L.LightningModule):
     skip_nonfinite: so many steps whose loss or gradient is no finite number change nothing; the next ends the run
     """
 
-    def __init__(self, model: GPT, *, optim: OptimSettings, total_steps: int, skip_nonfinite: int = 0):
+    def __init__(
+        self,
+        model: GPT,
+        *,
+        optim: OptimSettings,
+        total_steps: int,
+        skip_nonfinite: int = 0,
+        objective: Objective = CrossEntropy(),  # noqa: B008  it has no state
+    ):
         super().__init__()
-        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
-        self.last_rows: list[int] = []  # of the step just taken, on this rank
-        self.model = model
+        self.model, self.objective = model, objective
         self.optim, self.total_steps = optim, total_steps
-        self.sums = nn.ModuleDict({f"{prefix}_sums": _sums() for prefix in LOADERS + TEST_LOADERS})
+        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
+        self.sums = nn.ModuleDict({f"{name}_sums": self._running_sums() for name in LOADERS + TEST_LOADERS})
         self.tokens_seen = self.supervised_seen = 0
-        self._window: list[tuple[Tensor, int, int]] = []  # loss, supervised tokens and tokens of each micro-batch
+        self.last_loss = math.nan
+        self.step_listeners: list[Callable[[int, float, list[int]], None]] = []  # get number, loss and rows of a step
+        self._window: list[tuple[Tensor, int, int, int]] = []  # loss, weight, supervised, tokens of each micro-batch
         self._window_rows: list[int] = []
-        self._steps: deque[_Step] = deque()  # whose numbers have not been asked for
-        self._step_started, self.last_loss = 0.0, math.nan
+        self._window_started = self._known_at = 0.0
+        self._steps: deque[Step] = deque()  # whose numbers have not been read
 
     # -- training -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if not self._window:
-            self._step_started = time.perf_counter()
-        loss, targets = self.loss_sum(batch)
-        self._window.append((loss.detach(), targets, batch.tokens))
+            self._window_started = time.perf_counter()
+        loss, weight, _ = self.objective(self.model, batch)
+        self._window.append((loss.detach(), weight, len(batch.supervised), batch.tokens))
         self._window_rows += batch.rows
-        # Lightning divides by the number of accumulated batches; the step is scaled by tokens instead, below
+        # Lightning divides by the number of accumulated batches; the step is divided by its weight instead, below
         return loss * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """All gradients of the step are there, as sums: how the optimizer shall divide and clip them, in its own pass.
+        """All gradients of the step are there, as sums: divide them by the weight of the step, and clip them.
 
-        A gradient that is no finite number is skipped by the optimizer itself, before anything here has looked at it.
+        A step whose loss or gradient is no finite number is left out; nothing waits here to learn whether it is.
         """
-        losses, targets, tokens = zip(*self._window, strict=True)
-        counts = torch.tensor([sum(targets), sum(tokens)], dtype=torch.float64, device=self.device)
-        sums = torch.cat([torch.stack(losses).double().sum()[None], counts])
-        sums = cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum"))
-        world = self.trainer.world_size  # data-parallel training averages gradients over ranks: undo it
-        scale = world / sums[1].clamp(min=1)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]) * scale
-        # what fused optimizers of torch divide gradients by, and whether they skip the step (made for loss scaling)
-        optimizer.grad_scale = (1 / (scale * clip_coefficient(norm, self.optim.clip))).float()  # type: ignore[attr-defined]
-        optimizer.found_inf = (~(norm + sums[0]).isfinite()).float()  # type: ignore[attr-defined]
+        sums = self._sum_over_ranks()
+        norm = self._scale_gradients(optimizer, sums)
         self._steps.append(
-            _Step(
+            Step(
                 number=self.trainer.global_step + 1,
                 epoch=self.current_epoch,
                 lr=optimizer.param_groups[0]["lr"],
                 rows=self._window_rows,
-                numbers=_read_later(torch.cat([sums, norm.double()[None]])),
+                started=self._window_started,
+                read=_read_later(torch.cat([sums, norm.double()[None]])),
             )
         )
         self._window, self._window_rows = [], []
 
+    def _sum_over_ranks(self) -> Tensor:
+        """(4,) float64 of the whole step: loss, weight, supervised tokens, tokens."""
+        losses, *counts = zip(*self._window, strict=True)
+        here = torch.tensor([sum(each) for each in counts], dtype=torch.float64, device=self.device)
+        here = torch.cat([torch.stack(losses).double().sum()[None], here])
+        return cast(Tensor, self.trainer.strategy.reduce(here, reduce_op="sum"))
+
+    def _scale_gradients(self, optimizer: torch.optim.Optimizer, sums: Tensor) -> Tensor:
+        """Turn summed gradients into those of the mean, clipped; returns their norm before clipping."""
+        loss, weight = sums[:2]
+        world = self.trainer.world_size  # data-parallel training averages gradients over ranks: undo it
+        scale = world / weight.clamp(min=1)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]) * scale
+        factor = scale * clip_coefficient(norm, self.optim.clip)
+        scale_gradients(optimizer, factor, finite=(norm + loss).isfinite())
+        return norm
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self._steps[-1].seconds = time.perf_counter() - self._step_started
-        # a GPU is given the next step before the numbers of this one are asked for
-        self.report_steps(leave=1 if self.device.type == "cuda" else 0)
+        self.report_steps(leave=self.steps_behind)
+
+    @property
+    def steps_behind(self) -> int:
+        """Steps whose numbers are not waited for: a GPU is given the next step first."""
+        return 1 if self.device.type == "cuda" else 0
 
     def on_validation_start(self) -> None:
         self.report_steps()
@@ -121,17 +135,22 @@ class SFTModule(L.LightningModule):
         self.report_steps()
 
     def report_steps(self, leave: int = 0) -> None:
-        """Ask for the numbers of steps that are queued yet, and log them; a step to be refused is refused here."""
+        """Read the numbers of all steps but the last `leave`, and log them. Every rank calls it at the same places.
+
+        Raises DivergedError where too many steps were no finite number.
+        """
         while len(self._steps) > leave:
             step = self._steps.popleft()
-            loss_sum, targets, tokens, norm = step.numbers()
-            self.last_rows = step.rows
+            loss_sum, weight, supervised, tokens, norm = step.read()
+            # queueing takes no time: a step lasts from when the one before was done, or from its own start, until now
+            before, self._known_at = self._known_at, time.perf_counter()
+            seconds = self._known_at - max(before, step.started)
             if not math.isfinite(loss_sum + norm):
                 self._refuse(step, loss_sum, norm)
                 continue
             self.tokens_seen += int(tokens)
-            self.supervised_seen += int(targets)
-            self.last_loss = loss_sum / max(1.0, targets)
+            self.supervised_seen += int(supervised)
+            self.last_loss = loss_sum / max(1.0, weight)
             self.record(
                 step.number,
                 {
@@ -139,14 +158,16 @@ class SFTModule(L.LightningModule):
                     "train/loss": self.last_loss,
                     "lr": step.lr,
                     "grad_norm": norm,
-                    "tokens_per_second": tokens / step.seconds,
+                    "tokens_per_second": tokens / seconds,
                 },
             )
+            for listener in self.step_listeners:
+                listener(step.number, self.last_loss, step.rows)
 
-    def _refuse(self, step: _Step, loss: float, norm: float) -> None:
-        """A step that is no finite number, which the optimizer has left out: say so, or raise DivergedError."""
-        found = gather_rows(self.trainer, step.rows)  # a sum over ranks does not say whose it was
-        rows = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+    def _refuse(self, step: Step, loss: float, norm: float) -> None:
+        """A step that is no finite number, which was left out: print its rows, or raise DivergedError."""
+        all_rows = gather_rows(self.trainer, step.rows)  # a sum over ranks does not say whose it was
+        rows = ", ".join(map(str, all_rows[:8])) + (", ..." if len(all_rows) > 8 else "")
         number = f"gradient norm {norm:g}" if math.isfinite(loss) else f"loss {loss:g}"
         what = f"step {step.number}: {number} on rows {rows}"
         if self.skipped >= self.skip_nonfinite:
@@ -157,40 +178,29 @@ class SFTModule(L.LightningModule):
             print(f"ift: {what}: left out ({self.skipped} of {self.skip_nonfinite})", flush=True)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the optimizer clips in its own pass, as it is told above."""
+        """Nothing: gradients are clipped where they are divided."""
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.optim)
         return [optimizer], [{"scheduler": make_schedule(optimizer, self.optim, self.total_steps), "interval": "step"}]
 
-    # -- loss and its measures ------------------------------------------------------------------------------------
+    # -- validation and test --------------------------------------------------------------------------------------
 
-    def loss_sum(self, batch: Batch, sums: nn.Module | None = None) -> tuple[Tensor, int]:
-        """Cross-entropy summed over supervised tokens (fp32), and their count; adds to running sums if given.
-
-        A padded batch goes the plain way. An unpadded one gives the same sum and the same gradient, up to rounding, and
-        computes the head for supervised tokens only: others have no part in either, and in GPT-2 small the head is 31 %
-        of the arithmetic and most of the memory.
-        """
-        if batch.lengths is None:
-            logits, targets = self.model(batch.input_ids).flatten(0, 1).float(), batch.targets.flatten()
-            loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
-            correct = (logits.argmax(dim=-1) == targets).sum()
-        else:
-            supervised = batch.supervised  # (S,) of N tokens
-            hidden = self.model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix), supervised)  # (S, C)
-            loss, correct = head_loss(hidden, batch.targets[supervised], self.model.lm_head)
-        count = len(batch.supervised)
-        if isinstance(sums, nn.ModuleDict):
-            for name, value in zip(SUMS, (loss, correct, count), strict=True):
-                cast(SumMetric, sums[name]).update(value)
-        return loss, count
+    def _running_sums(self) -> nn.ModuleDict:
+        """In float64: the loss, its weight and the measures of a whole split. Logits are never kept."""
+        names = ("loss", "weight", *self.objective.measures)
+        # by default torchmetrics leaves NaN out of a sum: a broken model would then be the best one
+        return nn.ModuleDict({name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in names})
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.loss_sum(batch, self.sums[f"{LOADERS[dataloader_idx]}_sums"])
+        self._add(LOADERS[dataloader_idx], self.objective(self.model, batch))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.loss_sum(batch, self.sums[f"{TEST_LOADERS[dataloader_idx]}_sums"])
+        self._add(TEST_LOADERS[dataloader_idx], self.objective(self.model, batch))
+
+    def _add(self, split: str, sums: Sums) -> None:
+        for name, value in {"loss": sums.loss, "weight": sums.weight, **sums.measures}.items():
+            cast(Any, self.sums[f"{split}_sums"])[name].update(value)
 
     def on_validation_epoch_end(self) -> None:
         self._report(*LOADERS)
@@ -198,27 +208,21 @@ class SFTModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._report(*TEST_LOADERS)
 
-    def _report(self, *prefixes: str) -> None:
+    def _report(self, *splits: str) -> None:
         values: dict[str, float] = {}
-        for prefix in prefixes:
-            metrics = cast(list[SumMetric], list(cast(nn.ModuleDict, self.sums[f"{prefix}_sums"]).values()))
-            if not metrics[0].update_called:
+        for split in splits:
+            running = cast(dict[str, SumMetric], self.sums[f"{split}_sums"])
+            if not running["loss"].update_called:
                 continue
-            loss, correct, targets = (metric.compute().item() for metric in metrics)  # summed over ranks
-            for metric in metrics:
+            totals = {name: metric.compute().item() for name, metric in running.items()}  # over all ranks
+            for metric in running.values():
                 metric.reset()
-            mean = loss / max(1.0, targets)
-            perplexity = math.exp(mean) if mean < 700 else math.inf
-            values |= {
-                f"{prefix}/loss": mean,
-                f"{prefix}/perplexity": perplexity,
-                f"{prefix}/accuracy": correct / max(1.0, targets),
-            }
-        self.log_dict(
-            {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()},
-            logger=False,
-            sync_dist=True,
-        )
+            weight = max(1.0, totals.pop("weight"))
+            means = self.objective.report({name: total / weight for name, total in totals.items()})
+            values |= {f"{split}/{name}": mean for name, mean in means.items()}
+        # every rank has the same values: nothing is left to be reduced
+        tensors = {key: torch.tensor(value, dtype=torch.float64, device=self.device) for key, value in values.items()}
+        self.log_dict(tensors, logger=False)
         self.record(self.trainer.global_step, values)
 
     def record(self, step: int, values: dict[str, Any]) -> None:
@@ -233,7 +237,7 @@ def _read_later(numbers: Tensor) -> Callable[[], list[float]]:
     if not numbers.is_cuda:
         return numbers.tolist
     there = numbers.to("cpu", non_blocking=True)
-    done = torch.cuda.current_stream().record_event()
+    done = torch.cuda.current_stream(numbers.device).record_event()
 
     def read() -> list[float]:
         done.synchronize()

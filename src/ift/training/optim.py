@@ -47,3 +47,30 @@ def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
 def clip_coefficient(norm: Tensor, clip: float | None) -> Tensor:
     """What a gradient of this norm is multiplied by, so that its norm is at most `clip`."""
     return torch.ones_like(norm) if clip is None else (clip / norm).clamp(max=1)
+
+
+def scale_gradients(optimizer: torch.optim.Optimizer, factor: Tensor, *, finite: Tensor) -> None:
+    """Multiply all gradients by a factor, for any optimizer; where `finite` is false, its next step does nothing.
+
+    An optimizer whose own pass can do both is told to: that saves a pass over the gradients, and on a GPU the wait to
+    learn whether they are finite. Every other one gets them multiplied, or none at all, and then leaves out the step.
+    """
+    if scales_by_itself(optimizer):  # made for loss scaling: divides by grad_scale, and does nothing where found_inf
+        optimizer.grad_scale = (1 / factor).float()  # type: ignore[attr-defined]
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not finite:
+        for parameter in parameters:
+            parameter.grad = None
+    elif parameters:
+        torch._foreach_mul_([p.grad for p in parameters], factor.float())
+
+
+def scales_by_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether this is one of torch's fused optimizers that know `grad_scale` and `found_inf`.
+
+    Not SGD: where its first step is left out, its fused pass goes on from momentum that nobody has initialized.
+    """
+    known = getattr(optimizer, "_step_supports_amp_scaling", False) and not isinstance(optimizer, torch.optim.SGD)
+    return known and all(group.get("fused") for group in optimizer.param_groups)

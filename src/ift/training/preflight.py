@@ -1,40 +1,35 @@
-"""What goes wrong in long runs, found early or named: memory on the longest batch, a disk too small, loss spikes."""
+"""Before step 1: does a checkpoint fit on the disk, and the longest batch into memory?"""
 
 from __future__ import annotations
 
-import math
 import shutil
-import statistics
-from collections import deque
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from ift.artifacts.machine import Device
 from ift.data.batches import Batch
 from ift.data.datamodule import SFTDataModule
 from ift.errors import MachineError
-from ift.training.loggers import MetricsFile
 from ift.training.module import SFTModule
-from ift.training.ranks import gather_rows
-
-WINDOW, FEWEST, FAR = 128, 32, 6.0  # losses looked back on, at least so many, and standard deviations that are a spike
-BYTES_A_PARAMETER = 12  # of a checkpoint: the weight and AdamW's two moments, fp32
 
 
 def refuse_small_disk(folder: Path, model: nn.Module) -> None:
     """Raises MachineError where not even one checkpoint and one model folder fit: now, not at the first save."""
-    parameters = sum(p.numel() for p in model.parameters())
-    needed, free = parameters * (BYTES_A_PARAMETER + 4), shutil.disk_usage(folder).free
+    needed, free = bytes_on_disk(model), shutil.disk_usage(folder).free
     if free < needed:
         raise MachineError(
             f"{folder}: {free / 1e9:.1f} GB free, a checkpoint and the model take {needed / 1e9:.1f} GB "
             "(choose another output_dir)"
         )
+
+
+def bytes_on_disk(model: nn.Module) -> int:
+    """Of a checkpoint (all weights, a tied one under each of its names, and AdamW's moments) and of a model folder."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    moments = sum(2 * p.nbytes for p in model.parameters() if p.requires_grad)  # frozen weights have none
+    return weights + moments + sum(p.nbytes for p in model.parameters())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -43,18 +38,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def run_once(module: SFTModule, batch: Batch, device: Device) -> tuple[float, int]:
     """A batch forward and backward as training does it; its mean loss and supervised tokens. Gradients are left."""
-    loss, count = module.loss_sum(module.transfer_batch_to_device(batch, device.torch_device, 0))
-    torch.autograd.backward(loss / count)
-    return (loss / count).item(), count
+    loss, weight, _ = module.objective(module.model, module.transfer_batch_to_device(batch, device.torch_device, 0))
+    torch.autograd.backward(loss / weight)
+    return (loss / weight).item(), weight
 
 
 def fits(module: SFTModule, batch: Batch, device: Device) -> bool:
     """Whether a batch can be trained on beside the optimizer's state; leaves no gradient and no random number used."""
     states: list[torch.Tensor] = []
-    devices = [torch.cuda.current_device()] if device.accelerator == "gpu" else []
+    devices = [device.torch_device] if device.accelerator == "gpu" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            states = [torch.empty_like(p) for p in module.model.parameters() for _ in range(2)]  # AdamW's moments
+            trained = [p for p in module.model.parameters() if p.requires_grad]
+            states = [torch.empty_like(p) for p in trained for _ in range(2)]  # AdamW's moments
             run_once(module, batch, device)
         return True
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -90,45 +86,3 @@ def refuse_large_batch(module: SFTModule, datamodule: SFTDataModule, device: Dev
                 f"(data.batch_size={fewer} trainer.accumulate={rows * accumulate // fewer} is the same step and fits)"
             )
     raise MachineError("data.batch_size=1: the longest row does not fit into memory (lower data.max_length)")
-
-
-class Spikes(Callback):
-    """A step whose loss lies far above those before it is printed and noted with its rows: bad data shows so."""
-
-    def __init__(self, metrics: MetricsFile):
-        self.metrics = metrics
-        self.losses: deque[float] = deque(maxlen=WINDOW)
-        self.step = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"losses": list(self.losses), "step": self.step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.losses, self.step = deque(state["losses"], maxlen=WINDOW), state["step"]
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            return
-        self.step = trainer.global_step
-        far = deviations(module.last_loss, self.losses)
-        if math.isfinite(module.last_loss):
-            self.losses.append(module.last_loss)
-        if far < FAR:
-            return
-        rows = gather_rows(trainer, module.last_rows)  # every rank has the same loss, so all come here
-        self.metrics.log_metrics({"loss_deviations": far, "rows": rows}, step=self.step)
-        if trainer.is_global_zero:
-            shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-            print(
-                f"ift: step {self.step}: loss {module.last_loss:.3f} is {far:.0f} standard deviations above the last "
-                f"{len(self.losses) - 1} (rows {shown})",
-                flush=True,
-            )
-
-
-def deviations(loss: float, before: deque[float]) -> float:
-    """How many standard deviations a loss lies above those before it; 0 while they are too few to tell."""
-    if len(before) < FEWEST or not math.isfinite(loss):
-        return 0.0
-    spread = statistics.stdev(before)
-    return (loss - statistics.fmean(before)) / spread if spread > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other. With one process there is nothing to tell."""
+"""What the processes of one run share. Every rank calls these at the same places; one alone waits for nobody."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def agree(trainer: L.Trainer, flag: bool) -> bool:
-    """Whether the flag is up on any rank; called by all of them at the same place."""
+    """Whether the flag is up on any rank."""
     return flag if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(flag, all=False)
 
 

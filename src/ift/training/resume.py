@@ -18,7 +18,6 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from torch import Tensor
 
 from ift import stops
@@ -26,26 +25,9 @@ from ift.errors import MachineError
 from ift.sealed import step_folder
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.loggers import MetricsFile
+from ift.training.loops import begin_at, validate_now
 from ift.training.module import SFTModule
 from ift.training.ranks import agree, gather
-
-
-class _Loop(_FitLoop):
-    @property
-    def skip(self) -> bool:
-        """Never: a run that goes on behind its last step still has its last validation to do."""
-        return False
-
-
-class Trainer(L.Trainer):
-    """Lightning's, without its signal handlers: they save in the middle of a step (Lightning issue 21406)."""
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        loop = _Loop(self, min_epochs=self.fit_loop.min_epochs, max_epochs=self.fit_loop.max_epochs)
-        loop.epoch_loop = self.fit_loop.epoch_loop
-        self.fit_loop = loop
-        self._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 class Checkpoints(Callback):
@@ -57,7 +39,6 @@ class Checkpoints(Callback):
     def __init__(
         self,
         folder: Path,
-        files: SealedCheckpointIO,
         metrics: MetricsFile,
         *,
         about: dict[str, Any],
@@ -70,7 +51,8 @@ class Checkpoints(Callback):
         about: what the manifest says besides the step (the fingerprint of the data)
         val_every, save_every: optimizer steps; a step that validates is always saved
         """
-        self.folder, self.files, self.metrics, self.about = folder, files, metrics, about
+        self.folder, self.metrics, self.about = folder, metrics, about
+        self.files = SealedCheckpointIO(before=metrics.flush)  # for the trainer's plugins
         self.steps, self.steps_per_epoch = steps, steps_per_epoch
         self.val_every, self.save_every = val_every, save_every or val_every
         self.step = self.saved = 0
@@ -158,24 +140,14 @@ class Checkpoints(Callback):
         """Begin Lightning's loops at the step, as if they had come there by themselves."""
         epoch, step = divmod(self.step, self.steps_per_epoch)
         trainer.datamodule.begin = (epoch, step)  # type: ignore[attr-defined]
-        loop = trainer.fit_loop
-        for progress, done in (
-            (loop.epoch_progress.current, epoch),
-            (loop.epoch_progress.total, epoch),
-            (loop.epoch_loop.batch_progress.total, self.step * trainer.accumulate_grad_batches),
-        ):
-            vars(progress).update(ready=done, started=done, processed=done, completed=done)
-        loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = self.step
-        loop.epoch_loop._batches_that_stepped = self.step
+        begin_at(trainer, epoch=epoch, step=self.step)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self._started = time.perf_counter()
         if self._random is not None:  # here: loaders are there, and the first batch has not been asked for
             set_random_state(self._random)
         if self.step and self.validates(self.step):  # due when the run was stopped
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+            validate_now(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         self._seconds, self._started = self.train_seconds, None

@@ -1,17 +1,25 @@
-"""How long a run is, how often it validates, and why it ended: counted by us, in optimizer steps."""
+"""The trainer of a run: how long it is, how often it validates, why it ended. Counted by us, in optimizer steps."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.loggers.logger import Logger
 
+from ift.artifacts.machine import Device, choose_device, keep_freed_memory
+from ift.data.datamodule import SFTDataModule
 from ift.errors import DataError
-from ift.settings import EarlyStoppingSettings, TrainerSettings
+from ift.sealed import Sealed
+from ift.settings import EarlyStoppingSettings, Settings, TrainerSettings
+from ift.training.loops import Trainer
+from ift.training.module import SFTModule
+from ift.training.resume import Checkpoints
 
 VALIDATIONS = 10  # in a run, where trainer.val_every is not set
 
@@ -24,8 +32,58 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory.*exists.*",
         ".*across ranks is zero.*",
+        ".*sync_dist=True.*",  # what we log is the same on every rank already
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def set_up_process(settings: Settings, *, n_embd: int) -> Device:
+    """Random states, memory and messages of this process; which device and precision it has. Raises MachineError."""
+    quiet_lightning()
+    keep_freed_memory()
+    L.seed_everything(settings.seed, verbose=False)
+    trainer = settings.trainer
+    return choose_device(trainer.accelerator, trainer.precision, n_embd=n_embd, devices=trainer.devices)
+
+
+def make_trainer(
+    settings: TrainerSettings,
+    device: Device,
+    *,
+    steps: int,
+    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    """Lightning's trainer, without what we do ourselves. steps: of the whole run; callbacks: one is a Checkpoints."""
+    (checkpoints,) = (callback for callback in callbacks if isinstance(callback, Checkpoints))
+    return Trainer(
+        accelerator=device.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
+        max_epochs=-1,
+        max_steps=steps,
+        accumulate_grad_batches=settings.accumulate,
+        val_check_interval=val_every(settings, steps) * settings.accumulate,  # micro-batches: always whole steps
+        check_val_every_n_epoch=None,
+        logger=list(loggers),
+        log_every_n_steps=1,
+        callbacks=list(callbacks),
+        plugins=[checkpoints.files],
+        enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
+        use_distributed_sampler=False,  # StepSampler knows about ranks
+        inference_mode=False,  # running sums live through evaluation and training: no inference tensors
+        num_sanity_val_steps=0,  # the untuned model is measured instead
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def fit(trainer: L.Trainer, module: SFTModule, data: SFTDataModule, checkpoint: Sealed | None) -> None:
+    """Measure the untuned model, then train it; or go on from a checkpoint."""
+    if checkpoint is None:
+        trainer.validate(module, data.baseline_dataloaders(), verbose=False)
+    trainer.fit(module, data, ckpt_path=checkpoint.path if checkpoint else None)
 
 
 def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:

@@ -1,0 +1,66 @@
+"""What a training run starts from; what is wrong with settings, rows or weight files is found here, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ift.artifacts.weights import Folder, plan_model
+from ift.data.contract.prepare import Prepared, prepare
+from ift.data.vocabulary import load_tokenizer
+from ift.errors import DataError
+from ift.model.config import GPTConfig
+from ift.run import RunFolder, is_other_rank
+from ift.sealed import Sealed, newest
+from ift.settings import Settings
+from ift.text.chat_templates import template_from
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    template: Template
+    tokenizer: Tokenizer
+    config: GPTConfig
+    weights: Folder | None  # None: fresh ones
+    data: Prepared
+    checkpoint: Sealed | None  # where a run that was stopped goes on
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of the rows: what a checkpoint says of its data."""
+        return {"data": self.data.report["fingerprint"]}
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a model folder says of the data that it was trained on."""
+        return {**self.fingerprint, "data_report": self.data.hash}
+
+
+def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
+    """Raises IftError. A new run's folder gets what `prepare` says of the rows."""
+    checkpoint = newest(run.checkpoints, mend=not is_other_rank())
+    template = template_from(settings.prompt)
+    tokenizer = load_tokenizer(settings.model.tokenizer, template)
+    config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
+    data = prepare(
+        settings.data,
+        template,
+        tokenizer,
+        context_length=config.context_length,
+        seed=settings.seed,
+        run=None if is_other_rank() or checkpoint else run,
+    )
+    if checkpoint:
+        refuse_other_data(checkpoint, data)
+    return Inputs(template, tokenizer, config, weights, data, checkpoint)
+
+
+def refuse_other_data(checkpoint: Sealed, data: Prepared) -> None:
+    """Raises DataError if the rows are not those that the run began with."""
+    before, now = checkpoint.about["data"], data.report["fingerprint"]
+    if before != now:
+        raise DataError(
+            f"the rows have changed since the run began: fingerprint {now[:16]}, then {before[:16]} "
+            "(bring them back, or begin a new run)"
+        )
