@@ -11,7 +11,8 @@ import jinja2
 
 from ift.errors import IftError, one_line
 from ift.export.source import Source
-from ift.run import read_json
+from ift.forms import DATA_REPORT
+from ift.run import read_object
 from ift.settings import load_settings
 from ift.text.conversations import Conversation
 
@@ -31,7 +32,9 @@ def card(source: Source, *, to: str, dtype: str, file: str) -> str:
     blocks with more backticks around it than in it, so it can begin neither markup nor HTML.
     """
     run = source.run
-    summary, report = _object(run.summary), _object(run.data_report)
+    # a file that may be missing, or be anything: then the card says less
+    summary, _ = read_object(run.summary, advice="")
+    report, _ = read_object(run.data_report, DATA_REPORT, advice="")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown; code() and block() keep each value from being more than text
@@ -77,15 +80,6 @@ def block(text: str) -> str:
     """Lines as a code block."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A file of the run that may be missing, or be anything: then the card says less."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _numbers(value: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
