@@ -204,7 +204,7 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without(bench):
 
 def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, monkeypatch):
     answers = []
-    real = asked.AskedModel._answer
+    real = asked.RecordedModel._answer
 
     def stops(self, questions):
         if len(answers) >= 8:
@@ -213,11 +213,11 @@ def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, mo
         return real(self, questions)
 
     with JudgeServer(lambda body: "m", first=by_worth) as server:
-        monkeypatch.setattr(asked.AskedModel, "_answer", stops)
+        monkeypatch.setattr(asked.RecordedModel, "_answer", stops)
         with pytest.raises(KeyboardInterrupt):
             alpaca_eval.run(bench(server, "eval.generate.batch_size=4"))
         assert (len(answers), len(server.asked)) == (8, 1)  # the judge was asked how it can be read
-        monkeypatch.setattr(asked.AskedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
+        monkeypatch.setattr(asked.RecordedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
         server.fault = lambda digest, attempt: "500" if len(server.asked) > 7 else None
         with pytest.raises(MachineError, match="requests got no reply"):
             alpaca_eval.run(bench(server, "eval.generate.batch_size=4", "judge.concurrency=1"))
@@ -250,7 +250,7 @@ def test_nothing_is_asked_that_could_cost_more(bench):
 
 
 def test_a_dry_run_asks_neither_model_nor_judge(bench, monkeypatch, capsys):
-    monkeypatch.setattr(asked.AskedModel, "_answer", None)
+    monkeypatch.setattr(asked.RecordedModel, "_answer", None)
     with JudgeServer(lambda body: "m") as server:
         told = bench(server, "judge.dry_run=true", "judge.price_in=1", "judge.price_out=1")
         assert alpaca_eval.run(told) is None

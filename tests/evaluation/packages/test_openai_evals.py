@@ -80,7 +80,7 @@ def script(monkeypatch):
         questions.extend(asked)
         return [scripted(question) for question in asked]
 
-    monkeypatch.setattr(asked.AskedModel, "_answer", answer)
+    monkeypatch.setattr(asked.RecordedModel, "_answer", answer)
     return questions
 
 
@@ -148,7 +148,7 @@ if __name__ == "__main__":
 
 
 def test_what_was_answered_before_a_stop_is_not_asked_again(bench, script, monkeypatch):
-    answer = asked.AskedModel._answer
+    answer = asked.RecordedModel._answer
 
     def stops(self, questions):
         if script:
@@ -156,11 +156,11 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(bench, script, monke
         return answer(self, questions)
 
     told = bench("eval.tasks=[born-first]", "eval.generate.batch_size=50", "eval.limit=100")  # 95 different ones
-    monkeypatch.setattr(asked.AskedModel, "_answer", stops)
+    monkeypatch.setattr(asked.RecordedModel, "_answer", stops)
     with pytest.raises(KeyboardInterrupt):
         openai_evals.run(told)
     assert len(script) == 50
-    monkeypatch.setattr(asked.AskedModel, "_answer", answer)
+    monkeypatch.setattr(asked.RecordedModel, "_answer", answer)
     outcome = openai_evals.run(told)
     assert len(script) == len(set(script)) == 95
     assert len(outcome.samples) == 100

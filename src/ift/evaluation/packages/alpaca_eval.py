@@ -22,7 +22,7 @@ from ift.evaluation.answers import open_answers
 from ift.evaluation.journal import Lines
 from ift.evaluation.judge.servers import OpenAICompatible, Reply, Request, address
 from ift.evaluation.packages.child import run_child
-from ift.evaluation.recorded import AskedJudge, AskedModel, Question, note_unfit
+from ift.evaluation.recorded import AskedJudge, Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import length_adjusted_win_rate, mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -175,10 +175,10 @@ Answered = list[tuple[Subject, str, list[str]]]  # who, in which prompt, and wha
 def _answer(bench: Bench, baseline: Baseline) -> tuple[Answered, list[str]]:
     """What each model says, and a note on prompts that were too long."""
     answered: Answered = []
-    asked: list[AskedModel] = []
+    asked: list[RecordedModel] = []
     with Lines(bench.folder / "answers.jsonl") as kept:
         for subject in bench.subjects:
-            ask = AskedModel(bench, subject, kept)
+            ask = RecordedModel(bench, subject, kept)
             asked.append(ask)
             # a base model has no template of its own
             for prompt in bench.settings.eval.prompts if subject.template else ["raw"]:

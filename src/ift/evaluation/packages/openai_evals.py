@@ -25,7 +25,7 @@ from ift.errors import ConfigError, DataError, MachineError, one_line
 from ift.evaluation.journal import Lines
 from ift.evaluation.judge.servers import Request, connect
 from ift.evaluation.packages.child import run_child
-from ift.evaluation.recorded import AskedJudge, AskedModel, OnlyPlannedError, Question, note_unfit
+from ift.evaluation.recorded import AskedJudge, OnlyPlannedError, Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -95,7 +95,7 @@ def run(bench: Bench) -> Outcome | None:
                 # a base model has no template of its own
                 asked += [(subject, prompt) for prompt in (settings.eval.prompts if subject.template else ["raw"])]
             models = {f"{subject.label} {prompt}": (subject, prompt) for subject, prompt in asked}
-            asking = {label: AskedModel(bench, subject, kept) for label, (subject, _) in models.items()}
+            asking = {label: RecordedModel(bench, subject, kept) for label, (subject, _) in models.items()}
             found = _run(bench, specs, models, asking, judge)
             unfit = note_unfit(list(asking.values()))
         if judge and server:
@@ -227,7 +227,7 @@ def _run(
     bench: Bench,
     specs: Sequence[Spec],
     models: Mapping[str, tuple[Subject, str]],
-    asking: Mapping[str, AskedModel],
+    asking: Mapping[str, RecordedModel],
     judge: AskedJudge | None,
 ) -> list[dict[str, Any]]:
 
