@@ -511,3 +511,24 @@ def test_an_engine_goes_on_after_a_callback_that_failed(model, prompts):
         engine.step()
     run_out(engine)
     assert [answers[0], answers[1]] == [alone(model, prompt, 12) for prompt in prompts[:2]]
+
+
+def test_requests_that_could_not_join_wait_for_the_next_step(model, prompts, monkeypatch):
+    """A device may be out of memory for a moment."""
+    engine, answers, hidden = Engine(model, slots=3, capacity=CONTEXT), {}, GPT.hidden
+    engine.submit(request(prompts[0], answers, 0))
+    engine.step()
+    for number in (1, 2):
+        engine.submit(request(prompts[number], answers, number))
+
+    def fail(self, ids, *more):
+        if len(ids) > 1:
+            raise torch.OutOfMemoryError
+        return hidden(self, ids, *more)
+
+    monkeypatch.setattr(GPT, "hidden", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.step()
+    monkeypatch.setattr(GPT, "hidden", hidden)
+    run_out(engine)
+    assert [answers[number] for number in range(3)] == [alone(model, prompt, 12) for prompt in prompts[:3]]
