@@ -104,17 +104,17 @@ def test_prompts_take_the_places_of_rows_that_have_ended(model, prompts):
     assert sum(steps) / len(steps) > 3.2  # of a row that has just ended the place stays empty for one step
 
 
-def test_each_answer_is_told_of_as_it_ends_with_its_place_in_the_list(model, prompts):
-    told, before = [], []
+def test_each_answer_is_reported_as_it_ends_with_its_place_in_the_list(model, prompts):
+    reported, before = [], []
     answers = greedy(
         model,
         prompts,
         batch_size=3,
-        ended=lambda place, answer: told.append((place, answer)),
-        progress=lambda rows: before.append(len(told)),
+        ended=lambda place, answer: reported.append((place, answer)),
+        progress=lambda rows: before.append(len(reported)),
     )
-    assert len(told) == len(prompts)
-    assert dict(told) == dict(enumerate(answers))
+    assert len(reported) == len(prompts)
+    assert dict(reported) == dict(enumerate(answers))
     assert before[0] < 6  # not all at the end
 
 
@@ -257,7 +257,7 @@ def test_in_bf16_the_choice_is_the_same_where_it_is_clear(model, prompts):
     assert clear > 10
 
 
-def test_a_row_ends_where_it_is_told_to_and_the_others_go_on(model, prompts):
+def test_a_row_ends_where_until_says_so_and_the_others_go_on(model, prompts):
     plain = greedy(model, prompts)
     stop = plain[0].ids[2]
     found = greedy(model, prompts, until=lambda ids: ids[-1] == stop)

@@ -41,7 +41,7 @@ def log_likelihoods(
     vocab_size: tokens that there are; a model may have room for more
     batch_tokens: computed together; what rows share counts once
     ended: called after each batch with its likelihoods, by number of the window
-    Raises Stopped between two batches if that was asked for.
+    Raises Stopped between two batches where a signal came to stop the run.
     """
     windows_of: dict[bytes, list[int]] = defaultdict(list)  # row -> windows that are scored at its last positions
     for number, (given, scored) in enumerate(windows):

@@ -20,7 +20,7 @@ class StopStrings:
         self._bytes = max((len(text.encode()) for text in self.texts), default=0)
 
     def __call__(self, ids: list[int]) -> bool:
-        """Whether a stop string is complete. To be asked after each new token: only the end is looked at."""
+        """Whether a stop string is complete. Call it after each new token: only the end is decoded."""
         if not self.texts:
             return False
         # a token has a byte at least; 4 more, so that a character which the cut halves lies before the string
