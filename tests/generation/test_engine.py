@@ -104,17 +104,17 @@ def test_prompts_take_the_places_of_rows_that_have_ended(model, prompts):
     assert sum(steps) / len(steps) > 3.2  # of a row that has just ended the place stays empty for one step
 
 
-def test_each_answer_is_told_of_as_it_ends_with_its_place_in_the_list(model, prompts):
-    told, before = [], []
+def test_each_answer_is_reported_as_it_ends_with_its_place_in_the_list(model, prompts):
+    reported, before = [], []
     answers = greedy(
         model,
         prompts,
         batch_size=3,
-        ended=lambda place, answer: told.append((place, answer)),
-        progress=lambda rows: before.append(len(told)),
+        ended=lambda place, answer: reported.append((place, answer)),
+        progress=lambda rows: before.append(len(reported)),
     )
-    assert len(told) == len(prompts)
-    assert dict(told) == dict(enumerate(answers))
+    assert len(reported) == len(prompts)
+    assert dict(reported) == dict(enumerate(answers))
     assert before[0] < 6  # not all at the end
 
 
@@ -257,7 +257,7 @@ def test_in_bf16_the_choice_is_the_same_where_it_is_clear(model, prompts):
     assert clear > 10
 
 
-def test_a_row_ends_where_it_is_told_to_and_the_others_go_on(model, prompts):
+def test_a_row_ends_where_until_says_so_and_the_others_go_on(model, prompts):
     plain = greedy(model, prompts)
     stop = plain[0].ids[2]
     found = greedy(model, prompts, until=lambda ids: ids[-1] == stop)
@@ -511,3 +511,24 @@ def test_an_engine_goes_on_after_a_callback_that_failed(model, prompts):
         engine.step()
     run_out(engine)
     assert [answers[0], answers[1]] == [alone(model, prompt, 12) for prompt in prompts[:2]]
+
+
+def test_requests_that_could_not_join_wait_for_the_next_step(model, prompts, monkeypatch):
+    """A device may be out of memory for a moment."""
+    engine, answers, hidden = Engine(model, slots=3, capacity=CONTEXT), {}, GPT.hidden
+    engine.submit(request(prompts[0], answers, 0))
+    engine.step()
+    for number in (1, 2):
+        engine.submit(request(prompts[number], answers, number))
+
+    def fail(self, ids, *more):
+        if len(ids) > 1:
+            raise torch.OutOfMemoryError
+        return hidden(self, ids, *more)
+
+    monkeypatch.setattr(GPT, "hidden", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.step()
+    monkeypatch.setattr(GPT, "hidden", hidden)
+    run_out(engine)
+    assert [answers[number] for number in range(3)] == [alone(model, prompt, 12) for prompt in prompts[:3]]

@@ -88,7 +88,7 @@ def test_nothing_is_computed_twice_and_the_head_sees_only_what_is_asked_about(mo
     assert sizes["lm_head"] == [2 * 1 + 2 * 2 * 2]
 
 
-def test_a_batch_is_told_of_when_it_is_done_and_no_answer_twice(model, windows):
+def test_a_batch_is_reported_when_it_is_done_and_no_answer_twice(model, windows):
     batches = []
     answers = found(model, windows, 60, ended=batches.append)
     assert len(batches) > 3

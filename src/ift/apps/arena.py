@@ -100,7 +100,9 @@ class Models:
                 subject = Bench(contender.run, self.settings).tuned
             self.loaded[contender.name] = subject
             assert subject.template
-            [said] = respond(
+            if not subject.fits(row, self.settings.eval.generate):
+                raise ValueError("this is too long for one of the models")
+            [response] = respond(
                 subject.model,
                 [row],
                 subject.template,
@@ -108,9 +110,7 @@ class Models:
                 self.settings.eval.generate,
                 seed=self.settings.seed,
             )
-        if said["stop_reason"] == "context" and not said["response_tokens"]:
-            raise ValueError("this is too long for one of the models")
-        return str(said["response"])
+        return str(response["response"])
 
 
 @dataclass

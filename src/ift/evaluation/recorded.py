@@ -13,49 +13,47 @@ from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
 from ift.sealed import MANIFEST, hash_file
 from ift.settings import load_settings
-from ift.text.encoding import encode_prompt
 
 Question = Row | str  # in the model's own template; or text to go on with
 SAVED_TOGETHER = 64  # answers between two writes, where no batch size is given
 
 
-class AskedModel:
-    """Answers of one model, kept in answers.jsonl of an evaluation's folder: what was killed goes on there."""
+class RecordedModel:
+    """One model, whose answers are kept in answers.jsonl of an evaluation's folder: a run that was stopped goes on.
+
+    unfit  keys of prompts so far that are too long for the model
+    """
 
     def __init__(self, bench: Bench, subject: Subject, kept: Journal):
         self.subject, self.kept, self.settings = subject, kept, bench.settings
-        self.unfit: set[str] = set()  # keys of prompts that are too long for the model
+        self.unfit: set[str] = set()
         weights = _weights(bench, subject)
         decided = [subject.label, weights, asdict(self.settings.eval.generate), self.settings.seed]
         self.identity = content_key(json.dumps(decided, sort_keys=True), self.settings.precision)
 
     def __call__(self, questions: Sequence[Question], *, what: str) -> list[str]:
-        """One answer to each question, in order; equal questions are asked once.
+        """One answer to each question, in order; equal questions are answered once.
 
         A prompt that does not fit into the context gets "" as a row, and loses its beginning as text.
+        what: the title of the progress bar.
         """
         keys = [self._key(question) for question in questions]
         missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in self.kept.lines}
         # those of like length together: a batch takes as long as its longest
         waiting = sorted(missing, key=lambda key: len(str(missing[key])))
-        size = self.settings.eval.generate.batch_size or SAVED_TOGETHER
+        generate = self.settings.eval.generate
+        size = generate.batch_size or SAVED_TOGETHER
         if waiting:
             with progress(what, len(waiting), "answers") as advance:
                 for start in range(0, len(waiting), size):
                     batch = waiting[start : start + size]
-                    asked = [missing[key] for key in batch]
-                    for key, question, answer in zip(batch, asked, self._answer(asked), strict=True):
-                        fits = self._fits(question)
+                    answers = self._answer([missing[key] for key in batch])
+                    for key, answer in zip(batch, answers, strict=True):
+                        fits = self.subject.fits(missing[key], generate)
                         self.kept.put(key, {"model": self.subject.label, "response": answer, "fits": fits})
                     advance(len(batch))
         self.unfit |= {key for key in keys if not self.kept.lines[key]["fits"]}
         return [str(self.kept.lines[key]["response"]) for key in keys]
-
-    def _fits(self, question: Question) -> bool:
-        subject, most = self.subject, self.subject.model.config.context_length
-        if isinstance(question, str) or subject.template is None:
-            return len(subject.tokenizer.encode(str(question))) + self.settings.eval.generate.max_new_tokens <= most
-        return len(encode_prompt(question, subject.template, subject.tokenizer)) < most
 
     def _key(self, question: Question) -> str:
         template = self.subject.template
@@ -66,18 +64,24 @@ class AskedModel:
     def _answer(self, questions: Sequence[Question]) -> list[str]:
         from ift.evaluation.responses import respond
 
-        rows = [question for question in questions if isinstance(question, Row)]
-        texts = [question for question in questions if isinstance(question, str)]
-        s, generate, seed = self.subject, self.settings.eval.generate, self.settings.seed
+        subject, generate, seed = self.subject, self.settings.eval.generate, self.settings.seed
+        rows = {place: question for place, question in enumerate(questions) if isinstance(question, Row)}
+        texts = {place: question for place, question in enumerate(questions) if isinstance(question, str)}
+        answers = [""] * len(questions)
         if rows:
-            assert s.template
-            found = respond(s.model, rows, s.template, s.tokenizer, generate, seed=seed)
-            in_template = iter([str(each["response"]) for each in found])
-        raw = iter([text.strip() for text in s.complete(texts, generate, seed=seed)] if texts else [])
-        return [next(raw) if isinstance(question, str) else next(in_template) for question in questions]
+            assert subject.template
+            model, template, tokenizer = subject.model, subject.template, subject.tokenizer
+            responses = respond(model, list(rows.values()), template, tokenizer, generate, seed=seed)
+            for place, response in zip(rows, responses, strict=True):
+                answers[place] = str(response["response"])
+        if texts:
+            completions = subject.complete(list(texts.values()), generate, seed=seed)
+            for place, text in zip(texts, completions, strict=True):
+                answers[place] = text.strip()
+        return answers
 
 
-def note_unfit(models: Sequence[AskedModel]) -> list[str]:
+def note_unfit(models: Sequence[RecordedModel]) -> list[str]:
     """A sentence for results.json where prompts were too long, or none."""
     n = sum(len(model.unfit) for model in models)
     if not n:

@@ -10,7 +10,8 @@ from ift import stops
 from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.evaluation.answers import COLUMNS
-from ift.generation.engine import Generated, generate
+from ift.generation.engine import generate
+from ift.generation.fitting import TooLong, fit
 from ift.generation.sampling import Sampling
 from ift.model.gpt import GPT
 from ift.progress import progress
@@ -33,20 +34,19 @@ def respond(
 ) -> list[dict[str, Any]]:
     """One dict with COLUMNS for each row, in order. A prompt that fills the context gets an empty response."""
     prompts = [encode_prompt(row, template, tokenizer) for row in rows]
-    fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context_length]
+    limit = settings.max_new_tokens
+    fitted = fit(prompts, TooLong.REFUSE, context_length=model.config.context_length, max_new_tokens=limit)
     generated = generate(
         model,
-        [prompts[i] for i in fits],
+        fitted.prompts,
         end_of_text=tokenizer.end_of_text,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=limit,
         sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, seed),
         batch_size=settings.batch_size,
         progress=advance,
     )
-    by_row = dict(zip(fits, generated, strict=True))
     responses = []
-    for i, row in enumerate(rows):
-        answer = by_row.get(i, Generated([], "context"))
+    for row, prompt, answer in zip(rows, prompts, fitted.answers(generated), strict=True):
         text = template.clean(tokenizer.decode(answer.ids), row)
         values = (
             row.instruction,
@@ -54,7 +54,7 @@ def respond(
             row.output,
             text,
             answer.stop_reason,
-            len(prompts[i]),
+            len(prompt),
             len(answer.ids),
             row.file,
             row.number,

@@ -17,6 +17,7 @@ from ift.settings import EvaluateSettings, GenerateSettings
 if TYPE_CHECKING:
     import torch
 
+    from ift.data.reading.rows import Row
     from ift.model.gpt import GPT
     from ift.text.templates import Template
     from ift.text.tokenizers import Tokenizer
@@ -47,37 +48,44 @@ class Subject:
         """What the model writes after each text, up to the first of the stop strings; texts are ordinary text.
 
         A prompt that leaves no room for max_new_tokens loses its beginning. what: the title of a progress bar.
+        Raises ConfigError where max_new_tokens leaves no room for any prompt.
         """
         from ift.generation.engine import generate
+        from ift.generation.fitting import TooLong, fit
         from ift.generation.sampling import Sampling
+        from ift.generation.stop_strings import StopStrings
 
-        room = self.model.config.context_length - settings.max_new_tokens
-        if room < 1:
+        context, limit = self.model.config.context_length, settings.max_new_tokens
+        if limit >= context:
             raise ConfigError(
-                f"eval.generate.max_new_tokens={settings.max_new_tokens}: the model has "
-                f"{self.model.config.context_length} positions, and the prompt needs some"
+                f"eval.generate.max_new_tokens={limit}: the model has {context} positions, and the prompt needs some"
             )
-        ids = [self.tokenizer.encode(prompt)[-room:] or [self.tokenizer.end_of_text] for prompt in prompts]
-        longest = max((len(text.encode()) for text in stop), default=0) + 4  # a token has at least a byte
-
-        def ends(so_far: list[int]) -> bool:
-            return any(text in self.tokenizer.decode(so_far[-longest:]) for text in stop)
-
+        ids = [self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text] for prompt in prompts]
+        fitted = fit(ids, TooLong.KEEP_END, context_length=context, max_new_tokens=limit)
+        stops = StopStrings(stop, self.tokenizer.decode)
         with progress(what, len(prompts), "answers") as advance:
             generated = generate(
                 self.model,
-                ids,
+                fitted.prompts,
                 end_of_text=self.tokenizer.end_of_text,
-                max_new_tokens=settings.max_new_tokens,
+                max_new_tokens=limit,
                 sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, seed),
                 batch_size=settings.batch_size,
-                until=ends if stop else None,
+                until=stops,
                 progress=advance,
             )
-        texts = [self.tokenizer.decode(answer.ids) for answer in generated]
-        for text in stop:
-            texts = [said.split(text)[0] for said in texts]
-        return texts
+        return [stops.text(answer.ids) for answer in generated]
+
+    def fits(self, question: Row | str, settings: GenerateSettings) -> bool:
+        """Whether the model sees all of a prompt: a row as `respond` puts it in the template, a text as `complete`."""
+        from ift.generation.fitting import TooLong
+        from ift.text.encoding import encode_prompt
+
+        if isinstance(question, str) or self.template is None:
+            ids, policy = self.tokenizer.encode(str(question)), TooLong.KEEP_END
+        else:
+            ids, policy = encode_prompt(question, self.template, self.tokenizer), TooLong.REFUSE
+        return len(ids) <= policy.longest(self.model.config.context_length, settings.max_new_tokens)
 
 
 class Bench:

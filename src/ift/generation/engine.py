@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -237,19 +238,20 @@ class Engine:
         """Requests that begin alike join together: one at least, and no more than `most` tokens."""
         rows: list[_Row] = []
         tokens = 0
-        while self._waiting and len(rows) < free:
-            row = self._waiting[0]
+        for row in islice(self._waiting, free):
             more = row.length - computed
             if rows and (tokens + more > most or self._already_computed(row) != computed):
                 break
-            rows.append(self._waiting.popleft())
+            rows.append(row)
             tokens += more
         first_slot = len(self._active)
         for slot in range(first_slot, first_slot + len(rows)):
             self._give(slot, computed)
         state = self._prefill(first_slot, [row.request.prompt[computed:] for row in rows], computed=computed)
         self._holding |= {slot for slot, row in enumerate(rows, start=first_slot) if row.begins_shared}
-        self._active += rows
+        for row in rows:  # not before: what failed can be tried again
+            self._waiting.popleft()
+            self._active.append(row)
         return state
 
     def _continue_partial(self, row: _Row, most: int) -> list[Tensor]:

@@ -1,14 +1,15 @@
 """How likely a model finds given tokens after others: many short questions, few forwards.
 
-S positions that are asked about, C channels. Rows lie flat without padding. What neighbours in the order of words begin
-with is computed once (layout.Tree): the solved examples before all questions of a task, the question before each of its
-choices. Logits exist for a chunk of the positions that are asked about, and for no others.
+S positions that predict a scored token, T scored tokens, C channels. Rows lie flat without padding, in lexicographic
+order, and what neighbours begin with is computed once (layouts.Tree): the solved examples before all questions of a
+task, the question before each of its choices. Logits exist for a chunk of the S positions, and for no others.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +25,7 @@ TILE = 32  # of them that go through the softmax together on a CPU: they stay in
 WORTH = 8  # tokens that rows must have in common for a stretch of their own
 
 Window = tuple[np.ndarray, np.ndarray]  # tokens that are given (one at least), and those that are scored
-Answer = tuple[float, bool]  # log-likelihood in fp32, and whether each token is the model's first choice
+Likelihood = tuple[float, bool]  # log-likelihood in fp32, and whether each token is the model's first choice
 
 
 def log_likelihoods(
@@ -33,29 +34,30 @@ def log_likelihoods(
     *,
     vocab_size: int,
     batch_tokens: int,
-    ended: Callable[[dict[int, Answer]], None] = lambda answers: None,
-) -> list[Answer]:
+    ended: Callable[[dict[int, Likelihood]], None] = lambda scores: None,
+) -> list[Likelihood]:
     """Of each (given, scored), together at most one token longer than the context; both have a token at least.
 
     vocab_size: tokens that there are; a model may have room for more
     batch_tokens: computed together; what rows share counts once
-    ended: called after each batch with the answers that it gave, by number of the window
-    Raises Stopped between two batches if that was asked for.
+    ended: called after each batch with its likelihoods, by number of the window
+    Raises Stopped between two batches where a signal came to stop the run.
     """
-    asked: dict[bytes, list[int]] = defaultdict(list)  # row -> windows that look at its last positions
+    windows_of: dict[bytes, list[int]] = defaultdict(list)  # row -> windows that are scored at its last positions
     for number, (given, scored) in enumerate(windows):
-        asked[_pack(np.concatenate([given, scored[:-1]]))].append(number)
-    answers: dict[int, Answer] = {}
+        windows_of[_pack(np.concatenate([given, scored[:-1]]))].append(number)
+    likelihoods: dict[int, Likelihood] = {}
     model.eval()
-    for rows in _batches(sorted(asked), batch_tokens):
+    for batch in _batches(sorted(windows_of), batch_tokens):
         stops.check("between two batches of questions")
-        wanted = [(row, number) for row, packed in enumerate(rows) for number in asked[packed]]
-        targets = [windows[number][1] for _, number in wanted]
-        found = _ask(model, [_unpack(row) for row in rows], [row for row, _ in wanted], targets, vocab_size)
-        new = dict(zip((number for _, number in wanted), found, strict=True))
-        answers |= new
+        numbers = [number for packed in batch for number in windows_of[packed]]
+        row_of = [row for row, packed in enumerate(batch) for _ in windows_of[packed]]
+        targets = [windows[number][1] for number in numbers]
+        scores = _score(model, [_unpack(packed) for packed in batch], row_of, targets, vocab_size)
+        new = dict(zip(numbers, scores, strict=True))
+        likelihoods |= new
         ended(new)
-    return [answers[number] for number in range(len(windows))]
+    return [likelihoods[number] for number in range(len(windows))]
 
 
 def _pack(ids: np.ndarray) -> bytes:
@@ -83,68 +85,85 @@ def _batches(rows: Sequence[bytes], batch_tokens: int) -> Iterator[list[bytes]]:
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:
-    """Tokens that both begin with; fewer than are worth it count as none."""
+    """Number of tokens that both begin with; fewer than WORTH count as none."""
     most = min(len(first), len(second))
     differs = np.flatnonzero(first[:most] != second[:most])
     common = int(differs[0]) if len(differs) else most
     return common if common >= WORTH else 0
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Rows from `first` to `last` begin with the same `depth` tokens, which have their places in the layout."""
+
+    first: int
+    last: int
+    depth: int
+    stretch: int  # number of the last stretch of them, -1 where depth is 0
+    places: np.ndarray  # (depth,) where they stand among the flat tokens
+
+
 def branches(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, Tree, list[np.ndarray]]:
-    """Different rows in order -> their (N,) flat tokens, what each may see, and where each row's tokens stand there."""
-    shared = [_common(*neighbours) for neighbours in pairwise(rows)]  # by a row and the next
+    """Different rows in order -> (N,) flat tokens, their layout, and the places of each row's tokens among them."""
+    shared = [_common(*neighbours) for neighbours in pairwise(rows)]  # tokens that a row and the next begin with
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
     parents: list[int] = []
-    places: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(rows)
+    places = [np.empty(0, dtype=np.int64)] * len(rows)
     total = 0
-    # rows from `first` to `last` have their first `depth` tokens, which stand at `way`, in the stretches up to `parent`
-    todo = [(0, len(rows) - 1, 0, -1, np.empty(0, dtype=np.int64))]
-    while todo:
-        first, last, depth, parent, way = todo.pop()
-        begin = first
-        for row in range(first, last + 1):
-            if row < last and shared[row] >= depth + WORTH:
-                continue
-            depth_after = min(shared[begin:row], default=len(rows[row]))
-            mine, after = parent, way
-            if depth_after > depth:
-                mine = len(lengths)
-                tokens.append(rows[begin][depth:depth_after])
-                lengths.append(depth_after - depth)
-                parents.append(parent)
-                after = np.concatenate([way, np.arange(total, total + lengths[-1])])
-                total += lengths[-1]
-            if begin == row:
-                places[row] = after
+    groups = [_Group(first=0, last=len(rows) - 1, depth=0, stretch=-1, places=places[0])]
+    while groups:
+        group = groups.pop()
+        for first, last in _divide(group, shared):
+            depth = min(shared[first:last], default=len(rows[last]))
+            part = _Group(first, last, depth, group.stretch, group.places)
+            if depth > group.depth:
+                more = depth - group.depth
+                new_places = np.concatenate([group.places, np.arange(total, total + more)])
+                part = _Group(first, last, depth, stretch=len(lengths), places=new_places)
+                tokens.append(rows[first][group.depth : depth])
+                lengths.append(more)
+                parents.append(group.stretch)
+                total += more
+            if first == last:
+                places[first] = part.places
             else:
-                todo.append((begin, row, depth_after, mine, after))
-            begin = row + 1
+                groups.append(part)
     return np.concatenate(tokens), Tree(lengths, parents), places
 
 
+def _divide(group: _Group, shared: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last row of each part of a group whose rows go on alike, long enough for a stretch of their own."""
+    first = group.first
+    for row in range(group.first, group.last + 1):
+        if row == group.last or shared[row] < group.depth + WORTH:
+            yield first, row
+            first = row + 1
+
+
 @torch.inference_mode()
-def _ask(
-    model: GPT, rows: Sequence[np.ndarray], of: Sequence[int], targets: Sequence[np.ndarray], vocab_size: int
-) -> list[Answer]:
-    """What the last len(targets[i]) positions of row of[i] say of targets[i]."""
+def _score(
+    model: GPT, rows: Sequence[np.ndarray], row_of: Sequence[int], targets: Sequence[np.ndarray], vocab_size: int
+) -> list[Likelihood]:
+    """Likelihood of each targets[i], predicted at the last len(targets[i]) positions of row row_of[i]."""
     device = model.device
     tokens, tree, places = branches(rows)
     positions, state = np.unique(
-        np.concatenate([places[row][-len(wanted) :] for row, wanted in zip(of, targets, strict=True)]),
+        np.concatenate([places[row][-len(target) :] for row, target in zip(row_of, targets, strict=True)]),
         return_inverse=True,
     )
     hidden = model.hidden(torch.from_numpy(tokens).to(device), tree)[torch.from_numpy(positions).to(device)]
-    logprobs, greedy = _said(model, hidden, state, np.concatenate(targets), vocab_size)
-    begins = np.cumsum([0, *(len(wanted) for wanted in targets[:-1])])
+    logprobs, greedy = _token_logprobs(model, hidden, state, np.concatenate(targets), vocab_size)
+    begins = np.cumsum([0, *(len(target) for target in targets[:-1])])
     sums, all_greedy = np.add.reduceat(logprobs, begins), np.logical_and.reduceat(greedy, begins)
     return list(zip(sums.tolist(), all_greedy.tolist(), strict=True))
 
 
-def _said(
+def _token_logprobs(
     model: GPT, hidden: Tensor, state: np.ndarray, targets: np.ndarray, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(S, C) states, targets and the state that says each -> log-probability of each, and whether it is the largest."""
+    """(S, C) states, and (T,) targets each with the number of its state -> (T,) log-probabilities, and whether each
+    target is the most likely token."""
     order = np.argsort(state, kind="stable")
     logprobs, greedy = np.empty(len(targets)), np.empty(len(targets), dtype=bool)
     for begin in range(0, len(hidden), CHUNK):

@@ -206,7 +206,7 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without(bench):
 
 def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, monkeypatch):
     answers = []
-    real = recorded.AskedModel._answer
+    real = recorded.RecordedModel._answer
 
     def stops(self, questions):
         if len(answers) >= 8:
@@ -215,11 +215,11 @@ def test_what_was_answered_and_judged_before_a_stop_is_not_asked_again(bench, mo
         return real(self, questions)
 
     with JudgeServer(lambda body: "m", first=by_worth) as server:
-        monkeypatch.setattr(recorded.AskedModel, "_answer", stops)
+        monkeypatch.setattr(recorded.RecordedModel, "_answer", stops)
         with pytest.raises(KeyboardInterrupt):
             alpaca_eval.evaluate(bench(server, "eval.generate.batch_size=4"))
         assert (len(answers), len(server.asked)) == (8, 1)  # the judge was asked how it can be read
-        monkeypatch.setattr(recorded.AskedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
+        monkeypatch.setattr(recorded.RecordedModel, "_answer", lambda self, qs: answers.extend(qs) or real(self, qs))
         server.fault = lambda digest, attempt: "500" if len(server.asked) > 7 else None
         with pytest.raises(MachineError, match="requests got no reply"):
             alpaca_eval.evaluate(bench(server, "eval.generate.batch_size=4", "judge.concurrency=1"))
@@ -252,7 +252,7 @@ def test_nothing_is_asked_that_could_cost_more(bench):
 
 
 def test_a_dry_run_asks_neither_model_nor_judge(bench, monkeypatch, capsys):
-    monkeypatch.setattr(recorded.AskedModel, "_answer", None)
+    monkeypatch.setattr(recorded.RecordedModel, "_answer", None)
     with JudgeServer(lambda body: "m") as server:
         told = bench(server, "judge.dry_run=true", "judge.price_in=1", "judge.price_out=1")
         assert alpaca_eval.evaluate(told) is None

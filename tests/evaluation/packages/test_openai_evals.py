@@ -81,7 +81,7 @@ def script(monkeypatch):
         questions.extend(asked)
         return [scripted(question) for question in asked]
 
-    monkeypatch.setattr(recorded.AskedModel, "_answer", answer)
+    monkeypatch.setattr(recorded.RecordedModel, "_answer", answer)
     return questions
 
 
@@ -149,7 +149,7 @@ if __name__ == "__main__":
 
 
 def test_what_was_answered_before_a_stop_is_not_asked_again(bench, script, monkeypatch):
-    answer = recorded.AskedModel._answer
+    answer = recorded.RecordedModel._answer
 
     def stops(self, questions):
         if script:
@@ -157,11 +157,11 @@ def test_what_was_answered_before_a_stop_is_not_asked_again(bench, script, monke
         return answer(self, questions)
 
     told = bench("eval.tasks=[born-first]", "eval.generate.batch_size=50", "eval.limit=100")  # 95 different ones
-    monkeypatch.setattr(recorded.AskedModel, "_answer", stops)
+    monkeypatch.setattr(recorded.RecordedModel, "_answer", stops)
     with pytest.raises(KeyboardInterrupt):
         openai_evals.evaluate(told)
     assert len(script) == 50
-    monkeypatch.setattr(recorded.AskedModel, "_answer", answer)
+    monkeypatch.setattr(recorded.RecordedModel, "_answer", answer)
     outcome = openai_evals.evaluate(told)
     assert len(script) == len(set(script)) == 95
     assert len(outcome.samples) == 100

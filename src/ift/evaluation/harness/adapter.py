@@ -2,7 +2,7 @@
 
 The rules are those of the harness's own HFLM, so that numbers can be compared: what is too long loses its beginning, a
 continuation of one token shares its forward with the others of its context, long documents are scored in windows, and
-what is written ends before the first stop string. How it is computed is ours (likelihood.py, ift.generation).
+what is written ends before the first stop string. How it is computed is ours (ift.generation).
 
 Two things differ. Text is ordinary text: a document that spells "<|endoftext|>" gives the tokens of those characters,
 where HFLM gives the end-of-text token. And where HFLM stops with an AssertionError we answer: a continuation longer
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor, distributed
 
@@ -32,8 +32,10 @@ from ift.errors import ConfigError
 from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Subject
 from ift.generation.engine import Generated, generate
-from ift.generation.likelihoods import Answer, Window, log_likelihoods
+from ift.generation.fitting import TooLong, fit
+from ift.generation.likelihoods import Likelihood, Window, log_likelihoods
 from ift.generation.sampling import Sampling
+from ift.generation.stop_strings import StopStrings
 from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
@@ -90,8 +92,8 @@ class IftLM(TemplateLM):
                either by `simple_evaluate(apply_chat_template=True)`, which asks `apply_chat_template` for it, or as the
                instruction of a conversation of one turn; continuations are then scored, and texts written, as responses
     advance    called with the number of requests that have just been answered
-    store      answers go here as soon as a batch is done, by what they depend on; what is there is not asked again.
-               One file for each rank
+    store      answers go here as soon as a batch is done, by what they depend on; what is there is not computed
+               again. One file for each rank
 
     truncated  requests so far whose beginning did not fit the window
     shortened  generations so far that may be half the window long, since the task allows them all of it
@@ -238,14 +240,14 @@ class IftLM(TemplateLM):
 
     # -- log-likelihoods -----------------------------------------------------------------------------------------------
 
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Answer]:
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Likelihood]:
         """(log-likelihood, greedy) of each (context, continuation). Without a context the end-of-text is given."""
         pairs = (self._encode_pair(self._in_template(context), text) for context, text in (r.args for r in requests))
         return self._score([self._windows(*pair) for pair in pairs])
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **kwargs: Any
-    ) -> list[Answer]:
+    ) -> list[Likelihood]:
         return self._score([self._windows(given, scored) for _, given, scored in requests])
 
     def _windows(self, given: Sequence[int], scored: Sequence[int]) -> list[Window]:
@@ -263,10 +265,10 @@ class IftLM(TemplateLM):
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each (document,), in windows of which each token is in one, the end-of-text before it."""
         texts = [request.args[0] for request in requests]
-        found = self._score([self._rolling(self.tok_encode(text), self.prefix_token_id) for text in texts])
-        return [logprob for logprob, _ in found]
+        scores = self._score([self._rolling(self.tok_encode(text), self.prefix_token_id) for text in texts])
+        return [logprob for logprob, _ in scores]
 
-    def _score(self, requests: Sequence[Sequence[Window]]) -> list[Answer]:
+    def _score(self, requests: Sequence[Sequence[Window]]) -> list[Likelihood]:
         """The sum over each request's windows, in order; requests of one content are one."""
         keys = [
             self._key("loglikelihood", [[part.tobytes().hex() for part in window] for window in windows])
@@ -274,28 +276,29 @@ class IftLM(TemplateLM):
         ]
         content = dict(zip(keys, requests, strict=True))
         waiting = Counter(keys)
-        answers: dict[str, Answer] = {key: (0.0, True) for key, windows in content.items() if not windows}
+        answers: dict[str, Likelihood] = {key: (0.0, True) for key, windows in content.items() if not windows}
         if self.store:
             kept = {key: self.store.lines[key] for key in content if key in self.store.lines}
             answers |= {key: (line["logprob"], line["greedy"]) for key, line in kept.items()}
         self.advance(sum(waiting[key] for key in answers))
-        asked = [(key, window) for key, windows in content.items() if key not in answers for window in windows]
-        found: dict[str, list[Answer]] = defaultdict(list)  # of the windows of requests that are not answered yet
+        missing = [(key, window) for key, windows in content.items() if key not in answers for window in windows]
+        parts: dict[str, list[Likelihood]] = defaultdict(list)  # windows so far, of requests that have more to come
 
-        def ended(new: dict[int, Answer]) -> None:
-            for number, answer in new.items():
-                found[asked[number][0]].append(answer)
-            whole = [key for key in found if len(found[key]) == len(content[key])]
-            done = {
-                key: (sum(p for p, _ in parts), all(g for _, g in parts)) for key in whole if (parts := found.pop(key))
-            }
+        def ended(scores: dict[int, Likelihood]) -> None:
+            for number, score in scores.items():
+                parts[missing[number][0]].append(score)
+            complete = [key for key in parts if len(parts[key]) == len(content[key])]
+            done: dict[str, Likelihood] = {}
+            for key in complete:
+                logprobs, greedy = zip(*parts.pop(key), strict=True)
+                done[key] = sum(logprobs), all(greedy)
             answers.update(done)
             self._keep({key: {"logprob": logprob, "greedy": greedy} for key, (logprob, greedy) in done.items()})
             self.advance(sum(waiting[key] for key in done))
 
         log_likelihoods(
             self.model,
-            [window for _, window in asked],
+            [window for _, window in missing],
             vocab_size=self.subject.tokenizer.vocab_size,
             batch_tokens=self.batch_tokens,
             ended=ended,
@@ -346,9 +349,9 @@ class IftLM(TemplateLM):
             closing = self._closing.strip()
             stop += [closing] if closing else []
         ids = self.tok_encode(context) or [self.prefix_token_id]
-        room = self.max_length - limit
-        self.truncated += len(ids) > room
-        ids = ids[-room:]
+        fitted = fit([ids], TooLong.KEEP_END, context_length=self.max_length, max_new_tokens=limit)
+        self.truncated += len(fitted.too_long)
+        ids = list(fitted.prompts[0])
         number = index if temperature else 0  # a sample that is asked for again is another one
         key = self._key("generate", [ids, stop, limit, opening, temperature, sampling.top_k, sampling.top_p, number])
         return _Writing(index, ids, opening, tuple(filter(None, stop)), limit, sampling, key)
@@ -361,21 +364,11 @@ class IftLM(TemplateLM):
 
     def _write(self, group: Sequence[_Writing], copies: dict[str, list[int]], texts: dict[int, str]) -> None:
         """Answers of one group (stop strings, limit and sampling are the same) into texts; each is kept as it ends."""
-        stop, opening = group[0].stop, group[0].opening
-        longest = max((len(text.encode()) for text in stop), default=0) + 4  # a token has at least a byte
-
-        def own(ids: list[int]) -> str:
-            text = self.tok_decode(ids)
-            return "" if opening.startswith(text) else text.removeprefix(opening)
-
-        def ends(so_far: list[int]) -> bool:
-            within = opening and len(so_far) <= longest + len(opening.encode())
-            tail = own(so_far) if within else self.tok_decode(so_far[-longest:])
-            return any(text in tail for text in stop)
+        stop = StopStrings(group[0].stop, self.tok_decode, opening=group[0].opening)
 
         def ended(place: int, answer: Generated) -> None:
             key = group[place].key
-            text = postprocess_generated_text(own(answer.ids), list(stop), None)
+            text = stop.text(answer.ids)
             self._keep({key: {"text": text}})
             texts.update(dict.fromkeys(copies[key], text))
             self.advance(len(copies[key]))
@@ -387,7 +380,7 @@ class IftLM(TemplateLM):
             max_new_tokens=group[0].limit,
             sampling=group[0].sampling,
             batch_size=self.batch_size,
-            until=ends,
+            until=stop,
             streams=[writing.index for writing in group],
             ended=ended,
             progress=lambda rows: stops.check("between two answers"),
@@ -426,9 +419,9 @@ class IftLM(TemplateLM):
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         if not _several():
             return [obj]
-        found: list[Any] | None = [None] * self.world_size if self.rank == dst else None
-        distributed.gather_object(obj, found, dst)
-        return found
+        objects: list[Any] | None = [None] * self.world_size if self.rank == dst else None
+        distributed.gather_object(obj, objects, dst)
+        return objects
 
     def barrier(self) -> None:
         if _several():

@@ -23,7 +23,7 @@ from ift.evaluation.answers import open_answers
 from ift.evaluation.journal import Journal
 from ift.evaluation.judging import JudgeClient, Reply, ReplyOptions, Request
 from ift.evaluation.packages.child import run_child
-from ift.evaluation.recorded import AskedModel, Question, note_unfit
+from ift.evaluation.recorded import Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import length_adjusted_win_rate, mean_interval, normal_interval
 from ift.evaluation.subject import Bench, Subject
@@ -172,10 +172,10 @@ Answered = list[tuple[Subject, str, list[str]]]  # the model, raw or template, i
 def _answer(bench: Bench, baseline: Baseline) -> tuple[Answered, list[str]]:
     """The answers of each model, and a note on prompts that were too long."""
     answered: Answered = []
-    models: list[AskedModel] = []
+    models: list[RecordedModel] = []
     with Journal(bench.folder / "answers.jsonl") as kept:
         for subject in bench.subjects:
-            model = AskedModel(bench, subject, kept)
+            model = RecordedModel(bench, subject, kept)
             models.append(model)
             # a base model has no template of its own
             for prompt in bench.settings.eval.prompts if subject.template else ["raw"]:

@@ -26,7 +26,7 @@ from ift.errors import ConfigError, DataError, MachineError, one_line
 from ift.evaluation.journal import Journal
 from ift.evaluation.judging import JudgeClient, OnlyPlannedError, ReplyOptions, Request
 from ift.evaluation.packages.child import run_child
-from ift.evaluation.recorded import AskedModel, Question, note_unfit
+from ift.evaluation.recorded import Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
@@ -89,7 +89,7 @@ def evaluate(bench: Bench) -> Outcome | None:
             judge = stack.enter_context(bench.open_judge(bench.folder, settings.judge))
         kept = stack.enter_context(Journal(bench.folder / "answers.jsonl"))
         contestants = {
-            f"{subject.label} {prompt}": Contestant(subject, prompt, AskedModel(bench, subject, kept))
+            f"{subject.label} {prompt}": Contestant(subject, prompt, RecordedModel(bench, subject, kept))
             for subject in bench.subjects
             # a base model has no template of its own
             for prompt in (settings.eval.prompts if subject.template else ["raw"])
@@ -122,7 +122,7 @@ class Contestant:
 
     subject: Subject
     prompt: str  # raw or template
-    answers: AskedModel
+    answers: RecordedModel
 
     def reply_to(self, prompts: Sequence[Mapping[str, Any]], *, what: str) -> list[str]:
         raw = self.prompt == "raw"
