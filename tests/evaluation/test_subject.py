@@ -26,7 +26,7 @@ def subject(byte_tokenizer) -> Subject:
 @pytest.mark.parametrize(("characters", "fits"), [(CONTEXT - 2, True), (CONTEXT - 1, False)])
 def test_a_row_fits_where_its_prompt_leaves_a_position(subject, characters, fits):
     """With the line break of the template: 39 and 40 tokens of 40."""
-    row = Row("x" * characters, "", "", "f", 1)
+    row = Row("x" * characters, file="f", number=1)
     assert subject.fits(row, GREEDY) is fits
     [response] = respond(subject.model, [row], TEMPLATE, subject.tokenizer, GREEDY)
     assert (response["stop_reason"] == "context" and not response["response_tokens"]) is not fits
