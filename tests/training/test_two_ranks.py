@@ -28,7 +28,7 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path, warm):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     runpy.run_path(str(SCRIPT))["run"](one, devices=1, batch_size=8, accumulate=1)
-    done = warm.run(str(SCRIPT), str(two), "2", "2", "2", timeout=120)  # 2 ranks, 2 micro-batches of 2 rows each
+    done = warm.run(str(SCRIPT), str(two), "2", "2", "2", timeout=300)  # 2 ranks, 2 micro-batches of 2 rows each
     assert done.returncode == 0, done.stderr[-2000:]
 
     alone, together = seen(one), seen(two)
@@ -57,7 +57,7 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path, warm):
 
 def test_a_model_that_rank_0_cannot_write_ends_both_and_none_waits(tmp_path, warm):
     """At step 3 the untuned model is there still, so training goes on; after the last step there is no later try."""
-    done = warm.run(str(SCRIPT), str(tmp_path), "2", "2", "2", "full", timeout=120)
+    done = warm.run(str(SCRIPT), str(tmp_path), "2", "2", "2", "full", timeout=300)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert done.stdout.count("training goes on") == 1
