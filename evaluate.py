@@ -8,16 +8,19 @@ python evaluate.py --help                      what there is to choose
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from ift import entry
+from ift import entry, stops
 from ift.data.reading.rows import read_stored_rows
 from ift.run import RunFolder, read_jsonl
 from ift.settings import EvaluateSettings
+
+KEPT = "type the command again: answers so far are kept"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -49,7 +52,9 @@ def answer_test_split(settings: EvaluateSettings) -> None:
     tuned = Bench(run, settings).tuned
     assert tuned.template
     answer = Answerer(tuned.template, tuned.tokenizer, settings.eval.generate, seed=settings.seed)
-    publish(run, "responses", write_responses(run, tuned.model, rows, answer), run.responses)
+    with stops.deferred():  # between two batches
+        summary = write_responses(run, tuned.model, rows, answer)
+    publish(run, "responses", summary, run.responses)
     show_summary(run)
 
 
@@ -68,7 +73,11 @@ def known_evaluation(settings: EvaluateSettings) -> None:
     from ift.evaluation.results import numbers, show_scores
 
     run = RunFolder.open(settings.run)
-    if results := run_engine(settings):
+    # the harness looks between two batches, whose answers are on disk; the others end at once, and lose a few
+    gently = stops.deferred(KEPT) if settings.eval.engine == "lm_eval" else nullcontext()
+    with gently:
+        results = run_engine(settings)
+    if results:
         print(*show_scores(results), f"look at   {run.report}", sep="\n")
         publish(run, settings.eval.name, numbers(results))
 

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ift import stops
 from ift.errors import Stopped
+from tests.running import ROOT, clean_environment, train
 
 
 @pytest.mark.parametrize("number", stops.SIGNALS, ids=lambda number: number.name)
@@ -30,6 +34,52 @@ def test_in_training_it_is_asked_for_and_comes_where_it_is_checked():
     assert Stopped.exit_code == 75
     with stops.listening():
         assert stops.asked is None
+
+
+def test_work_that_is_deferred_inside_of_other_such_work_leaves_it_deferred():
+    """Sample prompts are answered in the middle of training."""
+    with stops.listening(), stops.deferred("go on with: X"):
+        with stops.deferred():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # only noted
+        with pytest.raises(Stopped, match=r"\(go on with: X\)$"):
+            stops.check("after step 3")
+
+
+SLOW = f"""
+import pathlib, runpy, sys, time
+import ift.evaluation.responses as responses
+
+def respond(model, rows, *args, advance, **options):
+    pathlib.Path("answering").touch()
+    for _ in range(3000):
+        time.sleep(0.02)
+        advance(0)  # a batch is done
+    return []
+
+responses.respond = respond
+sys.argv[0] = {str(ROOT / "evaluate.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_an_evaluation_stops_between_two_batches_and_says_how_to_go_on(tmp_path, warm, number):
+    run = tmp_path / "run"
+    assert train(f"output_dir={run}", "logger=none", run=warm.run).returncode == 0
+    before = (run / "responses.jsonl").read_bytes()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, f"run={run}", "eval=responses"],
+        cwd=tmp_path, env=clean_environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "answering").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.splitlines()[-1] == f"ift: stopped by {number.name} while answering (type the command again)"
+    assert "Traceback" not in errors
+    assert (run / "responses.jsonl").read_bytes() == before
 
 
 def test_an_error_handler_for_errors_does_not_take_a_stop_for_one():

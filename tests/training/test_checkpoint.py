@@ -3,6 +3,7 @@
 import json
 import math
 from collections import OrderedDict
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback
 
 from ift.sealed import Sealed, newest, step_folder
-from ift.training.checkpoint import SealedCheckpointIO, pack, unpack
+from ift.training.checkpoint import SealedCheckpointIO, pack, share_out, unpack, write_part
 from ift.training.module import SFTModule
 
 TREE = {
@@ -126,6 +127,44 @@ def test_much_is_written_to_several_files_at_once(tmp_path):
     assert max(file.stat().st_size for file in files) < 2.2 * (1 << 20)
     state = SealedCheckpointIO().load_checkpoint(tmp_path / "last")
     assert all(torch.equal(state[name], tensor) for name, tensor in many.items())
+
+
+class OnDevice(torch.Tensor):
+    """Says that it lies on a GPU, and counts the bytes that were brought to the host."""
+
+    brought: ClassVar[list[int]] = []
+
+    @property
+    def device(self):
+        return torch.device("cuda", 0)
+
+    def cpu(self):
+        OnDevice.brought.append(self.nbytes)
+        return self.as_subclass(torch.Tensor)
+
+
+def test_what_lies_on_a_device_comes_to_the_host_a_small_file_at_a_time(tmp_path, monkeypatch):
+    """16 tensors of 1 MB, and 2 MB a file: nothing is copied before its own file is written."""
+    monkeypatch.setattr("ift.training.checkpoint.IN_HOST_MEMORY", 2 << 20)
+    OnDevice.brought.clear()
+    tensors = {f"{i}": torch.full((1 << 18,), float(i)).as_subclass(OnDevice) for i in range(16)}
+    packed: dict[str, torch.Tensor] = {}
+    pack(tensors, packed)
+    parts = share_out(packed)
+    assert [sum(tensor.nbytes for tensor in part.values()) for part in parts] == [2 << 20] * 8
+    assert OnDevice.brought == []
+    write_part(parts[0], tmp_path / "one.safetensors")
+    assert OnDevice.brought == [1 << 20] * 2
+
+    SealedCheckpointIO().save_checkpoint(tensors, tmp_path / "last")
+    state = SealedCheckpointIO().load_checkpoint(tmp_path / "last")
+    assert all(torch.equal(state[f"{i}"], torch.full((1 << 18,), float(i))) for i in range(16))
+
+
+def test_what_lies_in_this_memory_is_not_copied():
+    tensor, packed = torch.arange(6.0), {}
+    pack({"a": tensor}, packed)
+    assert packed["a"].data_ptr() == tensor.data_ptr()
 
 
 # -- through Lightning ----------------------------------------------------------------------------------------------

@@ -133,7 +133,13 @@ def test_wandb_offline_holds_the_curves_the_config_and_the_samples(tmp_path, war
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for name in ("train/loss", "val/loss"):
         assert [h[name] for h in found["history"] if name in h] == pytest.approx([m[name] for m in lines if name in m])
-    assert sum("samples/nrows" in h for h in found["history"]) == 3  # untuned, step 2, step 4
+    # untuned, step 2, step 4: each table holds the 2 answers of its own validation
+    assert [h["samples/nrows"] for h in found["history"] if "samples/nrows" in h] == [2, 2, 2]
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    tables = sorted(out.glob("wandb/offline-run-*/files/media/table/samples_*.json"))
+    uploaded = [row for table in tables for row in json.loads(table.read_text())["data"]]
+    columns = ("step", "instruction", "input", "reference", "response")
+    assert sorted(uploaded) == sorted([sample[column] for column in columns] for sample in samples)
     assert found["config"][0]["optim"]["lr"] == 0.003
     assert found["exit"] == [0]
     assert {"val_loss", "exact_match", "best_step"} <= set(found["summary"])

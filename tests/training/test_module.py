@@ -250,6 +250,22 @@ def test_a_test_is_measured_as_validation_is(make_examples, make_model, make_opt
     assert tested == {key.replace("val", "test"): value for key, value in values.items()}
 
 
+def test_what_is_logged_is_reduced_already_and_lies_on_the_modules_device(
+    make_examples, make_model, make_optim, make_data, make_trainer, monkeypatch
+):
+    """A number on the CPU that Lightning is to reduce over GPUs ends the run (Lightning issue 18803)."""
+    logged = []
+    monkeypatch.setattr(SFTModule, "log_dict", lambda self, values, **options: logged.append((values, options)))
+    monkeypatch.setattr(SFTModule, "device", torch.device("meta"))
+    module = SFTModule(make_model(), optim=make_optim(), total_steps=1)
+    module.validation_step(batch_of(make_examples(3)), 0)
+    module.trainer = make_trainer()
+    module.on_validation_epoch_end()
+    ((values, options),) = logged
+    assert not options.get("sync_dist", False)
+    assert {value.device.type for value in values.values()} == {"meta"}
+
+
 def test_each_validation_starts_from_nothing(make_examples, make_model, make_optim, make_data, make_trainer):
     rows = make_examples(9)
     module = SFTModule(make_model(), optim=make_optim(), total_steps=1)

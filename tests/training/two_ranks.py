@@ -1,35 +1,49 @@
-"""A short run on one or two processes: python two_ranks.py FOLDER DEVICES BATCH_SIZE ACCUMULATE"""
+"""A short run on one or two processes, with all that train.py puts into it.
 
+python two_ranks.py FOLDER DEVICES BATCH_SIZE ACCUMULATE [full]
+
+full: on rank 0 the disk refuses the model folder of every validation after the one of the untuned model
+"""
+
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
+import tiktoken
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
+from ift.artifacts.machine import Device
 from ift.data.contract.examples import Example
 from ift.data.datamodule import SFTDataModule
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.settings import OptimSettings
+from ift.settings import EarlyStoppingSettings, OptimSettings, TrainerSettings
+from ift.text.templates import Segment, Template
+from ift.text.tokenizers import END_OF_TEXT, Tokenizer
+from ift.training import callbacks
+from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
+from ift.training.loggers import MetricsFile
 from ift.training.module import SFTModule
+from ift.training.resume import Checkpoints
+from ift.training.spikes import Spikes
+from ift.training.trainer import early_stopping, fit, make_trainer, quiet_lightning
 
 END = 49
-STEPS = 6
+STEPS, AN_EPOCH = 6, 3
+TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{output}", supervised=True)))
 
 
-class Losses(Callback):
+class SeenByThisRank(Callback):
+    """Beside the product's own: what each rank has at the end of a validation."""
+
     def __init__(self):
-        self.train: list[float] = []
         self.val: list[float] = []
-
-    def on_train_batch_end(self, trainer, module, *args):
-        if trainer.global_step > len(self.train):
-            self.train.append(module.last_loss)
 
     def on_validation_end(self, trainer, module):
         self.val.append(trainer.callback_metrics["val/loss"].item())
@@ -45,43 +59,67 @@ def rows(number: int, seed: int) -> list[Example]:
     return examples
 
 
-def fit(result: Path, *, devices: int, batch_size: int, accumulate: int) -> None:
-    """Two epochs of 17 rows, 8 rows a step and the last row alone; 5 rows validate. Rank 0 writes what it saw."""
+def tokenizer() -> Tokenizer:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    return Tokenizer(tiktoken.Encoding("b", pat_str=r"(?s).", mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256}))
+
+
+def refuse_writes(from_call: int) -> None:
+    """save_model_folder fails with "no space left" from this call on (in this process)."""
+    real, calls = callbacks.save_model_folder, []
+
+    def save(*args):
+        calls.append(1)
+        if len(calls) >= from_call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args)
+
+    callbacks.save_model_folder = save
+
+
+def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: bool = False) -> None:
+    """Two epochs of 17 rows, 8 rows a step and the last row alone; 5 rows validate. Each rank writes what it saw."""
+    quiet_lightning()
     torch.manual_seed(0)
+    options = TrainerSettings(
+        max_epochs=2, max_steps=None, accumulate=accumulate, precision="fp32", accelerator="cpu", devices=devices,
+        strategy="ddp" if devices > 1 else "auto", val_every=3, save_every=None, skip_nonfinite=0,
+        early_stopping=EarlyStoppingSettings(patience=3, min_delta=0.0),
+    )  # fmt: skip
     optim = OptimSettings(1e-3, 0.1, "matrices", 0.9, 0.999, "cosine", warmup=0.2, min_lr=0.1, clip=0.5)
-    module = SFTModule(GPT(GPTConfig(50, 16, n_layer=2, n_head=2, n_embd=16)), optim=optim, total_steps=STEPS)
+    module = SFTModule(GPT(GPTConfig(257, 16, n_layer=2, n_head=2, n_embd=16)), optim=optim, total_steps=STEPS)
     settings = SimpleNamespace(
         batch_size=batch_size, batching="unpadded", share_prefix=True, pad_to=None, drop_last=False, num_workers=0
     )
     examples = {"train": rows(17, seed=1), "val": rows(5, seed=2), "test": []}
-    data = SFTDataModule(examples, settings, end_of_text=END, accumulate=accumulate, seed=11)
-    losses = Losses()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        max_epochs=-1,
-        max_steps=STEPS,
-        accumulate_grad_batches=accumulate,
-        val_check_interval=3 * accumulate,
-        check_val_every_n_epoch=None,
-        callbacks=[losses],
-        logger=False,
-        use_distributed_sampler=False,
-        inference_mode=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
+    data = SFTDataModule(examples, settings, end_of_text=256, accumulate=accumulate, seed=11)
+    metrics, seen = MetricsFile(result / "metrics.jsonl"), SeenByThisRank()
+    best = KeepBest(result / "model", tokenizer(), TEMPLATE)
+    checkpoints = Checkpoints(
+        result / "checkpoints", metrics,
+        about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=None,
+    )  # fmt: skip
+    samples = Samples(result / "samples.jsonl", lambda model: [{"response": "yes"}])
+    own = [best, samples, ShowProgress(STEPS), early_stopping(options.early_stopping), ValidateAtTheEnd()]
+    trainer = make_trainer(
+        options,
+        Device("cpu", "fp32"),
+        steps=STEPS,
+        loggers=[metrics],
+        callbacks=[*own, Spikes(metrics), checkpoints, seen],
     )
-    trainer.fit(module, data)
+    if full and trainer.is_global_zero:
+        refuse_writes(from_call=2)
+    try:
+        fit(trainer, module, data, None)
+    finally:
+        metrics.save()
+        about = {"val": seen.val, "best": [best.best_loss, best.best_step], "world": trainer.world_size}
+        (result / f"rank-{trainer.global_rank}.json").write_text(json.dumps({**about, "tokens": module.tokens_seen}))
     if trainer.is_global_zero:
-        seen = {"train": losses.train, "val": losses.val, "tokens": module.tokens_seen, "world": trainer.world_size}
-        (result / "seen.json").write_text(json.dumps(seen))
         save_file({name: value.clone() for name, value in module.model.state_dict().items()}, result / "weights")
 
 
 if __name__ == "__main__":
-    folder, *numbers = sys.argv[1:]
-    devices, batch_size, accumulate = map(int, numbers)
-    fit(Path(folder), devices=devices, batch_size=batch_size, accumulate=accumulate)
+    folder, devices, batch_size, accumulate, *full = sys.argv[1:]
+    run(Path(folder), devices=int(devices), batch_size=int(batch_size), accumulate=int(accumulate), full=bool(full))
