@@ -713,7 +713,7 @@ def test_a_bad_file_ends_in_one_line_that_says_where_what_and_what_to_do(case, o
     assert done.stderr.endswith(")\n") or case.code != 3 or any(words in done.stderr for words in NOTHING_TO_DO)
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("\n")
-    assert len(done.stderr) <= 201
+    assert len(done.stderr) <= 301
     assert done.returncode == case.code
     assert done.stdout == ""
     assert unchanged

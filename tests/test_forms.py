@@ -55,7 +55,7 @@ def test_a_manifest_of_a_later_release_is_not_taken_for_a_damaged_one(tmp_path, 
     seal(tmp_path / "folder", {"step": 3})
     assert check(tmp_path / "folder").about == {"step": 3}
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match=r"version 2 of manifest.json, .* \(install a newer ift\)"):
+    with pytest.raises(ConfigError, match=r"version 2 of manifest\.json, .* \(install a newer ift\)"):
         check(tmp_path / "folder")
     manifest = tmp_path / "folder/manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))

@@ -95,7 +95,7 @@ def prepare(
     _refuse_if_too_many(store, settings.max_dropped)
     order = _split(store, sources, settings, seed)
     leaks = find_leaks(store, order, settings.twins)
-    report = make_report(store, order, leaks, template, tokenizer, max_length=max_length)
+    report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
     order["train"] = _weigh(store, sources, order["train"], seed)
     report["rows_an_epoch"] = len(order["train"])
     clean = _without_leaks(store, order["test"], leaks) if leaks else order["test"]
@@ -109,7 +109,7 @@ def prepare(
         store=store,
     )
     if run is not None:
-        write_json(run.data_report, DATA_REPORT.stamped(report))
+        write_json(run.data_report, report)
         if leaks:
             write_jsonl(run.leaks, leaks)
     return prepared
