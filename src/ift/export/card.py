@@ -91,10 +91,10 @@ def _object(path: Path) -> dict[str, Any]:
 def _numbers(value: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
     if not isinstance(value, dict):
         return []
-    found = [(key, value.get(key)) for key in keys]
+    numbers = [(key, value.get(key)) for key in keys]
     return [
         (key, f"{number:,}" if isinstance(number, int) else f"{number:,.4g}")
-        for key, number in found
+        for key, number in numbers
         if isinstance(number, int | float) and not isinstance(number, bool)
     ]
 
