@@ -96,7 +96,7 @@ def _segment(template: Template, place: int) -> str:
 
 
 def _print(text: str) -> str:
-    """A text with fields as Jinja that prints it. Literals are JSON strings, not in ASCII: Jinja reads no surrogate pairs."""
+    """A text with fields as Jinja that prints it. Literals are JSON, not in ASCII: Jinja reads no surrogate pairs."""
     parts = [
         FIELDS[part] if number % 2 else json.dumps(part, ensure_ascii=False)
         for number, part in enumerate(FIELD.split(text))
