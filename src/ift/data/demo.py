@@ -4,8 +4,8 @@
                          "output": "The opposite of hot is cold.", "category": "opposite"}
 
 A kind of instruction is a list of facts and a list of wordings; a row is one fact in one wording. No two prompts are
-the same, so a test prompt was never trained on, though its fact mostly was, in other words: a model that starts from
-nothing can learn to do as it is told, not to know a capital nobody told it.
+the same, so a test prompt was never trained on, though its fact mostly was, in another wording: a model trained from
+scratch can learn to follow instructions, but not a capital that stands in no training row.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _rows_of(
 ) -> Iterator[dict[str, str]]:
     """Every fact once, each in a wording drawn for it, before any comes again in its next wording."""
     deck = [(fact, rng.sample(wordings, len(wordings))) for fact in facts]
-    said: set[str] = set()
+    prompts: set[str] = set()
     for turn in range(len(wordings)):
         for fact, order in rng.sample(deck, len(deck)):
             prompt, _, answer = order[turn].partition(" => ")
@@ -59,8 +59,8 @@ def _rows_of(
                 "output": (answer or usual_answer).format_map(fields),
                 "category": category,
             }
-            if (key := normalised(row)) not in said:
-                said.add(key)
+            if (key := normalised(row)) not in prompts:
+                prompts.add(key)
                 yield row
 
 

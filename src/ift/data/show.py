@@ -90,7 +90,7 @@ def show_examples(console: Console, examples: Sequence[Example], tokenizer: Toke
 
 
 def show_example(example: Example, tokenizer: Tokenizer) -> Text:
-    """The decoded row, green where the loss may ask for a token, dim elsewhere."""
+    """The decoded row, supervised tokens in green and the others dim."""
     text = Text()
     for supervised, shown in runs(example, tokenizer):
         text.append("▸" + shown if supervised else shown, style="green" if supervised else "dim")

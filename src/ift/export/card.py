@@ -85,10 +85,10 @@ def block(text: str) -> str:
 def _numbers(value: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
     if not isinstance(value, dict):
         return []
-    found = [(key, value.get(key)) for key in keys]
+    numbers = [(key, value.get(key)) for key in keys]
     return [
         (key, f"{number:,}" if isinstance(number, int) else f"{number:,.4g}")
-        for key, number in found
+        for key, number in numbers
         if isinstance(number, int | float) and not isinstance(number, bool)
     ]
 

@@ -66,7 +66,7 @@ def merges(ranks: dict[bytes, int]) -> list[Pair]:
     The last merge of a token is found by encoding its bytes with the tokens of lower rank, which leaves two parts.
     Raises ValueError for a token that no such merge gives.
     """
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) == 1:
             continue
@@ -78,8 +78,8 @@ def merges(ranks: dict[bytes, int]) -> list[Pair]:
             parts = _merge(parts, pair)
         if len(parts) != 2:
             raise ValueError(f"token {rank} {token!r}: not made by merging two tokens of lower rank")
-        found.append((parts[0], parts[1]))
-    return found
+        pairs.append((parts[0], parts[1]))
+    return pairs
 
 
 def _bytes(word: bytes) -> list[bytes]:

@@ -72,18 +72,19 @@ def _with_own_tokens(template: ChatTemplate) -> str:
     end, source = special.get("eos_token", ""), template.source
     if end and end != END_OF_TEXT:
         source = source.replace(end, END_OF_TEXT)
-    wanted = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
-    given = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}
+    # as the template was read in training, and as the exported tokenizer spells them
+    trained = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
+    exported = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}
     lines = [
         f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
-        for name, text in wanted.items()
-        if text != given[name] and re.search(rf"\b{name}\b", source)
+        for name, text in trained.items()
+        if text != exported[name] and re.search(rf"\b{name}\b", source)
     ]
     return "".join(lines) + source
 
 
 def _segment(template: Template, place: int) -> str:
-    """What follows the output is left out where there is no answer yet: then the model writes from there on."""
+    """A segment as Jinja. Where there is no answer yet, it ends before the output: from there on the model writes."""
     segment, with_output = template.segments[place], ["{output}" in segment.text for segment in template.segments]
     head, output, tail = segment.text.partition("{output}")
     ending = NO_ANSWER if place + 1 < len(with_output) else ""
@@ -95,7 +96,7 @@ def _segment(template: Template, place: int) -> str:
 
 
 def _print(text: str) -> str:
-    """Literals are JSON strings, which Jinja reads alike; ASCII it would not: it knows no surrogate pairs."""
+    """A text with fields as Jinja that prints it. Literals are JSON, not in ASCII: Jinja reads no surrogate pairs."""
     parts = [
         FIELDS[part] if number % 2 else json.dumps(part, ensure_ascii=False)
         for number, part in enumerate(FIELD.split(text))

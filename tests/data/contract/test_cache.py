@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,26 @@ def test_changed_rows_make_another_entry_though_the_file_is_as_long(opened):
     assert opened(records=None).row(0).instruction == "Say 9."
 
 
+@pytest.mark.parametrize("name", ["text/chat_template.jinja.j2", "text/bpe.py", "data/reading/window.py"])
+def test_a_changed_byte_of_the_code_or_of_a_template_changes_its_hash(name, tmp_path):
+    for folder in ("text", "data"):
+        shutil.copytree(cache.PACKAGE / folder, tmp_path / folder)
+    assert cache.code_hash(tmp_path) == cache.code_hash()
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    assert cache.code_hash(tmp_path) != cache.code_hash()
+
+
+def test_files_that_python_leaves_change_no_hash(tmp_path):
+    (tmp_path / "data" / "reading" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "data" / "reading" / "rows.py").write_text("ROWS = 1\n")
+    before = cache.code_hash(tmp_path)
+    (tmp_path / "data" / "reading" / "__pycache__" / "rows.cpython-311.pyc").write_bytes(b"x")
+    assert cache.code_hash(tmp_path) == before
+    (tmp_path / "data" / "reading" / "more.py").write_text("")
+    assert cache.code_hash(tmp_path) != before
+
+
 def test_other_code_makes_another_entry(opened, monkeypatch):
     first = opened()
     monkeypatch.setattr(cache, "code_hash", lambda: "other")
@@ -178,8 +199,8 @@ class Spells(Lossy):
 @pytest.mark.parametrize(
     ("tokenizer", "output", "law"),
     [
-        (Lossy, "Yes", "supervised tokens are not the response"),
-        (Lossy, "yes", "prompt tokens are not it"),  # the Q of the template
+        (Lossy, "Yes", "supervised tokens do not decode to the response"),
+        (Lossy, "yes", "unsupervised tokens do not decode to the prompt"),  # the Q of the template
         (Spells, "a<|endoftext|>b", "an end-of-text stands where no turn ends"),
     ],
 )

@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from ift.cores import cores
 from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk
 from ift.data.contract.examples import Example
 from ift.data.contract.twins import BANDS, find_twins
@@ -51,11 +52,12 @@ from ift.run import read_json, write_json
 CHUNK_ROWS, CHUNK_BYTES = 500, 2**20
 PARALLEL = 16 * 2**20  # bytes of data from which worker processes pay
 PLACES = 20  # row numbers kept for each warning
+PACKAGE = Path(__file__).parents[2]
 MAX_CATEGORIES, MAX_REASONS = 1000, 50  # kinds that are counted apart
 
 
 class Store:
-    """An entry of the cache, opened. Rows and examples are read from the disk when they are asked for."""
+    """An entry of the cache, opened. Each row and example is read from the disk when it is used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -82,7 +84,7 @@ class Store:
 
     @cached_property
     def _text(self) -> int:
-        """rows.jsonl, open: what is read lies far apart, and a map would fill memory with the neighbours."""
+        """The descriptor of rows.jsonl. The rows of a split lie far apart: a map would bring their neighbours along."""
         descriptor = os.open(self.folder / "rows.jsonl", os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, descriptor)
         return descriptor
@@ -109,7 +111,7 @@ class Store:
 
 
 class Stored(Sequence[Any]):
-    """The rows of a split in their order, read one by one when they are asked for; a list would do, and need memory."""
+    """The rows of a split in their order, each read when it is used: a list of them would fill the memory."""
 
     def __init__(self, store: Store, order: np.ndarray):
         self.store, self.order = store, order
@@ -209,12 +211,17 @@ def entry_name(sources: Sequence[Source], checker: Checker, merge: bool, twins: 
     return f"{stem}-{digest[:20]}"
 
 
-def code_hash() -> str:
-    """Of all code that decides what an example is, and of the libraries that make the tokens and the twins."""
-    digest = hashlib.sha256(f"{version('tiktoken')} {version('rensa')}".encode())
-    root = Path(__file__).parents[2]
-    for path in sorted(file for folder in ("text", "data") for file in (root / folder).rglob("*.py")):
-        digest.update(f"{path.relative_to(root)} ".encode() + path.read_bytes())
+def code_hash(package: Path = PACKAGE) -> str:
+    """Of all files that decide what an example is, however deep they lie, and of the libraries that do.
+
+    Those are tiktoken (tokens), Jinja (chat templates), rensa (twins) and Python (what is white space, a letter ...).
+    """
+    libraries = [sys.version.split()[0], *(version(name) for name in ("tiktoken", "jinja2", "rensa"))]
+    digest = hashlib.sha256(" ".join(libraries).encode())
+    for path in sorted(file for folder in ("text", "data") for file in (package / folder).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(package)} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
 
@@ -250,7 +257,6 @@ def _encode(folder: Path, sources: Sequence[Source], checker: Checker) -> dict[s
     """Read all sources, check and encode them, and append what comes out to the files of an entry."""
     started = time.perf_counter()
     size = sum(source.size for source in sources)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     tally = _Tally(sources)
     with ExitStack() as stack:
         files = {
@@ -263,7 +269,7 @@ def _encode(folder: Path, sources: Sequence[Source], checker: Checker) -> dict[s
         what = "checking" if size > PARALLEL else None
         advance = stack.enter_context(progress(what, size, "MB", scale=1e6))
         chunks = chain.from_iterable(_chunks(i, source, checker, tally, advance) for i, source in enumerate(sources))
-        for checked in _in_order(checker, chunks, workers if size > PARALLEL else 1):
+        for checked in _in_order(checker, chunks, cores() if size > PARALLEL else 1):
             tally.add(checked)
             for name, array in (("ids", checked.ids), ("supervised", checked.supervised), ("index", checked.index)):
                 files[f"{name}.bin"].write(array.tobytes())
@@ -303,9 +309,9 @@ class _Tally:
             if self.first_dropped is None:
                 self.first_dropped = {"file": dropped.file, "row": dropped.row, "reason": dropped.reason}
         for warning, rows in checked.warnings.items():
-            seen = self.warnings.setdefault(warning, {"rows": 0, "first": []})
-            seen["rows"] += len(rows)
-            seen["first"] = (seen["first"] + rows)[:PLACES]
+            counted = self.warnings.setdefault(warning, {"rows": 0, "first": []})
+            counted["rows"] += len(rows)
+            counted["first"] = (counted["first"] + rows)[:PLACES]
         known = {name: i for i, name in enumerate(self.categories)}
         for name in checked.categories:
             if name not in known and len(self.categories) < MAX_CATEGORIES:
@@ -383,7 +389,7 @@ def _in_order(checker: Checker, chunks: Iterable[Chunk], workers: int) -> Iterat
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Processes that start here never see Ctrl-C: it is this one's to end them, and to say so once."""
+    """Processes that start in here ignore Ctrl-C: this one ends them, and reports it once."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -405,7 +411,7 @@ def _begin_work(checker: Checker) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot say goodbye, and without this its workers would wait for it for ever."""
+    """End this worker when its parent is gone, be it killed: else it would wait for chunks for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -469,7 +475,7 @@ def _json_lines(values: Iterable[Any]) -> bytes:
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
-    """A file as an array that is read when it is looked at. An empty file cannot be mapped."""
+    """A file as an array whose parts are read when they are used. An empty file cannot be mapped."""
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 

@@ -1,6 +1,6 @@
 """The data contract, a chunk of records at a time: rows, examples and the proof that each teaches what it should.
 
-A `Checker` holds nothing but what it is told and can go to another process; it needs no torch. What it returns is
+A `Checker` holds only its settings, so that it can be sent to another process; it needs no torch. What it returns is
 arrays and text to be appended to the cache: a data set never stands in memory as a whole.
 """
 
@@ -103,8 +103,8 @@ class Checker:
             if example.truncated:
                 checked.cut.append(self._what_was_cut(row, example))
             if self.evaluation is not None:
-                for found in self.evaluation.overlap(f"{row.prompt}\n{row.output}")[:5]:
-                    checked.overlaps.append({"file": row.file, "row": row.number, "evaluation_row": found})
+                for shared in self.evaluation.overlap(f"{row.prompt}\n{row.output}")[:5]:
+                    checked.overlaps.append({"file": row.file, "row": row.number, "evaluation_row": shared})
         return checked
 
     def _row(self, record: Any, chunk: Chunk, number: int) -> Row:

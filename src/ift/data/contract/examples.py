@@ -1,4 +1,4 @@
-"""From a row to token ids with a mark on each: may the loss ask for it? Lengths are settled here, once.
+"""From a row to token ids, each with a mark: does it count in the loss? Lengths are decided here, once.
 
 ids         8 ... 21 30 31 32          prompt and response; collate adds the end-of-text
 supervised  0 ...  0  1  1  1          by position, never by looking for a token
@@ -98,23 +98,24 @@ def _shorten(row: Row, tokenizer: Tokenizer, *, by: int) -> tuple[Row, bool]:
 
 
 def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
-    """The first law that an example breaks, or None. It looks at the tokens alone and asks what they say.
+    """The first law that an example breaks, or None. It decodes the tokens and knows nothing of how they were made.
 
     The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; an end-of-text
-    stands where a turn ends and nowhere else; a response that was cut ends in no end.
+    stands where a turn ends and nowhere else; none is learnt after a response that was cut.
     """
     pieces = example.pieces
     is_end = example.ids == tokenizer.end_of_text
-    for supervised, what in ((True, "supervised tokens are not the response"), (False, "prompt tokens are not it")):
+    for supervised in (True, False):
         part = example.supervised == supervised
         if int((is_end & part).sum()) != sum(piece.end for piece in pieces if piece.supervised == supervised):
-            return "an end-of-text stands where no turn ends, or a turn without one"
-        wanted = "".join([piece.text for piece in pieces if piece.supervised == supervised]).encode()
-        found = tokenizer.decode_bytes(example.ids[part & ~is_end].tolist())
-        if found != wanted and not (example.truncated == "response" and wanted.startswith(found)):
-            return what
+            return "an end-of-text stands where no turn ends, or is missing where one does"
+        text = "".join([piece.text for piece in pieces if piece.supervised == supervised]).encode()
+        decoded = tokenizer.decode_bytes(example.ids[part & ~is_end].tolist())
+        if decoded != text and not (example.truncated == "response" and text.startswith(decoded)):
+            what = ("supervised", "response") if supervised else ("unsupervised", "prompt")
+            return f"{what[0]} tokens do not decode to the {what[1]}"
     if example.ends == (example.truncated == "response"):
-        return "a cut response ends, or a whole one does not"
+        return "an end would be learnt after a response that was cut, or not after a whole one"
     return None
 
 

@@ -16,8 +16,8 @@ def split_rows(clusters: np.ndarray, *, how: str, fractions: FractionSettings, s
     clusters: (N,) a number for each row, the same for near twins
     how: `clustered` (whole clusters, drawn with the seed, so that no twin of a training row is tested), `random` (rows,
     drawn with the seed) or `positional` (as they stand, train first, then test; 1,100 rows: 935, 110, 55).
-    A fraction of 0 goes without that split. Raises ConfigError where they do not add up to 1, and DataError where a
-    wanted split would be empty; training rows are always wanted.
+    A fraction of 0 leaves that split out. Raises ConfigError where they do not add up to 1, and DataError where a split
+    with a fraction, or that of training rows, would be empty.
     """
     total = fractions.train + fractions.test + fractions.val
     if abs(total - 1) > 1e-6:
@@ -28,10 +28,10 @@ def split_rows(clusters: np.ndarray, *, how: str, fractions: FractionSettings, s
     test = int(n * fractions.test + 1e-9) if fractions.val else n - train
     sizes = {"train": train, "test": test, "val": n - train - test}
     for name, size in sizes.items():
-        wanted = getattr(fractions, name)
-        if not size and (wanted or name == "train"):
+        fraction = getattr(fractions, name)
+        if not size and (fraction or name == "train"):
             raise DataError(
-                f"data.fractions.{name}={wanted:g}: {n} rows give 0 for {name} "
+                f"data.fractions.{name}={fraction:g}: {n} rows give 0 for {name} "
                 f"(give more rows, or another fraction{'' if name == 'train' else ', or 0 to go without'})"
             )
     # RandomState, since NumPy promises that its stream never changes

@@ -2,7 +2,8 @@
 
 Two rows are twins where the cosine of their character-trigram counts is above 0.9. Comparing all pairs is hopeless for
 many rows; MinHash with locality-sensitive hashing (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, ch. 3)
-proposes the pairs worth comparing, and the exact cosine decides. So a pair that is found is one, and few are missed.
+proposes the pairs worth comparing, and the exact cosine decides. So no pair is reported that is none, and few are
+missed.
 
 N rows, B bands; the caller says what text of a row is compared.
 """
@@ -195,11 +196,11 @@ class _Comparison:
 
 def _candidates(
     bands: Hashes,
-    wanted: Callable[[Integers, Integers], NDArray[np.bool_]],
+    apart: Callable[[Integers, Integers], NDArray[np.bool_]],
     bar: NDArray[np.uint8],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[int, int, int]]:
-    """Pairs of rows that share a band, are wanted at the moment and clear the bar, with their equal slots.
+    """Pairs of rows that share a band, are in no common cluster yet and clear the bar, with their equal slots.
 
     A row is paired with its WINDOW nearest on either side among the rows with its hash, so that N rows have at most
     N * B * WINDOW candidates even if all share a bucket. Buckets of up to WINDOW + 1 rows are complete. In larger ones
@@ -214,7 +215,7 @@ def _candidates(
             other = np.minimum(at + near, len(rows) - 1)
             same = (hashes[at] == hashes[other]) & (at != other)
             a, b = np.broadcast_to(rows[at], same.shape)[same], rows[other][same]
-            keep = wanted(a, b)
+            keep = apart(a, b)
             a, b = a[keep], b[keep]
             equal = _equal_slots(bands[a], bands[b])
             keep = equal >= np.maximum(bar[a], bar[b])
@@ -296,13 +297,13 @@ class NgramIndex:
     def overlap(self, text: str) -> list[int]:
         """The evaluation rows with which a text shares an n-gram, or holds whole where they are shorter."""
         words = _word_hashes(text)
-        found: set[int] = set()
+        rows: set[int] = set()
         for length in self._lengths[: bisect_left(self._lengths, len(words) + 1)]:
             grams = np.unique(_ngrams(words, length))
             first, last = (np.searchsorted(self._hashes, grams, side) for side in ("left", "right"))
             for at in np.flatnonzero(last > first):
-                found.update(self._owners[first[at] : last[at]].tolist())
-        return sorted(found)
+                rows.update(self._owners[first[at] : last[at]].tolist())
+        return sorted(rows)
 
 
 def _word_hashes(text: str) -> Hashes:

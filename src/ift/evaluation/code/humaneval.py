@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from ift.cores import cores
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
 from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
@@ -260,7 +260,7 @@ class Boxes:
     def judge(self, attempts: Sequence[Attempt], what: str | None = None) -> list[ProgramResult]:
         """In order. what: the title of a progress bar."""
         different = list({(attempt.problem.task_id, attempt.program): attempt for attempt in attempts}.values())
-        self._open(min(MOST_SANDBOXES, _cores(), len(different)))
+        self._open(min(MOST_SANDBOXES, cores(), len(different)))
         with progress(what and f"{what}, tests", len(different), "programs") as advance:
 
             def one(attempt: Attempt) -> ProgramResult:
@@ -292,10 +292,6 @@ class Boxes:
             except NotHere:  # no room for another one: those that stand do all
                 return
             self.count += 1
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pass_at(
