@@ -23,6 +23,7 @@ from ift.evaluation.engines import run_engine
 from ift.evaluation.packages.helm import Deployment, checked, read_run, task_of
 from ift.export.source import Source
 from ift.generation.engine import generate
+from ift.pages.report import write_report
 from ift.run import read_json, read_jsonl, write_json
 from ift.settings import EvaluateSettings
 from ift.text.conversations import Conversation
@@ -163,6 +164,7 @@ def test_results_are_helm_s_numbers_with_intervals_and_every_answer(made, settin
     }
     out = capsys.readouterr().out
     assert "helm      [1/2] simple_mcqa (tuned, raw)\nhelm      [2/2] simple_mcqa (tuned, template)\n" in out
+    write_report(made)
     assert "0.750 (0.301 to 0.954), n = 4" in made.report.read_text()
 
 
