@@ -1,6 +1,6 @@
 # make demo    trains the built-in default on a fresh machine and shows its answers
 # make test    runs the tests
-# make long    the property tests of the data contract over 10,000 examples, some minutes
+# make long    what takes longer than the tests: the properties of the data contract over 10,000 examples, some minutes
 # make soak    proves that training survives: trainings killed at some hundred places, disks that refuse, damaged files;
 #              a quarter of an hour, one line of JSON a case in results/soak.jsonl (make soak SHARE=0.1: a part of it)
 # make .venv-helm   what eval=helm needs, in an environment of its own

@@ -12,6 +12,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]
 
+import before_and_after  # noqa: E402
 import plan  # noqa: E402
 import side_by_side  # noqa: E402
 from bare import BareGPT  # noqa: E402
@@ -176,3 +177,42 @@ def test_the_reference_is_the_same_network(tmp_path):
     saved, stored = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "model.safetensors")
     assert saved.keys() == stored.keys()
     assert all(torch.equal(saved[name], stored[name]) for name in stored)
+
+
+def test_seconds_a_step_are_its_tokens_over_their_rate_without_the_first():
+    lines = [{"step": 0, "tokens": 0, "val/loss": 5.0}]
+    lines += [
+        {"step": i, "tokens": t, "tokens_per_second": r} for i, t, r in [(1, 100, 1.0), (2, 300, 100.0), (3, 400, 25.0)]
+    ]
+    assert before_and_after.seconds_a_step(lines) == (200 / 100 + 100 / 25) / 2
+
+
+def test_the_spread_is_that_of_ratios_within_a_round():
+    assert before_and_after.spread([10.0, 1.0, 4.0], [11.0, 1.0, 3.0]) == "1.000 (0.750 to 1.100)"
+
+
+def test_the_first_difference_is_named_and_equal_ones_are_none():
+    assert before_and_after.first_difference("losses", [1.5, 2.0], [1.5, 2.0]) is None
+    assert before_and_after.first_difference("losses", [1.5, 2.0, 3], [1.5, 2.25, 4]) == "losses: 2.0 and 2.25"
+    assert before_and_after.first_difference("losses", [1.5], []) == "losses: 1 and 0"
+
+
+def test_made_rows_are_the_same_each_time_and_as_long_as_alpacas():
+    rows = before_and_after.made_rows(500)
+    assert rows == before_and_after.made_rows(500)
+    lengths = sorted(len(row["output"].split()) for row in rows)
+    assert 30 < lengths[250] < 50
+    assert (lengths[0], lengths[-1]) == (6, 250)
+
+
+@pytest.mark.parametrize("ended", [0, 3])
+def test_a_command_of_a_checkout_is_timed_and_weighed(ended, tmp_path):
+    script = f"print(os.environ['PYTHONPATH'], sys.argv[1:]); sys.exit({ended})"
+    (tmp_path / "train.py").write_text(f"import os, sys\nx = b'x' * 50_000_000\n{script}")
+    if ended:
+        with pytest.raises(SystemExit, match=r"train\.py a=1\n.*/src \['a=1'\]"):
+            before_and_after.run(tmp_path, "train.py", "a=1", cache=tmp_path / "cache")
+    else:
+        values = before_and_after.run(tmp_path, "train.py", "a=1", cache=tmp_path / "cache")
+        assert values["seconds"] > 0
+        assert values["peak_bytes"] > 50_000_000
