@@ -1,18 +1,21 @@
-"""What `train.py` and `evaluate.py` share: the one door to Hydra, and how its errors become one line."""
+"""The one door to Hydra: settings of commands, the start and end of a job, and errors of Hydra as one line."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -29,6 +32,8 @@ SECRET = re.compile(
     r"""(^|[._+])(api_?key|token|password|secret)=|=['"]?(sk-[\w-]{20}|(hf_|ghp_)[a-z0-9]{30}|AKIA[a-z0-9]{16})""",
     re.IGNORECASE,
 )
+
+CONF = Path(__file__).parents[2] / "conf"
 
 _sweep_dir: Path | None = None
 _exit_code = 0  # of the first job that failed
@@ -52,7 +57,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
         with stops.listening() if kind is Settings else nullcontext():
             main()
     except Stopped as stopped:
-        code = told_of_stop(stopped)
+        code = report_stop(stopped)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -64,9 +69,9 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     return code or _exit_code
 
 
-def told_of_stop(stopped: Stopped) -> int:
-    """The one line of a run that was stopped, and its exit code."""
-    if is_other_rank():  # the first rank speaks for all; Lightning would take another code for a crash and end it
+def report_stop(stopped: Stopped) -> int:
+    """Print the one line of a run that was stopped; return its exit code."""
+    if is_other_rank():  # the first rank reports for all; Lightning would take another code for a crash and end it
         return 0
     print(f"ift: {stopped}", file=sys.stderr, flush=True)
     return Stopped.exit_code
@@ -112,6 +117,33 @@ def each_evaluation(names: Sequence[str]) -> None:
         print(f"failed    {name}: {problem}")
     if failed:
         raise MachineError(f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each said why)")
+
+
+def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapping[str, Any] | None = None) -> T:
+    """The settings that conf/NAME.yaml and overrides give, without a job of Hydra: for commands other than its own.
+
+    kind: only its keys are read. values: by dotted key, what no override can spell safely, such as names of files; an
+    override of the same key wins. Raises ConfigError as train.py does.
+    """
+    if not CONF.is_dir():
+        raise ConfigError(f"{CONF}: no such folder (install ift from its checkout: pip install --editable .)")
+    for word in overrides:
+        if word.startswith("="):  # the parser would take it for a choice of the group ""
+            raise ConfigError(f"{word}: not key=value (quote it: 'key=\"a value\"')")
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            if override.is_sweep_override():
+                raise ConfigError(f"{override.input_line}: several values (give one; a list is written [A,B])")
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, list(overrides))
+        given = {override.key_or_group for override in parsed}
+        for key, value in (values or {}).items():
+            if key not in given:
+                OmegaConf.update(config, key, value)
+    except Exception as error:
+        raise as_ift_error(error, kind) from error
+    return settings_from(OmegaConf.masked_copy(config, [field.name for field in dataclasses.fields(kind)]), kind)
 
 
 def settings_from(config: DictConfig, kind: type[T]) -> T:

@@ -18,9 +18,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ift.apps.local_page import Server
+from ift.apps.local_page import PageServer
 from ift.data.show import printable
-from ift.errors import ConfigError, DataError, IftError, one_line
+from ift.errors import ConfigError, DataError, one_line, report
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
 from ift.evaluation.arena.battles import WINNERS, checked_name, write_votes
 from ift.evaluation.arena.ratings import Collected, collect, leaderboard, show_leaderboard
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LONGEST_INSTRUCTION = 20_000  # characters that can be typed in
 LOADED = 2  # models in memory at the same time
 TEST_SPLIT, TYPED_IN = "test split", "typed in"
-PAGE = Page("arena", Path(__file__).parent, talks=True)
+PAGE = Page("arena", Path(__file__).parent, served=True)
 
 
 @dataclass(frozen=True)
@@ -268,16 +268,17 @@ class Arena:
                 said[name] = self.models.answer(self.contenders[name], instruction, given)
                 asking.doing = f"answering: {number + 1} of 2 done"
             asking.battle = self._show(_battle(TYPED_IN, instruction, given, said))
-        except (IftError, ValueError, MemoryError, RuntimeError) as error:
-            # a model's name in it would give the pair away
-            names = {str(self.contenders[name].run.path) for name in self.contenders} | set(self.contenders)
-            told = str(error) or type(error).__name__
-            for name in sorted(names, key=len, reverse=True):
-                told = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "MODEL", told)
-            asking.problem = one_line(told, 160)
-        except BaseException as error:
-            asking.problem = type(error).__name__
-            raise
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, ValueError):  # a text that is too long is the person's mistake
+                report(error)
+            asking.problem = one_line(self._without_names(str(error) or type(error).__name__), 160)
+
+    def _without_names(self, text: str) -> str:
+        """A message that does not give away which models are answering."""
+        names = {str(contender.run.path) for contender in self.contenders.values()} | set(self.contenders)
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "MODEL", text)
+        return text
 
     def answered(self, value: Any) -> dict[str, Any]:
         asking = self.asked.get(_text(value, "job", 100))
@@ -392,7 +393,7 @@ def arena(
         served = Arena(contenders, there, Models(settings), collected)
         if battles:
             collected()  # what is wrong with that file is said now
-        with Server(served, port, token=there.token) as server:
+        with PageServer(served, port, token=there.token) as server:
             done = served._progress()
             print(
                 f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, "

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from ift.evaluation.people import VERDICTS, Ratings
 from ift.evaluation.results import interval, read_judgements, read_results
 from ift.evaluation.statistics import mean_interval
-from ift.pages.environment import page_environment
+from ift.pages.page import Page
 from ift.pages.plots import plot_curves
 from ift.run import RunFolder, read_json, read_jsonl, write_text
 
+PAGE = Page("report", pictures=True)
 SHOWN = 300  # responses on the page; responses.jsonl has them all
 
 
@@ -26,21 +24,18 @@ def write_report(run: RunFolder) -> None:
         plot_curves(metrics, run.curves, best_step=summary.get("best_step"))
     responses = read_jsonl(run.responses) if run.responses.exists() else []
     samples = read_jsonl(run.samples) if run.samples.exists() else []
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=run.path.name,
-            summary=summary,
-            data=read_json(run.data_report) if run.data_report.exists() else {},
-            config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
-            curves=base64.b64encode(run.curves.read_bytes()).decode() if run.curves.exists() else None,
-            samples=before_and_after(samples, summary.get("best_step")),
-            verdicts=verdicts(run),
-            benchmarks=read_results(run),
-            responses=responses[:SHOWN],
-            more=max(0, len(responses) - SHOWN),
-        )
+    page = PAGE.render(
+        title=run.path.name,
+        summary=summary,
+        data=read_json(run.data_report) if run.data_report.exists() else {},
+        config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
+        curves=base64.b64encode(run.curves.read_bytes()).decode() if run.curves.exists() else None,
+        samples=before_and_after(samples, summary.get("best_step")),
+        verdicts=verdicts(run),
+        benchmarks=read_results(run),
+        responses=responses[:SHOWN],
+        more=max(0, len(responses) - SHOWN),
+        interval=interval,
     )
     write_text(run.report, page)
 
@@ -69,10 +64,3 @@ def before_and_after(samples: list[dict[str, Any]], best_step: int | None) -> li
     first = [s for s in samples if s["step"] == 0]
     best = [s for s in samples if s["step"] == best_step]
     return [{**a, "untuned": a["response"], "tuned": b["response"]} for a, b in zip(first, best, strict=False)]
-
-
-def _environment() -> jinja2.Environment:
-    environment = page_environment(Path(__file__).parent)
-    environment.filters["number"] = lambda value, form: "–" if value is None else format(value, form)
-    environment.filters["interval"] = interval
-    return environment
