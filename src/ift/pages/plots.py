@@ -120,7 +120,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: 
     last = metrics[-1]
     step, tokens = finite(last.get("step")), finite(last.get("tokens"))
     if step is not None and tokens is not None and tokens > 0:
-        rate = tokens / max(1, step)
+        rate: Any = tokens / max(1, step)
         above = axes.secondary_xaxis("top", functions=(lambda x: x * rate, lambda x: x / rate))
         above.xaxis.set_major_formatter(EngFormatter())
         above.set_xlabel("tokens seen (without padding)")
