@@ -116,7 +116,9 @@ def each_evaluation(names: Sequence[str]) -> None:
     for name, problem in failed.items():
         print(f"failed    {name}: {problem}")
     if failed:
-        raise MachineError(f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each said why)")
+        raise MachineError(
+            f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each error stands above)"
+        )
 
 
 def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapping[str, Any] | None = None) -> T:
@@ -156,25 +158,25 @@ def settings_from(config: DictConfig, kind: type[T]) -> T:
 
 
 def settings_of(config: DictConfig, run: RunFolder) -> Settings:
-    """What training is told: by the command, or by the run that goes on, with what of the command may differ.
+    """The settings of a training: the command's, or those of the run that goes on with what the command may change.
 
     Raises ConfigError where the command asks for another run than the one in the folder.
     """
-    asked = settings_from(config, Settings)
-    if asked.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
+    given_now = settings_from(config, Settings)
+    if given_now.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ConfigError("resume=: one run at a time (leave out -m)")
-    if asked.resume and not run.config.exists():
+    if given_now.resume and not run.config.exists():
         raise ConfigError(f"{run.path}: no run to go on with (give resume=FOLDER, the output_dir of a training run)")
-    if not asked.resume and not run.begun:
-        return asked
+    if not given_now.resume and not run.begun:
+        return given_now
     if not run.config.exists():
         raise ConfigError(f"{run.path}: holds a run without its config.yaml (choose another output_dir)")
-    if asked.dry_run:
+    if given_now.dry_run:
         raise ConfigError(f"{run.path}: holds a run already (choose another output_dir for a dry run)")
     given = [word.lstrip("+").partition("=")[0] for word in _typed()]
-    if asked.resume and "experiment" in given:
+    if given_now.resume and "experiment" in given:
         raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
-    return settings_to_go_on(load_settings(run.config), asked, given if asked.resume else None)
+    return settings_to_go_on(load_settings(run.config), given_now, given if given_now.resume else None)
 
 
 def output_dir() -> Path:
@@ -254,7 +256,7 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection closed by peer", str(error)):
-        return MachineError("another process of this run ended: see what it said (then go on with resume=RUN)")
+        return MachineError("another process of this run ended: see its error above (then go on with resume=RUN)")
     if isinstance(error, OSError) and error.filename is not None:
         return refused_by_disk(error)
     return error

@@ -1,8 +1,8 @@
 """`ift arena RUN RUN...`: two hidden models answer the same instruction, and a person says which answer is better.
 
 The instruction comes from the rows that both answered (responses.jsonl), or is typed in; then the models are loaded
-and answer at once. Which model stands on which side is drawn anew for each battle and told after the vote. What is
-shown and what is said of it is in the database before the page hears of it (`evaluation/votes.py`).
+and answer at once. Which model stands on which side is drawn anew for each battle and shown after the vote. Battles
+and votes are in the database before the page gets a reply (`evaluation/arena/votes.py`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def open_contenders(places: Sequence[str]) -> list[Contender]:
 
 
 def _open(place: str) -> Answers:
-    """A run that was not asked for its answers yet can still answer what is typed in."""
+    """A run without responses.jsonl can still answer what is typed in."""
     run = RunFolder(place)
     if run.model.is_dir() and not run.responses.exists():
         return Answers(run.path.resolve().name, run, [])
@@ -78,7 +78,7 @@ def _open(place: str) -> Answers:
 
 
 class Models:
-    """Answers at once, by models that are loaded when they are first asked; one answers at a time."""
+    """Answers at once, by models that are loaded when they are first needed; one answers at a time."""
 
     def __init__(self, settings: EvaluateSettings):
         self.settings = settings
@@ -100,7 +100,7 @@ class Models:
                 subject = Bench(contender.run, self.settings).tuned
             self.loaded[contender.name] = subject
             assert subject.template
-            [said] = respond(
+            [response] = respond(
                 subject.model,
                 [row],
                 subject.template,
@@ -108,9 +108,9 @@ class Models:
                 self.settings.eval.generate,
                 seed=self.settings.seed,
             )
-        if said["stop_reason"] == "context" and not said["response_tokens"]:
+        if response["stop_reason"] == "context" and not response["response_tokens"]:
             raise ValueError("this is too long for one of the models")
-        return str(said["response"])
+        return str(response["response"])
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Arena:
             raise DataError("ift arena: these have no row in common (answers to the same instructions are compared)")
         self.lock = threading.Lock()
         self.skipped: set[str] = set()
-        self.asked: dict[str, Asking] = {}
+        self.jobs: dict[str, Asking] = {}
         self.policy = PAGE.policy
         self.posts: Mapping[str, Callable[[Any], dict[str, Any]]] = {
             "/next": self.next,
@@ -247,10 +247,10 @@ class Arena:
         if len(self.live) < 2:
             raise ValueError("fewer than two of these models can answer (a run's folder holds its model)")
         with self.lock:
-            if any(not asking.battle and not asking.problem for asking in self.asked.values()):
+            if any(not asking.battle and not asking.problem for asking in self.jobs.values()):
                 raise ValueError("the models are answering something else")
             job, asking = secrets.token_hex(16), Asking()
-            self.asked = {job: asking}  # of an older one nobody asks any more
+            self.jobs = {job: asking}  # no page waits for an older one
         threading.Thread(target=self._answer, args=(asking, instruction, given), daemon=True).start()
         return {"job": job}
 
@@ -263,11 +263,11 @@ class Arena:
             )
             pairs = list(combinations((contender.name for contender in self.live), 2))
             pair = min(pairs, key=lambda pair: (had[frozenset(pair)], random.random()))
-            said = {}
+            responses = {}
             for number, name in enumerate(pair):
-                said[name] = self.models.answer(self.contenders[name], instruction, given)
+                responses[name] = self.models.answer(self.contenders[name], instruction, given)
                 asking.doing = f"answering: {number + 1} of 2 done"
-            asking.battle = self._show(_battle(TYPED_IN, instruction, given, said))
+            asking.battle = self._show(_battle(TYPED_IN, instruction, given, responses))
         except (Exception, SystemExit) as error:
             if not isinstance(error, ValueError):  # a text that is too long is the person's mistake
                 report(error)
@@ -281,7 +281,7 @@ class Arena:
         return text
 
     def answered(self, value: Any) -> dict[str, Any]:
-        asking = self.asked.get(_text(value, "job", 100))
+        asking = self.jobs.get(_text(value, "job", 100))
         if asking is None:
             return {"problem": "the server was started again: ask once more"}
         if asking.battle:
@@ -311,7 +311,7 @@ class Arena:
             for shown in self.votes.voted_on()
         )
 
-    # -- what it is told
+    # -- replies to the page
 
     def _to_page(self, battle: Shown) -> dict[str, Any]:
         return {
@@ -336,21 +336,21 @@ class Arena:
         }
 
 
-def _battle(source: str, instruction: str, given: str, said: Mapping[str, str]) -> Shown:
+def _battle(source: str, instruction: str, given: str, responses: Mapping[str, str]) -> Shown:
     """Not shown yet: sides in the order of the names, no key."""
-    (a, response_a), (b, response_b) = sorted(said.items())
+    (a, response_a), (b, response_b) = sorted(responses.items())
     about = content_key(instruction, given, a, response_a, b, response_b)
     return Shown("", about, source, instruction, given, a, b, response_a, response_b)
 
 
 def _text(value: Any, name: str, longest: int) -> str:
     """A text of what a page sent; "" where it is not there."""
-    said = value.get(name) if isinstance(value, dict) else None
-    if said is None and isinstance(value, dict):
+    text = value.get(name) if isinstance(value, dict) else None
+    if text is None and isinstance(value, dict):
         return ""
-    if not isinstance(said, str) or len(said) > longest:
+    if not isinstance(text, str) or len(text) > longest:
         raise ValueError(f"{name}: not a text of at most {longest:,} characters")
-    return said.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()
 
 
 def arena(
@@ -392,7 +392,7 @@ def arena(
     with Votes(votes) as there:
         served = Arena(contenders, there, Models(settings), collected)
         if battles:
-            collected()  # what is wrong with that file is said now
+            collected()  # an error in that file is reported before the page opens
         with PageServer(served, port, token=there.token) as server:
             done = served._progress()
             print(

@@ -118,9 +118,9 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: 
     axes.legend(frameon=False)
 
     last = metrics[-1]
-    step, tokens = finite(last.get("step")), finite(last.get("tokens"))
-    if step is not None and tokens is not None and tokens > 0:
-        rate: Any = tokens / max(1, step)
+    last_step, tokens = finite(last.get("step")), finite(last.get("tokens"))
+    if last_step is not None and tokens is not None and tokens > 0:
+        rate: Any = tokens / max(1, last_step)
         above = axes.secondary_xaxis("top", functions=(lambda x: x * rate, lambda x: x / rate))
         above.xaxis.set_major_formatter(EngFormatter())
         above.set_xlabel("tokens seen (without padding)")
