@@ -1,17 +1,20 @@
-"""What `train.py` and `evaluate.py` share: the one door to Hydra, and how its errors become one line."""
+"""The one door to Hydra: settings of commands, the start and end of a job, and errors of Hydra as one line."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -28,6 +31,8 @@ SECRET = re.compile(
     r"""(^|[._+])(api_?key|token|password|secret)=|=['"]?(sk-[\w-]{20}|(hf_|ghp_)[a-z0-9]{30}|AKIA[a-z0-9]{16})""",
     re.IGNORECASE,
 )
+
+CONF = Path(__file__).parents[2] / "conf"
 
 _sweep_dir: Path | None = None
 _exit_code = 0  # of the first job that failed
@@ -51,7 +56,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
         with stops.listening("before training began" if kind is Settings else "during the evaluation"):
             main()
     except Stopped as stopped:
-        code = told_of_stop(stopped)
+        code = report_stop(stopped)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -63,9 +68,9 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     return code or _exit_code
 
 
-def told_of_stop(stopped: Stopped) -> int:
-    """The one line of a run that was stopped, and its exit code."""
-    if is_other_rank():  # the first rank speaks for all; Lightning would take another code for a crash and end it
+def report_stop(stopped: Stopped) -> int:
+    """Print the one line of a run that was stopped; return its exit code."""
+    if is_other_rank():  # the first rank reports for all; Lightning would take another code for a crash and end it
         return 0
     print(f"ift: {stopped}", file=sys.stderr, flush=True)
     return Stopped.exit_code
@@ -109,7 +114,36 @@ def each_evaluation(names: Sequence[str]) -> None:
     for name, problem in failed.items():
         print(f"failed    {name}: {problem}")
     if failed:
-        raise MachineError(f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each said why)")
+        raise MachineError(
+            f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each error stands above)"
+        )
+
+
+def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapping[str, Any] | None = None) -> T:
+    """The settings that conf/NAME.yaml and overrides give, without a job of Hydra: for commands other than its own.
+
+    kind: only its keys are read. values: by dotted key, what no override can spell safely, such as names of files; an
+    override of the same key wins. Raises ConfigError as train.py does.
+    """
+    if not CONF.is_dir():
+        raise ConfigError(f"{CONF}: no such folder (install ift from its checkout: pip install --editable .)")
+    for word in overrides:
+        if word.startswith("="):  # the parser would take it for a choice of the group ""
+            raise ConfigError(f"{word}: not key=value (quote it: 'key=\"a value\"')")
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            if override.is_sweep_override():
+                raise ConfigError(f"{override.input_line}: several values (give one; a list is written [A,B])")
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, list(overrides))
+        given = {override.key_or_group for override in parsed}
+        for key, value in (values or {}).items():
+            if key not in given:
+                OmegaConf.update(config, key, value)
+    except Exception as error:
+        raise as_ift_error(error, kind) from error
+    return settings_from(OmegaConf.masked_copy(config, [field.name for field in dataclasses.fields(kind)]), kind)
 
 
 def settings_from(config: DictConfig, kind: type[T]) -> T:
@@ -122,25 +156,25 @@ def settings_from(config: DictConfig, kind: type[T]) -> T:
 
 
 def settings_of(config: DictConfig, run: RunFolder) -> Settings:
-    """What training is told: by the command, or by the run that goes on, with what of the command may differ.
+    """The settings of a training: the command's, or those of the run that goes on with what the command may change.
 
     Raises ConfigError where the command asks for another run than the one in the folder.
     """
-    asked = settings_from(config, Settings)
-    if asked.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
+    given_now = settings_from(config, Settings)
+    if given_now.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ConfigError("resume=: one run at a time (leave out -m)")
-    if asked.resume and not run.config.exists():
+    if given_now.resume and not run.config.exists():
         raise ConfigError(f"{run.path}: no run to go on with (give resume=FOLDER, the output_dir of a training run)")
-    if not asked.resume and not run.begun:
-        return asked
+    if not given_now.resume and not run.begun:
+        return given_now
     if not run.config.exists():
         raise ConfigError(f"{run.path}: holds a run without its config.yaml (choose another output_dir)")
-    if asked.dry_run:
+    if given_now.dry_run:
         raise ConfigError(f"{run.path}: holds a run already (choose another output_dir for a dry run)")
     given = [word.lstrip("+").partition("=")[0] for word in _typed()]
-    if asked.resume and "experiment" in given:
+    if given_now.resume and "experiment" in given:
         raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
-    return settings_to_go_on(load_settings(run.config), asked, given if asked.resume else None)
+    return settings_to_go_on(load_settings(run.config), given_now, given if given_now.resume else None)
 
 
 def output_dir() -> Path:
@@ -220,7 +254,7 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection closed by peer", str(error)):
-        return MachineError("another process of this run ended: see what it said (then go on with resume=RUN)")
+        return MachineError("another process of this run ended: see its error above (then go on with resume=RUN)")
     if isinstance(error, OSError) and error.filename is not None:
         return refused_by_disk(error)
     return error

@@ -16,7 +16,7 @@ def progress(what: str | None, total: int, unit: str, *, scale: float = 1) -> It
     if what is None:
         yield lambda amount: None
         return
-    from rich.console import Console  # here: an error is told sooner without it
+    from rich.console import Console  # imported late: an error is reported sooner without it
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console()

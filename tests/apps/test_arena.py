@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from ift.apps.arena import Arena, Contender, Models, arena, open_contenders
-from ift.apps.local_page import Server
+from ift.apps.local_page import PageServer
 from ift.cli import evaluate_settings
 from ift.errors import ConfigError, DataError
 from ift.evaluation.arena.battles import BOTH_BAD, read_votes
@@ -57,7 +57,7 @@ def serve(tmp_path):
         contenders = open_contenders([str(run.path) for run in runs])
         votes = Votes(tmp_path / "arena.sqlite")
         there = Arena(contenders, votes, Models(evaluate_settings(list(settings))), lambda: collected(votes))
-        server = Server(there, 0, token=votes.token)
+        server = PageServer(there, 0, token=votes.token)
         open_ones.append((server, votes))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server.url, there

@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from ift.apps.review import Review, Server
+from ift.apps.local_page import PageServer
+from ift.apps.review import Review
 from ift.errors import ConfigError
 from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings
@@ -47,7 +48,7 @@ def serve():
     servers = []
 
     def serve(review, port=0):
-        servers.append(Server(review, port))
+        servers.append(PageServer(review, port))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].port}/"
 

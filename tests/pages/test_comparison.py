@@ -15,7 +15,8 @@ from ift.errors import ConfigError, DataError
 from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings
 from ift.evaluation.statistics import agreement, compare_pairs, mean_interval
-from ift.pages.comparison import agreements, compare, curves, differing_keys, names_apart, open_runs, round_ticks
+from ift.pages.comparison import agreements, compare, differing_keys, names_apart, open_runs
+from ift.pages.plots import curves_drawing, round_ticks
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import EvaluateSettings
 from tests.evaluation.judge.judge_server import JudgeServer
@@ -179,13 +180,13 @@ def test_rows_are_sorted_filtered_and_found_in_the_browser(browser, a_run, tmp_p
 def test_curves_of_runs_of_different_length_share_their_axes(a_run, tmp_path):
     a_run("one", [True])
     write_jsonl(a_run("two", [True]).metrics, [{"step": 0, "val/loss": 9.0}, {"step": 40, "val/loss": 0.2, "lr": None}])
-    drawn = curves(open_runs([tmp_path / "one", tmp_path / "two"]))
+    drawn = curves_drawing([run.metrics for run in open_runs([tmp_path / "one", tmp_path / "two"])])
     assert [r["best"] for r in drawn["runs"]] == [(20, pytest.approx(1.1)), (40, 0.2)]
     assert [r["dots"][-1][0] for r in drawn["runs"]] == [480, 960]  # step 20 of 40, and 40
     assert drawn["logarithmic"]  # 9 is more than 20 times 0.2
     assert "0.5" in [label for _, label in drawn["y_ticks"]]
     assert round_ticks(0, 1.2, 4) == [0, 0.5, 1]
-    assert curves(open_runs([tmp_path / "one"] * 2))["logarithmic"] is False
+    assert curves_drawing([open_runs([tmp_path / "one"] * 2)[0].metrics])["logarithmic"] is False
 
 
 def test_equal_names_get_as_much_of_their_folders_as_it_takes():

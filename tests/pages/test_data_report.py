@@ -12,8 +12,9 @@ import pytest
 from ift.data.contract.examples import make_example
 from ift.data.contract.prepare import prepare
 from ift.data.reading.rows import Row
-from ift.pages.data_report import Span, histogram, shorten, ticks, token_spans, write_page
-from ift.pages.environment import visible
+from ift.pages.data_report import Span, histogram, shorten, token_spans, write_page
+from ift.pages.page import visible
+from ift.pages.plots import round_ticks
 from ift.run import RunFolder
 from ift.text.templates import Segment, Template
 
@@ -122,9 +123,9 @@ def test_what_cannot_be_seen_is_shown():
 
 
 def test_ticks_are_round_numbers_within():
-    assert ticks(0, 117, 4) == [0, 50, 100]
-    assert ticks(40.0, 91.0, 10) == [40, 50, 60, 70, 80, 90]
-    assert ticks(7.5, 8.5, 10) == [8]
+    assert round_ticks(0, 117, 4, whole=True) == [0, 50, 100]
+    assert round_ticks(40.0, 91.0, 10, whole=True) == [40, 50, 60, 70, 80, 90]
+    assert round_ticks(7.5, 8.5, 10, whole=True) == [8]
 
 
 def test_the_limit_is_marked_where_it_is_near():

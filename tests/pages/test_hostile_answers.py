@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from ift.apps.review import Review, Server
+from ift.apps.local_page import PageServer
+from ift.apps.review import Review
 from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings, write_csv
 from ift.pages.comparison import compare
@@ -155,7 +156,7 @@ def test_compare_shows_them_all_as_text(browser, folder, capsys):
 
 def test_review_shows_them_all_as_text_and_rates_them(browser, folder):
     run = runs(folder)[0]
-    server = Server(Review([open_answers(run)], blind=False), 0)
+    server = PageServer(Review([open_answers(run)], blind=False), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         browser.open(f"http://127.0.0.1:{server.port}/")
@@ -173,7 +174,7 @@ def test_review_shows_them_all_as_text_and_rates_them(browser, folder):
 
 @pytest.mark.parametrize("page", ["compare", "review", "report"])
 def test_if_markup_did_get_through_the_browser_would_still_run_and_load_nothing(browser, folder, page):
-    server = Server(Review([open_answers(runs(folder)[0])], blind=False), 0)
+    server = PageServer(Review([open_answers(runs(folder)[0])], blind=False), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         if page == "review":

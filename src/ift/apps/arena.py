@@ -1,8 +1,8 @@
 """`ift arena RUN RUN...`: two hidden models answer the same instruction, and a person says which answer is better.
 
 The instruction comes from the rows that both answered (responses.jsonl), or is typed in; then the models are loaded
-and answer at once. Which model stands on which side is drawn anew for each battle and told after the vote. What is
-shown and what is said of it is in the database before the page hears of it (`evaluation/votes.py`).
+and answer at once. Which model stands on which side is drawn anew for each battle and shown after the vote. Battles
+and votes are in the database before the page gets a reply (`evaluation/arena/votes.py`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ift.apps.local_page import Server
+from ift.apps.local_page import PageServer
 from ift.data.show import printable
-from ift.errors import ConfigError, DataError, IftError, one_line
+from ift.errors import ConfigError, DataError, one_line, report
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
 from ift.evaluation.arena.battles import TIE, WINNERS, checked_name, write_votes
 from ift.evaluation.arena.ratings import Collected, collect, leaderboard, show_leaderboard
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LONGEST_INSTRUCTION = 20_000  # characters that can be typed in
 LOADED = 2  # models in memory at the same time
 TEST_SPLIT, TYPED_IN = "test split", "typed in"
-PAGE = Page("arena", Path(__file__).parent, talks=True)
+PAGE = Page("arena", Path(__file__).parent, served=True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def open_contenders(places: Sequence[str]) -> list[Contender]:
 
 
 def _open(place: str) -> Answers:
-    """A run that was not asked for its answers yet can still answer what is typed in."""
+    """A run without responses.jsonl can still answer what is typed in."""
     run = RunFolder(place)
     if run.model.is_dir() and not run.responses.exists():
         return Answers(run.path.resolve().name, run, [])
@@ -78,7 +78,7 @@ def _open(place: str) -> Answers:
 
 
 class Models:
-    """Answers at once, by models that are loaded when they are first asked; one answers at a time."""
+    """Answers at once, by models that are loaded when they are first needed; one answers at a time."""
 
     def __init__(self, settings: EvaluateSettings):
         self.settings = settings
@@ -148,7 +148,7 @@ class Arena:
             raise DataError("ift arena: these have no row in common (answers to the same instructions are compared)")
         self.lock = threading.Lock()
         self.skipped: set[str] = set()
-        self.asked: dict[str, Asking] = {}
+        self.jobs: dict[str, Asking] = {}
         self.policy = PAGE.policy
         self.posts: Mapping[str, Callable[[Any], dict[str, Any]]] = {
             "/next": self.next,
@@ -249,10 +249,10 @@ class Arena:
         if len(self.live) < 2:
             raise ValueError("fewer than two of these models can answer (a run's folder holds its model)")
         with self.lock:
-            if any(not asking.battle and not asking.problem for asking in self.asked.values()):
+            if any(not asking.battle and not asking.problem for asking in self.jobs.values()):
                 raise ValueError("the models are answering something else")
             job, asking = secrets.token_hex(16), Asking()
-            self.asked = {job: asking}  # of an older one nobody asks any more
+            self.jobs = {job: asking}  # no page waits for an older one
         threading.Thread(target=self._answer, args=(asking, instruction, given), daemon=True).start()
         return {"job": job}
 
@@ -265,24 +265,25 @@ class Arena:
             )
             pairs = list(combinations((contender.name for contender in self.live), 2))
             pair = min(pairs, key=lambda pair: (had[frozenset(pair)], random.random()))
-            said = {}
+            responses = {}
             for number, name in enumerate(pair):
-                said[name] = self.models.answer(self.contenders[name], instruction, given)
+                responses[name] = self.models.answer(self.contenders[name], instruction, given)
                 asking.doing = f"answering: {number + 1} of 2 done"
-            asking.battle = self._show(_battle(TYPED_IN, instruction, given, said))
-        except (IftError, ValueError, MemoryError, RuntimeError) as error:
-            # a model's name in it would give the pair away
-            names = {str(self.contenders[name].run.path) for name in self.contenders} | set(self.contenders)
-            told = str(error) or type(error).__name__
-            for name in sorted(names, key=len, reverse=True):
-                told = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "MODEL", told)
-            asking.problem = one_line(told, 160)
-        except BaseException as error:
-            asking.problem = type(error).__name__
-            raise
+            asking.battle = self._show(_battle(TYPED_IN, instruction, given, responses))
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, ValueError):  # a text that is too long is the person's mistake
+                report(error)
+            asking.problem = one_line(self._without_names(str(error) or type(error).__name__), 160)
+
+    def _without_names(self, text: str) -> str:
+        """A message that does not give away which models are answering."""
+        names = {str(contender.run.path) for contender in self.contenders.values()} | set(self.contenders)
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "MODEL", text)
+        return text
 
     def answered(self, value: Any) -> dict[str, Any]:
-        asking = self.asked.get(_text(value, "job", 100))
+        asking = self.jobs.get(_text(value, "job", 100))
         if asking is None:
             return {"problem": "the server was started again: ask once more"}
         if asking.battle:
@@ -312,7 +313,7 @@ class Arena:
             for shown in self.votes.voted_on()
         )
 
-    # -- what it is told
+    # -- replies to the page
 
     def _to_page(self, battle: Shown, votes: Sequence[Vote] | None = None) -> dict[str, Any]:
         return {
@@ -340,21 +341,21 @@ class Arena:
         }
 
 
-def _battle(source: str, instruction: str, given: str, said: Mapping[str, str]) -> Shown:
+def _battle(source: str, instruction: str, given: str, responses: Mapping[str, str]) -> Shown:
     """Not shown yet: sides in the order of the names, no key."""
-    (a, response_a), (b, response_b) = sorted(said.items())
+    (a, response_a), (b, response_b) = sorted(responses.items())
     about = content_key(instruction, given, a, response_a, b, response_b)
     return Shown("", about, source, instruction, given, a, b, response_a, response_b)
 
 
 def _text(value: Any, name: str, longest: int) -> str:
     """A text of what a page sent; "" where it is not there."""
-    said = value.get(name) if isinstance(value, dict) else None
-    if said is None and isinstance(value, dict):
+    text = value.get(name) if isinstance(value, dict) else None
+    if text is None and isinstance(value, dict):
         return ""
-    if not isinstance(said, str) or len(said) > longest:
+    if not isinstance(text, str) or len(text) > longest:
         raise ValueError(f"{name}: not a text of at most {longest:,} characters")
-    return said.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()
 
 
 def arena(
@@ -396,8 +397,8 @@ def arena(
     with Votes(votes) as there:
         served = Arena(contenders, there, Models(settings), collected)
         if battles:
-            collected()  # what is wrong with that file is said now
-        with Server(served, port, token=there.token) as server:
+            collected()  # an error in that file is reported before the page opens
+        with PageServer(served, port, token=there.token) as server:
             done = served._progress()
             print(
                 f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, "

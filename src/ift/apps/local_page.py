@@ -1,29 +1,31 @@
-"""A page that this machine alone can see: the small server on the loopback address that each of them has.
+"""The small server behind each page that a person opens in the browser: on the loopback address of this machine alone.
 
-What a page elsewhere could do to it, a browser of today would let it try: so each request must name this address as
-its host, and each change must come from a page of this server. With a token, none but who was told the whole address
-gets the page: other people on the same machine can reach the port as well.
+A page from elsewhere that is open in the same browser could send requests to it. So each request must name this
+address as its host, and each change must come from a page of this server. Other people on the same machine can reach
+the port as well: with a token, only who knows the whole address that the command printed gets the page.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import sys
 import webbrowser
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from ift.errors import IftError, MachineError, one_line
+from ift.errors import IftError, MachineError, one_line, report
 
 LONGEST_BODY = 65_536  # bytes of a request
+PLAIN_TEXT = "text/plain; charset=utf-8"
 
 
 class LocalPage(Protocol):
-    """policy: for the browser; page(): the HTML; posts: what each path does with the JSON value it is sent.
+    """What a server needs: page() is the HTML, policy its Content-Security-Policy, posts the action of each path.
 
-    An action returns what can be JSON, and raises ValueError for a value that it does not take.
+    An action gets the JSON value of a request and returns one; it raises ValueError for a value that it refuses.
     """
 
     @property
@@ -33,7 +35,7 @@ class LocalPage(Protocol):
     def page(self) -> str: ...
 
 
-class Server(ThreadingHTTPServer):
+class PageServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, app: LocalPage, port: int, *, token: str = ""):
@@ -62,75 +64,72 @@ class Server(ThreadingHTTPServer):
             print()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that hangs up is no news."""
+        error = sys.exception()
+        if error and not isinstance(error, ConnectionError | TimeoutError):  # a browser that hangs up is no news
+            report(error)
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: PageServer
     timeout = 10  # seconds for a request to arrive
     server_version, sys_version = "ift", ""
 
     def do_GET(self) -> None:
-        if self._refused():
+        if self._refuse_host():
             return
-        asked = urlsplit(self.path)
-        if asked.path == "/favicon.ico":
-            self._answer(204, b"", "image/x-icon")
-        elif asked.path != "/":
-            self._answer(404, b"no such page\n")
-        elif not self._is_told(parse_qs(asked.query).get("token", [""])[0]):
-            self._answer(403, b"open the whole address that the command printed\n")
+        address = urlsplit(self.path)
+        if address.path == "/favicon.ico":
+            self._reply(204, b"", "image/x-icon")
+        elif address.path != "/":
+            self._reply(404, b"no such page\n")
+        elif not self._has_token(parse_qs(address.query).get("token", [""])[0]):
+            self._reply(403, b"open the whole address that the command printed\n")
         else:
-            self._answer(200, self.server.app.page().encode(), "text/html; charset=utf-8")
+            self._reply(*_outcome(lambda: self.server.app.page().encode(), "text/html; charset=utf-8"))
 
     def do_POST(self) -> None:
-        if self._refused() or self._refused_change():
+        if self._refuse_host() or self._refuse_change():
             return
-        length = int(self.headers["Content-Length"])
-        try:
-            value = json.loads(self.rfile.read(length))
-            if self.path not in self.server.app.posts:
-                self._answer(404, b"no such page\n")
-                return
-            said = self.server.app.posts[self.path](value)
-        except OSError as error:  # the disk, not the person
-            self._answer(507, f"not saved: {error.strerror or error}\n".encode())
-        except IftError as error:
-            self._answer(500, f"{one_line(str(error))}\n".encode())
-        except (ValueError, RecursionError) as error:
-            self._answer(400, f"{one_line(str(error), 100)}\n".encode())
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        action = self.server.app.posts.get(self.path)
+        if action is None:
+            self._reply(404, b"no such page\n")
         else:
-            self._answer(200, json.dumps(said).encode(), "application/json")
 
-    def _is_told(self, token: str) -> bool:
-        wanted = self.server.token
-        return not wanted or hmac.compare_digest(token.encode("utf-8", "replace"), wanted.encode())
+            def act() -> bytes:
+                return json.dumps(action(json.loads(body))).encode()
 
-    def _refused(self) -> bool:
+            self._reply(*_outcome(act, "application/json", refusals=(ValueError, RecursionError)))
+
+    def _has_token(self, token: str) -> bool:
+        own = self.server.token
+        return not own or hmac.compare_digest(token.encode("utf-8", "replace"), own.encode())
+
+    def _refuse_host(self) -> bool:
         """A name that someone else's DNS points here is not this machine's."""
         if self.headers.get("Host") in self.server.hosts and len(self.headers.get_all("Host", [])) == 1:
             return False
-        self._answer(421, b"this server answers to its own address alone\n")
+        self._reply(421, b"this server answers to its own address alone\n")
         return True
 
-    def _refused_change(self) -> bool:
+    def _refuse_change(self) -> bool:
         """Only a page of this server may change anything, and only in a form that no plain link or form has."""
         length = self.headers.get("Content-Length", "")
         if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            self._answer(403, b"not from a page of this server\n")
-        elif not self._is_told(self.headers.get("X-Token", "")):
-            self._answer(403, b"not from a page of this server: open the whole address that the command printed\n")
+            self._reply(403, b"not from a page of this server\n")
+        elif not self._has_token(self.headers.get("X-Token", "")):
+            self._reply(403, b"not from a page of this server: open the whole address that the command printed\n")
         elif self.headers.get("Content-Type") != "application/json":
-            self._answer(415, b"JSON only\n")
+            self._reply(415, b"JSON only\n")
         elif not (length.isascii() and length.isdigit()) or self.headers.get("Transfer-Encoding"):
-            self._answer(411, b"how long is it?\n")
+            self._reply(411, b"a Content-Length is needed\n")
         elif len(length) > 9 or int(length) > LONGEST_BODY:
-            self._answer(413, b"too long\n")
+            self._reply(413, b"too long\n")
         else:
             return False
         return True
 
-    def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+    def _reply(self, status: int, body: bytes, kind: str = PLAIN_TEXT) -> None:
         self.send_response(status)
         headers = {
             "Content-Type": kind,
@@ -151,3 +150,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Requests are no news; what they hold may come from a model."""
+
+
+def _outcome(
+    action: Callable[[], bytes], kind: str, *, refusals: tuple[type[Exception], ...] = ()
+) -> tuple[int, bytes, str]:
+    """Status, body and content type of what an action returns or raises; a problem is one line of plain text.
+
+    refusals: what the action raises for a value that it does not take.
+
+    What is not the person's mistake is also reported on the terminal: in one line, with IFT_DEBUG=1 as a traceback.
+    """
+    try:
+        return 200, action(), kind
+    except refusals as error:
+        status, problem = 400, one_line(str(error), 100)
+    except OSError as error:
+        status, problem = 507, one_line(error.strerror or str(error))
+        report(error)
+    except IftError as error:
+        status, problem = 500, one_line(str(error))
+        report(error)
+    except Exception as error:
+        status, problem = 500, one_line(f"{type(error).__name__}: {error}")
+        report(error)
+    return status, f"{problem}\n".encode(errors="replace"), PLAIN_TEXT

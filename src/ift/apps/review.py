@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ift.apps.local_page import Server
+from ift.apps.local_page import PageServer
 from ift.errors import ConfigError, warn
 from ift.evaluation.answers import Answer, Answers, content_key, open_answers
 from ift.evaluation.overlap import word_diff
@@ -18,7 +18,7 @@ from ift.evaluation.people import VERDICTS, Rating, Ratings, read_csv, write_csv
 from ift.evaluation.results import read_judgements
 from ift.pages.page import Page
 
-PAGE = Page("review", Path(__file__).parent, talks=True)
+PAGE = Page("review", Path(__file__).parent, served=True)
 
 
 @dataclass
@@ -117,7 +117,7 @@ def review(
         exchange(runs[0], export=export, take=take)
         return
     there = Review(runs, blind=blind)
-    with Server(there, port) as server:
+    with PageServer(there, port) as server:
         rated = sum(bool(there.rating(item)) for item in there.items)
         print(f"review    {len(there.items):,} answers, {rated:,} of them rated; ratings are saved as you give them")
         server.serve(browser=browser)

@@ -35,11 +35,11 @@ from ift.evaluation.statistics import (
 )
 from ift.forms import CONFIG
 from ift.pages.page import Page
+from ift.pages.plots import curves_drawing, finite
 from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_text
 
 MOST_RUNS = 8  # as many as can be told apart by colour
 SHOWN = 500  # rows on the page; responses.jsonl has them all
-POINTS = 300  # of a training curve; more are averaged
 FEWEST = 5  # rows of a category that gets a mean of its own
 COPY = "bring it back from a copy, or delete it"
 
@@ -104,7 +104,7 @@ def compare(places: Sequence[str | Path], page: Path, *, names: Sequence[str] | 
         pairs=_pairs(runs),
         categories=_categories(measured, rows),
         agreements=agreements(runs),
-        curves=curves(runs),
+        curves=curves_drawing([run.metrics for run in runs]),
         differing=differing_keys(runs),
         numbers=_numbers(runs),
         dots=dots,
@@ -361,82 +361,6 @@ def _gap(metric: Metric, row: int) -> float | None:
     return None if first is None or last is None else last - first
 
 
-WIDTH, HEIGHT = 960, 300
-
-
-def curves(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Both losses of every run over optimizer steps, as points of a drawing of WIDTH x HEIGHT."""
-    found = []
-    for run in runs:
-        train, val = (_points(run.metrics, key) for key in ("train/loss", "val/loss"))
-        found.append((_averaged(train), val))
-    every = [point for train, val in found for point in (*train, *val)]
-    if not every:
-        return None
-    right = max(step for step, _ in every) or 1
-    low, high = min(loss for _, loss in every), max(loss for _, loss in every)
-    logs = low > 0 and high / low > 20  # else the runs would be told apart in their first steps alone
-    if logs:
-        low, high = low / 1.2, high * 1.2
-    else:
-        low, high = (0.0 if 0 <= low < high / 2 else low - (high - low) * 0.1), high + abs(high) * 0.05 or 1.0
-
-    def up(loss: float) -> float:
-        return math.log(loss) if logs else loss
-
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        step, loss = point
-        return round(step / right * WIDTH, 1), round((up(high) - up(loss)) / (up(high) - up(low)) * HEIGHT, 1)
-
-    y_ticks = log_ticks(low, high) if logs else round_ticks(low, high, 6)
-
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "runs": [
-            {
-                "train": " ".join(f"{x},{y}" for x, y in map(place, train)),
-                "val": " ".join(f"{x},{y}" for x, y in map(place, val)),
-                "dots": [(*place(point), point[0], point[1]) for point in val],
-                "best": min(val, key=lambda point: point[1], default=None),
-            }
-            for train, val in found
-        ],
-        "x_ticks": [(place((t, low))[0], f"{t:,.0f}") for t in round_ticks(0, right, 8) if t == int(t)],
-        "y_ticks": [(place((0, t))[1], f"{t:g}") for t in y_ticks],
-        "logarithmic": logs,
-    }
-
-
-def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    points = [(_finite(line.get("step")), _finite(line.get(key))) for line in lines]
-    return [(step, loss) for step, loss in points if step is not None and loss is not None and step >= 0]
-
-
-def _averaged(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    size = math.ceil(len(points) / POINTS) or 1
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    groups = [group for group in groups if 2 * len(group) > size]  # a few points at the end would swing by chance
-    return [(sum(s for s, _ in g) / len(g), sum(v for _, v in g) / len(g)) for g in groups]
-
-
-def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from low to high, at most so many: round_ticks(0, 1.2, 4) is [0, 0.5, 1]."""
-    if not high > low:
-        return [low]
-    power = 10 ** math.floor(math.log10((high - low) / most))
-    step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) <= most - 1)
-    first = math.ceil(low / step)
-    return [round(k * step, 12) for k in range(first, first + most + 1) if k * step <= high]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each power of ten from low to high; powers alone where that is many: log_ticks(0.04, 3)."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 1e4 else (1,)
-    return [t for t in (round(s * 10.0**k, 12) for k in powers for s in steps) if low <= t <= high]
-
-
 def dots(lines: Sequence[Line]) -> list[tuple[float, float, float]]:
     """Where low end, mean and high end of each line's interval stand, from 0 to 100, all on one scale."""
     estimates = [line.estimate for line in lines]
@@ -474,15 +398,8 @@ NUMBERS = {
 
 def _numbers(runs: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
     """Numbers of whole runs, which have no interval: one run is one draw of its seed."""
-    rows = [(title, [_finite(run.summary.get(key)) for run in runs]) for key, title in NUMBERS.items()]
+    rows = [(title, [finite(run.summary.get(key)) for run in runs]) for key, title in NUMBERS.items()]
     return [(title, values) for title, values in rows if any(value is not None for value in values)]
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        return float(value) if not isinstance(value, bool | str) and math.isfinite(value) else None
-    except (TypeError, OverflowError):  # no number; an integer that is none of a run's
-        return None
 
 
 # -- what the terminal says ------------------------------------------------------------------------------------------

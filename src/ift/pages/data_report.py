@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from ift.data.contract.examples import Example
 from ift.data.contract.prepare import Prepared
-from ift.pages.environment import page_environment
+from ift.pages.page import Page
+from ift.pages.plots import round_ticks
 from ift.run import RunFolder, write_text
 from ift.text.tokenizers import Tokenizer
 
+PAGE = Page("data_report")
 ROWS = 8  # training rows shown token by token
 LONGEST = 300  # tokens of a prompt or a response that are shown; a longer one loses its middle
 
 
 def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
     report = data.report
-    page = (
-        page_environment(Path(__file__).parent)
-        .get_template("data_report.html.j2")
-        .render(
-            title=run.path.resolve().name,
-            report=report,
-            chart=histogram(report),
-            leaks=data.leaks,
-            rows=[
-                (row, example, shorten(token_spans(example, tokenizer)))
-                for row, example in zip(data.rows["train"][:ROWS], data.examples["train"][:ROWS], strict=True)
-            ],
-        )
+    page = PAGE.render(
+        title=run.path.resolve().name,
+        report=report,
+        chart=histogram(report),
+        leaks=data.leaks,
+        rows=[
+            (row, example, shorten(token_spans(example, tokenizer)))
+            for row, example in zip(data.rows["train"][:ROWS], data.examples["train"][:ROWS], strict=True)
+        ],
     )
     write_text(run.data_page, page)
 
@@ -115,14 +111,8 @@ def histogram(report: Mapping[str, Any], *, width: int = 1000, height: int = 190
             for begin, end, count in zip(edges, edges[1:], rows, strict=False)
             if count
         ],
-        "x_ticks": [(f"{tick:,}", x(tick)) for tick in ticks(low, high, 10)],
-        "y_ticks": [(f"{tick:,}", y(tick)) for tick in ticks(0, most, 4)],
+        "x_ticks": [(x(tick), f"{tick:,.0f}") for tick in round_ticks(low, high, 10, whole=True)],
+        "y_ticks": [(y(tick), f"{tick:,.0f}") for tick in round_ticks(0, most, 4, whole=True)],
         "marks": [(f"{name} {tokens:,}", x(tokens)) for name, tokens in length.items()],
         "limit": (f"limit {limit:,}", x(limit)) if is_near else None,
     }
-
-
-def ticks(low: float, high: float, most: int) -> list[int]:
-    """Round numbers from low to high, about so many: ticks(0, 117, 4) is [0, 50, 100]."""
-    step = next(s for k in range(20) for s in (10**k, 2 * 10**k, 5 * 10**k) if (high - low) / s <= most)
-    return list(range(math.ceil(low / step) * step, math.floor(high) + 1, step))

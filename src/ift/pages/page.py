@@ -1,4 +1,7 @@
-"""Pages with a script: one file with its own style and script, and a policy by which the browser runs nothing else."""
+"""Every page is one file with its own style and script, and a policy by which the browser runs and loads nothing else.
+
+A page is a template that extends page.html.j2; macros of several pages stand in parts.html.j2, colours in palette.py.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +11,78 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
-from ift.pages.environment import page_environment
+from ift.data.show import printable
+from ift.pages.palette import palette_css
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Page:
-    """A template and its script, NAME.html.j2 and NAME.js of a folder, with answers.css.
+    """The template NAME.html.j2 of a folder, with NAME.css and NAME.js where the folder has them.
 
-    talks: the page may talk to the server that it came from, by the folder's talk.js. All values are escaped; the
-    policy is what stands between a mistake in that and a browser: only the two texts with these hashes are style and
-    script.
+    pictures: the page holds pictures as data URLs. served: it comes from the local server and may send requests to
+    it, with the style and script that such pages share, served.css and served.js of the same folder.
+
+    All values are escaped. The policy is the second line of defence, should that ever fail: only the one style and
+    the one script with these hashes count, so a template has neither style attributes nor handlers.
     """
 
     name: str
     folder: Path = HERE
-    talks: bool = False
+    pictures: bool = False
+    served: bool = False
 
     @property
     def style(self) -> str:
-        return (HERE / "answers.css").read_text(encoding="utf-8")
+        return palette_css() + (HERE / "page.css").read_text(encoding="utf-8") + self._own("css")
 
     @property
     def script(self) -> str:
-        names = [*(["talk"] if self.talks else []), self.name]
-        return "".join((self.folder / f"{name}.js").read_text(encoding="utf-8") for name in names)
+        return self._own("js")
 
     @property
     def policy(self) -> str:
-        parts = ["default-src 'none'", f"style-src {_hash(self.style)}", f"script-src {_hash(self.script)}"]
-        parts += ["connect-src 'self'"] if self.talks else []
+        parts = ["default-src 'none'", f"style-src {_hash(self.style)}"]
+        parts += [f"script-src {_hash(self.script)}"] if self.script else []
+        parts += ["img-src data:"] if self.pictures else []
+        parts += ["connect-src 'self'"] if self.served else []
         return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
 
     def render(self, **values: Any) -> str:
-        environment = page_environment(self.folder, HERE)
-        own = {"style": Markup(self.style), "script": Markup(self.script), "policy": self.policy}
-        environment.globals |= own
+        """The page as HTML. Raises jinja2.UndefinedError for a value that the template uses and did not get."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader([self.folder, HERE]),
+            autoescape=True,  # each text from rows and models is data, never markup
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {"n": lambda number: f"{number:,}", "number": number, "visible": visible}
+        environment.globals |= {
+            "style": Markup(self.style),
+            "script": Markup(self.script),
+            "policy": Markup(self.policy),  # no double quote in it
+        }
         return environment.get_template(f"{self.name}.html.j2").render(**values)
+
+    def _own(self, kind: str) -> str:
+        names = [*(["served"] if self.served else []), self.name]
+        files = [self.folder / f"{name}.{kind}" for name in names]
+        return "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+
+
+def number(value: float | None, form: str) -> str:
+    """A number as format() writes it, or a dash."""
+    return "–" if value is None else format(value, form)
+
+
+def visible(text: str) -> str:
+    """As `printable`, with newlines marked."""
+    return printable(text).replace("\n", "↵\n")
 
 
 def _hash(text: str) -> str:

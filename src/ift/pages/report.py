@@ -15,10 +15,11 @@ from ift.evaluation.people import VERDICTS, read_ratings
 from ift.evaluation.results import interval, read_judgements, read_results
 from ift.evaluation.statistics import mean_interval
 from ift.forms import DATA_REPORT
-from ift.pages.environment import page_environment
+from ift.pages.page import Page
 from ift.pages.plots import plot_curves
 from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_text
 
+PAGE = Page("report", pictures=True)
 SHOWN = 300  # responses on the page; responses.jsonl has them all
 COPY, LINES = "bring it back from a copy, or delete it", "delete such lines"
 TEXTS = ("instruction", "input", "reference", "response")
@@ -64,11 +65,10 @@ WRONG = (*DAMAGE, jinja2.TemplateRuntimeError)  # what a value of another kind r
 
 def _rendered(run: RunFolder, parts: Mapping[str, Any], problems: list[Problem], *, more: int) -> str:
     """The page. Where something on it cannot be shown, each part is tried alone, and left out if it is the cause."""
-    template = _environment().get_template("report.html.j2")
 
     def render(shown: Mapping[str, Any]) -> str:
         named = [Problem(_inside(run, each.path), each.what, each.advice) for each in problems]
-        return template.render(title=run.path.name, problems=named, more=more, **{**EMPTY, **shown})
+        return PAGE.render(title=run.path.name, problems=named, more=more, interval=interval, **{**EMPTY, **shown})
 
     try:
         return render(parts)
@@ -142,10 +142,3 @@ def before_and_after(samples: list[dict[str, Any]], best_step: int | None) -> li
     first = [s for s in samples if s["step"] == 0]
     best = [s for s in samples if s["step"] == best_step]
     return [{**a, "untuned": a["response"], "tuned": b["response"]} for a, b in zip(first, best, strict=False)]
-
-
-def _environment() -> jinja2.Environment:
-    environment = page_environment(Path(__file__).parent)
-    environment.filters["number"] = lambda value, form: "–" if value is None else format(value, form)
-    environment.filters["interval"] = interval
-    return environment
