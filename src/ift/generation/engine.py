@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ift.generation.cache import Cache, Prefill, Step, slots_that_fit
 from ift.model.gpt import GPT
+from ift.model.linear import prepared
 
 CHECK_EVERY = 8  # tokens between looks at who has ended, on a device that a look would hold up
 PREFILL_TOKENS = 4096  # of prompts that are computed together
@@ -121,7 +123,9 @@ def generate(
     slots = min(batch_size or slots_that_fit(model, capacity), len(rows))
     was_training = model.training
     model.eval()
+    casts = ExitStack()  # each weight is cast once, and not for each token
     try:
+        casts.enter_context(prepared(model))
         cache = Cache(model, slots, capacity)
         prefix = _prefill_common(model, cache, prompts)
         active: list[_Row] = []  # row b is in slot b of the cache
@@ -145,6 +149,7 @@ def generate(
             else:
                 hidden = hidden[:0]
     finally:
+        casts.close()
         model.train(was_training)
     return [row.answer for row in rows]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ift import stops
 from ift.model.gpt import GPT
 from ift.model.layouts import Tree
+from ift.model.linear import prepared
 
 CHUNK = 512  # positions whose logits exist together: 103 MB of GPT-2's vocabulary
 TILE = 32  # of them that go through the softmax together on a CPU: they stay in its cache
@@ -51,7 +52,8 @@ def log_likelihoods(
         stops.check("between two batches of questions")
         wanted = [(row, number) for row, packed in enumerate(rows) for number in asked[packed]]
         targets = [windows[number][1] for _, number in wanted]
-        found = _ask(model, [_unpack(row) for row in rows], [row for row, _ in wanted], targets, vocab_size)
+        with prepared(model):
+            found = _ask(model, [_unpack(row) for row in rows], [row for row, _ in wanted], targets, vocab_size)
         new = dict(zip((number for _, number in wanted), found, strict=True))
         answers |= new
         ended(new)

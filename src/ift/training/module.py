@@ -22,7 +22,6 @@ from torchmetrics import SumMetric
 from ift.data.batches import IGNORE_INDEX, Batch
 from ift.errors import DivergedError
 from ift.model.gpt import GPT
-from ift.model.head import head_loss
 from ift.model.layouts import Flat
 from ift.settings import OptimSettings
 from ift.training.optim import clip_coefficient, make_optimizer, make_schedule
@@ -179,7 +178,7 @@ class SFTModule(L.LightningModule):
         else:
             supervised = batch.supervised  # (S,) of N tokens
             hidden = self.model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix), supervised)  # (S, C)
-            loss, correct = head_loss(hidden, batch.targets[supervised], self.model.lm_head)
+            loss, correct = self.model.loss(hidden, batch.targets[supervised])
         count = len(batch.supervised)
         if isinstance(sums, nn.ModuleDict):
             for name, value in zip(SUMS, (loss, correct, count), strict=True):
