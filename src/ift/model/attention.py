@@ -1,7 +1,7 @@
 """Attention over rows that lie one after the other, and the rotation of queries and keys.
 
-N tokens, D channels of a head, H heads of queries, K heads of keys and values: K divides H, and H / K neighbouring heads
-of queries share one.
+N tokens, D channels of a head, H heads of queries, K heads of keys and values: K divides H, and H / K neighbouring
+heads of queries share one.
 """
 
 from __future__ import annotations
