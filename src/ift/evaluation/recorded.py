@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ift.artifacts.weights import weights_identity
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, MachineError, one_line
 from ift.evaluation.answers import content_key
@@ -28,7 +29,6 @@ from ift.evaluation.judge.servers import (
 )
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
-from ift.sealed import MANIFEST, hash_file
 from ift.settings import JudgeSettings, load_settings
 from ift.text.encoding import encode_prompt
 
@@ -110,9 +110,7 @@ def _weights(bench: Bench, subject: Subject) -> str:
     """Another model is another identity: the hash of its files, or the name under which it is known."""
     if subject.label == "base":
         return str(load_settings(bench.run.config).model.pretrained)
-    folder = bench.run.model
-    files = [folder / MANIFEST] if (folder / MANIFEST).exists() else sorted(folder.glob("*.safetensors"))
-    return content_key(*map(hash_file, files))
+    return weights_identity(bench.run.model)
 
 
 class OnlyPlannedError(Exception):

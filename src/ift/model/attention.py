@@ -57,7 +57,7 @@ def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     """(..., N, heads, D) states by the turns of their N positions; channels after the first 2F stay as they are."""
     cos, sin = turns
     half = cos.shape[-1]
-    first, second, rest = x.float().split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x.dtype)
 
 
@@ -77,8 +77,8 @@ def split_heads(fused: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tenso
 class _Split(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fused: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, ...]:
-        parts = fused.unflatten(-1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=-2)
-        return tuple(parts)
+        apart = fused.view(*fused.shape[:-1], heads + 2 * kv_heads, -1)
+        return torch.split(apart, [heads, kv_heads, kv_heads], dim=-2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -177,7 +177,7 @@ class BlockAttention(torch.autograd.Function):
         sizes = [q.shape[1], k.shape[1], v.shape[1]]
         # one buffer, each part in its place: split_heads gives it on as it is
         buffer = torch.zeros(len(q), sum(sizes), q.shape[2], device=q.device)
-        d_queries, d_keys, d_values = (part.transpose(0, 1) for part in buffer.split(sizes, dim=1))
+        d_queries, d_keys, d_values = (part.transpose(0, 1) for part in torch.split(buffer, sizes, dim=1))
         d_out_of = gradient.float().view(q.shape).transpose(0, 1)
         for queries, keys, earlier in ctx.blocks:
             stretches, hidden = _visible(queries, keys, earlier, scores.window, q.device)
@@ -192,7 +192,7 @@ class BlockAttention(torch.autograd.Function):
             d_queries[:, queries] = torch.bmm(d_scores, key).view(query.shape)
             _add(d_keys, stretches, torch.bmm(d_scores.transpose(1, 2), _grouped(query, len(key))))
             _add(d_values, stretches, torch.bmm(weights.transpose(1, 2), d_out))
-        d_q, d_k, d_v = buffer.to(q.dtype).split(sizes, dim=1)
+        d_q, d_k, d_v = torch.split(buffer.to(q.dtype), sizes, dim=1)
         return d_q, d_k, d_v, None, None
 
 

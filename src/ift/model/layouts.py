@@ -157,8 +157,9 @@ class Flat:
             raise ValueError("rows that share a prefix would share its dropout too")
         rows = []
         for begin, end, _ in self.rows():
-            one = (part[begin:end].transpose(0, 1)[None] for part in (q, k, v))  # (1, heads, T, D) each
-            rows.append(attend_row(*one, scores, dropout=dropout)[0].transpose(0, 1).flatten(1))
+            query, key, value = (part[begin:end].transpose(0, 1)[None] for part in (q, k, v))  # (1, heads, T, D) each
+            y = attend_row(query, key, value, scores, dropout=dropout)
+            rows.append(y[0].transpose(0, 1).flatten(1))
         return torch.cat(rows)
 
 
