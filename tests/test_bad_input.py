@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ift.artifacts.weights import expected_shapes
+from ift.model.families.gpt2 import expected_shapes
 from ift.run import read_json, read_jsonl
 from tests.running import NO_TORCH, TRAIN, run
 

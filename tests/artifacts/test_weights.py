@@ -1,25 +1,30 @@
 """Weights in and out: the same numbers as transformers computes, and nothing that is damaged, foreign or a pickle."""
 
+import hashlib
 import json
 import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ift.artifacts.tensors import read_header, write_tensors
 from ift.artifacts.weights import (
     build_model,
     find_weights,
     inspect_folder,
     load_model,
+    load_weights,
     plan_model,
-    read_header,
     save_weights,
+    weights_identity,
 )
 from ift.errors import ConfigError, MachineError, WeightsError
+from ift.evaluation.answers import content_key
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.settings import ModelSettings
@@ -178,6 +183,42 @@ def test_what_we_write_is_read_bit_for_bit(tmp_path, tied):
         assert torch.equal(again.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_file_of_ours_is_byte_for_byte_that_of_safetensors_own_writer(tmp_path, tied):
+    save_weights(ours(tied=tied), tmp_path, end_of_text=66)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+
+
+def test_weights_go_into_the_parameters_that_are_there_in_their_type(folder):
+    model = ours().bfloat16()
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    load_weights(model, inspect_folder(folder))
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
+    expected = load_model(inspect_folder(folder))
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value.bfloat16()), name
+
+
+def test_weights_of_another_size_do_not_go_into_a_model(folder):
+    with pytest.raises(WeightsError, match=r"wte\.weight is \[67, 32\], not \[68, 32\] as in the model"):
+        load_weights(GPT(GPTConfig(68, 20, n_layer=3, n_head=4, n_embd=32)), inspect_folder(folder))
+    with pytest.raises(WeightsError, match=r"without h\.3\.attn\.c_attn\.bias"):
+        load_weights(GPT(GPTConfig(67, 20, n_layer=4, n_head=4, n_embd=32)), inspect_folder(folder))
+
+
+def test_the_identity_of_weights_is_that_of_earlier_releases(tmp_path):
+    """Answers that are kept are named after it."""
+    (tmp_path / "b.safetensors").write_bytes(b"two")
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    hashes = [hashlib.sha256(data).hexdigest() for data in (b"one", b"two")]
+    assert weights_identity(tmp_path) == content_key(*hashes)
+    (tmp_path / "manifest.json").write_bytes(b"sealed")
+    assert weights_identity(tmp_path) == content_key(hashlib.sha256(b"sealed").hexdigest())
+
+
 # -- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +302,35 @@ def test_a_header_that_claims_to_be_huge_is_refused(tmp_path):
     file.write_bytes(struct.pack("<Q", 2**60) + b"{}")
     with pytest.raises(WeightsError, match="its header is longer than the file"):
         read_header(file)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": ("F32", [1], [4, 8])},  # a hole before it
+        {"a": ("F32", [1], [0, 4]), "b": ("F32", [1], [0, 4])},  # the same bytes twice
+        {"a": ("F32", [3], [0, 8])},  # a shape of more than its bytes
+        {"a": ("F32", [2], [0, 8]), "b": ("F32", [1], [8, 12])},  # more than the file has
+        {"a": ("F32", [1], [0, 4])},  # less
+        {"a": ("F99", [2], [0, 8])},
+        {"a": ("F32", [2**40, 2**40], [0, 8])},
+        {"a": ("F32", [2], [0, -8])},
+    ],
+)
+def test_a_header_that_is_not_that_of_its_bytes_is_refused(tmp_path, header):
+    file = tmp_path / "model.safetensors"
+    entries = {
+        name: dict(zip(("dtype", "shape", "data_offsets"), about, strict=True)) for name, about in header.items()
+    }
+    text = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with pytest.raises(WeightsError, match=r"not a whole safetensors file: .* \(cut off\? download it again\)"):
+        read_header(file)
+
+
+def test_a_tensor_must_be_as_large_as_its_header_says(tmp_path):
+    with pytest.raises(ValueError, match="a: 8 bytes for 12"):
+        write_tensors(tmp_path / "model.safetensors", {"a": ("F32", [3])}, [np.zeros(2, np.float32)])
 
 
 def test_a_pickle_is_never_opened(folder):

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from ift.artifacts.weights import expected_shapes
 from ift.errors import ConfigError
 from ift.model.config import GPTConfig
+from ift.model.families.gpt2 import expected_shapes
 from ift.model.gpt import GPT
 from ift.model.layouts import PADDED, Flat
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from ift.model.head import CHUNK, TILE, head_loss
+from ift.model.head import CHUNK, TILE, head_loss, head_losses
 from ift.model.linear import Linear, compute_in
 
 WIDTH, VOCABULARY = 8, 37
@@ -88,3 +89,67 @@ def test_bf16_is_near_fp32_with_gradients_in_fp32():
     for found, wanted in zip(gradients(low, hidden, head), expected, strict=True):
         assert found.dtype == torch.float32
         assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+@pytest.mark.parametrize("rows", [1, TILE + 1, 2 * CHUNK + TILE + 3])
+def test_the_loss_of_each_target_can_be_weighted_in_any_way(rows):
+    hidden, targets, head = problem(rows)
+    weigh = torch.randn(rows)
+    ours, theirs = head_losses(hidden, targets, head), F.cross_entropy(head(hidden), targets, reduction="none")
+    assert ours.shape == (rows,)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for curve in (lambda losses: losses * weigh, torch.exp, lambda losses: F.logsigmoid(losses - losses.mean())):
+        found, expected = (gradients(curve(losses).sum(), hidden, head) for losses in each_way(hidden, targets, head))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)  # sums over all rows
+
+
+def each_way(hidden, targets, head):
+    yield head_losses(hidden, targets, head)
+    yield F.cross_entropy(F.linear(hidden, head.weight), targets, reduction="none")
+
+
+def test_the_losses_of_targets_add_up_to_their_sum_in_bf16_too():
+    hidden, targets, head = problem(50)
+    compute_in(head, torch.bfloat16)
+    whole_loss, losses = head_loss(hidden, targets, head)[0], head_losses(hidden, targets, head)
+    assert losses.sum().item() == pytest.approx(whole_loss.item(), rel=1e-5)
+    together, each = (gradients(loss, hidden, head) for loss in (whole_loss, losses.sum()))
+    for one, other in zip(each, together, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.005 * other.norm()
+
+
+def test_no_target_at_all_has_no_loss_and_a_gradient_of_zero():
+    hidden, targets, head = problem(4)
+    losses = head_losses(hidden[:0], targets[:0], head)
+    losses.sum().backward()
+    assert losses.shape == (0,)
+    assert not head.weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("hidden_learns", "head_learns"), [(True, True), (True, False), (False, True)])
+def test_what_is_frozen_costs_no_gradient(hidden_learns, head_learns, dtype):
+    """Three products where both learn, two where one does; the loss of each target has one more."""
+    hidden, targets, head = problem(8)
+    compute_in(head, dtype)
+    expected = gradients(head_loss(hidden, targets, head)[0], hidden, head)
+    hidden.grad = head.weight.grad = None
+    hidden.requires_grad_(hidden_learns)
+    head.weight.requires_grad_(head_learns)
+    room = 64  # logits of a row, rounded up; the product for the weights goes over all of them
+    for loss_of, again in ((lambda: head_loss(hidden, targets, head)[0], 0), (each_summed(hidden, targets, head), 1)):
+        hidden.grad = head.weight.grad = None
+        with FlopCounterMode(display=False) as counter:
+            loss_of().backward()
+        flops = 2 * 8 * WIDTH * (VOCABULARY * (1 + again + hidden_learns) + room * head_learns)
+        assert counter.get_total_flops() == flops
+        for tensor, gradient in zip((hidden, head.weight), expected, strict=True):
+            assert (tensor.grad is not None) == tensor.requires_grad
+            if tensor.grad is not None:
+                torch.testing.assert_close(tensor.grad, gradient, atol=0.02, rtol=0.02)
+
+
+def each_summed(hidden, targets, head):
+    return lambda: head_losses(hidden, targets, head).sum()

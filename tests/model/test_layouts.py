@@ -4,11 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ift.model.attention import BLOCK, split_heads
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.model.layouts import BLOCK, Flat, Tree
+from ift.model.layouts import Flat, Tree
 
 HEADS, WIDTH = 2, 12
+
+
+def attend(layout, qkv: torch.Tensor, **options) -> torch.Tensor:
+    """(N, 3C) of one fused product, as GPT-2 has it."""
+    return layout.attend(0, *split_heads(qkv, HEADS, HEADS), scale=(WIDTH // HEADS) ** -0.5, **options)
 
 
 def attention_by_hand(qkv: torch.Tensor) -> torch.Tensor:
@@ -36,7 +42,7 @@ def test_every_token_sees_its_own_row_up_to_itself_and_gradients_are_those_of_pl
     ours = torch.randn(prefix + sum(lengths), 3 * WIDTH, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     weigh = torch.randn(len(ours), WIDTH)
-    found, expected = flat.attend(0, ours, HEADS, 0.0), rows_by_hand(theirs, flat)
+    found, expected = attend(flat, ours), rows_by_hand(theirs, flat)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     (found * weigh).sum().backward()
     (expected * weigh).sum().backward()
@@ -62,9 +68,9 @@ def test_a_change_in_one_row_changes_nothing_in_another():
     torch.manual_seed(2)
     flat = Flat([4, 3])
     qkv = torch.randn(7, 3 * WIDTH)
-    before = flat.attend(0, qkv, HEADS, 0.0)
+    before = attend(flat, qkv)
     qkv[:4] += 1
-    after = flat.attend(0, qkv, HEADS, 0.0)
+    after = attend(flat, qkv)
     assert torch.equal(after[4:], before[4:])
     assert not torch.allclose(after[:4], before[:4])
 
@@ -93,7 +99,7 @@ def test_stretches_of_a_tree_see_their_own_way_and_gradients_are_those_of_plain_
     long = attention_by_hand(torch.cat([zero, one, two]))
     branch = attention_by_hand(torch.cat([zero, three]))[len(zero) :]
     expected = torch.cat([long, branch, attention_by_hand(four)])
-    found, weigh = tree.attend(0, ours, HEADS, 0.0), torch.randn(len(ours), WIDTH)
+    found, weigh = attend(tree, ours), torch.randn(len(ours), WIDTH)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     (found * weigh).sum().backward()
     (expected * weigh).sum().backward()
@@ -108,18 +114,18 @@ def test_bf16_is_near_fp32():
     torch.manual_seed(4)
     qkv = torch.randn(20, 3 * WIDTH)
     flat = Flat([9, 6], prefix=5)
-    low = flat.attend(0, qkv.bfloat16(), HEADS, 0.0)
+    low = attend(flat, qkv.bfloat16())
     assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), flat.attend(0, qkv, HEADS, 0.0), atol=0.02, rtol=0)
+    torch.testing.assert_close(low.float(), attend(flat, qkv), atol=0.02, rtol=0)
 
 
 def test_dropout_of_attention_acts_row_by_row_and_refuses_a_shared_prefix(monkeypatch):
     qkv = torch.randn(7, 3 * WIDTH)
     torch.manual_seed(5)
-    first, second = (Flat([4, 3]).attend(0, qkv, HEADS, 0.5) for _ in range(2))
+    first, second = (attend(Flat([4, 3]), qkv, dropout=0.5) for _ in range(2))
     assert not torch.allclose(first, second)
     with pytest.raises(ValueError, match="share its dropout"):
-        Flat([2, 3], prefix=2).attend(0, qkv, HEADS, 0.5)
+        attend(Flat([2, 3], prefix=2), qkv, dropout=0.5)
     plain = F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, dropout_p, **rest: plain(*args, **rest))
-    torch.testing.assert_close(Flat([4, 3]).attend(0, qkv, HEADS, 0.5), rows_by_hand(qkv, Flat([4, 3])))
+    torch.testing.assert_close(attend(Flat([4, 3]), qkv, dropout=0.5), rows_by_hand(qkv, Flat([4, 3])))

@@ -1,12 +1,14 @@
-"""Products in bf16: master weights stay fp32, and the copy that the products read is never an old one."""
+"""Products in bf16: master weights stay fp32, and what the products read is never an old cast of them."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.model.linear import Linear, compute_in
+from ift.model.linear import Linear, compute_in, prepared
 
 
 def low_precision(inputs=6, outputs=4, **options) -> Linear:
@@ -58,15 +60,67 @@ def test_an_optimizer_step_is_seen_by_the_next_product():
     torch.testing.assert_close(layer(x).float(), (before - 0.5).float(), atol=0.01, rtol=0)
 
 
-def test_the_copy_is_made_once_for_each_version_of_the_weights():
-    layer = low_precision()
-    copy = layer.weight_to_compute()
-    assert copy.dtype == torch.bfloat16
-    copy.zero_()  # what nobody does: so it can be seen that no new copy is made
-    assert not layer.weight_to_compute().any()
+def test_an_edit_that_torch_counts_no_version_of_is_seen_by_the_next_product():
+    """Through `.data`, as an average of weights or a merge may do it."""
+    layer, x = low_precision(bias=False), torch.eye(6)
+    layer(x)
+    layer.weight.data.fill_(2.0)
+    assert torch.equal(layer(x).float(), torch.full((6, 4), 2.0))
+    with prepared(layer), torch.no_grad():
+        layer(x)
+    layer.weight.data.fill_(3.0)
     with torch.no_grad():
-        layer.weight.add_(1)
-    assert layer.weight_to_compute().any()
+        assert torch.equal(layer(x).float(), torch.full((6, 4), 3.0))
+    with prepared(layer), torch.no_grad():
+        assert torch.equal(layer(x).float(), torch.full((6, 4), 3.0))
+
+
+def test_weights_are_cast_once_while_prepared_and_nothing_of_it_is_left(monkeypatch):
+    model, casts = nn.Sequential(low_precision(6, 6), low_precision(6, 6)), []
+    plain = torch.Tensor.to
+
+    def counted(tensor, *args, **options):
+        casts.append(tuple(tensor.shape))
+        return plain(tensor, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", counted)
+    with torch.no_grad(), prepared(model), prepared(model):  # a second one adds nothing and takes nothing away
+        for _ in range(5):
+            model(torch.ones(1, 6))
+        assert casts.count((6, 6)) == 2
+    assert all(layer._held is None for layer in model)
+    with pytest.raises(RuntimeError, match="here"), prepared(model):
+        raise RuntimeError("here")
+    assert all(layer._held is None for layer in model)
+
+
+def test_what_is_trained_never_reads_the_casts_that_are_prepared():
+    layer, x = low_precision(bias=False), torch.eye(6)
+    with prepared(layer):
+        layer.weight.data.fill_(2.0)
+        assert torch.equal(layer(x).detach().float(), torch.full((6, 4), 2.0))
+
+
+def test_no_optimizer_of_the_process_is_hooked():
+    from torch.optim import optimizer
+
+    assert not optimizer._global_optimizer_post_hooks
+    assert not optimizer._global_optimizer_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("x_learns", "weight_learns", "products"), [(True, True, 3), (True, False, 2), (False, True, 2), (False, False, 1)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_frozen_costs_no_gradient(x_learns, weight_learns, products, dtype):
+    layer = Linear(6, 4)
+    compute_in(layer, dtype)
+    layer.weight.requires_grad_(weight_learns)
+    x = torch.randn(5, 6, requires_grad=x_learns)
+    with FlopCounterMode(display=False) as counter:
+        layer(x).float().sum().backward()
+    assert counter.get_total_flops() == products * 2 * 5 * 6 * 4
+    assert (x.grad is not None, layer.weight.grad is not None) == (x_learns, weight_learns)
 
 
 def test_a_model_in_bf16_is_near_itself_in_fp32_and_its_state_is_unchanged():

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ift.artifacts.weights import inspect_folder, read_header
+from ift.artifacts.tensors import read_header
+from ift.artifacts.weights import inspect_folder
 from ift.errors import IftError
 from ift.run import RunFolder, read_jsonl
 from ift.sealed import LATEST, check, check_step, pointer, read_manifest, step_folder, steps_there

@@ -1,43 +1,41 @@
 """GPT-2 weights in Hugging Face layout: read from the Hub or a folder, write a model folder.
 
 Only safetensors and JSON are read, and the headers are checked before torch is imported; a pickle is never opened.
-The published layout keeps four matrices of a block as (in, out), torch's Linear as (out, in): they are transposed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ift.artifacts.tensors import read_header, write_tensors
 from ift.errors import ConfigError, MachineError, WeightsError, missing_extra
 from ift.model.config import GPTConfig
+from ift.model.families.gpt2 import (
+    ARITHMETIC,
+    CONSTANTS,
+    EMBEDDING,
+    HEAD,
+    PUBLISHED,
+    TRANSPOSED,
+    hf_config,
+    our_name,
+    shapes_of,
+    sizes,
+    stored_name,
+)
 from ift.run import write_json
+from ift.sealed import MANIFEST, hash_file
 from ift.settings import ModelSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ift.model.gpt import GPT
-
-TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-PUBLISHED = {  # n_layer -> the model with so many
-    12: "gpt2-small",
-    24: "gpt2-medium",
-    36: "gpt2-large",
-    48: "gpt2-xl",
-}
-
-# what config.json may say of the arithmetic, GPT-2's own first; other models share its layout but not these
-ARITHMETIC: dict[str, tuple[Any, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Folder:
 
     @property
     def tied(self) -> bool:
-        return "lm_head.weight" not in self.tensors
+        return HEAD not in self.tensors
 
     def config(self, *, dropout: float, tie_weights: bool) -> GPTConfig:
         sizes = (self.vocab_size, self.context_length, self.n_layer, self.n_head, self.n_embd)
@@ -78,20 +76,17 @@ def plan_model(settings: ModelSettings, *, vocab_size: int) -> tuple[GPTConfig, 
 
     Raises WeightsError where the settings and the folder differ in a size, or the vocabulary does not fit the model.
     """
-    sizes = ("n_layer", "n_head", "n_embd", "context_length")
+    keys = ("n_layer", "n_head", "n_embd", "context_length")
     if settings.pretrained is None:
-        missing = [f"model.{key}" for key in sizes if getattr(settings, key) is None]
+        missing = [f"model.{key}" for key in keys if getattr(settings, key) is None]
         if missing:
             raise ConfigError(f"{missing[0]}: not set, and there is no model.pretrained to take it from")
-        wanted = [getattr(settings, key) for key in sizes]
-        n_layer, n_head, n_embd, context_length = wanted
-        return GPTConfig(
-            vocab_size, context_length, n_layer, n_head, n_embd, settings.dropout, settings.tie_weights
-        ), None
+        given = {key: getattr(settings, key) for key in keys}
+        return GPTConfig(vocab_size, **given, dropout=settings.dropout, tie_weights=settings.tie_weights), None
     folder = find_weights(settings.pretrained)
     differing = [
         f"{key} is {getattr(folder, key)}, not {getattr(settings, key)}"
-        for key in sizes
+        for key in keys
         if getattr(settings, key) not in (None, getattr(folder, key))
     ]
     if differing:
@@ -125,8 +120,7 @@ def inspect_folder(path: Path) -> Folder:
     """Read config.json and the safetensors headers; check that every tensor of a GPT-2 is there, whole and in shape."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        n_layer, n_head, n_embd = (int(config[key]) for key in ("n_layer", "n_head", "n_embd"))
-        context_length, vocab_size = int(config["n_positions"]), int(config["vocab_size"])
+        size = sizes(config)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}/config.json: no such file (is this a model folder?)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -135,44 +129,27 @@ def inspect_folder(path: Path) -> Folder:
     for key, same in ARITHMETIC.items():
         if config.get(key, same[0]) not in same:
             raise WeightsError(f"{path}/config.json: {key} is {config[key]}: not the arithmetic of GPT-2 ({same[0]})")
-    if n_embd % n_head:
-        raise WeightsError(f"{path}/config.json: n_head {n_head} does not divide n_embd {n_embd}")
+    if size["n_embd"] % size["n_head"]:
+        raise WeightsError(f"{path}/config.json: n_head {size['n_head']} does not divide n_embd {size['n_embd']}")
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, Path] = {}
     for file in _weight_files(path):
-        for name, shape in read_header(file).items():
-            name = name.removeprefix("transformer.")
-            if not name.endswith((".attn.bias", ".attn.masked_bias")):  # constants of older exports, not weights
-                shapes[name], tensors[name] = shape, file
-    wanted = expected_shapes(n_layer, n_embd, context_length, vocab_size)
-    lm_head = shapes.get("lm_head.weight")
-    if lm_head is not None:
-        wanted["lm_head.weight"] = [vocab_size, n_embd]
+        for stored, tensor in read_header(file).items():
+            name = our_name(stored)
+            if not name.endswith(CONSTANTS):
+                shapes[name], tensors[name] = tensor.shape, file
+    expected = shapes_of(GPTConfig(**size, tie_weights=HEAD not in shapes))
     wrong = [
         f"{name} is {shapes.get(name, 'missing')}, not {shape}"
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if shapes.get(name) != shape
     ]
-    wrong += [f"{name} is unknown" for name in shapes if name not in wanted]
+    wrong += [f"{name} is unknown" for name in shapes if name not in expected]
     if wrong:
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit its config.json: {'; '.join(wrong[:2])}")
     if config.get("tie_word_embeddings", True):
-        tensors.pop("lm_head.weight", None)  # some exports store the shared matrix twice
-    return Folder(path, n_layer, n_head, n_embd, context_length, vocab_size, tensors)
-
-
-def expected_shapes(n_layer: int, n_embd: int, context_length: int, vocab_size: int) -> dict[str, list[int]]:
-    """Name and shape, as published, of every tensor of a GPT-2 with a tied head."""
-    C = n_embd
-    shapes = {"wte.weight": [vocab_size, C], "wpe.weight": [context_length, C], "ln_f.weight": [C], "ln_f.bias": [C]}
-    for layer in range(n_layer):
-        for name, shape in {
-            "ln_1": [C], "ln_2": [C], "attn.c_attn": [C, 3 * C], "attn.c_proj": [C, C],
-            "mlp.c_fc": [C, 4 * C], "mlp.c_proj": [4 * C, C],
-        }.items():  # fmt: skip
-            shapes[f"h.{layer}.{name}.weight"] = shape
-            shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
-    return shapes
+        tensors.pop(HEAD, None)  # some exports store the shared matrix twice
+    return Folder(path, **size, tensors=tensors)
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -199,23 +176,17 @@ def _weight_files(path: Path) -> list[Path]:
     return files
 
 
-def read_header(file: Path) -> dict[str, list[int]]:
-    """Shape of each tensor in a safetensors file, whose size must be what the header says."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > min(size - 8, 100_000_000):
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        shapes = {name: [int(n) for n in entry["shape"]] for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise WeightsError(f"{file}: not a whole safetensors file: {error} (download it again)") from error
-    if size != end:
-        raise WeightsError(f"{file}: {size:,} bytes instead of {end:,} (cut off? download it again)")
-    return shapes
+def weights_identity(path: Path) -> str:
+    """Which weights a model folder holds: of its manifest, which names them, or of the files where there is none.
+
+    Answers that are kept are named after it: it must not change for weights that stay.
+    """
+    files = [path / MANIFEST] if (path / MANIFEST).exists() else sorted(path.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        text = hash_file(file).encode()
+        digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.hexdigest()[:32]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -223,25 +194,41 @@ def read_header(file: Path) -> dict[str, list[int]]:
 
 
 def load_weights(model: GPT, folder: Folder) -> None:
-    """Copy the folder's tensors into the model as fp32; an untied head starts as a tied folder's embedding."""
+    """Copy a folder's tensors into the model's parameters, one after the other; their type and device stay.
+
+    An untied head starts as a tied folder's embedding. Raises WeightsError where a tensor does not fit or is no finite
+    number: the model may then hold some of the folder's tensors already.
+    """
     import torch
     from safetensors import safe_open
 
-    state: dict[str, Tensor] = {}
-    for file in sorted(set(folder.tensors.values())):
-        with safe_open(file, framework="pt") as tensors:
-            for stored in tensors.keys():  # noqa: SIM118 (no mapping)
-                name = stored.removeprefix("transformer.")
-                if folder.tensors.get(name) == file:
-                    value = tensors.get_tensor(stored).float()
-                    if not torch.isfinite(value).all():
-                        raise WeightsError(f"{file}: {stored} holds NaN or infinity (download it again)")
-                    state[name] = value.t() if name.endswith(TRANSPOSED) else value
-    if "lm_head.weight" not in state:
-        state["lm_head.weight"] = state["wte.weight"]
-    elif model.config.tie_weights:
+    parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding
+    if HEAD in folder.tensors and model.config.tie_weights:
         raise WeightsError(f"{folder.path}: the head is not the embedding (use model.tie_weights=false)")
-    model.load_state_dict(state)
+    missing = set(parameters)
+    for file in sorted(set(folder.tensors.values())):
+        with safe_open(file, framework="pt") as tensors, torch.no_grad():
+            for stored in tensors.keys():  # noqa: SIM118 (no mapping)
+                name = our_name(stored)
+                if folder.tensors.get(name) != file:
+                    continue
+                value = tensors.get_tensor(stored)
+                if not torch.isfinite(value).all():
+                    raise WeightsError(f"{file}: {stored} holds NaN or infinity (download it again)")
+                _copy(value.t() if name.endswith(TRANSPOSED) else value, parameters[name], f"{file}: {stored}")
+                missing.discard(name)
+    if HEAD in missing and EMBEDDING not in missing:
+        with torch.no_grad():
+            parameters[HEAD].copy_(parameters[EMBEDDING])
+        missing.discard(HEAD)
+    if missing:
+        raise WeightsError(f"{folder.path}: without {min(missing)}")
+
+
+def _copy(value: Tensor, parameter: Tensor, what: str) -> None:
+    if value.shape != parameter.shape:
+        raise WeightsError(f"{what} is {list(value.shape)}, not {list(parameter.shape)} as in the model")
+    parameter.copy_(value)
 
 
 def load_model(folder: Folder, *, dropout: float = 0.0) -> GPT:
@@ -260,36 +247,16 @@ def build_model(config: GPTConfig, folder: Folder | None) -> GPT:
 
 
 def save_weights(model: GPT, path: Path, *, end_of_text: int) -> None:
-    """config.json and model.safetensors, as transformers' GPT2LMHeadModel reads them."""
-    from safetensors.torch import save_file
+    """config.json and model.safetensors, as transformers' GPT2LMHeadModel reads them, one tensor after the other."""
+    shapes = shapes_of(model.config)
+    names = sorted(shapes, key=stored_name)  # as safetensors' own writer has them
+    parameters = dict(model.named_parameters())
 
-    state = {}
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_weights:
-            continue
-        value = value.detach().float().cpu()
-        stored = name if name == "lm_head.weight" else f"transformer.{name}"
-        state[stored] = (value.t() if name.endswith(TRANSPOSED) else value).contiguous()
+    def values() -> Iterator[Any]:
+        for name in names:
+            value = parameters[name].detach().float().cpu()
+            yield (value.t() if name.endswith(TRANSPOSED) else value).contiguous().numpy()
+
     write_json(path / "config.json", hf_config(model.config, end_of_text))
-    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
-
-
-def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "tie_word_embeddings": config.tie_weights,
-        "dtype": "float32",
-    }
+    tensors = {stored_name(name): ("F32", shapes[name]) for name in names}
+    write_tensors(path / "model.safetensors", tensors, values(), {"format": "pt"})

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from ift.artifacts.weights import weights_identity
 from ift.data.reading.rows import Row
 from ift.evaluation.answers import content_key
 from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
-from ift.sealed import MANIFEST, hash_file
 from ift.settings import load_settings
 
 Question = Row | str  # in the model's own template; or text to go on with
@@ -97,6 +97,4 @@ def _weights(bench: Bench, subject: Subject) -> str:
     """Another model is another identity: the hash of its files, or the name under which it is known."""
     if subject.label == "base":
         return str(load_settings(bench.run.config).model.pretrained)
-    folder = bench.run.model
-    files = [folder / MANIFEST] if (folder / MANIFEST).exists() else sorted(folder.glob("*.safetensors"))
-    return content_key(*map(hash_file, files))
+    return weights_identity(bench.run.model)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.artifacts.weights import TRANSPOSED
 from ift.errors import ConfigError, missing_extra
 from ift.export.source import Source
+from ift.model.families.gpt2 import GGUF, POSITIONS, TRANSPOSED
 from ift.text.chat_template_export import export_chat_template
 
 # dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
@@ -27,18 +27,6 @@ DTYPES = {
     "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
 }
 BLOCK = 32  # values that share a scale in q8_0
-NAMES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_f": "output_norm",
-    "lm_head": "output",
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
 
 
 def gguf_package() -> Any:
@@ -103,8 +91,8 @@ def their_name(name: str) -> str:
     module, _, kind = name.rpartition(".")
     if module.startswith("h."):
         _, layer, module = module.split(".", 2)
-        return f"blk.{layer}.{NAMES[module]}.{kind}"
-    return f"{NAMES[module]}.{kind}"
+        return f"blk.{layer}.{GGUF[module]}.{kind}"
+    return f"{GGUF[module]}.{kind}"
 
 
 def _layout(name: str, shape: list[int]) -> list[int]:
@@ -112,7 +100,7 @@ def _layout(name: str, shape: list[int]) -> list[int]:
 
 
 def _kind(gguf: Any, name: str, shape: list[int], dtype: str) -> Any:
-    small = len(shape) == 1 or name == "wpe.weight"
+    small = len(shape) == 1 or name == POSITIONS
     return getattr(gguf.GGMLQuantizationType, "F32" if small else DTYPES[dtype][0])
 
 

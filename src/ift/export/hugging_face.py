@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.artifacts.weights import hf_config
+from ift.artifacts.tensors import write_tensors
 from ift.errors import ConfigError
 from ift.export.source import Source
+from ift.model.families.gpt2 import hf_config, stored_name
 from ift.run import write_json, write_text
 from ift.text.chat_template_export import export_chat_template
 
@@ -35,28 +34,15 @@ def write_hugging_face(source: Source, folder: Path, dtype: str, advance: Callab
 
 
 def write_safetensors(source: Source, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
-    """One tensor after the other, so that a model larger than the memory can be written.
+    """One tensor after the other, so that a model larger than the memory can be written."""
+    tensors = {stored_name(name): (DTYPES[dtype][0], shape) for name, shape in source.shapes.items()}
 
-    The format: the length of the header as uint64, the header as JSON padded with spaces to a multiple of 8, the data.
-    """
-    stored, _ = DTYPES[dtype]
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at, width = 0, 4 if dtype == "fp32" else 2
-    for name, shape in source.shapes.items():
-        size = int(np.prod(shape)) * width
-        header[_their(name)] = {"dtype": stored, "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+    def values() -> Iterator[NDArray[Any]]:
         for name, value in source.tensors():
-            file.write(narrowed(name, value, dtype).tobytes())
+            yield narrowed(name, value, dtype)
             advance(value.nbytes)
 
-
-def _their(name: str) -> str:
-    return name if name == "lm_head.weight" else f"transformer.{name}"
+    write_tensors(path, tensors, values(), {"format": "pt"})
 
 
 def narrowed(name: str, value: NDArray[np.float32], dtype: str) -> NDArray[Any]:

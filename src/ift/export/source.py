@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ift.artifacts.model_folder import open_model_folder
-from ift.artifacts.weights import Folder, expected_shapes
+from ift.artifacts.tensors import Stored, read_header, read_tensor
+from ift.artifacts.weights import Folder
 from ift.errors import WeightsError
 from ift.model.config import GPTConfig
+from ift.model.families.gpt2 import VOCABULARY, our_name, shapes_of
 from ift.run import RunFolder
 from ift.sealed import MANIFEST, check
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
-
-STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}  # types of a safetensors file, as numpy reads them
-VOCABULARY = ("wte.weight", "lm_head.weight")  # matrices with a row for each token
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,7 @@ class Source:
     @cached_property
     def shapes(self) -> dict[str, list[int]]:
         """Of every tensor, by its published name without the "transformer." prefix, in a fixed order."""
-        c = self.config
-        shapes = expected_shapes(c.n_layer, c.n_embd, c.context_length, c.vocab_size)
-        return shapes if c.tie_weights else {**shapes, "lm_head.weight": [c.vocab_size, c.n_embd]}
+        return shapes_of(self.config)
 
     @property
     def parameters(self) -> int:
@@ -69,7 +63,7 @@ class Source:
         """Each tensor in the order of `shapes`, as published: matrices of a block are (in, out)."""
         for name, shape in self.shapes.items():
             path = self.folder.tensors[name]
-            value = self._files[path][name]()
+            value = read_tensor(path, name, self._files[path][name])
             if name in VOCABULARY:
                 value = value[: shape[0]]
             if not np.isfinite(value).all():
@@ -77,32 +71,6 @@ class Source:
             yield name, np.ascontiguousarray(value)
 
     @cached_property
-    def _files(self) -> dict[Path, dict[str, Callable[[], NDArray[np.float32]]]]:
-        return {path: tensors_of(path) for path in set(self.folder.tensors.values())}
-
-
-def tensors_of(path: Path) -> dict[str, Callable[[], NDArray[np.float32]]]:
-    """Functions that read a tensor of a safetensors file, whose size has been checked, as fp32; prefixes are left out.
-
-    Nothing else knows bf16 in numpy: its bits are the upper half of an fp32's.
-    """
-
-    def reader(name: str, about: dict[str, Any]) -> Callable[[], NDArray[np.float32]]:
-        kind, shape, begin = about["dtype"], tuple(about["shape"]), start + about["data_offsets"][0]
-        if kind not in STORED:
-            raise WeightsError(f"{path}: {name} is of type {kind} (known are {', '.join(STORED)})")
-
-        def read() -> NDArray[np.float32]:
-            stored = np.fromfile(path, STORED[kind], count=int(np.prod(shape)), offset=begin).reshape(shape)
-            if kind == "BF16":
-                return (stored.astype(np.uint32) << 16).view(np.float32)
-            return stored.astype(np.float32, copy=False)
-
-        return read
-
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
-    start = 8 + length
-    header.pop("__metadata__", None)
-    return {name.removeprefix("transformer."): reader(name, about) for name, about in header.items()}
+    def _files(self) -> dict[Path, dict[str, Stored]]:
+        files = set(self.folder.tensors.values())
+        return {path: {our_name(name): stored for name, stored in read_header(path).items()} for path in files}

@@ -1,6 +1,7 @@
 """Keys and values of rows that are being answered, and the two ways in which tokens join them.
 
-n rows, H heads, D channels of a head, C = H * D, P tokens that all prompts begin with, N tokens of several prompts.
+n rows, H heads of queries, K of keys and values, D channels of a head, P tokens that all prompts begin with, N tokens
+of several prompts.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ift.model.attention import Rotary, Scores, attend_row, capped, rotate
 from ift.model.gpt import GPT
 
 MEMORY = 2 << 30  # bytes of keys and values on a CPU, where more than is there would end in swapping
@@ -28,10 +29,10 @@ class Cache:
 
     def __init__(self, model: GPT, slots: int, capacity: int):
         config, dtype, device = model.config, model.compute_dtype, model.device
-        self.shape, self.capacity, self.room = (slots, config.n_head, config.n_embd // config.n_head), capacity, 0
+        self.shape, self.capacity, self.room = (slots, config.n_kv_head, config.head_dim), capacity, 0
         # zeros, not whatever was there: a position that no query sees is multiplied by 0, and 0 * nan is nan
         self.stores = [
-            torch.zeros(slots * config.n_embd * capacity, dtype=dtype, device=device) for _ in range(2 * config.n_layer)
+            torch.zeros(math.prod(self.shape) * capacity, dtype=dtype, device=device) for _ in range(2 * config.n_layer)
         ]
         self.spare = torch.empty_like(self.stores[0])
         self.reserve(1)
@@ -50,7 +51,7 @@ class Cache:
                 old = self.spare[:size].copy_(store[:size])
                 view[:, :, :before] = old.view(slots, heads, before, channels)
             views.append(view)
-        self.keys, self.values = views[::2], views[1::2]  # (slots, H, room, D) for each layer
+        self.keys, self.values = views[::2], views[1::2]  # (slots, K, room, D) for each layer
 
     def copy(self, source: int, targets: slice, length: int) -> None:
         """The first `length` positions of one slot into others."""
@@ -59,10 +60,17 @@ class Cache:
 
 
 def slots_that_fit(model: GPT, capacity: int) -> int:
-    """Rows whose keys and values take MEMORY, or on a GPU a quarter of what is free; MOST_SLOTS at most."""
+    """Rows whose keys and values take MEMORY, or on a GPU a quarter of what is free; MOST_SLOTS at most.
+
+    Free is also what torch's allocator holds and nothing is in: after a training step that is most of the device.
+    """
     config, dtype, device = model.config, model.compute_dtype, model.device
-    memory = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else MEMORY
-    return max(1, min(MOST_SLOTS, memory // (2 * config.n_layer * config.n_embd * capacity * dtype.itemsize)))
+    memory = MEMORY
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        memory = (torch.cuda.mem_get_info(device)[0] + held) // 4
+    row = 2 * config.n_layer * config.n_kv_head * config.head_dim * capacity * dtype.itemsize
+    return max(1, min(MOST_SLOTS, memory // row))
 
 
 class Prefill:
@@ -75,15 +83,31 @@ class Prefill:
     def positions(self, input_ids: Tensor) -> Tensor:
         return torch.cat([torch.arange(self.prefix, self.prefix + n) for n in self.lengths]).to(input_ids.device)
 
-    def attend(self, layer: int, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        cap: float | None = None,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        if rotary:
+            turns = rotary.turns(self.positions(q))
+            q, k = rotate(q, turns), rotate(k, turns)
+        scores, lengths = Scores(scale, window, cap), list(self.lengths)
+        rows = zip(*(torch.split(part, lengths) for part in (q, k, v)), strict=True)
         seen = []
-        for slot, row in enumerate(torch.split(qkv, list(self.lengths)), start=self.first_slot):
-            q, k, v = row.view(len(row), 3, n_head, -1).permute(1, 2, 0, 3)  # (H, T, D) each
+        for slot, row in enumerate(rows, start=self.first_slot):
+            queries, new_keys, new_values = (part.transpose(0, 1) for part in row)  # (heads, T, D) each
             keys, values = self.cache.keys[layer][slot], self.cache.values[layer][slot]
-            end = self.prefix + len(row)
-            keys[:, self.prefix : end], values[:, self.prefix : end] = k, v
-            mask = torch.ones(len(row), end, dtype=torch.bool, device=qkv.device).tril(self.prefix)
-            y = F.scaled_dot_product_attention(q[None], keys[None, :, :end], values[None, :, :end], attn_mask=mask)
+            end = self.prefix + queries.shape[1]
+            keys[:, self.prefix : end], values[:, self.prefix : end] = new_keys, new_values
+            y = attend_row(queries[None], keys[None, :, :end], values[None, :, :end], scores, mask=True)
             seen.append(y[0].transpose(0, 1).flatten(1))
         return torch.cat(seen)
 
@@ -104,13 +128,31 @@ class Step:
     def positions(self, input_ids: Tensor) -> Tensor:
         return self.at
 
-    def attend(self, layer: int, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
-        n = len(qkv)
-        q, k, v = qkv.view(n, 3, n_head, -1).unbind(1)  # (n, H, D) each
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        cap: float | None = None,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        n, heads, channels = q.shape
+        if rotary:
+            turns = rotary.turns(self.at)
+            q, k = rotate(q, turns), rotate(k, turns)
         store = self.cache.keys[layer], self.cache.values[layer]
         store[0][self.rows, :, self.at], store[1][self.rows, :, self.at] = k, v
-        keys, values = (part[:n].flatten(0, 1) for part in store)  # (n * H, room, D)
-        q = (q / math.sqrt(q.shape[-1])).reshape(n * n_head, 1, -1)
-        scores = torch.bmm(q, keys.transpose(1, 2)).view(n, n_head, -1)
-        weights = torch.softmax(scores + self.mask, dim=-1).to(qkv.dtype)  # in fp32: the mask is
-        return torch.bmm(weights.view(n * n_head, 1, -1), values).view(n, -1)
+        keys, values = (part[:n].flatten(0, 1) for part in store)  # (n * K, room, D)
+        queries = (q * scale).reshape(len(keys), -1, channels)  # (n * K, H / K, D)
+        products = capped(torch.bmm(queries, keys.transpose(1, 2)).view(n, heads, -1), cap)
+        mask = self.mask
+        if window is not None:
+            far = torch.arange(keys.shape[1], device=q.device) <= self.at[:, None] - window
+            mask = mask.masked_fill(far[:, None], -math.inf)
+        weights = torch.softmax(products + mask, dim=-1).to(q.dtype)  # in fp32: the mask is
+        return torch.bmm(weights.view(len(keys), -1, keys.shape[1]), values).view(n, -1)

@@ -26,6 +26,7 @@ from torch import Tensor
 from ift.generation.cache import Cache, Prefill, Step, slots_that_fit
 from ift.generation.sampling import GREEDY, Sampling, choose_each
 from ift.model.gpt import GPT
+from ift.model.linear import prepared
 
 CHECK_EVERY = 8  # tokens between looks at who has ended, on a device that a look would hold up
 PREFILL_TOKENS = 4096  # of prompts that are computed together while nobody waits for the next token
@@ -387,21 +388,22 @@ def generate(
         )
 
     try:
-        engine = Engine(
-            model,
-            slots=min(batch_size or slots_that_fit(model, capacity), len(prompts)),
-            capacity=capacity,
-            prefix=common_prefix(prompts),
-            check_every=check_every,
-        )
-        # rows of one length together: they attend to as many positions, and end together
-        for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place])):
-            engine.submit(request(place))
-        while engine.busy:
-            before = len(answers)
-            engine.step()
-            if len(answers) > before:
-                progress(len(answers) - before)
+        with prepared(model):  # each weight is cast once, and not for each token
+            engine = Engine(
+                model,
+                slots=min(batch_size or slots_that_fit(model, capacity), len(prompts)),
+                capacity=capacity,
+                prefix=common_prefix(prompts),
+                check_every=check_every,
+            )
+            # rows of one length together: they attend to as many positions, and end together
+            for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place])):
+                engine.submit(request(place))
+            while engine.busy:
+                before = len(answers)
+                engine.step()
+                if len(answers) > before:
+                    progress(len(answers) - before)
     finally:
         model.train(was_training)
     return [answers[place] for place in range(len(prompts))]

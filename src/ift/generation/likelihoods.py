@@ -19,6 +19,7 @@ from torch import Tensor
 from ift import stops
 from ift.model.gpt import GPT
 from ift.model.layouts import Tree
+from ift.model.linear import prepared
 
 CHUNK = 512  # positions whose logits exist together: 103 MB of GPT-2's vocabulary
 TILE = 32  # of them that go through the softmax together on a CPU: they stay in its cache
@@ -48,15 +49,16 @@ def log_likelihoods(
         windows_of[_pack(np.concatenate([given, scored[:-1]]))].append(number)
     likelihoods: dict[int, Likelihood] = {}
     model.eval()
-    for batch in _batches(sorted(windows_of), batch_tokens):
-        stops.check("between two batches of questions")
-        numbers = [number for packed in batch for number in windows_of[packed]]
-        row_of = [row for row, packed in enumerate(batch) for _ in windows_of[packed]]
-        targets = [windows[number][1] for number in numbers]
-        scores = _score(model, [_unpack(packed) for packed in batch], row_of, targets, vocab_size)
-        new = dict(zip(numbers, scores, strict=True))
-        likelihoods |= new
-        ended(new)
+    with prepared(model):
+        for batch in _batches(sorted(windows_of), batch_tokens):
+            stops.check("between two batches of questions")
+            numbers = [number for packed in batch for number in windows_of[packed]]
+            row_of = [row for row, packed in enumerate(batch) for _ in windows_of[packed]]
+            targets = [windows[number][1] for number in numbers]
+            scores = _score(model, [_unpack(packed) for packed in batch], row_of, targets, vocab_size)
+            new = dict(zip(numbers, scores, strict=True))
+            likelihoods |= new
+            ended(new)
     return [likelihoods[number] for number in range(len(windows))]
 
 

@@ -20,3 +20,12 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head:
             raise ConfigError(f"model.n_head={self.n_head}: does not divide model.n_embd={self.n_embd}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def n_kv_head(self) -> int:
+        """Heads of keys and values: in a GPT-2 as many as of queries."""
+        return self.n_head

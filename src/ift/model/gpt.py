@@ -1,6 +1,6 @@
 """GPT-2 on one page (Radford et al. 2019): token ids in, logits out. It knows no text, no loss and no optimizer.
 
-B batch, T time, C channels (n_embd), V vocabulary; "..." is B, T for padded rows and N for flat ones (layout.py).
+B batch, T time, C channels (n_embd), V vocabulary; "..." is B, T for padded rows and N for flat ones (layouts.py).
 Module names are those of the published checkpoints, so a tensor's name is the same here and there.
 """
 
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ift.model.attention import split_heads
 from ift.model.config import GPTConfig
+from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
 
@@ -20,14 +22,16 @@ from ift.model.linear import Linear
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.n_head, self.dropout, self.layer = config.n_head, config.dropout, layer
+        self.heads, self.scale = (config.n_head, config.n_kv_head), 1 / math.sqrt(config.head_dim)
+        self.dropout, self.layer = config.dropout, layer
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
+        q, k, v = split_heads(self.c_attn(x), *self.heads)  # (..., 3C) -> (..., H, D) each
         dropout = self.dropout if self.training else 0.0
-        y = _only(layout.attend(self.layer, self.c_attn(x), self.n_head, dropout), wanted)  # (..., 3C) -> (..., C)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        y = layout.attend(self.layer, q, k, v, scale=self.scale, dropout=dropout)  # (..., C)
+        return F.dropout(self.c_proj(_only(y, places)), self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -50,13 +54,13 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, layout: Layout, wanted: Tensor | None = None) -> Tensor:
-        x = _only(x, wanted) + self.attn(self.ln_1(x), layout, wanted)
+    def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
+        x = _only(x, places) + self.attn(self.ln_1(x), layout, places)
         return x + self.mlp(self.ln_2(x))
 
 
-def _only(x: Tensor, wanted: Tensor | None) -> Tensor:
-    return x if wanted is None else x.index_select(0, wanted)
+def _only(x: Tensor, places: Tensor | None) -> Tensor:
+    return x if places is None else x.index_select(0, places)
 
 
 class GPT(nn.Module):
@@ -78,17 +82,19 @@ class GPT(nn.Module):
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
 
-    def hidden(self, input_ids: Tensor, layout: Layout = PADDED, wanted: Tensor | None = None) -> Tensor:
+    # -- what other floors ask a model, whatever its weights are called ------------------------------------------------
+
+    def hidden(self, input_ids: Tensor, layout: Layout = PADDED, places: Tensor | None = None) -> Tensor:
         """(...) token ids -> (..., C) states after the last norm.
 
-        wanted: (W,) places among flat ids -> (W, C) their states alone; the last block gives the others keys and values
-        and nothing more.
+        places: (W,) indices of the flat tokens whose states are returned, (W, C); in the last block the others only
+        supply keys and values.
         """
         # the gradient of tied weights is the head's, all of the vocabulary; that of the few tokens here is added to it
         x = F.embedding(input_ids, self.wte.weight, sparse=self.config.tie_weights)
         x = F.dropout(x + self.wpe(layout.positions(input_ids)), self.config.dropout, self.training)
         for layer, block in enumerate(self.h, start=1):
-            x = block(x, layout, wanted if layer == len(self.h) else None)
+            x = block(x, layout, places if layer == len(self.h) else None)
         hidden: Tensor = self.ln_f(x)
         return hidden
 
@@ -97,11 +103,13 @@ class GPT(nn.Module):
         logits: Tensor = self.lm_head(hidden)
         return logits
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """(B, T) token ids -> (B, T, V) logits."""
-        return self.logits(self.hidden(input_ids))
+    def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""
+        return head_loss(hidden, targets, self.lm_head)
 
-    # -- for other floors, which do not know the names of weights ------------------------------------------------------
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """(S, C) states and their (S,) targets -> (S,) cross-entropy of each (fp32)."""
+        return head_losses(hidden, targets, self.lm_head)
 
     @property
     def device(self) -> torch.device:
@@ -109,4 +117,9 @@ class GPT(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
+        """The type that matrix products, keys and values are in."""
         return self.lm_head.compute_dtype
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(B, T) token ids -> (B, T, V) logits."""
+        return self.logits(self.hidden(input_ids))

@@ -19,68 +19,139 @@ STRIDE = 64  # a row of logits begins at a multiple of it: 50,257 is odd, and pr
 
 
 def head_loss(hidden: Tensor, targets: Tensor, head: Linear) -> tuple[Tensor, Tensor]:
-    """(S, C) states and their (S,) targets -> cross-entropy summed in fp32, and how many the model had as its first.
+    """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets have the largest logit.
 
     The gradient is made in the forward, while a chunk's logits are there: three products as in a plain head, none of
     them twice, and memory for one chunk (as in Liger's fused linear cross-entropy, Hsu et al. 2024, arXiv:2410.10989).
+    A frozen head costs two products, frozen states too.
     """
-    wanted = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
-    loss, correct = _HeadLoss.apply(hidden, head.weight, targets, head.weight_to_compute(), wanted)  # type: ignore[no-untyped-call]
+    needs = [torch.is_grad_enabled() and x.requires_grad for x in (hidden, head.weight)]
+    loss, correct = _Sum.apply(hidden, head.weight, targets, head.weight_to_compute(), needs)  # type: ignore[no-untyped-call]
     return loss, correct
 
 
-class _HeadLoss(torch.autograd.Function):
+def head_losses(hidden: Tensor, targets: Tensor, head: Linear) -> Tensor:
+    """(S, C) states and their (S,) targets -> (S,) cross-entropy of each in fp32, to be weighted in any way.
+
+    The backward computes a chunk's logits again: a product more than `head_loss`, and memory for one chunk.
+    """
+    losses: Tensor = _Each.apply(hidden, head.weight, targets, head.weight_to_compute())  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _Sum(torch.autograd.Function):
+    """`low` is the weight in the type that products are computed in."""
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, copy: Tensor, wanted: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, low: Tensor, needs: list[bool]
     ) -> tuple[Tensor, Tensor]:
         losses, correct = [hidden.new_zeros(1, dtype=torch.float32)], targets.new_zeros(())
-        low, vocabulary = hidden.to(copy.dtype), len(copy)
-        d_hidden = torch.empty_like(low) if wanted else None
-        d_weight: Tensor | None = None
-        # what stands behind the vocabulary is zero, logits and gradient
-        room = copy.new_zeros(min(CHUNK, len(low)), -(-vocabulary // STRIDE) * STRIDE)
-        for chunk in _slices(len(low), CHUNK):
-            rows = room[: len(low[chunk])]
-            logits = torch.mm(low[chunk], copy.t(), out=rows[:, :vocabulary])
-            for tile in _slices(len(logits), TILE if low.device.type == "cpu" else CHUNK):
-                loss, right = _softmax(logits[tile], targets[chunk][tile], wanted)
+        states = hidden.to(low.dtype)
+        gradients = _Gradients(states, low, weight.dtype, needs)
+        for chunk, rows in _logits(states, low):
+            for tile in _tiles(chunk, states.device):
+                loss, right = _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=any(needs))
                 losses.append(loss)
                 correct += right
-            if d_hidden is not None:
-                torch.mm(logits, copy, out=d_hidden[chunk])
-                product = (rows.t() @ low[chunk])[:vocabulary].to(weight.dtype)
-                d_weight = product if d_weight is None else d_weight.add_(product)
-        if wanted and d_weight is None:
-            d_weight = torch.zeros_like(weight)
-        ctx.gradients, ctx.dtype = (d_hidden, d_weight), hidden.dtype
+            gradients.add(chunk, rows)
+        ctx.gradients, ctx.dtype = gradients.done(), hidden.dtype
         ctx.mark_non_differentiable(correct)
         return torch.cat(losses).sum(), correct
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         d_hidden, d_weight = ctx.gradients
         ctx.gradients = None
         if gradient.is_cuda or gradient.item() != 1:  # one: what a step without accumulation has
-            d_hidden, d_weight = d_hidden * gradient, d_weight.mul_(gradient)
-        return d_hidden.to(ctx.dtype), d_weight, None, None, None
+            d_hidden = None if d_hidden is None else d_hidden * gradient
+            d_weight = None if d_weight is None else d_weight.mul_(gradient)
+        return None if d_hidden is None else d_hidden.to(ctx.dtype), d_weight, None, None, None
+
+
+class _Each(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, low: Tensor) -> Tensor:
+        states = hidden.to(low.dtype)
+        ctx.save_for_backward(states, targets, low)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        losses = torch.empty(len(states), device=states.device)
+        for chunk, rows in _logits(states, low):
+            for tile in _tiles(chunk, states.device):
+                losses[chunk][tile], _ = _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=False)
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        states, targets, low = ctx.saved_tensors
+        dtype, weight_dtype = ctx.dtypes
+        gradients = _Gradients(states, low, weight_dtype, ctx.needs_input_grad[:2])
+        for chunk, rows in _logits(states, low):
+            for tile in _tiles(chunk, states.device):
+                factors = gradient[chunk][tile]
+                _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=True, factors=factors)
+            gradients.add(chunk, rows)
+        d_hidden, d_weight = gradients.done()
+        return None if d_hidden is None else d_hidden.to(dtype), d_weight, None, None
+
+
+class _Gradients:
+    """Of states and weights, from chunks of the gradient of the logits; None for what needs none."""
+
+    def __init__(self, states: Tensor, low: Tensor, dtype: torch.dtype, needs: Any):
+        self.states, self.low, self.dtype = states, low, dtype
+        needs_hidden, self.needs_weight = needs
+        self.hidden = torch.empty_like(states) if needs_hidden else None
+        self.weight: Tensor | None = None
+
+    def add(self, chunk: slice, rows: Tensor) -> None:
+        if self.hidden is not None:
+            torch.mm(rows[:, : len(self.low)], self.low, out=self.hidden[chunk])
+        if self.needs_weight:
+            product = (rows.t() @ self.states[chunk])[: len(self.low)].to(self.dtype)
+            self.weight = product if self.weight is None else self.weight.add_(product)
+
+    def done(self) -> tuple[Tensor | None, Tensor | None]:
+        if self.needs_weight and self.weight is None:  # no target at all
+            self.weight = torch.zeros_like(self.low, dtype=self.dtype)
+        return self.hidden, self.weight
+
+
+def _logits(states: Tensor, low: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Each chunk of rows and its logits, in one memory for all; what stands behind the vocabulary is zero."""
+    vocabulary = len(low)
+    room = low.new_zeros(min(CHUNK, len(states)), -(-vocabulary // STRIDE) * STRIDE)
+    for chunk in _slices(len(states), CHUNK):
+        rows = room[: chunk.stop - chunk.start]
+        torch.mm(states[chunk], low.t(), out=rows[:, :vocabulary])
+        yield chunk, rows
+
+
+def _tiles(chunk: slice, device: torch.device) -> Iterator[slice]:
+    return _slices(chunk.stop - chunk.start, TILE if device.type == "cpu" else CHUNK)
 
 
 def _slices(length: int, step: int) -> Iterator[slice]:
     return (slice(at, min(at + step, length)) for at in range(0, length, step))
 
 
-def _softmax(logits: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    """Loss of each row, and how many have their target as the largest; logits become their gradient if it is wanted."""
+def _softmax(
+    logits: Tensor, targets: Tensor, *, gradient: bool, factors: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Loss of each row, and how many targets have the largest logit.
+
+    gradient: the logits become the gradient of their losses, each row multiplied by its factor where there are some
+    """
     scores = logits.float()
     largest, first = scores.max(dim=-1)
     at_target = scores.gather(1, targets[:, None])[:, 0]
-    if not wanted:
+    if not gradient:
         return torch.logsumexp(scores, dim=-1) - at_target, (first == targets).sum()
     scores = torch.softmax(scores, dim=-1)
     # the largest has the probability exp(0) / sum(exp(x - max)): one pass gives the log of the sum too
     loss = largest - scores.gather(1, first[:, None])[:, 0].log() - at_target
     scores[torch.arange(len(targets), device=targets.device), targets] -= 1
-    logits.copy_(scores)
+    logits.copy_(scores if factors is None else scores * factors[:, None])
     return loss, (first == targets).sum()

@@ -1,28 +1,33 @@
 """How tokens lie in a batch, and what each of them may see: the same attention for padded, flat and growing rows.
 
-B rows, T time, N flat tokens, H heads, D channels of a head, C = H * D, P tokens that all rows of a batch begin with.
+B rows, T time, N flat tokens, D channels of a head, P tokens that all rows of a batch begin with.
+H heads of queries, K of keys and values: K divides H, and H / K neighbouring heads of queries share one.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ift.errors import one_line
-
-BLOCK = 128  # queries that are computed together: scores stay in the processor's cache, and most of what no query may
-# see is never computed
-
-
-Stretches = tuple[slice, ...]  # of flat tokens
+from ift.model.attention import (
+    BLOCK,
+    Block,
+    Ends,
+    Rotary,
+    Scores,
+    Stretches,
+    attend_blocks,
+    attend_row,
+    attend_varlen,
+    ends_of,
+    rotate,
+    varlen_takes,
+)
 
 
 class Layout(Protocol):
@@ -30,8 +35,30 @@ class Layout(Protocol):
         """The position of each token in its row, broadcastable to input_ids."""
         ...
 
-    def attend(self, layer: int, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
-        """Queries, keys and values of all tokens (..., 3C) to what they see (..., C)."""
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        cap: float | None = None,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        """q (..., H, D), k and v (..., K, D) of all tokens -> (..., H * D), each query's mean of the values it sees.
+
+        A query sees the keys of its own row that are not after it.
+
+        layer    number of the layer, for layouts that keep keys and values
+        scale    of the product of a query and a key, before the cap
+        window   it sees a key only where its position - the key's position < window
+        cap      the scaled product x becomes cap * tanh(x / cap)
+        dropout  share of the weights that become zero
+        rotary   turns queries and keys by their positions, first of all; what a layout keeps is turned
+        """
         ...
 
 
@@ -41,11 +68,24 @@ class Padded:
     def positions(self, input_ids: Tensor) -> Tensor:
         return torch.arange(input_ids.shape[1], device=input_ids.device)
 
-    def attend(self, layer: int, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
-        B, T, _ = qkv.shape
-        q, k, v = qkv.view(B, T, 3, n_head, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-        return y.transpose(1, 2).reshape(B, T, -1)
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        cap: float | None = None,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        if rotary:
+            turns = rotary.turns(torch.arange(q.shape[1], device=q.device))
+            q, k = rotate(q, turns), rotate(k, turns)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, T, D) each
+        return attend_row(q, k, v, Scores(scale, window, cap), dropout=dropout).transpose(1, 2).flatten(2)
 
 
 PADDED = Padded()
@@ -59,6 +99,8 @@ class Flat:
              and their gradients add up to those of P tokens in each row. Exact without dropout.
     """
 
+    _turned: tuple[Rotary, tuple[Tensor, Tensor]] | None = None  # the layers of one forward turn alike
+
     def __init__(self, lengths: Sequence[int], prefix: int = 0):
         self.lengths, self.prefix = lengths, prefix
 
@@ -66,15 +108,35 @@ class Flat:
         rows = [torch.arange(self.prefix), *(torch.arange(self.prefix, self.prefix + n) for n in self.lengths)]
         return torch.cat(rows).to(input_ids.device, non_blocking=True)
 
-    def attend(self, layer: int, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        cap: float | None = None,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        scores = Scores(scale, window, cap)
+        if rotary:
+            if not self._turned or self._turned[0] is not rotary:
+                self._turned = rotary, rotary.turns(self.positions(q))
+            q, k = rotate(q, self._turned[1]), rotate(k, self._turned[1])
         if dropout:
-            return self._with_dropout(qkv, n_head, dropout)
-        if qkv.is_cuda and qkv.dtype != torch.float32 and varlen_works(qkv.device):
-            return _varlen(self, qkv, n_head)
-        return _row_by_row(self, qkv, n_head)
+            return self._with_dropout(q, k, v, scores, dropout)
+        if varlen_takes(q, scores):
+            return attend_varlen(q, k, v, _ends(self, q.device), scores)
+        return attend_blocks(q, k, v, list(self.blocks()), scores)
 
     def rows(self) -> Iterator[tuple[int, int, Stretches]]:
-        """Begin and end of each row's own tokens, and what else it sees, all before them; the prefix is one."""
+        """Yield (begin, end, earlier): a row's own tokens, and the slices before them that it also sees.
+
+        The prefix is a row. The earlier slices hold the row's positions from 0 on, in order.
+        """
         if self.prefix:
             yield 0, self.prefix, ()
         shared = (slice(0, self.prefix),) if self.prefix else ()
@@ -83,20 +145,20 @@ class Flat:
             yield begin, begin + length, shared
             begin += length
 
-    def blocks(self) -> Iterator[tuple[slice, slice, Stretches]]:
-        """At most BLOCK queries of a row, the row's keys that the last of them sees, and what it sees besides."""
-        for begin, end, shared in self.rows():
+    def blocks(self) -> Iterator[Block]:
+        """At most BLOCK queries of a row, the row's own keys up to the last of them, and its earlier slices."""
+        for begin, end, earlier in self.rows():
             for first in range(begin, end, BLOCK):
                 last = min(first + BLOCK, end)
-                yield slice(first, last), slice(begin, last), shared
+                yield slice(first, last), slice(begin, last), earlier
 
-    def _with_dropout(self, qkv: Tensor, n_head: int, dropout: float) -> Tensor:
+    def _with_dropout(self, q: Tensor, k: Tensor, v: Tensor, scores: Scores, dropout: float) -> Tensor:
         if self.prefix:
             raise ValueError("rows that share a prefix would share its dropout too")
         rows = []
         for begin, end, _ in self.rows():
-            q, k, v = _heads(qkv[begin:end], n_head)[:, None]  # (1, H, T, D) each
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+            query, key, value = (part[begin:end].transpose(0, 1)[None] for part in (q, k, v))  # (1, heads, T, D) each
+            y = attend_row(query, key, value, scores, dropout=dropout)
             rows.append(y[0].transpose(0, 1).flatten(1))
         return torch.cat(rows)
 
@@ -131,139 +193,6 @@ class Tree(Flat):
             yield stretch.start, stretch.stop, way
 
 
-class FlatAttention(torch.autograd.Function):
-    """softmax(QK'/sqrt(D)) V for each block of a Flat, in fp32 whatever the type of qkv; scores are never kept.
-
-    At the lengths of instructions, on a CPU, batched products row by row take a half to a third of the time of torch's
-    fused attention and its backward (docs/log.md), and nothing is computed for padding.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, flat: Flat, n_head: int) -> Tensor:
-        ctx.save_for_backward(qkv)
-        ctx.flat, ctx.n_head = flat, n_head
-        out = torch.empty(len(qkv), qkv.shape[1] // 3, device=qkv.device)
-        heads = _heads(qkv.float(), n_head)
-        seen = out.view(len(out), n_head, -1).transpose(0, 1)  # (H, N, D)
-        for queries, keys, shared in flat.blocks():
-            q, k, v = heads[0, :, queries], _keys(heads[1], keys, shared), _keys(heads[2], keys, shared)
-            seen[:, queries] = torch.bmm(_weights(q, k), v)
-        return out.to(qkv.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (qkv,) = ctx.saved_tensors
-        heads = _heads(qkv.float(), ctx.n_head)
-        d_qkv = torch.zeros_like(qkv, dtype=torch.float32)
-        d_heads = _heads(d_qkv, ctx.n_head)
-        d_seen = gradient.float().view(len(gradient), ctx.n_head, -1).transpose(0, 1)
-        for queries, keys, shared in ctx.flat.blocks():
-            q, k, v = heads[0, :, queries], _keys(heads[1], keys, shared), _keys(heads[2], keys, shared)
-            weights, d_out = _weights(q, k), d_seen[:, queries]
-            d_weights = torch.bmm(d_out, v.transpose(1, 2))
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, torch.float32)
-            d_scores *= _scale(q)
-            d_heads[0, :, queries] = torch.bmm(d_scores, k)
-            _add(d_heads[1], keys, shared, torch.bmm(d_scores.transpose(1, 2), q))
-            _add(d_heads[2], keys, shared, torch.bmm(weights.transpose(1, 2), d_out))
-        return d_qkv.to(qkv.dtype), None, None
-
-
-def _row_by_row(flat: Flat, qkv: Tensor, n_head: int) -> Tensor:
-    out: Tensor = FlatAttention.apply(qkv, flat, n_head)  # type: ignore[no-untyped-call]
-    return out
-
-
-def _heads(qkv: Tensor, n_head: int) -> Tensor:
-    """(N, 3C) -> (3, H, N, D), a view."""
-    return qkv.view(len(qkv), 3, n_head, -1).permute(1, 2, 0, 3)
-
-
-def _keys(heads: Tensor, keys: slice, shared: Stretches) -> Tensor:
-    """(H, N, D) -> (H, P + K, D), P those that are shared."""
-    own = heads[:, keys]
-    return torch.cat([*(heads[:, stretch] for stretch in shared), own], dim=1) if shared else own
-
-
-def _add(heads: Tensor, keys: slice, shared: Stretches, gradient: Tensor) -> None:
-    begin = 0
-    for stretch in (*shared, keys):
-        end = begin + stretch.stop - stretch.start
-        heads[:, stretch] += gradient[:, begin:end]
-        begin = end
-
-
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """(H, Q, D) and (H, K, D) -> (H, Q, K): the last query sees all keys, the one before it all but the last, ..."""
-    scores = torch.bmm(q * _scale(q), k.transpose(1, 2))
-    n = q.shape[1]
-    scores[:, :, -n:] += _triangle(q.device)[:n, :n]
-    return torch.softmax(scores, dim=-1)
-
-
-def _scale(q: Tensor) -> float:
-    return 1 / math.sqrt(q.shape[-1])
-
-
-@cache
-def _triangle(device: torch.device) -> Tensor:
-    return torch.full((BLOCK, BLOCK), -math.inf, device=device).triu(1)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# CUDA
-
-
-def _varlen(flat: Flat, qkv: Tensor, n_head: int) -> Tensor:
-    """The same through torch's own kernel for rows of different lengths; it takes bf16, and is causal from the end."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    q, k, v = qkv.view(len(qkv), 3, n_head, -1).unbind(1)  # (N, H, D) each
-    queries, keys, (max_q, max_k), seen = _ends(flat, qkv.device)
-    if seen is not None:
-        k, v = k[seen], v[seen]
-    # torch 2.10 has is_causal, later ones a window instead
-    new = "window_size" in inspect.signature(varlen_attn).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if new else {"is_causal": True}
-    out: Any = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), queries, keys, max_q, max_k, **causal)
-    return out.flatten(1)
-
-
 @lru_cache(maxsize=2)  # the layers of one forward ask for the same
-def _ends(flat: Flat, device: torch.device) -> tuple[Tensor, Tensor, tuple[int, int], Tensor | None]:
-    """Where each row's queries and keys end (B + 1,), the longest of them, and the token behind each key.
-
-    None for those where the keys are the tokens, in order: nothing is shared.
-    """
-    spans = list(flat.rows())
-    queries = [end - begin for begin, end, _ in spans]
-    keys = [end - begin + sum(part.stop - part.start for part in shared) for begin, end, shared in spans]
-    ends = [torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device) for lengths in (queries, keys)]
-    seen = [
-        torch.arange(part.start, part.stop) for begin, end, shared in spans for part in (*shared, slice(begin, end))
-    ]
-    nothing = all(not shared for _, _, shared in spans)
-    return ends[0], ends[1], (max(queries), max(keys)), None if nothing else torch.cat(seen).to(device)
-
-
-@cache
-def varlen_works(device: torch.device) -> bool:
-    """Whether the kernel is there and agrees with FlatAttention, forward and backward, on rows with a prefix."""
-    flat = Flat([3, 7, 1], prefix=2)
-    random = torch.Generator().manual_seed(0)
-    qkv = torch.randn(13, 3 * 2 * 64, generator=random).to(device, torch.bfloat16)
-    results: list[Tensor] = []
-    try:
-        for attend in (_varlen, _row_by_row):
-            x = qkv.clone().requires_grad_()
-            with torch.enable_grad():
-                y = attend(flat, x, 2)
-                (gradient,) = torch.autograd.grad(y.square().sum(), x)
-            results += [y.detach().float(), gradient.float()]
-    except (ImportError, RuntimeError, TypeError) as error:
-        why = one_line(f"{type(error).__name__}: {error}", 80)
-        print(f"ift: attention row by row, since torch's own for rows of different lengths fails here ({why})")
-        return False
-    y1, g1, y2, g2 = results
-    return torch.allclose(y1, y2, atol=0.05) and torch.allclose(g1, g2, atol=0.2)
+def _ends(flat: Flat, device: torch.device) -> Ends:
+    return ends_of([(slice(begin, end), earlier) for begin, end, earlier in flat.rows()], device)

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
-_optimizer_steps = 0  # of this process: torch's fused optimizers change weights without counting a new version of them
-
-
-def _count_step(*args: Any) -> None:
-    global _optimizer_steps
-    _optimizer_steps += 1
-
-
-register_optimizer_step_post_hook(_count_step)
 
 
 class Linear(nn.Linear):
-    """torch's own, computing in another type when it is told to.
+    """torch's own, computing in another type where `compute_in` has set one.
 
-    The copy of the weights that the products read is made again when the weights have changed, once an optimizer step;
-    autocast would make it in every forward. It is no buffer: checkpoints, DDP and .to() know nothing of it.
+    The weights are cast in each forward, and the backward reads that cast: nothing is kept in between, so nothing can
+    be out of date. One cast costs as much as the product of a few tokens; where few are computed at a time, `prepared`
+    holds the casts.
     """
 
     compute_dtype = torch.float32
-    _copy: Tensor | None = None
-    _copied = (-1, -1)  # version of the weights that were copied, and steps at that time
+    _held: Tensor | None = None  # by `prepared`, and only as long as it lasts
 
     def weight_to_compute(self) -> Tensor:
         """The weights as the products read them, without a gradient."""
-        weight = self.weight.detach()
-        if weight.dtype == self.compute_dtype:
-            return weight
-        if self._copy is None or self._copy.device != weight.device or self._copy.dtype != self.compute_dtype:
-            self._copy, self._copied = torch.empty_like(weight, dtype=self.compute_dtype), (-1, -1)
-        now = (self.weight._version, _optimizer_steps)
-        if self._copied != now:
-            self._copied = now
-            self._copy.copy_(weight)
-        return self._copy
+        if self._held is not None and not torch.is_grad_enabled():
+            return self._held
+        return self.weight.detach().to(self.compute_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dtype == self.compute_dtype:
@@ -52,28 +36,52 @@ class Linear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x W' + b in the type of `copy`; the gradients of W and b in theirs."""
+    """x W' + b in the type of `low`, which is W cast to it; the gradients of W and b in theirs."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor) -> Tensor:
-        x_low = x.to(copy.dtype)
-        ctx.save_for_backward(x_low, copy)
-        ctx.dtypes = x.dtype, weight.dtype, bias is not None
-        return F.linear(x_low, copy, None if bias is None else bias.to(copy.dtype))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor) -> Tensor:
+        x_low = x.to(low.dtype)
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x_low if needs_weight else None, low if needs_x else None)
+        ctx.dtypes = x.dtype, weight.dtype
+        return F.linear(x_low, low, None if bias is None else bias.to(low.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        x, copy = ctx.saved_tensors
-        x_dtype, dtype, has_bias = ctx.dtypes
-        rows, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
-        d_x = (gradient @ copy).to(x_dtype)
-        d_bias = rows.sum(dim=0, dtype=dtype) if has_bias else None
-        return d_x, (rows.t() @ inputs).to(dtype), d_bias, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, low = ctx.saved_tensors
+        x_dtype, dtype = ctx.dtypes
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        d_x = (gradient @ low).to(x_dtype) if needs_x else None
+        d_bias = rows.sum(dim=0, dtype=dtype) if needs_bias else None
+        d_weight = (rows.t() @ x.reshape(-1, x.shape[-1])).to(dtype) if needs_weight else None
+        return d_x, d_weight, d_bias, None
 
 
 def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """What the matrix products of a model are computed in from now on; weights stay as they are."""
     for module in model.modules():
         if isinstance(module, Linear):
-            module.compute_dtype, module._copy = dtype, None
+            module.compute_dtype = dtype
+
+
+@contextmanager
+def prepared(model: nn.Module) -> Iterator[None]:
+    """Cast each weight once for all that is computed without gradients inside: an answer has a forward for each token.
+
+    The weights must not change meanwhile. At the end the casts are dropped, so the next time sees the weights as they
+    are then. Whatever is computed with gradients casts anew, inside too; a second one inside the first adds nothing.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, Linear) and layer._held is None and layer.weight.dtype != layer.compute_dtype
+    ]
+    try:
+        for layer in layers:
+            layer._held = layer.weight.detach().to(layer.compute_dtype)
+        yield
+    finally:
+        for layer in layers:
+            layer._held = None

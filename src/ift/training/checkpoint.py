@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ift.artifacts.tensors import parts_of
 from ift.errors import WeightsError
 from ift.sealed import (
     check,
@@ -142,19 +143,8 @@ def write_part(tensors: dict[str, Tensor], path: Path) -> str:
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     """A safetensors file, flushed, and its sha256. (safetensors' own writer gives neither a hash nor a flush.)"""
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # each aligned to its own size
-    header: dict[str, Any] = {}
-    end = 0
-    for name, tensor in ordered:
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [end, end + tensor.nbytes],
-        }
-        end += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    start = len(text).to_bytes(8, "little") + text
-    return write_file(path, start, *(as_bytes(tensor) for _, tensor in ordered))
+    about = {name: (DTYPES[tensor.dtype], tensor.shape) for name, tensor in ordered}
+    return write_file(path, *parts_of(about, (as_bytes(tensor) for _, tensor in ordered)))
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:

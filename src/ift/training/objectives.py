@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ift.data.batches import IGNORE_INDEX, Batch
 from ift.model.gpt import GPT
-from ift.model.head import head_loss
 from ift.model.layouts import Flat
 
 
@@ -53,7 +52,7 @@ class CrossEntropy:
         else:
             supervised = batch.supervised  # (S,) of N tokens
             hidden = model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix), supervised)  # (S, C)
-            loss, correct = head_loss(hidden, batch.targets[supervised], model.lm_head)
+            loss, correct = model.loss(hidden, batch.targets[supervised])
         return Sums(loss, len(batch.supervised), {"accuracy": correct})
 
     def report(self, means: dict[str, float]) -> dict[str, float]:
