@@ -1,5 +1,7 @@
 """The cache: prompts and new tokens that join it give the states of the whole row."""
 
+from types import SimpleNamespace
+
 import torch
 
 from ift.generation import cache as cache_module
@@ -78,3 +80,12 @@ def test_as_many_rows_as_memory_holds(monkeypatch):
     assert slots_that_fit(model(), 16 * 100) == 1
     monkeypatch.setattr(cache_module, "MEMORY", 1 << 40)
     assert slots_that_fit(model(), 16) == 128
+
+
+def test_memory_that_torch_holds_and_nothing_is_in_counts_as_free(monkeypatch):
+    row = 2 * 3 * 24 * 16 * 4
+    sizes = {"config": model().config, "compute_dtype": torch.float32, "device": torch.device("cuda", 0)}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * row, 100 * row))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 40 * row)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 8 * row)
+    assert slots_that_fit(SimpleNamespace(**sizes), 16) == 10  # a quarter of 8 + 32
