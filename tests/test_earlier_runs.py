@@ -12,7 +12,6 @@ from ift.evaluation.results import read_judgements, read_results
 from ift.forms import CONFIG
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import Settings, keys, load_settings, plain_leaves
-from tests.evaluation.judge.judge_server import JudgeServer
 from tests.running import ROOT
 
 TRAIN, EVALUATE = str(ROOT / "train.py"), str(ROOT / "evaluate.py")
@@ -100,12 +99,14 @@ def test_its_answers_are_the_same_ones(v1, run):
     assert "60 in = 60 kept + 0 dropped + 0 merged" in page
 
 
-def test_a_judge_that_says_the_same_comes_to_the_same(v1, run):
+def test_no_reply_of_a_judge_is_asked_for_again(v1, run):
+    """There is no server any more: every verdict is taken from the ledger that the earlier release wrote."""
     finished = RunFolder(v1 / "runs/finished")
     before, problems = read_judgements(finished)
     assert problems == []
-    with JudgeServer(lambda body: str(len(body["messages"][-1]["content"]) % 101)) as there:
-        run(EVALUATE, "run=runs/finished", "eval=judge", "judge.model=m", f"judge.base_url={there.url}")
+    address = before["score-m"].results["judge"]["base_url"]
+    printed = run(EVALUATE, "run=runs/finished", "eval=judge", "judge.model=m", f"judge.base_url={address}")
+    assert "21 verdicts, 0 requests to make" in printed
     after, problems = read_judgements(finished)
     assert problems == []
     assert after["score-m"].scores == before["score-m"].scores
