@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ift.export.card import block, card, code
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.run import write_json
 from ift.text.templates import Segment, Template
 
@@ -17,7 +17,7 @@ def front_matter(text):
 
 
 def test_a_card_has_the_numbers_of_the_run(run_of):
-    text = card(Source.open(run_of()), to="hf", dtype="fp32", file="model.safetensors")
+    text = card(RunModel.open(run_of()), to="hf", dtype="fp32", file="model.safetensors")
     assert front_matter(text) == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -41,7 +41,7 @@ def test_a_card_without_its_files_is_shorter(run_of):
     run = run_of()
     for path in (run.summary, run.data_report, run.config):
         path.unlink()
-    text = card(Source.open(run), to="gguf", dtype="q8_0", file="model-q8_0.gguf")
+    text = card(RunModel.open(run), to="gguf", dtype="q8_0", file="model-q8_0.gguf")
     assert "## Numbers" not in text
     assert "## Data" not in text
     assert "ollama create NAME -f Modelfile" in text
@@ -53,7 +53,7 @@ def test_files_that_are_not_ours_add_nothing(run_of, value):
     run = run_of()
     write_json(run.summary, value)
     write_json(run.data_report, value)
-    text = card(Source.open(run), to="hf", dtype="fp32", file="model.safetensors")
+    text = card(RunModel.open(run), to="hf", dtype="fp32", file="model.safetensors")
     assert "## Numbers" not in text
     assert "<b>" not in text
 
@@ -70,7 +70,7 @@ def test_what_training_began_with_is_named_and_no_place_of_this_machine(run_of, 
     run = run_of()
     text = run.config.read_text().replace("pretrained: null", f"pretrained: {json.dumps(pretrained)}")
     run.config.write_text(text)
-    text = card(Source.open(run), to="hf", dtype="fp32", file="model.safetensors")
+    text = card(RunModel.open(run), to="hf", dtype="fp32", file="model.safetensors")
     assert front_matter(text).get("base_model") == base
     assert said in text
     assert "secret" not in text
@@ -81,7 +81,7 @@ HOSTILE = "```\n# heading\n<script>alert(1)</script> `a` ````` {{ 7 * 7 }} {% ra
 
 def test_hostile_names_and_templates_stay_in_their_code(run_of):
     template = Template(HOSTILE, (Segment(HOSTILE + "{instruction}"), Segment("{output}", supervised=True)))
-    text = card(Source.open(run_of(prompt=template)), to="hf", dtype="fp32", file="model.safetensors")
+    text = card(RunModel.open(run_of(prompt=template)), to="hf", dtype="fp32", file="model.safetensors")
     outside, fence = [], None
     for line in text.splitlines():
         if fence:

@@ -179,10 +179,10 @@ def test_sizes_that_q8_0_does_not_fit_are_refused(run_of):
 
 
 def test_a_weight_that_fp16_cannot_hold_is_refused(run_of, monkeypatch):
-    from ift.export.source import Source
+    from ift.export.source import RunModel
 
-    run, tensors = run_of(), Source.tensors
-    monkeypatch.setattr(Source, "tensors", lambda self: ((name, 1e6 * value) for name, value in tensors(self)))
+    run, tensors = run_of(), RunModel.tensors
+    monkeypatch.setattr(RunModel, "tensors", lambda self: ((name, 1e6 * value) for name, value in tensors(self)))
     with pytest.raises(ConfigError, match=r"fp16: .* beyond fp16"):
         exported(run, "fp16")
 

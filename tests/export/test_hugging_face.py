@@ -13,7 +13,7 @@ from ift.artifacts.weights import inspect_folder
 from ift.errors import ConfigError, WeightsError
 from ift.export.export import export
 from ift.export.hugging_face import narrowed
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.generation.engine import generate
 from ift.run import RunFolder
 from ift.text.chat_templates import ChatTemplate
@@ -85,7 +85,7 @@ def test_weights_of_another_type_are_read_as_they_are(run_of, tmp_path, kind):
     assert len(list((tmp_path / "narrow").glob("*.safetensors"))) > 1
     run = RunFolder(tmp_path / "run")
     tokenizer, template = load_model_folder(run.model)[1:]
-    source = Source(run, inspect_folder(tmp_path / "narrow"), tokenizer, template)
+    source = RunModel(run, inspect_folder(tmp_path / "narrow"), tokenizer, template)
     state = theirs.state_dict()
     for name, value in source.tensors():
         assert np.array_equal(value, state[f"transformer.{name}"].float().numpy()), name

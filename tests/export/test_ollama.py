@@ -7,7 +7,7 @@ import pytest
 from ift.artifacts.model_folder import load_model_folder
 from ift.export.export import export
 from ift.export.ollama import go_template, modelfile, ollama_name, stops
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
 from ift.text.templates import Segment, Template
@@ -142,13 +142,13 @@ def test_a_template_that_counts_its_turns_is_left_out_and_said_so(run_of):
     source = "{% for m in messages %}{{ loop.index0 if m['role'] == 'user' else '' }}{{ m['content'] }}\n{% endfor %}"
     template = ChatTemplate("counting", source=source, special=())
     assert go_template(template) is None
-    text = modelfile(Source.open(run_of(prompt=template)), "model.gguf")
+    text = modelfile(RunModel.open(run_of(prompt=template)), "model.gguf")
     assert 'TEMPLATE "' not in text
     assert "# no TEMPLATE" in text
 
 
 def test_a_modelfile_is_what_ollama_reads(run_of):
-    text = modelfile(Source.open(run_of("My Run (2)\u202e", prompt="chatml")), "model-fp32.gguf")
+    text = modelfile(RunModel.open(run_of("My Run (2)\u202e", prompt="chatml")), "model-fp32.gguf")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert [line.split(" ", 2)[:2] for line in lines[2:]] == [["PARAMETER", key] for key in (
         "stop", "stop", "num_ctx", "temperature", "repeat_penalty",

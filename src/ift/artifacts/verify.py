@@ -71,7 +71,7 @@ def differences(one: RunFolder, other: RunFolder) -> list[str]:
     for name in sorted(set(manifests[0]) | set(manifests[1])):
         if name.endswith(".safetensors") and manifests[0].get(name) != manifests[1].get(name):
             found.append(f"{folders[0].name}/{name} differs (weights, optimizer, random states)")
-    trees = [_timeless(_plain(json.loads((folder / "state.json").read_text()))) for folder in folders]
+    trees = [_timeless(_unpacked(json.loads((folder / "state.json").read_text()))) for folder in folders]
     if trees[0] != trees[1]:
         found += [f"state.json: {key}" for key in trees[0] if trees[0][key] != trees[1].get(key)]
     for name in ("model/model.safetensors", "responses.jsonl", "samples.jsonl"):
@@ -81,14 +81,14 @@ def differences(one: RunFolder, other: RunFolder) -> list[str]:
     return found
 
 
-def _plain(tree: Any) -> Any:
+def _unpacked(tree: Any) -> Any:
     """The packed tree of a state.json as dicts and lists; names of tensors stay."""
     if not isinstance(tree, dict):
         return tree
     ((kind, content),) = tree.items()
     if kind == "tensor":
         return content
-    return {str(key): _plain(item) for key, item in content} if kind == "dict" else [_plain(item) for item in content]
+    return {str(key): _unpacked(item) for key, item in content} if kind == "dict" else [_unpacked(item) for item in content]
 
 
 def _timeless(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from ift.errors import IftError, one_line
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.forms import DATA_REPORT
 from ift.run import read_object
 from ift.settings import load_settings
@@ -25,7 +25,7 @@ COUNTS = ("rows_in", "kept", "dropped", "merged", "tokens", "supervised_tokens")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def card(source: Source, *, to: str, dtype: str, file: str) -> str:
+def card(source: RunModel, *, to: str, dtype: str, file: str) -> str:
     """Markdown with the front matter that the Hub reads.
 
     What comes from files of the run (its name, its template, what it was trained with) stands in code spans and code
@@ -93,7 +93,7 @@ def _numbers(value: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
     ]
 
 
-def _pretrained(source: Source) -> str | None:
+def _pretrained(source: RunModel) -> str | None:
     """What training began with, by the run's own settings; None: from scratch, or not known."""
     try:
         return load_settings(source.run.config).model.pretrained

@@ -9,7 +9,7 @@ from ift.errors import ConfigError, WeightsError
 from ift.export import gguf_file, hugging_face
 from ift.export.card import card
 from ift.export.ollama import modelfile, ollama_name
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.progress import progress
 from ift.run import RunFolder, write_text
 from ift.sealed import MANIFEST, read_manifest, recover_folder, remove_folder, replace_folder, seal
@@ -34,7 +34,7 @@ def export(
         raise ConfigError(f"{folder}: inside the run's own model (choose another --output)")
     refuse_to_replace(folder, force=force)
     recover_folder(folder)
-    source = Source.open(run)
+    source = RunModel.open(run)
     partial = folder.with_name(f".{folder.name}.ift-export")  # a name that nobody else gives a folder
     remove_folder(partial)
     partial.mkdir(parents=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ift.errors import ConfigError, missing_extra
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.model.families.gpt2 import GGUF, POSITIONS, TRANSPOSED
 from ift.text.chat_template_export import export_chat_template
 
@@ -37,7 +37,7 @@ def gguf_package() -> Any:
     return gguf
 
 
-def write_gguf(source: Source, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
+def write_gguf(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """Raises ConfigError where the sizes of the model do not fit q8_0, or a value does not fit fp16."""
     gguf, config = gguf_package(), source.config
     if dtype == "q8_0" and config.n_embd % BLOCK:
@@ -60,7 +60,7 @@ def write_gguf(source: Source, path: Path, dtype: str, advance: Callable[[int], 
         writer.close()
 
 
-def _add_metadata(writer: Any, gguf: Any, source: Source, dtype: str) -> None:
+def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     config, tokenizer = source.config, source.tokenizer
     writer.add_name(source.name)
     writer.add_file_type(getattr(gguf.LlamaFileType, DTYPES[dtype][1]))

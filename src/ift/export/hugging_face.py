@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ift.artifacts.tensors import write_tensors
 from ift.errors import ConfigError
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.model.families.gpt2 import hf_config, stored_name
 from ift.run import write_json, write_text
 from ift.text.chat_template_export import export_chat_template
@@ -20,7 +20,7 @@ from ift.text.chat_template_export import export_chat_template
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 
 
-def write_hugging_face(source: Source, folder: Path, dtype: str, advance: Callable[[int], None]) -> None:
+def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """config.json, generation_config.json, model.safetensors, the tokenizer's files and chat_template.jinja."""
     end, config = source.tokenizer.end_of_text, source.config
     write_json(folder / "config.json", {**hf_config(config, end), "dtype": DTYPES[dtype][1]})
@@ -33,7 +33,7 @@ def write_hugging_face(source: Source, folder: Path, dtype: str, advance: Callab
     write_safetensors(source, folder / "model.safetensors", dtype, advance)
 
 
-def write_safetensors(source: Source, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
+def write_safetensors(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """One tensor after the other, so that a model larger than the memory can be written."""
     tensors = {stored_name(name): (DTYPES[dtype][0], shape) for name, shape in source.shapes.items()}
 

@@ -7,7 +7,7 @@ between the marks is the template's own text, whichever kind of template it is.
 from __future__ import annotations
 
 from ift.errors import one_line
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.text.conversations import Conversation
 from ift.text.templates import Template
 from ift.text.tokenizers import END_OF_TEXT
@@ -22,7 +22,7 @@ FROM ./{file}
 """
 
 
-def modelfile(source: Source, file: str) -> str:
+def modelfile(source: RunModel, file: str) -> str:
     """The text of a Modelfile for a GGUF file beside it: greedy, as `ift` answers, and with the whole context."""
     name = ollama_name(source.name)
     text = HEAD.format(about=one_line(f"{source.name}, exported by ift", 100), name=name, file=file)

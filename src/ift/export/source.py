@@ -23,7 +23,7 @@ from ift.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class Source:
+class RunModel:
     """A run's model, checked. Rows of its head that no token has (a padded vocabulary) are left out."""
 
     run: RunFolder
@@ -32,7 +32,7 @@ class Source:
     template: Template
 
     @classmethod
-    def open(cls, run: RunFolder) -> Source:
+    def open(cls, run: RunFolder) -> RunModel:
         """Raises WeightsError where a file is missing, damaged, or does not belong to the others."""
         if not run.model.is_dir():
             raise WeightsError(f"{run.model}: no such folder (the run has no best model yet)")

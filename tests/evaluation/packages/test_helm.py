@@ -21,7 +21,7 @@ from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.engines import run_engine
 from ift.evaluation.packages.helm import Deployment, checked, read_run, task_of
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.generation.engine import generate
 from ift.pages.report import write_report
 from ift.run import read_json, read_jsonl, write_json
@@ -353,7 +353,7 @@ def test_the_test_split_gives_the_numbers_where_helm_drew_from_two(made, setting
     stats.append({"name": {"name": "exact_match", "split": "valid"}, "count": 1, "sum": 0.0, "mean": 0.0})
     for name, value in (("scenario_state", states), ("per_instance_stats", each), ("stats", stats)):
         write_json(folder / f"{name}.json", value)
-    measured = read_run(folder, Deployment("tuned", "raw", Source.open(made), tmp_path))
+    measured = read_run(folder, Deployment("tuned", "raw", RunModel.open(made), tmp_path))
     [lead] = [score for score in measured.scores if score.headline]
     assert (lead.value, lead.n, round(lead.low, 4), lead.high) == (1.0, 3, 0.4385, 1.0)  # Wilson's interval of 3 of 3
     assert len(measured.samples) == 4
@@ -383,7 +383,7 @@ def test_files_that_are_not_helm_s_are_named(made, settings, tmp_path, name, con
     else:
         write_json(folder / f"{name}.json", content)
     with pytest.raises(DataError, match="simple_mcqa:model"):
-        read_run(folder, Deployment("tuned", "raw", Source.open(made), tmp_path))
+        read_run(folder, Deployment("tuned", "raw", RunModel.open(made), tmp_path))
 
 
 # -- HELM itself ------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from ift.evaluation.results import Outcome, Score
 from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench
 from ift.export.hugging_face import write_hugging_face
-from ift.export.source import Source
+from ift.export.source import RunModel
 from ift.run import read_json, write_json
 from ift.sealed import hash_file, remove_folder
 from ift.settings import load_settings
@@ -69,7 +69,7 @@ class Deployment:
 
     label: str  # tuned or base
     prompt: str  # raw or template
-    source: Source
+    source: RunModel
     folder: Path  # of the export
 
     @property
@@ -177,13 +177,13 @@ def entry_for(entry: str, deployment: Deployment, num_fewshot: int | None) -> st
 
 def deploy(bench: Bench, work: Path) -> Iterator[Deployment]:
     """Export each model and give it a name. The base model knows no template."""
-    sources = {"tuned": Source.open(bench.run)}
+    sources = {"tuned": RunModel.open(bench.run)}
     if bench.settings.eval.base:
         pretrained = load_settings(bench.run.config).model.pretrained
         if pretrained is None:
             raise ConfigError(f"eval.base=true: {bench.run.path} was trained from scratch (it has no base model)")
         tuned = sources["tuned"]
-        sources["base"] = Source(bench.run, find_weights(pretrained), tuned.tokenizer, tuned.template)
+        sources["base"] = RunModel(bench.run, find_weights(pretrained), tuned.tokenizer, tuned.template)
     for label, source in sources.items():
         folder = work / f"model-{label}"
         remove_folder(folder)
