@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,20 @@ def test_an_evaluation_stops_between_two_batches_and_says_how_to_go_on(tmp_path,
 
 def test_an_error_handler_for_errors_does_not_take_a_stop_for_one():
     assert not issubclass(Stopped, Exception)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_process_that_helps_ends_with_the_one_it_helps():
+    helper = "import os, time; from ift import stops; stops.end_with_parent(); "
+    helper += "print(os.getpid(), flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {helper!r}]); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as first:
+        process = int(first.stdout.readline())
+        first.kill()
+    status = Path(f"/proc/{process}/status")
+    for _ in range(200):
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    pytest.fail("it was left behind")

@@ -29,7 +29,7 @@ from typing import Any
 
 from tests.running import ROOT, clean_environment
 
-GRACE = 10  # seconds that a rank may live on when another was killed
+GRACE = 10  # seconds that a rank may live on when another was killed or ended early
 
 
 class Warm:
@@ -156,7 +156,7 @@ def watch(processes: dict[int, int], order: dict[str, Any]) -> dict[str, Any]:
             code = codes[processes[process]] = os.waitstatus_to_exitcode(status)
             if len(codes) == len(processes):
                 break
-            if code < 0:  # as launchers do
+            if code:  # as launchers do: another rank may wait for this one
                 ends["swept"] = min(ends["swept"], time.monotonic() + GRACE)
         now = time.monotonic()
         for seconds, number in [each for each in due if now - start >= each[0]]:

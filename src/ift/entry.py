@@ -50,6 +50,8 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     """Run a function that `hydra.main` made; return the exit code. A sweep ends in its table, failed jobs or not."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception instead of printing it
     code = 0
+    if is_other_rank():
+        stops.end_with_parent()
     try:
         refuse_secrets(sys.argv[1:])
         sys.argv[1:] = into_the_resumed(options_first(sys.argv[1:]))

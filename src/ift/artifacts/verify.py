@@ -88,7 +88,11 @@ def _unpacked(tree: Any) -> Any:
     ((kind, content),) = tree.items()
     if kind == "tensor":
         return content
-    return {str(key): _unpacked(item) for key, item in content} if kind == "dict" else [_unpacked(item) for item in content]
+    return (
+        {str(key): _unpacked(item) for key, item in content}
+        if kind == "dict"
+        else [_unpacked(item) for item in content]
+    )
 
 
 def _timeless(value: Any) -> Any:
