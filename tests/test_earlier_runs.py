@@ -1,4 +1,4 @@
-"""Runs that an earlier release made are gone on with, evaluated, compared, exported and verified by real commands."""
+"""Runs that an earlier release made are resumed, evaluated, compared, exported and verified by real commands."""
 
 import hashlib
 import json

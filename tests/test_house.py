@@ -300,6 +300,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "pages/test_hostile_answers.py": "all pages, in a browser",
     "training/test_safeguards.py": "sealed files, checkpoints, resuming and the finite step, each taken out once",
     "training/test_seed_parity.py": "a whole training against a plain reference",
+    "training/test_steps.py": "the module with each optimizer: divided, clipped, skipped",
     "training/test_two_ranks.py": "a whole training on two processes",
     "training/test_unpadded.py": "layouts, head and module: packed rows against padded ones",
 }

@@ -27,14 +27,14 @@ def test_in_training_it_is_asked_for_and_comes_where_it_is_checked():
     with stops.listening(), stops.deferred("go on with: X"):
         stops.check("now")
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stops.asked == "SIGTERM"
+        assert stops.received == "SIGTERM"
         with stops.held():  # one rank alone
             stops.check("now")
         with pytest.raises(Stopped, match=r"^stopped by SIGTERM after step 3 \(go on with: X\)$"):
             stops.check("after step 3")
     assert Stopped.exit_code == 75
     with stops.listening():
-        assert stops.asked is None
+        assert stops.received is None
 
 
 def test_work_that_is_deferred_inside_of_other_such_work_leaves_it_deferred():

@@ -47,7 +47,7 @@ class DivergedError(IftError):
 
 
 class Stopped(BaseException):
-    """Someone asked for an end, and got it at a place from where the run can go on. No error: nothing is wrong."""
+    """The run was stopped where it can be resumed. No error: nothing is wrong."""
 
     exit_code = 75  # EX_TEMPFAIL: schedulers run such a job again
 

@@ -37,7 +37,7 @@ class Form:
 
     def stamped(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The content as it is written, with its version."""
-        return {KEY: self.version, **content}
+        return {KEY: self.version, **{key: value for key, value in content.items() if key != KEY}}
 
     def current(self, content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """The content of a file of any earlier version in today's form, without its version.
@@ -72,8 +72,10 @@ def added(values: Mapping[str, Any]) -> Migration:
 def _with(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     name, *rest = path
     if rest:
-        inner = tree.get(name)
-        return {**tree, name: _with(inner if isinstance(inner, Mapping) else {}, rest, value)}
+        inner = tree.get(name, {})
+        if not isinstance(inner, Mapping):  # what was changed by hand is refused where it is read
+            return dict(tree)
+        return {**tree, name: _with(inner, rest, value)}
     return {name: value, **tree}
 
 

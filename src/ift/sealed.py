@@ -106,13 +106,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
         content: dict[str, Any] = json.loads(raw)
-        said = {key: value for key, value in content.items() if key != "sha256"}
-        same = _render(said) == raw
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        stated = {key: value for key, value in content.items() if key != "sha256"}
+        same = _render(stated) == raw
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read: {one_line(str(error), 60)}") from error
     if not same:
         raise WeightsError(f"{path}: was changed after it was written")
-    return forms.MANIFEST.current(said, path)
+    return forms.MANIFEST.current(stated, path)
 
 
 def check(folder: Path) -> Sealed:

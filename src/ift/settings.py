@@ -155,7 +155,7 @@ class LoggerSettings:
 
 @dataclass
 class Settings:
-    """What `train.py` is told."""
+    """The settings of `train.py`."""
 
     seed: int
     output_dir: str
@@ -173,7 +173,7 @@ class Settings:
 
 @dataclass
 class CheckSettings:
-    """What `ift check` is told: the part of training's settings that says what the rows become."""
+    """The settings of `ift check`: those of training that decide how rows become examples."""
 
     seed: int
     model: ModelSettings
@@ -242,7 +242,7 @@ class JudgeSettings:
 
 @dataclass
 class EvaluateSettings:
-    """What `evaluate.py` is told."""
+    """The settings of `evaluate.py`."""
 
     run: str
     seed: int

@@ -19,17 +19,17 @@ from ift.errors import Stopped
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])
 AGAIN = "type the command again"
 
-asked: str | None = None  # the name of the signal that came
+received: str | None = None  # the name of the signal that came
 _deferred = _held = False
 _when, _hint = "", AGAIN
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    global asked
-    if asked is not None:
+    global received
+    if received is not None:
         os.write(2, f"ift: stopped at once; what was saved is whole ({_hint})\n".encode())
         os._exit(Stopped.exit_code)
-    asked = signal.Signals(number).name
+    received = signal.Signals(number).name
     if not _deferred:
         raise stopped(_when)
 
@@ -37,8 +37,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def listening(when: str = "before training began") -> Iterator[None]:
     """Around everything that a process does. when: what it is at where nothing is deferred, for the message."""
-    global asked, _when
-    asked, _when = None, when
+    global received, _when
+    received, _when = None, when
     before = {number: signal.signal(number, _handle) for number in SIGNALS}
     try:
         yield
@@ -48,7 +48,7 @@ def listening(when: str = "before training began") -> Iterator[None]:
 
 
 def stopped(when: str) -> Stopped:
-    return Stopped(f"stopped by {asked or 'a signal to another process'} {when} ({_hint})")
+    return Stopped(f"stopped by {received or 'a signal to another process'} {when} ({_hint})")
 
 
 def end_with_parent() -> None:
@@ -63,7 +63,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def deferred(hint: str = AGAIN) -> Iterator[None]:
-    """Around what stops only where it says so, by check() or by looking at `asked`. hint: how to go on then."""
+    """Around what stops only where it says so, by check() or by looking at `received`. hint: how to go on then."""
     global _deferred, _hint
     before, (_deferred, _hint) = (_deferred, _hint), (True, hint)
     try:
@@ -84,6 +84,6 @@ def held() -> Iterator[None]:
 
 
 def check(when: str) -> None:
-    """Raises Stopped if that was asked for: between two pieces of work that can be done again."""
-    if asked is not None and not _held:
+    """Raises Stopped if a signal came: between two pieces of work that can be done again."""
+    if received is not None and not _held:
         raise stopped(when)

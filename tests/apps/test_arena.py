@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from ift.apps.arena import Arena, Contender, Models, arena, open_contenders
-from ift.apps.local_page import PageServer
+from ift.apps.local_page import PageServer, Refused
 from ift.cli import evaluate_settings
 from ift.errors import ConfigError, DataError
 from ift.evaluation.arena.battles import BOTH_BAD, read_votes
@@ -336,7 +336,7 @@ def test_a_model_that_cannot_answer_says_why_and_not_its_name(serve, tmp_path, s
     problem = answer("short")["problem"]
     assert "secret" not in problem
     assert "MODEL" in problem
-    with pytest.raises(ValueError, match="no instruction"):
+    with pytest.raises(Refused, match="no instruction"):
         there.ask({"instruction": "  "})
     assert there.answered({"job": "unknown"}) == {"problem": "the server was started again: ask once more"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ift.apps.local_page import PageServer
+from ift.apps.local_page import PageServer, Refused
 from ift.apps.review import PAGE, Review
 from ift.errors import DataError
 from ift.evaluation.answers import open_answers
@@ -80,12 +80,14 @@ def test_an_exception_is_a_reply_of_one_line_and_a_line_on_the_terminal(serve, c
         assert printed.count("\n") == 1
 
 
-def test_a_value_that_is_refused_is_the_persons_mistake_but_a_page_has_none_to_refuse(serve, capfd):
-    server = serve(Failing(ValueError("no such answer")))
+def test_a_value_that_is_refused_is_the_persons_mistake_and_any_other_error_is_ours(serve, capfd):
+    server = serve(Failing(Refused("no such answer")))
     assert request(server, "POST") == (400, "no such answer\n")
     assert capfd.readouterr().err == ""
-    assert request(server, "GET") == (500, "ValueError: no such answer\n")
-    assert capfd.readouterr().err.startswith("ift: error: ValueError: no such answer")
+    server = serve(Failing(ValueError("not a number")))  # as int("x") raises it somewhere inside
+    for method in ("GET", "POST"):
+        assert request(server, method) == (500, "ValueError: not a number\n")
+        assert capfd.readouterr().err.startswith("ift: error: ValueError: not a number")
 
 
 def test_with_ift_debug_the_terminal_has_the_traceback(serve, capfd, monkeypatch):
@@ -145,7 +147,7 @@ def test_a_failing_server_is_tried_some_times_then_a_button_sends_what_was_given
 
 def test_what_the_server_refuses_is_not_sent_again_by_itself(browser, serve, review):
     browser.open(serve(review).url)
-    review.error = ValueError("not a rating")
+    review.error = Refused("not a rating")
     browser.press("r")
     browser.wait_until(f"!{AGAIN}.hidden")
     assert browser.js(SAVED) == "NOT SAVED: not a rating"

@@ -405,3 +405,12 @@ def test_a_hub_that_cannot_be_reached_is_a_matter_of_the_machine(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(MachineError, match=r"openai-community/gpt2: not fetched .*model\.pretrained=FOLDER"):
         find_weights("openai-community/gpt2")
+
+
+@pytest.mark.parametrize(
+    ("given", "stops"), [(0, {0}), ([3, 66, 67], {3, 66}), (None, set()), (True, set()), ("0", set()), (-1, set())]
+)
+def test_the_ends_that_a_config_names_are_the_models(folder, given, stops):
+    """One id or several; 67 tokens are numbered to 66, and what is no token ends nothing."""
+    edit_config(folder, eos_token_id=given)
+    assert load_model(inspect_folder(folder)).stops == stops

@@ -491,8 +491,11 @@ def test_a_request_that_cannot_be_answered_is_refused(model, prompt, max_new_tok
 
 def test_a_model_in_training_mode_does_not_answer():
     model = GPT(GPTConfig(VOCABULARY, CONTEXT, 1, 2, 32, dropout=0.5)).train()
-    engine = Engine(model, slots=1, capacity=CONTEXT)
+    with pytest.raises(ValueError, match="training mode"):
+        Engine(model, slots=1, capacity=CONTEXT)
+    engine = Engine(model.eval(), slots=1, capacity=CONTEXT)
     engine.submit(Request(prompt=[1], max_new_tokens=1))
+    model.train()
     with pytest.raises(ValueError, match="training mode"):
         engine.step()
 
@@ -532,3 +535,68 @@ def test_requests_that_could_not_join_wait_for_the_next_step(model, prompts, mon
     monkeypatch.setattr(GPT, "hidden", hidden)
     run_out(engine)
     assert [answers[number] for number in range(3)] == [alone(model, prompt, 12) for prompt in prompts[:3]]
+
+
+def test_until_may_cancel_its_own_request_and_it_ends_once(model, prompts):
+    engine, ends = Engine(model, slots=2, capacity=CONTEXT), []
+    number = engine.submit(
+        Request(prompt=prompts[0], max_new_tokens=9, until=lambda ids: engine.cancel(number), on_end=ends.append)
+    )
+    run_out(engine)
+    assert [end.stop_reason for end in ends] == ["cancelled"]
+
+
+def test_until_that_fails_at_the_last_token_leaves_the_engine_and_the_others_usable(model, prompts):
+    engine, answers, tokens = Engine(model, slots=3, capacity=CONTEXT), {}, []
+
+    def fails(ids: list[int]) -> bool:
+        raise KeyError(len(ids))
+
+    engine.submit(request(prompts[0], answers, 0, max_new_tokens=1, until=fails, on_token=tokens.append))
+    engine.submit(request(prompts[1], answers, 1))
+    with pytest.raises(KeyError):
+        engine.step()
+    run_out(engine)
+    assert answers[0] == alone(model, prompts[0], 1)
+    assert tokens == answers[0].ids
+    assert answers[1] == alone(model, prompts[1], 12)
+
+
+def test_an_end_that_fails_to_be_reported_loses_no_other(model, prompts):
+    engine, answers = Engine(model, slots=3, capacity=CONTEXT), {}
+
+    def fails(answer: Generated) -> None:
+        raise KeyError("gone")
+
+    engine.submit(Request(prompt=prompts[0], max_new_tokens=1, on_end=fails))
+    engine.submit(request(prompts[1], answers, 1, max_new_tokens=1))
+    with pytest.raises(KeyError, match="gone"):
+        engine.step()
+    assert not engine.busy
+    assert answers[1] == alone(model, prompts[1], 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"slots": 0, "capacity": 8}, {"slots": 1, "capacity": 8, "prefix": [1] * 8}], ids=["slots", "prefix"]
+)
+def test_an_engine_that_could_answer_nothing_is_refused(model, options):
+    with pytest.raises(ValueError, match=r"must be 1 or more|must leave room"):
+        Engine(model, **options)
+
+
+@pytest.mark.parametrize("values", [{"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"temperature": -1.0}])
+def test_sampling_that_leaves_nothing_to_choose_is_refused(values):
+    with pytest.raises(ValueError, match="temperature must be 0 or more, top_k 1 or more"):
+        Sampling(**values)
+
+
+def test_a_model_may_have_ends_of_its_own(model, prompts):
+    """Its second token ends the answer where the model's folder names it."""
+    prompt = next(p for p in prompts if len(set(alone(model, p, 3).ids[:2])) == 2)
+    first, second, *_ = alone(model, prompt, 3).ids
+    model.stops = frozenset({second})
+    try:
+        [answer] = generate(model, [prompt], end_of_text=END, max_new_tokens=3)
+    finally:
+        model.stops = frozenset()
+    assert answer == Generated([first], "end")

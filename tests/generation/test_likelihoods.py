@@ -101,7 +101,7 @@ def test_a_stop_comes_between_two_batches(model, windows, monkeypatch):
 
     def ended(answers):
         batches.append(answers)
-        monkeypatch.setattr(stops, "asked", "SIGTERM")
+        monkeypatch.setattr(stops, "received", "SIGTERM")
 
     with pytest.raises(Stopped, match="between two batches of questions"):
         found(model, windows, 100, ended=ended)

@@ -1,5 +1,7 @@
 """Products in bf16: master weights stay fp32, and what the products read is never an old cast of them."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,3 +138,13 @@ def test_a_model_in_bf16_is_near_itself_in_fp32_and_its_state_is_unchanged():
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     compute_in(model, torch.float32)
     assert torch.equal(model(ids), expected)
+
+
+def test_a_copy_that_is_made_while_casts_are_held_has_none_of_them():
+    layer = Linear(4, 3, bias=False)
+    compute_in(layer, torch.bfloat16)
+    with prepared(layer):
+        copied = copy.deepcopy(layer)
+    copied.weight.data.zero_()
+    with torch.no_grad():
+        assert copied(torch.ones(1, 4)).tolist() == [[0, 0, 0]]

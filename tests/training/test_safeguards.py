@@ -138,14 +138,14 @@ def stopping(folder: Path) -> list[str]:
         def counted(self, *args: Any) -> None:
             self.calls += 1
             if self.calls == self.call:
-                stops.asked = "SIGTERM"
+                stops.received = "SIGTERM"
 
-    stops.asked = None
+    stops.received = None
     try:
         with pytest.raises(Stopped):
             train(folder, end=Ask("on_train_batch_start", 5 * MICRO), save_every=None)
     finally:
-        stops.asked = None
+        stops.received = None
     saved = sealed.steps_there(folder / "checkpoints")[0]
     return [] if saved == 5 else [f"step 5 was taken, step {saved} saved"]
 

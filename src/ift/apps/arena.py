@@ -18,7 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ift.apps.local_page import PageServer
+from ift.apps.local_page import PageServer, Refused
 from ift.data.show import printable
 from ift.errors import ConfigError, DataError, one_line, report
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
@@ -101,7 +101,7 @@ class Models:
             self.loaded[contender.name] = subject
             assert subject.template
             if not subject.fits(row, self.settings.eval.generate):
-                raise ValueError("this is too long for one of the models")
+                raise Refused("this is too long for one of the models")
             [response] = respond(
                 subject.model,
                 [row],
@@ -210,7 +210,7 @@ class Arena:
         return before or self._show(found), ties
 
     def _show(self, battle: Shown) -> Shown:
-        """Keep it under a key that says nothing, with the sides drawn."""
+        """Keep it under a random key, the sides in random order."""
         shown = replace(battle, key=secrets.token_hex(16))
         if secrets.randbelow(2):
             shown = replace(
@@ -227,10 +227,10 @@ class Arena:
         """What stands then, and who was who. A battle has one vote: of two, the first stands."""
         key, winner = _text(value, "battle", 100), _text(value, "winner", 20)
         if winner not in WINNERS:
-            raise ValueError("no such vote")
+            raise Refused("no such vote")
         battle = self.votes.shown(key)
         if battle is None:
-            raise ValueError("no such battle")
+            raise Refused("no such battle")
         stands = self.votes.vote(key, winner)
         names = {"model_a": battle.model_a, "model_b": battle.model_b}
         return {"battle": key, "winner": stands, "names": names, "progress": self._progress()}
@@ -245,12 +245,12 @@ class Arena:
         """Let two models answer what was typed in; `answered` says how far they are."""
         instruction, given = (_text(value, name, LONGEST_INSTRUCTION) for name in ("instruction", "input"))
         if not instruction.strip():
-            raise ValueError("no instruction")
+            raise Refused("no instruction")
         if len(self.live) < 2:
-            raise ValueError("fewer than two of these models can answer (a run's folder holds its model)")
+            raise Refused("fewer than two of these models can answer (a run's folder holds its model)")
         with self.lock:
             if any(not asking.battle and not asking.problem for asking in self.jobs.values()):
-                raise ValueError("the models are answering something else")
+                raise Refused("the models are answering something else")
             job, asking = secrets.token_hex(16), Asking()
             self.jobs = {job: asking}  # no page waits for an older one
         threading.Thread(target=self._answer, args=(asking, instruction, given), daemon=True).start()
@@ -354,7 +354,7 @@ def _text(value: Any, name: str, longest: int) -> str:
     if text is None and isinstance(value, dict):
         return ""
     if not isinstance(text, str) or len(text) > longest:
-        raise ValueError(f"{name}: not a text of at most {longest:,} characters")
+        raise Refused(f"{name}: not a text of at most {longest:,} characters")
     return text.encode("utf-8", "replace").decode()
 
 

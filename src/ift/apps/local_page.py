@@ -22,10 +22,14 @@ LONGEST_BODY = 65_536  # bytes of a request
 PLAIN_TEXT = "text/plain; charset=utf-8"
 
 
+class Refused(Exception):
+    """A request that a page's action does not take, in words for the person."""
+
+
 class LocalPage(Protocol):
     """What a server needs: page() is the HTML, policy its Content-Security-Policy, posts the action of each path.
 
-    An action gets the JSON value of a request and returns one; it raises ValueError for a value that it refuses.
+    An action gets the JSON value of a request and returns one; it raises Refused for a value that it does not take.
     """
 
     @property
@@ -95,11 +99,12 @@ class Handler(BaseHTTPRequestHandler):
         if action is None:
             self._reply(404, b"no such page\n")
         else:
-
-            def act() -> bytes:
-                return json.dumps(action(json.loads(body))).encode()
-
-            self._reply(*_outcome(act, "application/json", refusals=(ValueError, RecursionError)))
+            try:
+                request = json.loads(body)
+            except (ValueError, RecursionError):
+                self._reply(400, b"not JSON\n")
+                return
+            self._reply(*_outcome(lambda: json.dumps(action(request)).encode(), "application/json"))
 
     def _has_token(self, token: str) -> bool:
         own = self.server.token
@@ -152,18 +157,14 @@ class Handler(BaseHTTPRequestHandler):
         """Requests are no news; what they hold may come from a model."""
 
 
-def _outcome(
-    action: Callable[[], bytes], kind: str, *, refusals: tuple[type[Exception], ...] = ()
-) -> tuple[int, bytes, str]:
+def _outcome(action: Callable[[], bytes], kind: str) -> tuple[int, bytes, str]:
     """Status, body and content type of what an action returns or raises; a problem is one line of plain text.
-
-    refusals: what the action raises for a value that it does not take.
 
     What is not the person's mistake is also reported on the terminal: in one line, with IFT_DEBUG=1 as a traceback.
     """
     try:
         return 200, action(), kind
-    except refusals as error:
+    except Refused as error:
         status, problem = 400, one_line(str(error), 100)
     except OSError as error:
         status, problem = 507, one_line(error.strerror or str(error))

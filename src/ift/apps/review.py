@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ift.apps.local_page import PageServer
+from ift.apps.local_page import PageServer, Refused
 from ift.errors import ConfigError, warn
 from ift.evaluation.answers import Answer, Answers, content_key, open_answers
 from ift.evaluation.overlap import word_diff
@@ -55,18 +55,18 @@ class Review:
     def rate(self, value: Any) -> dict[str, Any]:
         """Raises ValueError for what is no rating of an answer that is here."""
         if not isinstance(value, dict) or not isinstance(value.get("key"), str) or value["key"] not in self.by_key:
-            raise ValueError("no such answer")
+            raise Refused("no such answer")
         item = self.by_key[value["key"]]
         try:
             rating = Rating.checked(value)
         except TypeError as error:
-            raise ValueError("not a rating") from error
+            raise Refused("not a rating") from error
         for run in item.runs:
             self.ratings[run].set(item.answer.key, rating)
         return {"key": item.answer.key, **asdict(rating)}
 
     def undo(self, value: Any = None) -> dict[str, Any]:
-        """Take back the newest rating of all; the answer and what holds of it now, or {} where there is none."""
+        """Take back the newest rating of all; the answer and its rating now, or {} where there is none."""
         newest = max((r for r in self.ratings if r.steps), key=lambda r: r.steps[-1][2], default=None)
         if newest is None:
             return {}

@@ -74,7 +74,7 @@ def parts_of(
     """The bytes of a file: its header, then the data of each tensor, as it comes.
 
     tensors  name -> type and shape, in the order of the data, those with larger elements first
-    data     something with a buffer for each; raises ValueError where it is not as large as was said
+    data     something with a buffer for each; raises ValueError where it is not of the announced size
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     sizes, end = [], 0

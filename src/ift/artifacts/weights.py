@@ -26,6 +26,7 @@ from ift.model.families.gpt2 import (
     our_name,
     shapes_of,
     sizes,
+    stops_of,
     stored_name,
 )
 from ift.run import write_json
@@ -49,6 +50,7 @@ class Folder:
     context_length: int
     vocab_size: int
     tensors: Mapping[str, Path]  # name without the "transformer." prefix -> file
+    stops: frozenset[int] = frozenset()  # tokens by which the model ends an answer, as config.json says
 
     @property
     def tied(self) -> bool:
@@ -149,7 +151,7 @@ def inspect_folder(path: Path) -> Folder:
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit its config.json: {'; '.join(wrong[:2])}")
     if config.get("tie_word_embeddings", True):
         tensors.pop(HEAD, None)  # some exports store the shared matrix twice
-    return Folder(path, **size, tensors=tensors)
+    return Folder(path, **size, tensors=tensors, stops=stops_of(config, size["vocab_size"]))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -202,6 +204,7 @@ def load_weights(model: GPT, folder: Folder) -> None:
     import torch
     from safetensors import safe_open
 
+    model.stops = folder.stops
     parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding
     if HEAD in folder.tensors and model.config.tie_weights:
         raise WeightsError(f"{folder.path}: the head is not the embedding (use model.tie_weights=false)")

@@ -54,7 +54,7 @@ def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_pre
     targets    (N,)  of each row as in collate_padded
 
     A shared prefix ends before the first supervised token and before the end of the shortest row, so that every row has
-    its own last prompt token, from which its first target is said.
+    its own last prompt token, which predicts its first target.
     """
     if not examples:
         blank = collate_padded(examples, end_of_text=end_of_text)
@@ -68,7 +68,7 @@ def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_pre
 
 
 def targets_of(example: Example, end_of_text: int) -> np.ndarray:
-    """(T,) what each position has to say next; -100 where the loss must not look."""
+    """(T,) the next token at each position; -100 where the loss must not look."""
     after = np.append(example.ids[1:], end_of_text)
     counts = np.append(example.supervised[1:], example.ends)
     return np.where(counts, after, IGNORE_INDEX)
@@ -132,7 +132,7 @@ class StepSampler(Sampler[list[int]]):
     def begin_at(self, epoch: int, step: int) -> None:
         """Leave out the first steps of an epoch, which a run that goes on has taken already.
 
-        Told by whoever counts optimizer steps: what a loader has fetched ahead says nothing about what was learnt.
+        Set from the number of optimizer steps: what a loader has fetched ahead is not progress.
         """
         self.epoch, self._begin = epoch, (epoch, step)
 

@@ -18,7 +18,7 @@ class Journal:
     """Lines are only ever added, and synced. One process at a time; any of its threads."""
 
     def __init__(self, path: Path):
-        """Raises MachineError where another process has it open, DataError for a line that is none of these.
+        """Raises MachineError where another process has it open, DataError for a line that no journal has.
 
         Half a line at the end, of a process that was killed, is cut off: it was never used.
         """

@@ -11,7 +11,7 @@ from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.evaluation.answers import COLUMNS
 from ift.generation.engine import generate
-from ift.generation.fitting import TooLong, fit
+from ift.generation.fitting import Overlong, fit
 from ift.generation.sampling import Sampling
 from ift.model.gpt import GPT
 from ift.progress import progress
@@ -35,7 +35,7 @@ def respond(
     """One dict with COLUMNS for each row, in order. A prompt that fills the context gets an empty response."""
     prompts = [encode_prompt(row, template, tokenizer) for row in rows]
     limit = settings.max_new_tokens
-    fitted = fit(prompts, TooLong.REFUSE, context_length=model.config.context_length, max_new_tokens=limit)
+    fitted = fit(prompts, Overlong.REFUSE, context_length=model.config.context_length, max_new_tokens=limit)
     generated = generate(
         model,
         fitted.prompts,

@@ -51,7 +51,7 @@ class Subject:
         Raises ConfigError where max_new_tokens leaves no room for any prompt.
         """
         from ift.generation.engine import generate
-        from ift.generation.fitting import TooLong, fit
+        from ift.generation.fitting import Overlong, fit
         from ift.generation.sampling import Sampling
         from ift.generation.stop_strings import StopStrings
 
@@ -61,7 +61,7 @@ class Subject:
                 f"eval.generate.max_new_tokens={limit}: the model has {context} positions, and the prompt needs some"
             )
         ids = [self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text] for prompt in prompts]
-        fitted = fit(ids, TooLong.KEEP_END, context_length=context, max_new_tokens=limit)
+        fitted = fit(ids, Overlong.KEEP_END, context_length=context, max_new_tokens=limit)
         stops = StopStrings(stop, self.tokenizer.decode)
         with progress(what, len(prompts), "answers") as advance:
             generated = generate(
@@ -78,13 +78,13 @@ class Subject:
 
     def fits(self, question: Row | str, settings: GenerateSettings) -> bool:
         """Whether the model sees all of a prompt: a row as `respond` puts it in the template, a text as `complete`."""
-        from ift.generation.fitting import TooLong
+        from ift.generation.fitting import Overlong
         from ift.text.encoding import encode_prompt
 
         if isinstance(question, str) or self.template is None:
-            ids, policy = self.tokenizer.encode(str(question)), TooLong.KEEP_END
+            ids, policy = self.tokenizer.encode(str(question)), Overlong.KEEP_END
         else:
-            ids, policy = encode_prompt(question, self.template, self.tokenizer), TooLong.REFUSE
+            ids, policy = encode_prompt(question, self.template, self.tokenizer), Overlong.REFUSE
         return len(ids) <= policy.longest(self.model.config.context_length, settings.max_new_tokens)
 
 

@@ -38,7 +38,7 @@ class Cache:
         self.reserve(1)
 
     def reserve(self, positions: int) -> None:
-        """Room for so many positions of each row. What is there stays."""
+        """Room for so many positions of each row. Existing keys and values are kept."""
         if positions <= self.room:
             return
         slots, heads, channels = self.shape

@@ -80,6 +80,7 @@ class _Row:
     computed: int = 0  # tokens of the prompt that are in the cache, where it comes in pieces
     ids: list[int] = field(default_factory=list)
     stop_reason: str | None = None
+    reported: bool = False  # its end
 
     @property
     def length(self) -> int:
@@ -115,16 +116,21 @@ class _Row:
                 self.stop_reason = "context"
             else:
                 self.ids.append(token)
-                if request.until and request.until(self.ids):
-                    self.stop_reason = "stop"
-                elif len(self.ids) == request.max_new_tokens:
-                    self.stop_reason = "length"
-                if request.on_token:
-                    request.on_token(token)
+                try:
+                    stops = request.until is not None and request.until(self.ids)
+                    if stops and self.stop_reason is None:
+                        self.stop_reason = "stop"
+                finally:  # whatever `until` raises, the row stays as long as it may be, and its token is handed on
+                    if self.stop_reason is None and len(self.ids) == request.max_new_tokens:
+                        self.stop_reason = "length"
+                    if request.on_token:
+                        request.on_token(token)
 
-    def end(self) -> None:
-        if self.request.on_end:
-            self.request.on_end(Generated(self.ids, self.stop_reason or ""))
+    def report_end(self) -> None:
+        if not self.reported:
+            self.reported = True
+            if self.request.on_end:
+                self.request.on_end(Generated(self.ids, self.stop_reason or ""))
 
 
 class Engine:
@@ -136,14 +142,21 @@ class Engine:
     check_every  tokens between looks at who has ended where nobody streams; None: 1 on a CPU, CHECK_EVERY on a GPU
 
     The model must be in evaluation mode. One thread calls all methods; callbacks may call `submit` and `cancel`. What a
-    callback raises leaves `step`.
+    callback raises leaves `step` when all rows have got their tokens and ends; every request goes on.
+    Whoever steps holds `prepared(model)`, or each token casts all weights anew.
     """
 
     def __init__(
         self, model: GPT, *, slots: int, capacity: int, prefix: Sequence[int] = (), check_every: int | None = None
     ):
+        """Raises ValueError for no slots, a prefix that fills the capacity, and a model in training mode."""
         self.model, self.slots, self.capacity = model, slots, min(capacity, model.config.context_length)
         self.check_every = check_every or (1 if model.device.type == "cpu" else CHECK_EVERY)
+        if slots < 1:
+            raise ValueError(f"slots={slots}: must be 1 or more")
+        if len(prefix) >= max(self.capacity, 1):
+            raise ValueError(f"a prefix of {len(prefix)} tokens (must leave room in {self.capacity} positions)")
+        self._refuse_training()
         self._prefix = list(prefix)
         self._holding: set[int] = set()  # slots whose first positions hold the prefix
         self._submitted = 0
@@ -189,7 +202,7 @@ class Engine:
             self._partial = None
         elif row not in self._active:
             self._waiting.remove(row)
-        row.end()
+        row.report_end()
         return True
 
     @torch.inference_mode()
@@ -199,9 +212,21 @@ class Engine:
         Where somebody streams, at most PIECE_TOKENS of prompts are computed; where nobody does, whole prompts, and up
         to check_every tokens for each row.
         """
+        self._refuse_training()
+        errors: list[BaseException] = []  # of callbacks
+        try:
+            self._advance(errors)
+        finally:
+            self._finish(errors)
+        if errors:
+            raise errors[0]
+
+    def _refuse_training(self) -> None:
         if self.model.training:
             raise ValueError("the model is in training mode (call model.eval() first)")
-        self._finish()
+
+    def _advance(self, errors: list[BaseException]) -> None:
+        self._finish(errors)
         states: list[Tensor] = []  # (n, C) at the newest token of each row
         if self._active:
             newest = torch.tensor([row.newest for row in self._active], device=self.model.device)
@@ -211,8 +236,10 @@ class Engine:
             return
         tokens = self._next_tokens(torch.cat(states))
         for row, new in zip(self._active, tokens.tolist(), strict=True):
-            row.take(new)
-        self._finish()
+            try:
+                row.take(new)
+            except BaseException as error:
+                errors.append(error)
 
     # -- prompts -------------------------------------------------------------------------------------------------------
 
@@ -315,7 +342,7 @@ class Engine:
         at = [row.position + ahead for row in self._active]
         return Step(self._cache, torch.tensor(at, device=self.model.device), max(at) + 1)
 
-    def _finish(self) -> None:
+    def _finish(self, errors: list[BaseException]) -> None:
         """Take rows that have ended out of their slots; the last row fills each gap, so that rows in use stay first."""
         ended = [row for row in self._active if row.stop_reason is not None]
         for slot in reversed(range(len(self._active))):
@@ -325,8 +352,10 @@ class Engine:
                     self._move(len(self._active), slot, last.position)
                     self._active[slot] = last
         for row in ended:
-            if row.stop_reason != "cancelled":  # those have reported their end
-                row.end()
+            try:
+                row.report_end()
+            except BaseException as error:
+                errors.append(error)
 
     def _move(self, source: int, target: int, length: int) -> None:
         """Bring what a slot holds into another."""
@@ -382,7 +411,7 @@ def generate(
             prompt=prompts[place],
             max_new_tokens=max_new_tokens,
             sampling=replace(sampling, stream=numbers[place]),
-            end_tokens=(end_of_text,),
+            end_tokens={end_of_text, *model.stops},
             until=until,
             on_end=on_end,
         )

@@ -16,13 +16,13 @@ from enum import Enum
 from ift.generation.engine import Generated
 
 
-class TooLong(Enum):
+class Overlong(Enum):
     REFUSE = "refuse"
     KEEP_END = "keep_end"
 
     def longest(self, context_length: int, max_new_tokens: int) -> int:
         """Tokens of the longest prompt that is taken as it is."""
-        return context_length - (1 if self is TooLong.REFUSE else max_new_tokens)
+        return context_length - (1 if self is Overlong.REFUSE else max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Fitted:
         return answers
 
 
-def fit(prompts: Sequence[Sequence[int]], policy: TooLong, *, context_length: int, max_new_tokens: int) -> Fitted:
+def fit(prompts: Sequence[Sequence[int]], policy: Overlong, *, context_length: int, max_new_tokens: int) -> Fitted:
     """Make prompts fit into the context. Raises ValueError where KEEP_END leaves no position for a prompt."""
     longest = policy.longest(context_length, max_new_tokens)
     if longest < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: the model has {context_length} positions in all")
     too_long = [place for place, prompt in enumerate(prompts) if len(prompt) > longest]
-    refused = set(too_long) if policy is TooLong.REFUSE else set()
+    refused = set(too_long) if policy is Overlong.REFUSE else set()
     places = [place for place in range(len(prompts)) if place not in refused]
     return Fitted([prompts[place][-longest:] for place in places], places, too_long)

@@ -27,6 +27,11 @@ class Sampling:
     seed: int = 0
     stream: int = 0
 
+    def __post_init__(self) -> None:
+        top_k_fits = self.top_k is None or self.top_k >= 1
+        if self.temperature < 0 or not top_k_fits or not (self.top_p is None or 0 < self.top_p <= 1):
+            raise ValueError(f"{self}: temperature must be 0 or more, top_k 1 or more, top_p above 0 and at most 1")
+
     def random(self) -> np.random.Generator | None:
         """Uniform numbers for one answer, whatever is computed beside it; None where nothing is drawn."""
         return np.random.default_rng([self.seed, self.stream]) if self.temperature > 0 else None

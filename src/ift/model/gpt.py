@@ -24,8 +24,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.scale = (config.n_head, config.n_kv_head), 1 / math.sqrt(config.head_dim)
         self.dropout, self.layer = config.dropout, layer
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, (config.n_head + 2 * config.n_kv_head) * config.head_dim)
+        self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
 
     def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
         q, k, v = split_heads(self.c_attn(x), *self.heads)  # (..., 3C) -> (..., H, D) each
@@ -68,6 +68,7 @@ class GPT(nn.Module):
         """Fresh weights: normal(0, 0.02), residual projections smaller by sqrt(2 * n_layer)."""
         super().__init__()
         self.config = config
+        self.stops: frozenset[int] = frozenset()  # tokens that end an answer besides the tokenizer's end-of-text
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))

@@ -99,7 +99,7 @@ class Flat:
              and their gradients add up to those of P tokens in each row. Exact without dropout.
     """
 
-    _turned: tuple[Rotary, tuple[Tensor, Tensor]] | None = None  # the layers of one forward turn alike
+    _turned: tuple[tuple[Rotary, bool], tuple[Tensor, Tensor]] | None = None  # the layers of one forward turn alike
 
     def __init__(self, lengths: Sequence[int], prefix: int = 0):
         self.lengths, self.prefix = lengths, prefix
@@ -123,8 +123,9 @@ class Flat:
     ) -> Tensor:
         scores = Scores(scale, window, cap)
         if rotary:
-            if not self._turned or self._turned[0] is not rotary:
-                self._turned = rotary, rotary.turns(self.positions(q))
+            kind = rotary, torch.is_inference_mode_enabled()  # what is made there has no gradients elsewhere
+            if not self._turned or self._turned[0] != kind:
+                self._turned = kind, rotary.turns(self.positions(q))
             q, k = rotate(q, self._turned[1]), rotate(k, self._turned[1])
         if dropout:
             return self._with_dropout(q, k, v, scores, dropout)

@@ -22,6 +22,10 @@ class Linear(nn.Linear):
     compute_dtype = torch.float32
     _held: Tensor | None = None  # by `prepared`, and only as long as it lasts
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies of a model: a held cast stays with the weights that it was made of."""
+        return {name: value for name, value in self.__dict__.items() if name != "_held"}
+
     def weight_to_compute(self) -> Tensor:
         """The weights as the products read them, without a gradient."""
         if self._held is not None and not torch.is_grad_enabled():

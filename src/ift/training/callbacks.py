@@ -57,7 +57,7 @@ class KeepBest(Callback):
 
     @rank_zero_only
     def _look(self) -> None:
-        """What the folder says of its weights is true: it may be newer than the checkpoint, or lost since."""
+        """The folder's manifest wins over the checkpoint: the folder may be newer, or lost since."""
         recover_folder(self.path)
         if self.best_loss == math.inf and not self.path.exists():
             return
@@ -121,10 +121,20 @@ class Samples(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.samples = read_jsonl(self.path)[: state["samples"]] if self.path.exists() else []
 
-    @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Rank 0 answers. What fails there ends all ranks: none waits for it."""
+        error: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                self._answer(trainer, module.model)
+            except Exception as failure:
+                error = failure
+        if agree(trainer, error is not None):
+            raise error or MachineError("the first process could not answer the sample rows (see its error)")
+
+    def _answer(self, trainer: L.Trainer, model: GPT) -> None:
         with stops.held() if trainer.world_size > 1 else nullcontext():  # the other ranks are not here
-            answers = self.answer(module.model)
+            answers = self.answer(model)
         new = [{"step": trainer.global_step, **response} for response in answers]
         self.samples += new
         try:
@@ -195,10 +205,11 @@ class ShowProgress(Callback):
             seconds = time.perf_counter() - self.started
             speed = (module.tokens_seen - self.tokens_before) / seconds
             left = seconds / max(1, step - self.first_step) * (self.total_steps - step)
-            accuracy = float(trainer.callback_metrics["val/accuracy"])
+            accuracy = trainer.callback_metrics.get("val/accuracy")  # other objectives measure other things
+            measured = "" if accuracy is None else f" (token accuracy {float(accuracy):.1%})"
             self.console.print(
-                f"step {step:<5}of {self.total_steps}  train {module.last_loss:.3f}  validation {val} "
-                f"(token accuracy {accuracy:.1%})  {speed:,.0f} tok/s  {left:.0f} s left",
+                f"step {step:<5}of {self.total_steps}  train {module.last_loss:.3f}  validation {val}"
+                f"{measured}  {speed:,.0f} tok/s  {left:.0f} s left",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -47,7 +47,7 @@ class SFTModule(L.LightningModule):
     """
     total_steps: optimizer steps of the whole run, which the schedule needs; counted by us, since reading
         trainer.estimated_stepping_batches drops the loader's state on resume (Lightning issue 20550)
-    skip_nonfinite: so many steps whose loss or gradient is no finite number change nothing; the next ends the run
+    skip_nonfinite: number of steps with a non-finite loss or gradient that are skipped; the next one ends the run
     """
 
     def __init__(
@@ -114,7 +114,11 @@ class SFTModule(L.LightningModule):
         loss, weight = sums[:2]
         world = self.trainer.world_size  # data-parallel training averages gradients over ranks: undo it
         scale = world / weight.clamp(min=1)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None]) * scale
+        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        for parameter in trained:
+            if parameter.grad is not None and parameter.grad.is_sparse:  # of tied embeddings without a loss of the head
+                parameter.grad = parameter.grad.to_dense()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]) * scale
         factor = scale * clip_coefficient(norm, self.optim.clip)
         scale_gradients(optimizer, factor, finite=(norm + loss).isfinite())
         return norm

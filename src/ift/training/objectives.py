@@ -35,7 +35,7 @@ class Objective(Protocol):
 
 
 class CrossEntropy:
-    """Cross-entropy of the supervised tokens. Its weight is their count; measure: how many the model would say itself.
+    """Cross-entropy of the supervised tokens. Weight: their count; measure: those that are the model's first choice.
 
     A padded batch goes the plain way. An unpadded one gives the same sum and the same gradient, up to rounding, and
     computes the head for supervised tokens only: others have no part in either, and in GPT-2 small the head is 31 %

@@ -52,8 +52,9 @@ def clip_coefficient(norm: Tensor, clip: float | None) -> Tensor:
 def scale_gradients(optimizer: torch.optim.Optimizer, factor: Tensor, *, finite: Tensor) -> None:
     """Multiply all gradients by a factor, for any optimizer; where `finite` is false, its next step does nothing.
 
-    An optimizer whose own pass can do both is told to: that saves a pass over the gradients, and on a GPU the wait to
-    learn whether they are finite. Every other one gets them multiplied, or none at all, and then leaves out the step.
+    An optimizer that scales and skips in its own pass does both there: that saves a pass over the gradients, and on a
+    GPU the wait to learn whether they are finite. Every other one gets them multiplied, or none at all, and then
+    leaves out the step.
     """
     if scales_by_itself(optimizer):  # made for loss scaling: divides by grad_scale, and does nothing where found_inf
         optimizer.grad_scale = (1 / factor).float()  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ from ift.training.ranks import agree, gather
 
 
 class Checkpoints(Callback):
-    """Saves the state at steps that say so and when a stop is asked for, and gives it back.
+    """Saves at each validation, every save_every steps and when a signal came; restores when a run is resumed.
 
     It comes last among the callbacks, so that it sees what the others made of a step.
     """
@@ -70,14 +70,14 @@ class Checkpoints(Callback):
         if trainer.global_step == self.step:  # inside a window of accumulation
             return
         self.step = trainer.global_step
-        stop = agree(trainer, stops.asked is not None)
+        stop = agree(trainer, stops.received is not None)
         if stop or self.validates(self.step) or self.step % self.save_every == 0:
             self.save(trainer)
         if stop:
             self.stop()
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if agree(trainer, stops.asked is not None):
+        if agree(trainer, stops.received is not None):
             self.stop()
 
     def on_test_batch_end(self, trainer: L.Trainer, *args: Any) -> None:

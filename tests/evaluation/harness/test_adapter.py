@@ -597,13 +597,13 @@ def test_a_stop_comes_between_two_batches_and_nothing_is_lost(subject, tmp_path,
     def advance(requests: int) -> None:
         counted.append(requests)
         if sum(counted):
-            monkeypatch.setattr(stops, "asked", "SIGTERM")
+            monkeypatch.setattr(stops, "received", "SIGTERM")
 
     with Journal(tmp_path / "answers.jsonl") as store:
         with pytest.raises(Stopped, match="between two"):
             getattr(raw(subject, advance=advance, store=store), kind)(requests(kind, *arguments))
         assert 0 < len(store.lines) == sum(counted) < 40
-        monkeypatch.setattr(stops, "asked", None)
+        monkeypatch.setattr(stops, "received", None)
         found = getattr(raw(subject, store=store), kind)(requests(kind, *arguments))
     expected = getattr(raw(subject), kind)(requests(kind, *arguments))
     assert found == (expected if kind == "generate_until" else [(pytest.approx(p, abs=1e-4), g) for p, g in expected])

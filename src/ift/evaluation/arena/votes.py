@@ -81,7 +81,7 @@ class Votes:
     """One database; any threads of this process, and other processes beside it."""
 
     def __init__(self, path: Path, *, read_only: bool = False):
-        """Makes it where there is none, unless read_only. Raises DataError for a file that is none of these."""
+        """Makes it where there is none, unless read_only. Raises DataError for a file that is no database of votes."""
         self.path, self.lock = path, threading.Lock()
         if path.exists() and path.stat().st_size and not is_database(path):
             raise DataError(f"{path}: no database of votes (give --votes another name)")

@@ -377,7 +377,7 @@ def confine(kernel: Kernel, seconds: float, memory: int, descriptors: dict[int, 
     for number in range(max(descriptors) + 1):
         os.dup2(moved.get(number, NOTHING), number)
     os.closerange(max(descriptors) + 1, 4096)
-    processor = math.ceil(seconds) + 1  # whole seconds; the clock on the wall is looked at by the one who waits
+    processor = math.ceil(seconds) + 1  # whole seconds; the parent limits wall-clock time
     limits = {
         resource.RLIMIT_CPU: processor, resource.RLIMIT_AS: memory, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: 32, resource.RLIMIT_NPROC: 1, resource.RLIMIT_MEMLOCK: 0, resource.RLIMIT_MSGQUEUE: 0,

@@ -32,7 +32,7 @@ from ift.errors import ConfigError
 from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Subject
 from ift.generation.engine import Generated, generate
-from ift.generation.fitting import TooLong, fit
+from ift.generation.fitting import Overlong, fit
 from ift.generation.likelihoods import Likelihood, Window, log_likelihoods
 from ift.generation.sampling import Sampling
 from ift.generation.stop_strings import StopStrings
@@ -205,7 +205,7 @@ class IftLM(TemplateLM):
         return Rendered(before, response.text, begun)
 
     def _in_template(self, context: str) -> str:
-        """The context as it is asked: in the template unless it is there. An empty one stays so: nothing is given."""
+        """The context in the template, unless it already is. An empty one stays empty."""
         if self.prompt == "raw" or isinstance(context, Rendered) or not context:
             return context
         return self.apply_chat_template([{"role": "user", "content": context}])
@@ -310,7 +310,7 @@ class IftLM(TemplateLM):
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
         """What the model writes after each context of (context, arguments), up to the first of its stop strings.
 
-        Raises ConfigError for an argument that changes the text and is none of ours.
+        Raises ConfigError for an argument that changes the text and is not supported.
         """
         texts: dict[int, str] = {}
         groups: dict[tuple[Any, ...], list[_Writing]] = defaultdict(list)
@@ -349,7 +349,7 @@ class IftLM(TemplateLM):
             closing = self._closing.strip()
             stop += [closing] if closing else []
         ids = self.tok_encode(context) or [self.prefix_token_id]
-        fitted = fit([ids], TooLong.KEEP_END, context_length=self.max_length, max_new_tokens=limit)
+        fitted = fit([ids], Overlong.KEEP_END, context_length=self.max_length, max_new_tokens=limit)
         self.truncated += len(fitted.too_long)
         ids = list(fitted.prompts[0])
         number = index if temperature else 0  # a sample that is asked for again is another one

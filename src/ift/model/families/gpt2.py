@@ -78,6 +78,13 @@ def shapes_of(config: GPTConfig) -> dict[str, list[int]]:
     return shapes if config.tie_weights else {**shapes, HEAD: [config.vocab_size, config.n_embd]}
 
 
+def stops_of(config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
+    """Tokens that end an answer: one id or several in config.json; an id that no token has is none."""
+    given = config.get("eos_token_id")
+    ids = given if isinstance(given, list) else [given]
+    return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size)
+
+
 def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
     """config.json as transformers' GPT2LMHeadModel reads it."""
     return {
