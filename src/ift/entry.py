@@ -137,6 +137,9 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
         for override in parsed:
             if override.is_sweep_override():
                 raise ConfigError(f"{override.input_line}: several values (give one; a list is written [A,B])")
+            there = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
+            if there and override.value() not in there:  # Hydra would read ../NAME too
+                raise ConfigError(f"{override.input_line}: no such choice (there is {', '.join(there)})")
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(name, list(overrides))
         given = {override.key_or_group for override in parsed}
