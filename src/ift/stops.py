@@ -43,6 +43,7 @@ def listening(when: str = "before training began") -> Iterator[None]:
     try:
         yield
     finally:
+        received = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

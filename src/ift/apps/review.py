@@ -53,7 +53,7 @@ class Review:
         return self.ratings[item.runs[0]].now.get(item.answer.key, Rating())
 
     def rate(self, value: Any) -> dict[str, Any]:
-        """Raises ValueError for what is no rating of an answer that is here."""
+        """Raises Refused for what is no rating of an answer that is here."""
         if not isinstance(value, dict) or not isinstance(value.get("key"), str) or value["key"] not in self.by_key:
             raise Refused("no such answer")
         item = self.by_key[value["key"]]
@@ -61,6 +61,8 @@ class Review:
             rating = Rating.checked(value)
         except TypeError as error:
             raise Refused("not a rating") from error
+        except ValueError as error:
+            raise Refused(str(error)) from error
         for run in item.runs:
             self.ratings[run].set(item.answer.key, rating)
         return {"key": item.answer.key, **asdict(rating)}
