@@ -47,6 +47,12 @@ def turned(x, positions):
     return torch.cat([pairs.real, pairs.imag, x[..., 6:]], dim=-1)
 
 
+def rule(options):
+    """The options of by_hand as a layout takes them."""
+    scores = Scores(options["scale"], options.get("window"), options.get("cap"))
+    return {"scores": scores, "rotary": options.get("rotary")}
+
+
 def by_hand(q, k, v, *, scale, window=None, cap=None, rotary=None):
     """(T, H, D) and (T, K, D) of one whole row -> (T, H * D)."""
     at = torch.arange(len(q))
@@ -72,7 +78,7 @@ def states(tokens, heads, *, seed=0):
 def assert_same(layout, row_of, expected_places, tokens, heads, options):
     """A layout gives the reference's outputs and gradients; rows are given by the places of all their tokens."""
     fused, qkv = states([tokens], heads)
-    found = layout.attend(0, *qkv, **options)
+    found = layout.attend(0, *qkv, **rule(options))
     theirs = fused.detach().clone().requires_grad_()
     parts = theirs.unflatten(-1, (-1, D)).split([heads[0], heads[1], heads[1]], dim=1)
     expected = torch.cat([by_hand(*(part[row] for part in parts), **options)[own] for row, own in row_of])
@@ -88,7 +94,7 @@ def assert_same(layout, row_of, expected_places, tokens, heads, options):
 @options
 def test_padded_rows(heads, options):
     fused, qkv = states([2, 9], heads)
-    found, weigh = PADDED.attend(0, *qkv, **options), torch.randn(2, 9, heads[0] * D)
+    found, weigh = PADDED.attend(0, *qkv, **rule(options)), torch.randn(2, 9, heads[0] * D)
     theirs = fused.detach().clone().requires_grad_()
     parts = theirs.unflatten(-1, (-1, D)).split([heads[0], heads[1], heads[1]], dim=2)
     expected = torch.stack([by_hand(*(part[row] for part in parts), **options) for row in range(2)])
@@ -143,7 +149,7 @@ def test_prompts_and_then_token_by_token_in_a_cache(heads, options):
     cache = Cache(Model(heads), slots=2, capacity=7)
 
     def attend(layout, places):
-        return layout.attend(0, q[places], k[places], v[places], **options)
+        return layout.attend(0, q[places], k[places], v[places], **rule(options))
 
     torch.testing.assert_close(attend(Prefill(cache, 0, [3], 0), slice(0, 3)), expected[0][:3], atol=1e-5, rtol=1e-5)
     cache.copy(0, slice(None), 3)
@@ -157,9 +163,9 @@ def test_prompts_and_then_token_by_token_in_a_cache(heads, options):
 def test_dropout_leaves_the_rest_of_the_rule_alone(heads, monkeypatch):
     for options in ({"scale": 0.4, "window": 3}, {"scale": 0.4, "cap": 1.0}):
         _, (q, k, v) = states([7], heads)
-        first, second = (Flat([4, 3]).attend(0, q, k, v, dropout=0.5, **options) for _ in range(2))
+        first, second = (Flat([4, 3]).attend(0, q, k, v, dropout=0.5, **rule(options)) for _ in range(2))
         assert not torch.allclose(first, second)
-        many = torch.stack([Flat([4, 3]).attend(0, q, k, v, dropout=0.2, **options) for _ in range(3000)]).mean(0)
+        many = torch.stack([Flat([4, 3]).attend(0, q, k, v, dropout=0.2, **rule(options)) for _ in range(3000)]).mean(0)
         expected = torch.cat([by_hand(q[row], k[row], v[row], **options) for row in (slice(0, 4), slice(4, 7))])
         torch.testing.assert_close(many, expected, atol=0.15, rtol=0)
 

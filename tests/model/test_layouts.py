@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ift.model.attention import BLOCK, split_heads
+from ift.model.attention import BLOCK, Scores, split_heads
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.model.layouts import Flat, Tree
@@ -14,7 +14,7 @@ HEADS, WIDTH = 2, 12
 
 def attend(layout, qkv: torch.Tensor, **options) -> torch.Tensor:
     """(N, 3C) of one fused product, as GPT-2 has it."""
-    return layout.attend(0, *split_heads(qkv, HEADS, HEADS), scale=(WIDTH // HEADS) ** -0.5, **options)
+    return layout.attend(0, *split_heads(qkv, HEADS, HEADS), Scores((WIDTH // HEADS) ** -0.5), **options)
 
 
 def attention_by_hand(qkv: torch.Tensor) -> torch.Tensor:

@@ -89,17 +89,14 @@ class Prefill:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        cap: float | None = None,
+        scores: Scores,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
     ) -> Tensor:
         if rotary:
             turns = rotary.turns(self.positions(q))
             q, k = rotate(q, turns), rotate(k, turns)
-        scores, lengths = Scores(scale, window, cap), list(self.lengths)
+        lengths = list(self.lengths)
         rows = zip(*(torch.split(part, lengths) for part in (q, k, v)), strict=True)
         seen = []
         for slot, row in enumerate(rows, start=self.first_slot):
@@ -134,10 +131,7 @@ class Step:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        cap: float | None = None,
+        scores: Scores,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
     ) -> Tensor:
@@ -148,11 +142,11 @@ class Step:
         store = self.cache.keys[layer], self.cache.values[layer]
         store[0][self.rows, :, self.at], store[1][self.rows, :, self.at] = k, v
         keys, values = (part[:n].flatten(0, 1) for part in store)  # (n * K, room, D)
-        queries = (q * scale).reshape(len(keys), -1, channels)  # (n * K, H / K, D)
-        products = capped(torch.bmm(queries, keys.transpose(1, 2)).view(n, heads, -1), cap)
+        queries = (q * scores.scale).reshape(len(keys), -1, channels)  # (n * K, H / K, D)
+        products = capped(torch.bmm(queries, keys.transpose(1, 2)).view(n, heads, -1), scores.cap)
         mask = self.mask
-        if window is not None:
-            far = torch.arange(keys.shape[1], device=q.device) <= self.at[:, None] - window
+        if scores.window is not None:
+            far = torch.arange(keys.shape[1], device=q.device) <= self.at[:, None] - scores.window
             mask = mask.masked_fill(far[:, None], -math.inf)
         weights = torch.softmax(products + mask, dim=-1).to(q.dtype)  # in fp32: the mask is
         return torch.bmm(weights.view(len(keys), -1, keys.shape[1]), values).view(n, -1)

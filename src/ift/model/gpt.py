@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ift.model.attention import split_heads
+from ift.model.attention import Scores, split_heads
 from ift.model.config import GPTConfig
 from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
@@ -22,7 +22,7 @@ from ift.model.linear import Linear
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.heads, self.scale = (config.n_head, config.n_kv_head), 1 / math.sqrt(config.head_dim)
+        self.heads, self.scores = (config.n_head, config.n_kv_head), Scores(1 / math.sqrt(config.head_dim))
         self.dropout, self.layer = config.dropout, layer
         self.c_attn = Linear(config.n_embd, (config.n_head + 2 * config.n_kv_head) * config.head_dim)
         self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
@@ -30,7 +30,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
         q, k, v = split_heads(self.c_attn(x), *self.heads)  # (..., 3C) -> (..., H, D) each
         dropout = self.dropout if self.training else 0.0
-        y = layout.attend(self.layer, q, k, v, scale=self.scale, dropout=dropout)  # (..., C)
+        y = layout.attend(self.layer, q, k, v, self.scores, dropout)  # (..., C)
         return F.dropout(self.c_proj(_only(y, places)), self.dropout, self.training)
 
 

@@ -41,10 +41,7 @@ class Layout(Protocol):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        cap: float | None = None,
+        scores: Scores,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
     ) -> Tensor:
@@ -53,9 +50,7 @@ class Layout(Protocol):
         A query sees the keys of its own row that are not after it.
 
         layer    number of the layer, for layouts that keep keys and values
-        scale    of the product of a query and a key, before the cap
-        window   it sees a key only where its position - the key's position < window
-        cap      the scaled product x becomes cap * tanh(x / cap)
+        scores   scale, window and cap of the products of queries and keys
         dropout  share of the weights that become zero
         rotary   turns queries and keys by their positions, first of all; what a layout keeps is turned
         """
@@ -74,10 +69,7 @@ class Padded:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        cap: float | None = None,
+        scores: Scores,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
     ) -> Tensor:
@@ -85,7 +77,7 @@ class Padded:
             turns = rotary.turns(torch.arange(q.shape[1], device=q.device))
             q, k = rotate(q, turns), rotate(k, turns)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, T, D) each
-        return attend_row(q, k, v, Scores(scale, window, cap), dropout=dropout).transpose(1, 2).flatten(2)
+        return attend_row(q, k, v, scores, dropout=dropout).transpose(1, 2).flatten(2)
 
 
 PADDED = Padded()
@@ -114,14 +106,10 @@ class Flat:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        *,
-        scale: float,
-        window: int | None = None,
-        cap: float | None = None,
+        scores: Scores,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
     ) -> Tensor:
-        scores = Scores(scale, window, cap)
         if rotary:
             kind = rotary, torch.is_inference_mode_enabled()  # what is made there has no gradients elsewhere
             if not self._turned or self._turned[0] != kind:
