@@ -67,7 +67,7 @@ def test_a_program_that_does_not_end_is_killed(warm, tmp_path):
 WORKER = """
 import json, os, sys, time
 class Work:
-    def step(self, number): print(os.environ.get("LOCAL_RANK"), number, flush=True)
+    def step(self, number): os.write(1, f"{os.environ.get('LOCAL_RANK')} {number}\\n".encode())  # whole, beside others
 """
 
 
@@ -106,7 +106,8 @@ def test_a_process_sends_itself_a_signal_at_the_nth_call_of_a_function(start):
 
 def test_ranks_know_each_other_and_one_of_them_is_hit(start):
     names = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    end = start(f"print(*[os.environ[name] for name in {names}]); sys.exit(int(os.environ['LOCAL_RANK']))", ranks=2)
+    say = f"os.write(1, (' '.join(os.environ[name] for name in {names}) + '\\n').encode())"
+    end = start(f"{say}; sys.exit(int(os.environ['LOCAL_RANK']))", ranks=2)
     one, other = sorted(end["output"].splitlines())
     assert (end["codes"], end["hung"], end["swept"]) == ([0, 1], False, False)
     assert one[:15] == "0 0 2 127.0.0.1"
