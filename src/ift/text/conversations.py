@@ -27,13 +27,24 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The last instruction and its response, the output, and what came before. To be answered: the output is empty."""
+    """The last instruction and its response, the output, and what came before. To be answered: the output is empty.
+
+    unlearnt        answers that stand in the text and bear no loss, by number: 0 is the oldest, len(history) the output
+    unlearnt_parts  (answer, begin, end): characters of an answer that bear no loss
+    chat            the messages as JSON, {"messages": [...], "tools": [...]}, where they are more than the texts of
+                    user and assistant in turn: tools, calls of them, their results, reasoning. A chat template renders
+                    these; answers are then numbered by the assistant's messages, and the fields above hold the texts
+                    that a person reads and that rows are compared by.
+    """
 
     instruction: str
     input: str = ""
     output: str = ""
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()  # (instruction, output) of the earlier turns, oldest first
+    unlearnt: tuple[int, ...] = ()
+    unlearnt_parts: tuple[tuple[int, int, int], ...] = ()
+    chat: str = ""
 
     def turns(self) -> list[Turn]:
         """Oldest first; a conversation without a history is one turn."""

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from ift.errors import DataError
 from ift.run import read_jsonl
 from ift.text.conversations import Conversation, Message, conversation_of, role_of
 
+RARE = ("system", "history", "category", "unlearnt", "unlearnt_parts", "chat")  # stored where they hold something
+PARTS = tuple(field.name for field in fields(Conversation))
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 # what other data sets call a field: for the hint in a message, never to guess in silence
 SYNONYMS = {
@@ -43,13 +45,11 @@ class Row(Conversation):
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"instruction": self.instruction, "input": self.input, "output": self.output}
         value |= {"file": self.file, "number": self.number}
-        rare = {"system": self.system, "history": self.history, "category": self.category}
-        return value | {name: given for name, given in rare.items() if given}
+        return value | {name: given for name in RARE if (given := getattr(self, name))}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Row:
-        history = tuple((instruction, output) for instruction, output in value.get("history", ()))
-        return cls(**{**value, "history": history})
+        return cls(**{name: _frozen(given) for name, given in value.items()})
 
     @property
     def prompt(self) -> str:
@@ -61,7 +61,9 @@ class Row(Conversation):
     def digest(self) -> bytes:
         """16 bytes of BLAKE2b over all that the model sees: equal for equal rows wherever they stand."""
         history = (text for turn in self.history for text in turn)
-        texts = (self.instruction, self.input, self.output, self.system, *history)
+        texts = [self.instruction, self.input, self.output, self.system, *history]
+        if self.chat or self.unlearnt or self.unlearnt_parts:  # rare, and another digest only where it is another row
+            texts += [self.chat, json.dumps([self.unlearnt, self.unlearnt_parts])]
         return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()  # no text holds a NUL
 
 
@@ -128,16 +130,12 @@ def make_row(record: Any, fields: Mapping[str, str], *, file: str, number: int) 
             raise BadRow("instruction and input are empty" if len(turns) == 1 else "an instruction is empty")
     category = record.get(fields["category"])
     category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
-    return Row(
-        conversation.instruction,
-        conversation.input,
-        conversation.output,
-        conversation.system,
-        conversation.history,
-        file=file,
-        number=number,
-        category=category,
-    )
+    return Row(*(getattr(conversation, name) for name in PARTS), file=file, number=number, category=category)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples they were."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, optional: bool = False) -> str:
