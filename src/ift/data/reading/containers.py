@@ -1,4 +1,4 @@
-"""Files to records: JSON, JSONL, CSV, TSV and Parquet, also gzipped, told apart by what is in them.
+"""Files to records: JSON, JSONL, tables, Parquet and Arrow, also packed, told apart by what is in them.
 
 A file is streamed: whatever its size, a few MB of it are in memory. A record that can be stepped over comes as an
 Unreadable in its place; everything else that is wrong with a file is a DataError, `PATH:ROW: what (what to do)`.
@@ -6,72 +6,107 @@ Unreadable in its place; everything else that is wrong with a file is a DataErro
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import errno
 import gzip
 import io
+import lzma
 import os
 import re
 import stat
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ift.data.reading.json_records import COMMENT, json_lines, json_list
-from ift.data.reading.tables import csv_records, parquet_records
+from ift.data.reading import archives
+from ift.data.reading.arrow import PARQUET, arrow_records, is_arrow, parquet_records
+from ift.data.reading.json_records import COMMENT, Note, json_list, json_objects
+from ift.data.reading.tables import style_of, table_records
 from ift.data.reading.window import Window, decoded
 from ift.errors import DataError
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # in a folder; each may be followed by .gz
-MAX_RATIO, MIN_BOMB = 200, 100_000_000  # gzip: this many times larger than its file and this many bytes is a bomb
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")  # of data files in a folder
+PACKED = (".gz", ".bz2", ".xz", ".lzma")  # may follow one of them
+MAX_RATIO, MIN_BOMB = 200, 100_000_000  # this many times larger than its file and this many bytes is a bomb
 CHUNK = 2**18  # bytes of a file at a time
 HEAD = 4096  # bytes that tell what a file is
 
 Advance = Callable[[int], None]
 
 
-def data_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Files as they are; a folder stands for the data files in it, by name. Raises DataError where it holds none."""
-    return [file for path in map(Path, paths) for file in (_files_in(path) if os.path.isdir(path) else [path])]
+def suffix_of(name: str) -> str:
+    """What a name says of the content: ".csv" for rows.CSV and rows.csv.gz."""
+    name = name.lower()
+    return Path(next((name.removesuffix(packed) for packed in PACKED if name.endswith(packed)), name)).suffix
 
 
-def _files_in(folder: Path) -> list[Path]:
-    try:
-        files = sorted(file for file in folder.iterdir() if not file.is_dir())
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-    # a hidden one is no data: macOS leaves a ._rows.json beside each rows.json
-    data = [file for file in files if _suffix(file) in SUFFIXES and not file.name.startswith(".")]
-    if not data:
-        raise DataError(f"{folder}: no data files in this folder ({' '.join(SUFFIXES)}, or one of them with .gz)")
-    return data
-
-
-def _suffix(path: Path) -> str:
-    """What the name says of the content: ".csv" for rows.CSV and rows.csv.gz."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def read_records(path: Path, advance: Advance = lambda n: None) -> Iterator[tuple[int, Any]]:
+def read_records(
+    path: Path, advance: Advance = lambda n: None, note: Note = lambda key: None
+) -> Iterator[tuple[int, Any]]:
     """Number (from 1; the line for JSONL) and value of each record, an Unreadable where it can be stepped over.
 
-    advance is called with the number of bytes of the file (packed ones for gzip) that were used up since the last
-    call. Raises DataError where the file cannot be read on or holds no record.
+    path: a file; one in a zip, as if that were a folder; or a zip that holds one file.
+    advance is called with the number of bytes of the file (packed ones where it is packed) that were used up since the
+    last call, note with each key that stands beside the rows in one JSON object. Raises DataError where the file
+    cannot be read on or holds no record.
     """
+    archive = archives.zip_of(path)
+    if archive is not None:
+        yield from _zip_records(path, archive, path.relative_to(archive).as_posix(), advance, note)
+        return
     _check_kind(path)
     try:
         raw = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     with raw:
-        start = _read(path, raw.peek, 4)
-        if start.startswith(b"PAR1"):
+        start = _read(path, raw.peek, HEAD, "")
+        if start.startswith(PARQUET):
             yield from parquet_records(path, advance, buffer=CHUNK)
+        elif is_arrow(start):
+            yield from arrow_records(path, start, advance)
+        elif start.startswith(archives.ZIP):
+            names = archives.names_in(path)
+            if len(names) > 1:
+                raise DataError(f"{path}: a zip of {len(names)} files (name one of them: {path / names[0]})")
+            yield from _zip_records(path, path, names[0], advance, note)
         else:
-            file = gzip.GzipFile(fileobj=raw) if start.startswith(b"\x1f\x8b") else raw
-            head = _read(path, file.peek, HEAD)
-            yield from _text_records(path, head, _chunks(path, file, raw, advance))
+            kind, file = _unpacked(raw, start)
+            head = _read(path, file.peek, HEAD, kind)
+            size = path.stat().st_size
+            yield from _text_records(path, head, _chunks(path, file.read, kind, size, raw.tell, advance), kind, note)
+
+
+def _unpacked(raw: io.BufferedReader, start: bytes) -> tuple[str, Any]:
+    """How a file is packed, "" for not at all, and the file that gives what is in it."""
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip", gzip.GzipFile(fileobj=raw)
+    if re.match(rb"BZh[1-9]1AY&SY", start):
+        return "bzip2", bz2.BZ2File(raw)
+    if start.startswith((b"\xfd7zXZ\0", b"]\0\0")):  # xz and its older form; no text begins with ] and two NULs
+        return "xz", lzma.LZMAFile(raw)
+    return "", raw
+
+
+def _zip_records(path: Path, archive: Path, name: str, advance: Advance, note: Note) -> Iterator[tuple[int, Any]]:
+    """Records of a file in a zip. path: its name in messages, which may be that of the zip."""
+    with archives.member(archive, name) as (file, info):
+        size = archive.stat().st_size if path == archive else info.compress_size
+        head = _read(path, file.peek, HEAD, "zip")
+
+        def used() -> int:
+            return min(size, size * file.tell() // max(1, info.file_size))
+
+        chunks = _chunks(path, file.read, "zip", size, used, advance)
+        if head.startswith(PARQUET):
+            with archives.on_disk(chunks) as unpacked:
+                yield from parquet_records(path, lambda n: None, buffer=CHUNK, file=unpacked, size=0)
+        elif is_arrow(head):
+            with archives.on_disk(chunks) as unpacked:
+                yield from arrow_records(path, head, lambda n: None, file=unpacked, size=0)
+        else:
+            yield from _text_records(path, head, chunks, "zip", note)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -99,41 +134,52 @@ def _check_kind(path: Path) -> None:
 
 
 def _chunks(
-    path: Path, file: io.BufferedReader | gzip.GzipFile, raw: io.BufferedReader, advance: Advance
+    path: Path, read: Callable[[int], bytes], kind: str, size: int, used: Callable[[], int], advance: Advance
 ) -> Iterator[bytes]:
-    """Bytes of `file`, which is `raw` itself or unpacks it. Raises DataError where they cannot be read or unpacked."""
-    size, used, out = path.stat().st_size, 0, 0
-    while chunk := _read(path, file.read, CHUNK):
+    """What `read` gives, in pieces. Raises DataError where it cannot be read or unpacked.
+
+    kind: how it is packed, "" for not at all; size: bytes that it is packed in; used: how many of them are used up
+    """
+    before, out = 0, 0
+    while chunk := _read(path, read, CHUNK, kind):
         out += len(chunk)
-        if file is not raw and out > max(MIN_BOMB, MAX_RATIO * size):
-            raise DataError(f"{path}: a gzip bomb: {out:,} bytes so far out of {size:,} (is this the right file?)")
+        if kind and out > max(MIN_BOMB, MAX_RATIO * size):
+            raise DataError(f"{path}: a {kind} bomb: {out:,} bytes so far out of {size:,} (is this the right file?)")
         yield chunk
-        used, before = raw.tell(), used
-        advance(used - before)
-    advance(raw.tell() - used)
+        now = used()
+        advance(now - before)
+        before = now
+    advance(max(0, used() - before) if kind != "zip" else size - before)
 
 
-def _read(path: Path, read: Callable[[int], bytes], n: int) -> bytes:
+def _read(path: Path, read: Callable[[int], bytes], n: int, kind: str) -> bytes:
     try:
         return read(n)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: broken gzip: {str(error)[:60]} (was it cut off?)") from error
+    except (lzma.LZMAError, gzip.BadGzipFile, *archives.ERRORS) as error:
+        raise DataError(f"{path}: broken {kind}: {str(error)[:60]} (was it cut off?)") from error
     except OSError as error:
+        if kind and error.errno is None:  # as bz2 says it
+            raise DataError(f"{path}: broken {kind}: {str(error)[:60]} (was it cut off?)") from error
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 MAGIC = {
-    b"\x1f\x8b": "gzip inside gzip (unpack it once: gunzip)",
-    b"PAR1": "Parquet inside gzip (unpack it: gunzip)",
-    b"PK\x03\x04": "a zip or Excel file (export it as CSV)",
     b"\xd0\xcf\x11\xe0": "an Excel file (export it as CSV)",
     b"\x28\xb5\x2f\xfd": "compressed with zstd (run: zstd -d)",
-    b"BZh": "compressed with bzip2 (run: bunzip2)",
-    b"\xfd7zXZ": "compressed with xz (run: unxz)",
     b"%PDF": "a PDF, no rows of text (export them as CSV)",
     b"<?xml": "an XML page, not data (was the download an error page?)",
     b"version https://git-lfs": "a Git LFS pointer, not the data (run: git lfs pull)",
 }
+INSIDE = {  # what is read only where it is not packed once more
+    b"\x1f\x8b": "gzip",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\xff\xff\xff\xff": "Arrow",
+    b"PK\x03\x04": "zip",
+    b"BZh91AY": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
+UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zip": "unzip"}
 ENCODINGS = {  # by the mark a file begins with; the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -143,8 +189,12 @@ ENCODINGS = {  # by the mark a file begins with; the mark of UTF-32 begins with 
 SKIPPED = codecs.BOM_UTF8 + b" \t\r\n"  # bytes that may stand before the first row
 
 
-def _text_records(path: Path, head: bytes, chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
-    """Records of JSON, JSONL, CSV or TSV. Raises DataError where the bytes are something else."""
+def _text_records(path: Path, head: bytes, chunks: Iterator[bytes], kind: str, note: Note) -> Iterator[tuple[int, Any]]:
+    """Records of JSON, JSONL or a table. Raises DataError where the bytes are something else."""
+    for magic, what in INSIDE.items():
+        if head.startswith(magic):
+            once = " once" if what == kind else ""
+            raise DataError(f"{path}: {what} inside {kind} (unpack it{once}: {UNPACK[kind]})")
     for magic, what in MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path}: {what}")
@@ -165,14 +215,20 @@ def _text_records(path: Path, head: bytes, chunks: Iterator[bytes]) -> Iterator[
     if first == "[":
         yield from json_list(window, path)
     elif first == "{":
-        yield from json_lines(window, path)
-    elif _suffix(path) in (".csv", ".tsv"):
-        yield from csv_records(window, path, "\t" if _suffix(path) == ".tsv" else ",")
+        yield from json_objects(window, path, note)
     else:
-        begins = window.text[window.at : window.at + 20]
-        what = f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table's name ends in .csv or .tsv)"
-        if begins.startswith("\ufeff"):
-            what = "two byte order marks (take one out)"
-        elif begins.startswith(COMMENT):
-            what = "begins with a comment, which JSON does not have (take it out)"
-        raise DataError(f"{path}:{window.line(window.at)}: {what}")
+        window.at = window.text.rfind("\n", 0, window.at) + 1  # a table may begin with a column without a name
+        style = style_of(window, path, named=suffix_of(path.name) in (".csv", ".tsv"))
+        if style is None:
+            raise _nothing_known(window, path)
+        yield from table_records(window, path, style)
+
+
+def _nothing_known(window: Window, path: Path) -> DataError:
+    begins = window.text[window.at :].lstrip()[:20]
+    what = f"neither JSON, JSONL, a table nor Parquet: it begins {begins!r} (a table has its columns' names in line 1)"
+    if begins.startswith("\ufeff"):
+        what = "two byte order marks (take one out)"
+    elif begins.startswith(COMMENT):
+        what = "begins with a comment, which JSON does not have (take it out)"
+    return DataError(f"{path}:{window.line(window.at)}: {what}")

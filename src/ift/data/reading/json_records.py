@@ -1,4 +1,4 @@
-"""Records of JSON: the lines of JSONL, or the elements of one list, each decoded apart.
+"""Records of JSON: the lines of JSONL, the elements of one list, or the rows that one object holds, each decoded apart.
 
 What is wrong with the text is a DataError that says what people wrote and JSON does not have. A value that is no row,
 though JSON goes on behind it, comes as an Unreadable.
@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ift.data.reading.window import MAX_ROW, Unreadable, Window, end_of, lines_of, most_common, too_long, utf8_size
+from ift.data.reading import json_layouts
+from ift.data.reading.window import (
+    MAX_ROW,
+    SPACE,
+    Unreadable,
+    Window,
+    end_of,
+    lines_of,
+    most_common,
+    too_long,
+    utf8_size,
+)
 from ift.errors import DataError
 
+Note = Callable[[str], None]  # called with the key of what stands beside the rows of a file
+WHOLE = 200_000_000  # characters of one object that has to be read whole: its columns stand one after the other
+FIRST_LINE = 2**18  # characters in which the first line must end for a file to be lists, one in each line
 MAX_DEPTH = 64  # of lists and objects in one another, the row itself being the first
 COMMENT = ("//", "/*", "#")
 
@@ -31,11 +46,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _no_constant(name: str) -> None:
-    raise _Unusable(f"{name} is no JSON number")
+_constants: list[str] = []  # NaN and the like, since they were last replaced
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+def _constant(name: str) -> float:
+    _constants.append(name)
+    return float(name)
+
+
+def _with_nulls(value: Any, key: str = "") -> Any:
+    """NaN, which pandas writes for an empty cell, as null. Raises _Unusable for an infinite number."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        raise _Unusable(f'"{key[:40]}" is infinite, which is no JSON number')
+    if isinstance(value, dict):
+        return {name: _with_nulls(inside, name) for name, inside in value.items()}
+    return [_with_nulls(inside, key) for inside in value] if isinstance(value, list) else value
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
 
 
@@ -52,6 +82,9 @@ def _decode(text: str, at: int = 0) -> tuple[Any, int]:
     # so many brackets are rare, so the depth is seldom looked at
     if text.count("[", at, end) + text.count("{", at, end) > MAX_DEPTH and _is_too_deep(value):
         raise _Unusable(TOO_DEEP)
+    if _constants:
+        _constants.clear()
+        value = _with_nulls(value)
     return value, end
 
 
@@ -68,17 +101,155 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# objects
+
+
+def json_objects(window: Window, path: Path, note: Note = lambda key: None) -> Iterator[tuple[int, Any]]:
+    """Records of a text that begins with {: lines of JSONL, or one object. note: for the keys beside its rows."""
+    try:
+        first = _first_object(window, MAX_ROW)
+    except _GoesOn:
+        key, inside = _open_member(window)
+        if inside is not None and json_layouts.is_list_of_rows(key, inside):
+            yield from _rows_under_a_key(window, path, note)
+            return
+        first = _first_whole(window, path) if inside is not None else None
+    if first is None or window.goes_on(first[1]):
+        yield from json_lines(window, path)
+    else:
+        yield from _rows_in(window, path, *first, note)
+
+
+def _rows_in(window: Window, path: Path, value: dict[str, Any], length: int, note: Note) -> Iterator[tuple[int, Any]]:
+    """The rows of the only object of a file, or that object as its only row."""
+    line, text = window.line(window.at), window.text[window.at : window.at + length]
+    window.at += length
+    try:
+        layout = json_layouts.rows_of(value)
+    except json_layouts.Ambiguous as error:
+        raise DataError(f"{path}:{line}: one JSON object with {error}") from error
+    if layout is None:
+        size = utf8_size(text)
+        yield line, value if size <= MAX_ROW else too_long(text, size)
+        return
+    rows, beside = layout
+    number = 0
+    for number, row in enumerate(rows, start=1):
+        yield number, row
+    if not number:
+        raise DataError(f"{path}: no rows (an empty list)")
+    for key in beside:
+        note(key)
+
+
+class _GoesOn(Exception):
+    """An object does not end within a limit."""
+
+
+def _first_object(window: Window, limit: int) -> tuple[dict[str, Any], int] | None:
+    """The object that the window stands before and its length, or None if it is broken. Raises _GoesOn."""
+    while True:
+        try:
+            value, end = _decode(window.text, window.at)
+            return value, end - window.at
+        except _Unusable:
+            return None
+        except json.JSONDecodeError as error:
+            if window.ended or _is_certain(window, error.pos, error):
+                return None
+        if window.reached > limit:
+            raise _GoesOn
+        window.grow()
+
+
+def _first_whole(window: Window, path: Path) -> tuple[dict[str, Any], int] | None:
+    """The same for an object whose columns stand one after the other. Raises DataError where it is too large."""
+    try:
+        return _first_object(window, WHOLE)
+    except _GoesOn:
+        what = f"one JSON object of more than {WHOLE:,} characters whose rows do not stand one after the other"
+        raise DataError(f"{path}: {what} (save it as JSONL, a row a line)") from None
+
+
+def _open_member(window: Window) -> tuple[str, Any]:
+    """The key of the first object whose value goes on behind the text so far, and the first value of the list that it
+    holds: (key, None) where it holds none and the object may well be a row."""
+    text, at, members = window.text, window.at + 1, dict[str, Any]()
+    key, opened = "", -1
+    try:
+        while True:  # until the text ends
+            key, at = _decode(text, _after_space(text, at))
+            at = opened = _after_space(text, _after_space(text, at) + 1)  # behind the colon
+            members[key], at = _decode(text, at)
+            at = _after_space(text, at) + 1  # behind the comma
+    except ValueError:
+        if opened < 0 or json_layouts.is_row(members) or text[opened : opened + 1] not in ("[", "{"):
+            return key, None
+    try:
+        first = _decode(text, _after_space(text, opened + 1))[0]
+        return key, None if json_layouts.is_message(first) else first
+    except ValueError:
+        return key, [] if text[_after_space(text, opened + 1) :][:1] in ("[", "{") else None
+
+
+def _after_space(text: str, at: int) -> int:
+    return end_of(SPACE.match(text, at))
+
+
+def _rows_under_a_key(window: Window, path: Path, note: Note) -> Iterator[tuple[int, Any]]:
+    """The elements of the list of rows in an object, one after the other: the object may have any size."""
+    numbers = itertools.count(1)
+    holders: list[str] = []
+    mark, number = "{", 1
+    while mark in "{,":
+        window.at += 1
+        if window.skip_space() != '"':
+            raise _broken(window, path, number, "Expecting property name enclosed in double quotes", window.at)
+        key = _element(window, path, number)
+        if isinstance(key, Unreadable) or window.skip_space() != ":":
+            raise _broken(window, path, number, "Expecting ':' delimiter", window.at)
+        window.at += 1
+        if window.skip_space() == "[" and json_layouts.is_list_of_rows(key, _peek_inside(window)):
+            holders.append(key)
+            if len(holders) > 1:
+                raise DataError(f"{path}:1: one JSON object with {json_layouts.several(holders)}")
+            for number, row in _elements(window, path, numbers):
+                yield number, row
+        else:
+            window.take(_ElementEnd())
+            note(key)
+        mark = window.skip_space()
+        if not mark:
+            raise _cut_off(path, number)
+    if mark != "}":
+        raise _broken(window, path, number, "no comma or } after this value", window.at)
+    window.at += 1
+    if window.skip_space():
+        raise DataError(f"{path}:{number}: text after the end of the object (one JSON object, or JSONL)")
+
+
+def _peek_inside(window: Window) -> Any:
+    """The first value of the list that the window stands before, or None if it has none that is a row."""
+    window.reach(MAX_ROW)
+    try:
+        return _decode(window.text, _after_space(window.text, window.at + 1))[0]
+    except ValueError:
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# lines
+
+
 def json_lines(window: Window, path: Path) -> Iterator[tuple[int, Any]]:
     """A record from each line that is not empty."""
-    records, first = 0, (0, "")
+    records = 0
     for number, line in enumerate(lines_of(window, re.compile("\n")), start=window.line(window.at)):
         text = line.raw if isinstance(line, Unreadable) else line.strip()
         if text:
             records += 1
-            first = first if records > 1 else (number, text)
             yield number, line if isinstance(line, Unreadable) else _value(text, window, path, number, records == 1)
-    if records == 1 and (key := _key_of_rows(first[1])) and key not in ('"messages"', '"conversations"'):  # one row
-        raise _one_object(path, first[0], key)
 
 
 def _value(line: str, window: Window, path: Path, number: int, first: bool) -> Any:
@@ -91,36 +262,144 @@ def _value(line: str, window: Window, path: Path, number: int, first: bool) -> A
     except json.JSONDecodeError as error:
         after = window.skip_space()  # the first character of another line
         if first and after and error.pos == len(line) and (after != "{" or line[-1] in "[:"):  # a row is no line here
-            text = line + "\n" + window.text[window.at :]
-            if re.search(r"^\}\s*\{", text, re.MULTILINE):
-                raise DataError(f"{path}:{number}: a row over several lines (one in each: jq -c . FILE)") from error
-            raise _one_object(path, number, _key_of_rows(text)) from error
+            raise _over_several_lines(line, window, path, number) from error
         if not after and _is_cut_off(error):
             raise _cut_off(path, number) from error
         raise DataError(f"{path}:{number}: broken JSON: {_reason(error)}") from error
     return value
 
 
+def _over_several_lines(line: str, window: Window, path: Path, number: int) -> DataError:
+    text = line + "\n" + window.text[window.at :]
+    if re.search(r"^\}\s*\{", text, re.MULTILINE):
+        return DataError(f"{path}:{number}: a row over several lines (one in each: jq -c . FILE)")
+    try:
+        _decode(text)
+        what = "text after the end of the object"
+    except _Unusable as error:
+        what = str(error)
+    except json.JSONDecodeError as error:
+        if window.ended and _is_cut_off(error):
+            return _cut_off(path, number)
+        what = f"broken JSON in line {number + text.count(chr(10), 0, error.pos)}: {_reason(error)}"
+        return DataError(f"{path}:{number}: {what}")
+    return DataError(f"{path}:{number}: {what} (one JSON object or list, or JSONL)")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# lists
+
+
 def json_list(window: Window, path: Path) -> Iterator[tuple[int, Any]]:
-    """The elements of one list, which the window stands before."""
+    """The records of one list, which the window stands before, or of lists in lines.
+
+    An element that is a list is one of three: messages of a conversation, rows (a list of lists of rows), or values
+    whose names stand in the first list.
+    """
+    if _is_lists_in_lines(window):
+        yield from _named(json_lines(window, path), path)
+        return
+    window.reach(2)
+    inside = NESTED.match(window.text, window.at)
+    if not inside:
+        yield from _whole_list(window, path)
+        return
+    window.reach(MAX_ROW)
+    first = _first_nested(window)
+    if isinstance(first, dict) and first and not json_layouts.is_message(first):
+        yield from _whole_list(window, path, nested=True)
+    else:
+        yield from _named(_whole_list(window, path), path)
+
+
+NESTED = re.compile(r"\[\s*(\[|$)")  # $: nothing more is read so far
+
+
+def _is_lists_in_lines(window: Window) -> bool:
+    """Whether the first line is a whole list of values or messages, and another list follows it in the next line."""
+    while (end := window.text.find("\n", window.at)) < 0 and window.reached < FIRST_LINE:
+        if window.ended or not window.grow():
+            return False
+    line = window.text[window.at : max(end, window.at)]
+    try:
+        value, length = _decode(line.rstrip())
+    except ValueError:
+        return False
+    if length < len(line.rstrip()) or any(
+        isinstance(each, dict) and not json_layouts.is_message(each) for each in value
+    ):
+        return False
+    if not window.goes_on(len(line)):
+        return False
+    return window.text[_after_space(window.text, window.at + len(line))] == "["
+
+
+def _first_nested(window: Window) -> Any:
+    """The first value of the first list in the list that the window stands before, or None."""
+    text, at = window.text, _after_space(window.text, window.at + 1)
+    if text[at : at + 1] != "[":
+        return None
+    try:
+        return _decode(text, _after_space(text, at + 1))[0]
+    except ValueError:
+        return None
+
+
+def _named(records: Iterator[tuple[int, Any]], path: Path) -> Iterator[tuple[int, Any]]:
+    """Records that are lists as objects: a list of messages, or values by the names in the first list."""
+    names: list[str] | None = None
+    for number, value in records:
+        if not isinstance(value, list):
+            yield number, value
+        elif value and all(json_layouts.is_message(message) for message in value):
+            yield number, {"messages": value}
+        elif names is not None:
+            if len(value) != len(names):
+                raise DataError(f"{path}:{number}: {len(value)} values for {len(names)} names (give one for each)")
+            yield number, dict(zip(names, value, strict=True))
+        elif all(isinstance(name, str) for name in value) and json_layouts.ROW_NAMES & {n.lower() for n in value}:
+            names = value
+        else:
+            what = f"a list of {len(value)} values, which have no names"
+            raise DataError(f'{path}:{number}: {what} (put their names before it: ["instruction", "output"])')
+
+
+def _whole_list(window: Window, path: Path, *, nested: bool = False) -> Iterator[tuple[int, Any]]:
+    """The elements of one list; nested: the elements of the lists in it. Nothing may stand behind it."""
+    numbers, number = itertools.count(1), 0
+    for number, value in _elements(window, path, numbers, nested=nested):
+        yield number, value
+    if not number:
+        raise DataError(f"{path}: no rows (an empty list)")
+    if window.skip_space():
+        raise DataError(f"{path}:{number}: text after the end of the list (one JSON list, or JSONL)")
+
+
+def _elements(window: Window, path: Path, numbers: Iterator[int], *, nested: bool = False) -> Iterator[tuple[int, Any]]:
+    """The elements of the list that the window stands before, to which numbers are given; `at` moves behind it."""
     window.at += 1
     if window.skip_space() == "]":
-        raise DataError(f"{path}: no rows (an empty list)")
-    for number in itertools.count(1):
-        if not window.skip_space():
-            raise _cut_off(path, number)
-        yield number, _element(window, path, number)
+        window.at += 1
+        return
+    number = 1
+    while True:
+        if nested and window.skip_space() == "[":
+            for number, value in _elements(window, path, numbers):
+                yield number, value
+        else:
+            number = next(numbers)
+            if not window.skip_space():
+                raise _cut_off(path, number)
+            yield number, _element(window, path, number)
         mark = window.skip_space()
         if not mark:
             raise _cut_off(path, number)
         if mark not in ",]":
             raise _broken(window, path, number, "no comma or ] after this row", window.at)
         window.at += 1
-        after = window.skip_space()
-        if mark == "]" and after:
-            raise DataError(f"{path}:{number}: text after the end of the list (one JSON list, or JSONL)")
         if mark == "]":
             return
+        after = window.skip_space()
         if after == "]":
             raise DataError(f"{path}:{number}: a comma before the closing ] (take it out)")
 
@@ -238,25 +517,3 @@ def _reason(error: json.JSONDecodeError) -> str:
     if here.startswith("\ufeff"):
         return "a byte order mark in the middle of the file (take it out)"
     return f"{error.msg.removesuffix(' at')}{f' at {here!r}' if here else ''} (write rows with json.dumps)"
-
-
-KEYS = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)(\s*:\s*\[\s*\{)?|[\[\]{}]', re.DOTALL)
-
-
-def _key_of_rows(text: str) -> str | None:
-    """The key, in quotes, under which an object holds a list of objects. The text may be the beginning of it."""
-    depth = 0
-    for match in KEYS.finditer(text):
-        string, opens_list = match.groups()
-        if opens_list and depth == 1:
-            return string
-        if opens_list:
-            depth += 2
-        elif not string:
-            depth += 1 if match[0] in "[{" else -1
-    return None
-
-
-def _one_object(path: Path, number: int, key: str | None) -> DataError:
-    inside = f"; its rows are under {key[:40]}" if key else ""
-    return DataError(f"{path}:{number}: one JSON object, not a list of rows{inside} (save the list alone)")

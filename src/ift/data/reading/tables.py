@@ -1,4 +1,8 @@
-"""Records of tables: CSV, TSV and Parquet."""
+"""Records of tables: CSV, TSV, text separated by semicolons or bars, Markdown.
+
+What a table is stands in it, not in its name: what separates its columns, whether its first line has their names, what
+quotes mean (quotes.py).
+"""
 
 from __future__ import annotations
 
@@ -6,88 +10,317 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ift.data.reading.json_layouts import INTEGER, ROW_NAMES
+from ift.data.reading.quotes import NEWLINE, Evidence, are_signs, refuse_character, refuse_sign
 from ift.data.reading.window import MAX_ROW, Unreadable, Window, lines_of, most_common, too_long, utf8_size
-from ift.errors import DataError, missing_extra
+from ift.errors import DataError
+
+DELIMITERS = "\t,;|"
+SAMPLE = 2**18  # characters that tell how a table is written
+LINES = 200  # of them that are split to see it
 
 
-def _check_columns(path: Path, names: Sequence[str]) -> None:
+def check_columns(path: Path, names: Sequence[str]) -> None:
     if "" in names:
         raise DataError(f"{path}:1: column {names.index('') + 1} has no name (name it, or save without the index)")
     if len(set(names)) < len(names):
         raise DataError(f'{path}:1: the column "{most_common(names)[:40]}" stands twice (rename one)')
 
 
-def _no_rows(path: Path) -> DataError:
+def no_rows(path: Path) -> DataError:
     return DataError(f"{path}: no rows (it has columns, and nothing in them)")
 
 
-def _unless_too_long(record: dict[str, Any]) -> dict[str, Any] | Unreadable:
+def unless_too_long(record: dict[str, Any]) -> dict[str, Any] | Unreadable:
     size = sum(utf8_size(value) for value in record.values() if isinstance(value, str))
     return too_long(json.dumps(record, ensure_ascii=False, default=str), size) if size > MAX_ROW else record
 
 
-def csv_records(window: Window, path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
-    """Each line of the table by the names of its header. The delimiter is a guess where the header says otherwise."""
-    window.at = window.text.rfind("\n", 0, window.at) + 1  # white space before a column's name is part of it
-    lines = _csv_lines(window)
-    line, number = window.line(window.at), 0  # the line where the next row begins; rows so far
+# ----------------------------------------------------------------------------------------------------------------------
+# how a table is written
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a table is written."""
+
+    delimiter: str
+    declared: bool = False  # by a first line sep=;
+    padded: bool = False  # a blank behind each delimiter belongs to no field
+    markdown: bool = False
+    index: bool = False  # the first column has the numbers of pandas' rows, and no name of its own
+
+
+def style_of(window: Window, path: Path, *, named: bool) -> Style | None:
+    """How the table is written that the window stands before, or None if it is none.
+
+    named: it is called a table, so that one column is enough. Raises DataError where it is one without a header.
+    """
+    lines = _first_lines(window)
+    if not lines:  # the first one is very long
+        return Style(",") if named else None
+    if re.fullmatch('sep=[^"]', lines[0], re.IGNORECASE):  # Excel's way to say it
+        return Style(lines[0][4], declared=True)
+    if len(lines) > 1 and "|" in lines[0] and "|" in lines[1] and RULE.fullmatch(lines[1]):
+        return Style("|", markdown=True)
+    delimiter, alike = _delimiter(lines)
+    records = _split(lines, delimiter or ",")
+    certain = named or alike >= 0.9
+    title = next((place for mark in DELIMITERS if (place := _header_below(_split(lines, mark)))), 0) if certain else 0
+    if title and (
+        named or ROW_NAMES & {cell.strip().lower() for mark in DELIMITERS for cell in lines[title].split(mark)}
+    ):
+        what = f"a title above the table, whose columns' names stand in line {title + 1}"
+        raise DataError(f"{path}:1: {what} (delete what stands above that line)")
+    if not delimiter or alike < 0.5:
+        return Style(delimiter or ",") if named else None
+    if _is_headerless(records) and (named or (certain and len(lines) > 2)):
+        names = {2: "instruction, output", 3: "instruction, input, output"}.get(len(records[0]), "one for each")
+        what = f"no header: the first line reads like a row and has no names for its {len(records[0])} columns"
+        raise DataError(f"{path}:1: {what} (put a line with them above it: {names})")
+    if not named and not all(len(cell) <= 60 and not _is_data(cell) for cell in records[0]):
+        return None
+    first = [record[0] for record in records[1:] if record]
+    return Style(
+        delimiter,
+        padded=all(cell.startswith(" ") for cell in records[0][1:]),
+        index=records[0][0].strip() in ("", "Unnamed: 0") and bool(first) and all(map(INTEGER.fullmatch, first)),
+    )
+
+
+RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)*\s*:?-*:?\s*")  # |---|:-:|
+SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
+NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*%?")
+
+
+def _first_lines(window: Window) -> list[str]:
+    window.reach(SAMPLE)
+    lines = NEWLINE.split(window.text[window.at : window.at + SAMPLE])
+    if window.reached > SAMPLE or not window.ended:
+        lines.pop()  # it goes on
+    return [line for line in lines if line.strip()][:LINES]
+
+
+def _split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Records of lines, in the way of CSV."""
+    try:
+        return [record for record in csv.reader((line + "\n" for line in lines), delimiter=delimiter) if record]
+    except csv.Error:  # a quote that swallows all the rest
+        return [line.split(delimiter) for line in lines]
+
+
+def _delimiter(lines: Sequence[str]) -> tuple[str, float]:
+    """What separates columns ("" for nothing), and how many records have as many of them as the header."""
+    best, most = "", (0.0, 0)
+    for delimiter in DELIMITERS:
+        counts = [len(record) for record in _split(lines, delimiter)]
+        if counts[0] > 1:
+            alike = counts.count(counts[0]) / len(counts)
+            best, most = max((best, most), (delimiter, (round(alike, 1), counts[0])), key=lambda each: each[1])
+    return best, most[0]
+
+
+def _is_data(cell: str) -> bool:
+    """Whether a cell reads like what stands in rows, not like a name: a sentence, JSON, a long text."""
+    cell = cell.strip()
+    return len(cell) > 60 or cell.endswith(SENTENCE_ENDS) or cell.startswith(("{", "["))
+
+
+def _is_headerless(records: Sequence[Sequence[str]]) -> bool:
+    """Whether the first record reads like those below it. A survey has questions as names, and no questions below."""
+    header, rest = records[0], records[1:]
+    if not rest or ROW_NAMES & {cell.strip().lower() for cell in header}:
+        return False
+    if all(NUMBER.fullmatch(cell.strip()) or _is_data(cell) for cell in header if cell.strip()) and any(
+        map(_is_data, header)
+    ):
+        return True
+    for place, cell in enumerate(header):
+        column = [record[place] for record in rest if len(record) > place and record[place].strip()]
+        if _is_data(cell) and sum(map(_is_data, column)) >= max(1, len(column) / 2):
+            return True
+    return False
+
+
+def _header_below(records: Sequence[Sequence[str]]) -> int:
+    """The place (from 0) of the names of columns where a title stands above them, else 0."""
+    if len(records) < 3:
+        return 0
+    filled = [sum(bool(cell.strip()) for cell in record) for record in records]
+    columns, times = Counter(map(len, records[1:])).most_common(1)[0]
+    if columns < 2 or (filled[0] > 1 and len(records[0]) >= columns) or times < 0.8 * (len(records) - 1):
+        return 0
+    for place in range(1, min(6, len(records) - 1)):
+        if filled[place] > 1:
+            names = filled[place] >= max(2, columns - 1) and not any(map(_is_data, records[place]))
+            return place if names and len(records[place]) == columns else 0
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# rows
+
+
+class _Lines:
+    """Lines of a table with their ends, counted. Each of its iterators goes on where the one before it ended."""
+
+    def __init__(self, window: Window):
+        self.window, self.number = window, window.line(window.at) - 1  # of the last line that was given
+        self.begin = self.number  # of the last line before this record
+        self.record: list[str] = []  # its lines
+        self._lines = lines_of(window, NEWLINE)
+        self._held: str | None = None
+
+    def take(self) -> str | None:
+        line: str | Unreadable | None = next(self._lines, None) if self._held is None else self._held
+        self._held = None
+        if isinstance(line, Unreadable):
+            raise csv.Error("field larger than the limit")  # in the reader's words
+        self.number += line is not None
+        return line
+
+    def hold(self, line: str) -> None:
+        """Give a line back."""
+        self._held, self.number = line, self.number - 1
+
+    def all(self) -> Iterator[str]:
+        while (line := self.take()) is not None:
+            yield line
+
+    def until_a_quote(self) -> Iterator[str]:
+        while (line := self.take()) is not None:
+            if '"' in line:
+                self.hold(line)
+                return
+            yield line
+
+    def kept(self) -> Iterator[str]:
+        while (line := self.take()) is not None:
+            self.record.append(line)
+            yield line
+
+    def sample(self) -> tuple[str, bool]:
+        """Whole lines that come next, and whether they are all that do."""
+        self.window.reach(SAMPLE)
+        ahead = self.window.text[self.window.at : self.window.at + SAMPLE]
+        ends = self.window.ended and self.window.reached <= SAMPLE
+        text = (self._held or "") + ahead
+        return (text, True) if ends else (text[: max(text.rfind("\n"), text.rfind("\r")) + 1], False)
+
+
+def table_records(window: Window, path: Path, style: Style) -> Iterator[tuple[int, Any]]:
+    """Each row of the table by the names of its columns, from 1 on. What a row does not reach is None."""
+    lines, number = _Lines(window), 0
     csv.field_size_limit(MAX_ROW)
     try:
-        header = next(lines)
-        if re.fullmatch('sep=[^"]', header.rstrip("\r\n"), re.IGNORECASE):  # Excel's way to say it
-            header, delimiter, line = next(lines, ""), header[4], line + 1
-        elif delimiter not in header:  # as a table program saves it where a comma stands in numbers
-            delimiter = max(delimiter + ",;\t", key=header.count)
-        # strict: a quote that nothing closes is an error here, and not one field that swallows all rows after it
-        reader = csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
-        _check_columns(path, [name.strip() for name in reader.fieldnames or [""]])
-        begin, line = line, line + reader.line_num
-        for number, record in enumerate(reader, start=1):
-            if None in record:
-                raise DataError(f"{path}:{number}: more columns than the header has (quote the text)")
-            yield number, _unless_too_long(record)
-            line = begin + reader.line_num
+        if style.declared:
+            lines.take()
+        rows = _markdown_rows(lines, path) if style.markdown else _rows(lines, path, style)
+        header = next(rows, [])
+        names = _names(header, path, style)
+        columns = len(names)
+        for row in rows:
+            if len(row) != columns:
+                if not row:
+                    continue
+                if any(cell.strip() for cell in row[columns:]):
+                    raise DataError(f"{path}:{number + 1}: more columns than the header has ({_more(style)})")
+                row = [*row[:columns], *itertools.repeat(None, columns - len(row))]
+            number += 1
+            if row == header:
+                raise DataError(f"{path}:{number}: the header stands here again (take this line out)")
+            yield number, unless_too_long(dict(zip(names, row, strict=True)))
+            lines.begin = lines.number
     except csv.Error as error:
+        line = lines.begin + 1
         if "field larger" in str(error):
             what = f"a line or field of more than {MAX_ROW:,} bytes from line {line} on (is a quote not closed?)"
         else:
             what = f"broken CSV from line {line} on: {error} (is a quote not closed, or one inside a text not doubled?)"
         raise DataError(f"{path}:{number + 1}: {what}") from error
     if not number:
-        raise _no_rows(path)
+        raise no_rows(path)
 
 
-def _csv_lines(window: Window) -> Iterator[str]:
-    for line in lines_of(window, re.compile("\r\n?|\n")):
-        if isinstance(line, Unreadable):
-            raise csv.Error("field larger than the limit")  # in the reader's words
-        yield line
+def _more(style: Style) -> str:
+    if style.markdown:
+        return r"write \| for a bar in a text"
+    return "quote the text" if style.delimiter in ",;" else "does a text hold a delimiter? save the table as JSONL"
 
 
-def parquet_records(path: Path, advance: Callable[[int], None], *, buffer: int) -> Iterator[tuple[int, Any]]:
-    """buffer: bytes of the file at a time. advance: called with the bytes that were used up, by their share of rows."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "parquet") from error
-    size, number = path.stat().st_size, 0
-    try:
-        with pyarrow.parquet.ParquetFile(
-            path, buffer_size=buffer
-        ) as file:  # else a column of a row group is read whole
-            rows = max(1, file.metadata.num_rows)
-            _check_columns(path, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1000):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, _unless_too_long(record)
-                advance(size * number // rows - size * (number - len(batch)) // rows)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        what = str(error).partition("\n")[0][:60]
-        raise DataError(f"{path}: broken Parquet: {what} (was it cut off?)") from error
-    if not number:
-        raise _no_rows(path)
+def _names(header: Sequence[str], path: Path, style: Style) -> list[str]:
+    """Names of columns without white space round them. Columns at the end without a name must stay empty."""
+    names = [name.strip() for name in header]
+    while len(names) > 1 and not names[-1]:
+        names.pop()
+    if style.index and "index" not in names:
+        names[0] = "index"
+    check_columns(path, names)
+    return names
+
+
+def _rows(lines: _Lines, path: Path, style: Style) -> Iterator[list[Any]]:
+    """The header and the rows as lists. Until the first quote it does not matter what a quote means."""
+    mark, number = style.delimiter, -1  # rows so far, the header not counted
+    columns = 0
+    for row in csv.reader(lines.until_a_quote(), delimiter=mark, quoting=csv.QUOTE_NONE, skipinitialspace=style.padded):
+        columns = columns or len(row)
+        number += bool(row)
+        yield _unpadded(row, style)
+    text, ends = lines.sample()
+    if not text:
+        return
+    if not columns:  # quotes in the header
+        columns = len(_split(NEWLINE.split(text, 1)[:1], mark)[0])
+    quoted_header = number < 0 and text.count('"', 0, _end_of_line(text)) >= 2 * columns
+    place = f"{path}:{max(1, number + 1)}"
+    evidence = Evidence(text, mark, columns, lines.number + 1, ends=ends)
+    signs = are_signs(evidence, place, quoted_header=quoted_header, from_first_row=number <= 0)
+    literal = {} if signs else {"quoting": csv.QUOTE_NONE}
+    # strict: a quote that nothing closes is an error here, and not one field that swallows all rows after it
+    reader = csv.reader(
+        lines.all() if mark in ",;" else lines.kept(),
+        delimiter=mark,
+        strict=True,
+        skipinitialspace=style.padded,
+        **literal,  # type: ignore[arg-type]
+    )
+    for row in reader:
+        number += bool(row)
+        if lines.record:
+            place, first = f"{path}:{max(1, number)}", lines.number - len(lines.record) + 1
+            if not signs and '"' in lines.record[0]:
+                refuse_sign(place, lines.record[0].rstrip("\r\n"), mark, columns, first)
+            elif signs and len(lines.record) > 1:
+                refuse_character(place, lines.record, mark, columns, first)
+            lines.record.clear()
+        yield _unpadded(row, style)
+
+
+def _unpadded(row: list[str], style: Style) -> list[str]:
+    return [cell.strip(" ") for cell in row] if style.padded and style.delimiter == "|" else row
+
+
+def _end_of_line(text: str) -> int:
+    match = NEWLINE.search(text)
+    return match.start() if match else len(text)
+
+
+def _markdown_rows(lines: _Lines, path: Path) -> Iterator[list[Any]]:
+    r"""Cells of a table in Markdown, without the bars and blanks round them; \| is a bar in a text."""
+    for place, line in enumerate(lines.all()):
+        text = line.strip()
+        if place == 1 or not text:
+            continue  # |---|---|
+        if "|" not in text:
+            raise DataError(f"{path}:{max(1, place - 1)}: line {lines.number} is no row of the table (take it out)")
+        text = text.removeprefix("|")
+        if text.endswith("|") and not text.endswith(r"\|"):
+            text = text[:-1]
+        yield [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", text)]

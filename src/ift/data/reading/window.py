@@ -75,6 +75,24 @@ class Window:
         self.ended = size < enough
         return len(ahead) > 1
 
+    def reach(self, size: int) -> None:
+        """Have so many characters ahead, or all that are left. `at` stays where it is in the text."""
+        while self.reached < size and not self.ended and self.grow():
+            pass
+
+    @property
+    def reached(self) -> int:
+        """Characters of the text that lie ahead."""
+        return len(self.text) - self.at
+
+    def goes_on(self, length: int) -> bool:
+        """Whether anything but white space stands behind the next so many characters."""
+        while True:
+            if end_of(SPACE.match(self.text, self.at + length)) < len(self.text):
+                return True
+            if self.ended or not self.grow():
+                return False
+
     def line(self, at: int) -> int:
         return self.lines + self.text.count("\n", 0, at) + 1
 
