@@ -28,6 +28,7 @@ def show_report(report: dict[str, Any]) -> Iterator[str]:
         f"data      {report['rows_in']:,} rows in = {report['kept']:,} kept + {report['dropped']:,} dropped{merged}; "
         f"train {splits['train']:,}, test {splits['test']:,}, validation {splits['val']:,}"
     )
+    yield from _show_files(report)
     for reason, count in report["dropped_by_reason"].items():
         yield f"          dropped {count:,}: {reason} (see rejected.jsonl)"
     for part, count in report["truncated"].items():
@@ -51,6 +52,23 @@ def show_report(report: dict[str, Any]) -> Iterator[str]:
     for warning, about in report["warnings"].items():
         places = ", ".join(map(str, about["first"][:3])) + (", ..." if about["rows"] > 3 else "")
         yield f"look at   {about['rows']:,} rows: {warning} (rows {places})"
+
+
+def _show_files(report: dict[str, Any]) -> Iterator[str]:
+    """Which files are which split, where there are several, and what was not read."""
+    named = {"all": "train", "test": "test", "val": "validation"}
+    roles = {role: [file["file"] for file in report["files"] if file["role"] == role] for role in named}
+    if len(report["files"]) > 1:
+        yield "files     " + "; ".join(f"{named[role]}: {_few(files)}" for role, files in roles.items() if files)
+    if report.get("unread"):
+        yield f"          not read: {_few(report['unread'])}"
+    for file in report["files"]:
+        if file.get("beside"):
+            yield f"          not used: {_few(file['beside'])}, beside the rows in {file['file']}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(one_line(name, 60) for name in names[:4]) + (f" and {len(names) - 4:,} more" if names[4:] else "")
 
 
 def show_details(report: dict[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ift.data.reading import containers, json_records, window
-from ift.data.reading.containers import data_files, read_records
+from ift.data.reading.containers import read_records
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError, MachineError
 
@@ -145,7 +145,7 @@ def test_jsonl_reads_back_as_it_was_and_each_row_has_the_number_of_its_line(
 
 @settings(deadline=None)  # the machine may be busy
 @given(
-    rows=st.lists(values, min_size=1, max_size=5),
+    rows=st.lists(values.filter(lambda value: not isinstance(value, list)), min_size=1, max_size=5),
     indent=st.sampled_from([None, 0, 1, 4, "\t"]),
     ascii=st.booleans(),
     encoding=st.sampled_from(ENCODINGS),
@@ -180,10 +180,6 @@ def test_a_row_of_jsonl_is_numbered_by_its_line_and_any_other_by_its_place(write
 
 def test_columns_that_a_row_does_not_reach_are_empty(write):
     assert read(write("a.csv", "a,b\nc\n")) == [(1, {"a": "c", "b": None})]
-
-
-def test_white_space_before_the_name_of_a_column_is_part_of_it(write):
-    assert read(write("a.csv", "\n a,b\n1,2\n")) == [(1, {" a": "1", "b": "2"})]
 
 
 def test_a_single_row_is_a_file_of_rows_though_it_is_one_object(write):
@@ -278,8 +274,7 @@ def test_a_row_of_a_table_has_the_same_limit(write, name):
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        ('{"a": NaN}', "NaN is no JSON number"),
-        ('{"a": [1, -Infinity], "b": "],}"}', "-Infinity is no JSON number"),
+        ('{"b": 1, "a": [1, -Infinity], "c": "],}"}', '"a" is infinite, which is no JSON number'),
         ('{"a": 1, "b": "\\",", "a": 2}', 'the key "a" stands twice'),
         ('{"b": {"a": 1, "a": 1}}', 'the key "a" stands twice'),
         ('{"a": ' + 64 * "[" + 64 * "]" + "}", "nested deeper than 64"),
@@ -358,13 +353,14 @@ PACKED = zipped(LINES.encode() * 9)
         ("a.json", "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a.json: a Git LFS pointer, not the"),
         ("a.json", " <!DOCTYPE html>\n<html>", "a.json: an HTML page, not data (was the download an error page?)"),
         ("a.csv", b"\xef\xbb\xbf<HTML>", "a.csv: an HTML page"),
-        ("a.csv", b"PK\x03\x04\x14\0", "a.csv: a zip or Excel file (export it as CSV)"),
+        ("a.csv", b"PK\x03\x04\x14\0", "a.csv: broken zip: File is not a zip file (was it cut off?)"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd\0", "a.jsonl: compressed with zstd (run: zstd -d)"),
-        ("a.jsonl", b"BZh91AY&SY", "a.jsonl: compressed with bzip2 (run: bunzip2)"),
-        ("a.jsonl", b"\xfd7zXZ\0", "a.jsonl: compressed with xz (run: unxz)"),
+        ("a.jsonl", b"BZh91AY&SY", "a.jsonl: broken bzip2: Compressed file ended before"),
+        ("a.jsonl", b"\xfd7zXZ\0", "a.jsonl: broken xz: Compressed file ended before"),
         ("a.json", "%PDF-1.7", "a.json: a PDF"),
         ("a.json", b"\x7fELF\0\0\0", "a.json: a binary file, no rows of text"),
-        ("a.txt", HEADER, "a.txt:1: neither JSON, JSONL, CSV, TSV nor Parquet (it begins 'instruction,output\\n')"),
+        ("a.txt", HEADER, "a.txt: no rows (it has columns, and nothing in them)"),
+        ("a.txt", "Once upon. a time\n", "a.txt:1: neither JSON, JSONL, CSV, TSV nor Parquet (it begins 'Once upon"),
         ("a.json", '\n"text"', "a.json:2: neither JSON, JSONL, CSV, TSV nor Parquet"),
         ("a.json", f"// rows\n[{ROW}]", "a.json:1: begins with a comment, which JSON does not have (take it out)"),
         # gzip
@@ -373,7 +369,7 @@ PACKED = zipped(LINES.encode() * 9)
         ("a.gz", PACKED + b"and more", "a.gz: broken gzip: Not a gzipped file"),
         ("a.gz", zipped(PACKED), "a.gz: gzip inside gzip (unpack it once: gunzip)"),
         ("a.gz", zipped(parquet(RECORDS)), "a.gz: Parquet inside gzip (unpack it: gunzip)"),
-        ("a.gz", zipped(HEADER.encode()), "a.gz:1: neither JSON, JSONL, CSV, TSV nor Parquet"),
+        ("a.gz", zipped(b"- a: b"), "a.gz:1: neither JSON, JSONL, CSV, TSV nor Parquet"),
         # encoding
         ("a.json", f"[{ROW},\n".encode() + b'{"a": "\xe9"}]', "a.json:2: byte 68 is not UTF-8 (convert it with iconv)"),
         ("a.json", b"\xef\xbb\xbf" + b'{"a": "\xe9"}]', "a.json:1: byte 10 is not UTF-8"),
@@ -406,15 +402,13 @@ PACKED = zipped(LINES.encode() * 9)
         ("a.jsonl", f"{ROW}\n# one\n{ROW}\n", "a.jsonl:2: broken JSON: a comment, which JSON does not have (take it"),
         ("a.jsonl", f'{{"a": 1,\n{ROW}\n', "a.jsonl:1: broken JSON: Expecting property name"),
         # one object
-        ("a.json", f'{{"data": [{ROW}]}}', 'a.json:1: one JSON object, not a list of rows; its rows are under "data"'),
-        ("a.json", f'{{"v": {{"x": [{{}}]}},\n"data": [{ROW}]}}', 'its rows are under "data" (save the list alone)'),
-        ("a.json", f'{{"data": [{",".join([ROW] * 20_000)}]}}', 'its rows are under "data" (save the list alone)'),
-        ("a.json", '{\n"a": 1\n}', "a.json:1: one JSON object, not a list of rows (save the list alone)"),
+        ("a.json", '{"a": [{"b": 1}], "c": [{"d": 1}]}', 'a.json:1: one JSON object with lists of rows under 2 keys: '),
+        ("a.json", '{\n"a": 1,\n"b": x\n}', "a.json:1: broken JSON in line 3: Expecting value at 'x"),
         ("a.json", '{\n"a": 1\n}\n{\n"a": 2\n}\n', "a.json:1: a row over several lines (one in each: jq -c . FILE)"),
         # tables
         ("a.csv", "a,b\nc,d,e\n", "a.csv:1: more columns than the header has (quote the text)"),
         ("a.csv", "a,b,a\n", 'a.csv:1: the column "a" stands twice (rename one)'),
-        ("a.csv", ",a,b\n0,c,d\n", "a.csv:1: column 1 has no name (name it, or save without the index)"),
+        ("a.csv", ",a,b\n?,c,d\n", "a.csv:1: column 1 has no name (name it, or save without the index)"),
         ("a.csv", 'a,b\nc,d\n"e,f\ng,h\n', "a.csv:2: broken CSV from line 3 on: unexpected end of data"),
         ("a.csv", '\nsep=;\na;b\nc;"d"e\n', "a.csv:1: broken CSV from line 4 on: ';' expected after '\"'"),
         ("a.csv", 'a,b\nc,d\n"e,f\n' + "g,h\n" * 300_000, "a.csv:2: a line or field of more than 1,000,000 bytes from"),
@@ -494,21 +488,3 @@ def test_a_file_that_the_system_does_not_give_out_is_an_error(write, when):
         file.read.side_effect = OSError(5, "Input/output error")
         with mock.patch.object(type(path), "open", return_value=file):
             assert error_of(path) == "a.json: cannot be read: Input/output error"
-
-
-def test_a_folder_stands_for_the_data_files_in_it_by_name(tmp_path, write):
-    names = ["b.jsonl", "a.JSON", "c.csv.gz", "d.parquet", "e.tsv", "f.ndjson"]
-    for name in [*names, "README.md", "._b.jsonl", "inner/g.json", "h.tar.gz", "folder.json/x"]:
-        write(f"data/{name}", "")
-    alone = tmp_path / "none.txt"
-    found = data_files([alone, str(tmp_path / "data")])
-    assert found[0] == alone
-    assert [path.name for path in found[1:]] == sorted(names)
-
-
-def test_a_folder_without_data_says_what_it_looked_for(tmp_path):
-    with pytest.raises(DataError) as caught:
-        data_files([tmp_path])
-    assert str(caught.value) == (
-        f"{tmp_path}: no data files in this folder (.json .jsonl .ndjson .csv .tsv .parquet, or one of them with .gz)"
-    )

@@ -352,7 +352,10 @@ def _chunks(
         advance(n)
 
     records: list[tuple[int, Any]] = []
-    for record in source.records(consumed):
+    def beside(key: str) -> None:
+        about.setdefault("beside", []).append(key)
+
+    for record in source.records(consumed, beside):
         about["rows_in"] += 1
         if about["format"] is None:
             about["format"] = format_of(record[1], checker.fields)

@@ -17,7 +17,7 @@ from ift.data.contract.examples import Example, length_summary
 from ift.data.contract.splits import SPLITS, split_rows
 from ift.data.contract.twins import NgramIndex, similarity
 from ift.data.reading.rows import Row
-from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources
+from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources, unread_files
 from ift.errors import ConfigError, DataError
 from ift.forms import DATA_REPORT
 from ift.run import RunFolder, write_json, write_jsonl
@@ -96,6 +96,7 @@ def prepare(
     order = _split(store, sources, settings, seed)
     leaks = find_leaks(store, order, settings.twins)
     report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
+    report["unread"] = unread_files(settings)
     order["train"] = _weigh(store, sources, order["train"], seed)
     report["rows_an_epoch"] = len(order["train"])
     clean = _without_leaks(store, order["test"], leaks) if leaks else order["test"]
@@ -150,7 +151,7 @@ def _split(store: Store, sources: list[Source], settings: DataSettings, seed: in
     given = {name: rows for name, rows in given.items() if any(source.role == name for source in sources)}
     for name, rows in given.items():
         if not len(rows):
-            path = settings.test_path if name == "test" else settings.val_path
+            path = next(source.name for source in sources if source.role == name)
             raise DataError(f"{path}: no row of it can be used (see rejected.jsonl)")
     whole = np.flatnonzero(role == ROLES.index("all"))
     fractions = _remaining(settings.fractions, given)

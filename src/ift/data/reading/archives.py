@@ -104,4 +104,4 @@ def on_disk(chunks: Iterator[bytes]) -> Iterator[BinaryIO]:
         for chunk in chunks:
             file.write(chunk)
         file.seek(0)
-        yield file  # type: ignore[misc]
+        yield file

@@ -224,7 +224,7 @@ def table_records(window: Window, path: Path, style: Style) -> Iterator[tuple[in
         rows = _markdown_rows(lines, path) if style.markdown else _rows(lines, path, style)
         header = next(rows, [])
         names = _names(header, path, style)
-        columns = len(names)
+        columns, lines.begin = len(names), lines.number
         for row in rows:
             if len(row) != columns:
                 if not row:
