@@ -280,6 +280,11 @@ def test_nulls_that_columns_were_filled_up_with_are_no_arguments():
     assert chat["messages"][1]["tool_calls"] == [CALL]
     assert chat_of(messages, tools=[TOOL])["messages"][1]["tool_calls"][0]["function"] == call  # a null of its own
     assert chat_of([{**messages[0], "tool_calls": None}, messages[1]])["messages"][1]["tool_calls"] == [CALL]
+    text = [
+        {**messages[0], "tool_calls": None},
+        {"role": "assistant", "function_call": {**call, "arguments": '{"m": null}'}},
+    ]
+    assert chat_of(text)["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"m": None}
     default = {"name": "look_up", "parameters": {"properties": {"n": {"default": None}}}}
     assert chat_of(listed(*PAIR), tools=[default])["tools"][0]["function"] == default
 

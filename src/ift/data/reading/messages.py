@@ -54,6 +54,7 @@ TURN_KEYS = {
     **dict.fromkeys(("assistant", "gpt", "bot", "output", "answer", "response", "completion"), "assistant"),
 }
 KNOWN = HARMLESS.union(ROLE_KEYS, TEXT_KEYS, REASONING_KEYS, CALL_KEYS, DETAIL_KEYS, MARKS)
+PLAIN_KEYS = HARMLESS.difference(("channel", "recipient")).union("role content from value".split())
 TEXT_PARTS = ("text", "input_text", "output_text")
 NULL_IN_SCHEMA = ("default", "const", "example")  # keywords of JSON Schema whose value can be null
 
@@ -92,8 +93,8 @@ def is_messages(value: Any) -> bool:
             f'"{key}"' in value or f"'{key}'" in value for key in ROLE_KEYS
         )
     if isinstance(value, list):
-        return bool(value) and isinstance(value[0], Mapping) and any(key in value[0] for key in ROLE_KEYS)
-    return isinstance(value, Mapping) and any(isinstance(value.get(key), list | str) for key in ROLE_KEYS)
+        return bool(value) and isinstance(value[0], dict) and any(key in value[0] for key in ROLE_KEYS)
+    return isinstance(value, dict) and any(isinstance(value.get(key), list | str) for key in ROLE_KEYS)
 
 
 def prompt_and_completion(prompt: Any, completion: Any) -> list[Any]:
@@ -128,19 +129,21 @@ def checked_text(value: Any, what: str) -> str:
 
 
 def _plain(messages: Any, system: Any) -> list[Message] | None:
-    """The messages where each is a role and a text and nothing else, as almost all are; else None."""
+    """The messages where each is a role and a text and nothing else that matters, as almost all are; else None."""
     if type(messages) is not list:
         return None
     plain: list[Message] = []
-    for number, message in enumerate(messages, start=1):
-        if type(message) is not dict or len(message) != 2:
+    for message in messages:
+        if type(message) is not dict or (len(message) != 2 and not _is_plain(message)):
             return None
         role, text = message.get("role"), message.get("content")
         if role is None:
             role, text = message.get("from"), message.get("value")
         if type(role) is not str or type(text) is not str or role not in ROLES:
             return None
-        plain.append((ROLES[role], checked_text(text, f"message {number}")))
+        if "\0" in text or not text.isascii():
+            checked_text(text, f"message {len(plain) + 1}")
+        plain.append((ROLES[role], text))
     if system and plain:
         if type(system) is not str or plain[0][0] == "system" or system.lstrip()[:1] in ("[", "{"):
             return None
@@ -148,17 +151,24 @@ def _plain(messages: Any, system: Any) -> list[Message] | None:
     return plain
 
 
+def _is_plain(message: dict[Any, Any]) -> bool:
+    """Whether the rest of a message with a role and a text is nulls and what does not matter."""
+    for key, value in message.items():
+        if value is not None and key not in PLAIN_KEYS:
+            return False
+    one = message.get("role") is None or (message.get("from") is None and message.get("value") is None)
+    return one and (message.get("from") is None or message.get("content") is None)
+
+
 def _conversation(messages: Any, system: Any, tools: Any, turns: str) -> tuple[Conversation, Counter[str]]:
-    listed, told = _listed(messages), _tools(tools)
+    listed = _listed(messages)
+    if _has_filled_null(tools) or any(map(_has_null_calls, listed)):
+        listed, tools = _without_nulls(listed), _without_nulls(tools)
     said: list[Said] = []
     for number, message in enumerate(listed, start=1):
         for one in _said(message, number):
             follows = bool(said) and said[-1].goes_on and one.role == "assistant"
             said[-1:] = [joined(said[-1], one)] if follows else [*said[-1:], one]
-    filled = any(map(_has_filled_null, told)) or any(map(_has_null_calls, listed))
-    for one in said:
-        one.calls = _without_nulls(one.calls) if filled else one.calls
-    told = _without_nulls(told) if filled else told
     beside = _system_text(system)
     own = said[0].text.strip() if said and said[0].role == "system" else ""
     if own and beside.strip() not in ("", own) and turns == "error":
@@ -171,7 +181,7 @@ def _conversation(messages: Any, system: Any, tools: Any, turns: str) -> tuple[C
     ):  # two system texts at the beginning are neighbours of one role
         begin = 1 if said and said[0].role == "system" and not own else 0
         said = [Said(role="system", number=0, text=beside), *said[begin:]]
-    return conversation_in_order(said, tools=told, turns=turns)
+    return conversation_in_order(said, tools=_tools(tools), turns=turns)
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
@@ -181,7 +191,7 @@ def _listed(messages: Any) -> list[Any]:
     """Messages, one an element, by whatever means they are listed."""
     if isinstance(messages, str):
         messages = _from_json(messages, "the messages are text that")
-    if isinstance(messages, Mapping):
+    if isinstance(messages, dict):
         messages = _across(messages)
     if not isinstance(messages, list):
         raise ValueError(f"the messages are {kind_of(messages)}, not a list")
@@ -191,7 +201,7 @@ def _listed(messages: Any) -> list[Any]:
     for number, message in enumerate(messages, start=1):
         if isinstance(message, list):
             listed += _of_pair(message, number)
-        elif isinstance(message, Mapping) and all(message.get(key) is None for key in (*ROLE_KEYS, *TEXT_KEYS)):
+        elif isinstance(message, dict) and all(message.get(key) is None for key in (*ROLE_KEYS, *TEXT_KEYS)):
             listed += _of_turn(message)
         else:
             listed.append(message)
@@ -247,7 +257,7 @@ def _as_message(role: str, text: Any) -> dict[str, Any]:
 
 
 def _unmarked_answer(message: Any) -> Any:
-    if not isinstance(message, Mapping) or any(message.get(key) is not None for key in (*MARKS, *DETAIL_KEYS)):
+    if not isinstance(message, dict) or any(message.get(key) is not None for key in (*MARKS, *DETAIL_KEYS)):
         return message
     names = [str(message[key]) for key in ROLE_KEYS if message.get(key) is not None]
     try:
@@ -263,7 +273,7 @@ def _unmarked_answer(message: Any) -> Any:
 def _said(message: Any, number: int) -> list[Said]:
     """What a message says: one, or with Anthropic's results of tools in a user's message several."""
     where = f"message {number}"
-    if not isinstance(message, Mapping):
+    if not isinstance(message, dict):
         raise ValueError(f"{where} is {kind_of(message)}, not an object")
     role = _role(message, number)
     for key, value in message.items():
@@ -277,7 +287,7 @@ def _said(message: Any, number: int) -> list[Said]:
         calls += _calls(content or "", where, must=not calls)
     elif role == "tool" and not isinstance(content, str | None) and not _is_parts(content):
         one.text = _as_json(content, where)  # a result that is an object
-    elif isinstance(content, Mapping) and content.get("parts") is not None:
+    elif isinstance(content, dict) and content.get("parts") is not None:
         said = _of_parts(content["parts"], one, where)
     elif isinstance(content, list):
         said = _of_parts(content, one, where)
@@ -351,7 +361,7 @@ def _must_not_matter(key: Any, value: Any, where: str) -> None:
 
 def _is_parts(content: Any) -> bool:
     return isinstance(content, list) and all(
-        isinstance(part, Mapping) and ("type" in part or list(part) == ["text"]) for part in content
+        isinstance(part, dict) and ("type" in part or list(part) == ["text"]) for part in content
     )
 
 
@@ -362,7 +372,7 @@ def _of_parts(parts: Any, one: Said, where: str) -> list[Said]:
     for part in parts if isinstance(parts, list) else [parts]:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
-        if not isinstance(part, Mapping):
+        if not isinstance(part, dict):
             raise ValueError(f"{where} has parts that are {kind_of(part)}, not objects")
         kind = part.get("type") or ("text" if part.get("text") is not None else next(iter(part), "nothing"))
         learnt = _mark(part, f"a part of {where}")
@@ -425,7 +435,7 @@ def _system_text(system: Any) -> str:
         except ValueError:
             parts = None
         system = parts if _is_parts(parts) else system
-    if isinstance(system, Mapping):
+    if isinstance(system, dict):
         system = system.get("parts", [system])
     if isinstance(system, list):
         return "".join(said.text for said in _of_parts(system, Said(role="system", number=0), "the system text"))
@@ -439,7 +449,7 @@ def _calls(given: Any, where: str, *, must: bool = False) -> list[dict[str, Any]
     """Calls of tools in OpenAI's form, with their arguments as an object. must: there has to be one."""
     if isinstance(given, str) and (given.strip() or must):
         given = _from_json(given, f"{where} calls a tool in a text that")
-    if isinstance(given, Mapping):
+    if isinstance(given, dict):
         given = [given] if must or any(given.values()) else []
     if given in (None, "", []) and not must:
         return []
@@ -451,15 +461,15 @@ def _calls(given: Any, where: str, *, must: bool = False) -> list[dict[str, Any]
 def _call(given: Any, where: str) -> dict[str, Any]:
     if isinstance(given, str):
         given = _from_json(given, f"{where} calls a tool in a text that")
-    function = given.get("function") if isinstance(given, Mapping) else None
-    function = function if isinstance(function, Mapping) else given
-    name = function.get("name") if isinstance(function, Mapping) else None
+    function = given.get("function") if isinstance(given, dict) else None
+    function = function if isinstance(function, dict) else given
+    name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} calls a tool without a name")
     arguments = _only(function, ("arguments", "parameters", "args", "input"), f"the call of {name[:40]} in {where}")
     if isinstance(arguments, str):
         arguments = _from_json(arguments, f"{where} calls {name[:40]} with arguments that") if arguments.strip() else {}
-    if not isinstance(arguments, Mapping | None):
+    if not isinstance(arguments, dict | None):
         raise ValueError(f"{where} calls {name[:40]} with arguments that are {kind_of(arguments)}, not an object")
     for key, value in [*given.items(), *(function.items() if function is not given else ())]:
         if value is not None and key not in CALL_PARTS:
@@ -476,7 +486,7 @@ def _tools(tools: Any) -> list[Any]:
     """Tools in OpenAI's form: {"type": "function", "function": {"name", "description", "parameters"}}."""
     if isinstance(tools, str):
         tools = _from_json(tools, '"tools" is text that') if tools.strip() else None
-    if isinstance(tools, Mapping):
+    if isinstance(tools, dict):
         tools = [tools] if tools else None
     if not isinstance(tools, list | None):
         raise ValueError(f'"tools" is {kind_of(tools)}, not a list')
@@ -486,14 +496,14 @@ def _tools(tools: Any) -> list[Any]:
 def _tool(given: Any, where: str) -> dict[str, Any]:
     if isinstance(given, str):
         given = _from_json(given, f"{where} is text that")
-    if not isinstance(given, Mapping):
+    if not isinstance(given, dict):
         raise ValueError(f"{where} is {kind_of(given)}, not an object")
     outer, function = dict(given), given.get("function")
     if function is None:  # Anthropic's, or OpenAI's functions
         outer, function = {"type": "function"}, {key: value for key, value in given.items() if key != "type"}
     if isinstance(function, str):
         function = _from_json(function, f"{where} is text that")
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError(f"{where} has no name")
     function = {"parameters" if key == "input_schema" else key: value for key, value in function.items()}
     if isinstance(function.get("parameters"), str):
@@ -502,8 +512,8 @@ def _tool(given: Any, where: str) -> dict[str, Any]:
 
 
 def _has_filled_null(value: Any) -> bool:
-    """Whether a tool's schema has a null that JSON Schema cannot have: a column of Parquet was filled up with it."""
-    if isinstance(value, Mapping):
+    """Whether schemas of tools have a null that JSON Schema cannot have: columns of Parquet were filled up with it."""
+    if isinstance(value, dict):
         return any(
             (inner is None and key not in NULL_IN_SCHEMA) or _has_filled_null(inner) for key, inner in value.items()
         )
@@ -512,14 +522,15 @@ def _has_filled_null(value: Any) -> bool:
 
 def _has_null_calls(message: Any) -> bool:
     """Whether a message that can have no calls has a null in their place: columns of Parquet were filled up."""
-    if not isinstance(message, Mapping) or message.get("tool_calls", "") is not None:
+    if not isinstance(message, dict) or message.get("tool_calls", "") is not None:
         return False
     role = next((message[key] for key in ROLE_KEYS if message.get(key) is not None), None)
     return isinstance(role, str) and ROLES.get(role.strip().lower()) != "assistant"
 
 
 def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    """The same without nulls, those in texts of JSON excepted: no column was filled up with these."""
+    if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
@@ -545,6 +556,8 @@ def _take_channel(message: Mapping[str, Any], one: Said, where: str) -> None:
 
 def _mark(holder: Mapping[str, Any], where: str) -> bool | None:
     """Whether what it stands on is learnt; None where there is no mark."""
+    if MARKS.keys().isdisjoint(holder):
+        return None
     learnt: bool | None = None
     for key, says in MARKS.items():
         value = holder.get(key)
@@ -581,7 +594,7 @@ def _take_marks(message: Mapping[str, Any], said: Sequence[Said], where: str) ->
 
 def _span(part: Any, length: int, where: str) -> tuple[int, int, bool]:
     """Begin, end (not included any more) and train of a part of train_detail."""
-    values = [part.get(key) if isinstance(part, Mapping) else None for key in ("begin_offset", "end_offset", "train")]
+    values = [part.get(key) if isinstance(part, dict) else None for key in ("begin_offset", "end_offset", "train")]
     begin, end, train = values
     if type(begin) is not int or type(end) is not int or not isinstance(train, bool | int) or train not in (0, 1):
         raise ValueError(f"{where} has a train_detail that is no list of begin_offset, end_offset and train")
@@ -623,7 +636,7 @@ def _as_json(value: Any, where: str) -> str:
 
 def _checked(value: Any, where: str) -> Any:
     """The same as plain objects and lists, every text of it checked."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {checked_text(key, f"a key in {where}"): _checked(inner, where) for key, inner in value.items()}
     if isinstance(value, list):
         return [_checked(inner, where) for inner in value]

@@ -91,7 +91,7 @@ def format_of(record: Any, fields: Mapping[str, str]) -> str | None:
         return None
     for name in ("messages", "conversations"):
         given = record.get(fields[name])
-        if isinstance(given, list) or is_messages(given):
+        if isinstance(given, list) or (given is not None and is_messages(given)):
             return name
     if fields["instruction"] in record and fields["output"] in record:
         return "alpaca"
