@@ -33,10 +33,13 @@ def test_messages_that_are_no_conversation_say_why(roles, answered, shown):
 
 
 def test_a_role_has_several_names():
-    names = ("system", "developer", "user", "human", "assistant", "gpt", "model")
+    names = ("system", "developer", "USER", " human ", "Chatbot", "gpt", "model")
     assert [role_of(name, 1) for name in names] == ["system"] * 2 + ["user"] * 2 + ["assistant"] * 3
-    with pytest.raises(ValueError, match=r"^message 3 is of 'tool', not of system, user or assistant$"):
-        role_of("tool", 3)
+    assert [role_of(name, 1) for name in ("tool", "observation", "function_call", "Tool-Call")] == ["tool"] * 2 + [
+        "call"
+    ] * 2
+    with pytest.raises(ValueError, match=r"^message 3 is of 'narrator', not of system, user or assistant$"):
+        role_of("narrator", 3)
 
 
 def test_messages_of_one_role_that_follow_each_other_are_one():

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-# the names that formats and programs give to the three roles
+# the names that formats and programs give to the three roles, in small letters
 ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("system", "developer", "sys"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "usr", "customer"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "agent", "llm"), "assistant"),
+    **dict.fromkeys(("bing", "bard", "claude", "gemini", "gpt4", "gpt-4"), "assistant"),
+}
+# and to messages that are not said by one of them: a tool's result, and an assistant's call of a tool
+TOOL_ROLES = {
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "environment"), "tool"),
+    **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_result"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 Message = tuple[str, str]  # role (system, user or assistant) and text
 
@@ -63,10 +70,15 @@ class Conversation:
 
 
 def role_of(name: str, number: int) -> str:
-    """The role of message `number`, by any of its names. Raises ValueError where it is none of the three."""
-    if name not in ROLES:
+    """The role of message `number` by any of its names, in any case: system, user, assistant, tool or call (of a tool).
+
+    Raises ValueError where it is none of these.
+    """
+    small = name.strip().lower()
+    role = ROLES.get(small) or TOOL_ROLES.get(small.replace("-", "_").replace(" ", "_"))
+    if role is None:
         raise ValueError(f"message {number} is of {name[:30]!r}, not of system, user or assistant")
-    return ROLES[name]
+    return role
 
 
 def conversation_of(messages: Sequence[Message], *, answered: bool = False) -> Conversation:

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
+from ift.data.reading.messages import HALF_CHARACTER, checked_text, conversation_from, is_messages, kind_of
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl
-from ift.text.conversations import Conversation, Message, conversation_of, role_of
+from ift.text.conversations import Conversation
 
 RARE = ("system", "history", "category", "unlearnt", "unlearnt_parts", "chat")  # stored where they hold something
 PARTS = tuple(field.name for field in fields(Conversation))
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 # what other data sets call a field: for the hint in a message, never to guess in silence
 SYNONYMS = {
     "instruction": ("prompt", "question", "query", "ask", "problem", "user", "request", "q"),
@@ -91,7 +90,8 @@ def format_of(record: Any, fields: Mapping[str, str]) -> str | None:
     if not isinstance(record, dict):
         return None
     for name in ("messages", "conversations"):
-        if isinstance(record.get(fields[name]), list):
+        given = record.get(fields[name])
+        if isinstance(given, list) or (given is not None and is_messages(given)):
             return name
     if fields["instruction"] in record and fields["output"] in record:
         return "alpaca"
@@ -150,13 +150,10 @@ def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, op
 
 
 def _checked(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise BadRow(f"{what} is {kind_of(value)}, not text")
-    if not value.isascii() and HALF_CHARACTER.search(value):
-        raise BadRow(f"{what} holds half a character (a lone surrogate, no text in UTF-8)")
-    if "\0" in value:
-        raise BadRow(f"{what} holds a NUL character (is it text?)")
-    return value
+    try:
+        return checked_text(value, what)
+    except ValueError as error:
+        raise BadRow(str(error)) from error
 
 
 def _likely(name: str, record: Mapping[str, Any]) -> str:
@@ -181,38 +178,10 @@ def _is_talk(messages: list[Any]) -> bool:
 
 
 def _conversation(record: Mapping[str, Any], key: str) -> Conversation:
-    """The conversation of a list of messages. OpenAI's and ShareGPT's spelling may be mixed."""
     try:
-        messages = [_message(message, number) for number, message in enumerate(record[key], start=1)]
-        conversation = conversation_of(messages, answered=True)
+        return conversation_from(record[key], system=record.get("system"), tools=record.get("tools"))[0]
     except ValueError as error:
         raise BadRow(str(error)) from error
-    system = record.get("system")  # ShareGPT's other place for it
-    if isinstance(system, str) and messages[0][0] != "system":
-        conversation = replace(conversation, system=_checked(system, "the system text"))
-    return conversation
-
-
-def _message(message: Any, number: int) -> Message:
-    if not isinstance(message, dict):
-        raise BadRow(f"message {number} is {kind_of(message)}, not an object")
-    role = message.get("role", message.get("from"))
-    if not isinstance(role, str):
-        raise BadRow(f"message {number} is of {kind_of(role)}, not of system, user or assistant")
-    role = role_of(role, number)
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):  # OpenAI's parts
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise BadRow(f"message {number} has parts that are not text")
-        content = "".join(_checked(part.get("text"), f"message {number}") for part in content)
-    return role, _checked(content, f"message {number}")
-
-
-def kind_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
 
 
 def read_demo(n: int = 4000) -> list[Row]:
