@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ift.data.demo import demo_rows
 from ift.data.reading.containers import data_files, read_records
-from ift.data.reading.rows import read_demo
 from ift.errors import ConfigError, DataError, MachineError, missing_extra
 from ift.settings import DataSettings
 
@@ -31,7 +31,7 @@ class Source:
             return read_records(self.path, advance)
         if self.table is not None:
             return iter(enumerate(self.table, start=1))
-        return iter((row.number, row.to_json()) for row in read_demo(self.demo_rows))
+        return iter(enumerate(demo_rows(self.demo_rows), start=1))
 
     @property
     def stamp(self) -> list[Any]:
