@@ -79,7 +79,20 @@ def _with(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any
     return {name: value, **tree}
 
 
-CONFIG = Form("config.yaml")
+FIELDS = ("instruction", "input", "output", "system", "category", "messages", "conversations")
+
+
+def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
+    """Names of columns that were defaults are now found by the file's form; turns out of order were an error."""
+    content = added({"data.ignore": [], "data.turns": "error", "data.fields": {}})(content)
+    data = content["data"] if isinstance(content["data"], Mapping) else {}
+    if not isinstance(data.get("fields"), Mapping):
+        return content
+    fields = {name: None if value == name else value for name, value in data["fields"].items()}
+    return {**content, "data": {**data, "fields": {**dict.fromkeys((*FIELDS, "history", "tools")), **fields}}}
+
+
+CONFIG = Form("config.yaml", (columns_by_form,))
 RESULTS = Form("results.json")
 DATA_REPORT = Form("data_report.json")
 MANIFEST = Form("manifest.json")

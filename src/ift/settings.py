@@ -36,13 +36,15 @@ class ModelSettings:
 
 @dataclass
 class FieldSettings:
-    instruction: str
-    input: str
-    output: str
-    system: str
-    category: str
-    messages: str
-    conversations: str
+    instruction: str | None
+    input: str | None
+    output: str | None
+    system: str | None
+    history: str | None
+    category: str | None
+    tools: str | None
+    messages: str | None
+    conversations: str | None
 
 
 @dataclass
@@ -61,6 +63,8 @@ class DataSettings:
     hub: str | None
     demo_rows: int | None
     fields: FieldSettings
+    ignore: list[str]
+    turns: str
     split: str
     fractions: FractionSettings
     max_length: int | None
@@ -298,6 +302,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "model.dropout": _within(0, 0.99),
     "data.demo_rows": _within(50, 20000),
     "data.weights": _at_least(0),
+    "data.turns": _one_of("error", "merge", "drop"),
     "data.split": _one_of("clustered", "random", "positional"),
     "data.fractions.train": _within(0, 1),
     "data.fractions.test": _within(0, 1),

@@ -31,6 +31,11 @@ def show_report(report: dict[str, Any]) -> Iterator[str]:
     yield from _show_files(report)
     for reason, count in report["dropped_by_reason"].items():
         yield f"          dropped {count:,}: {reason} (see rejected.jsonl)"
+    for what, count in report["repaired"].items():
+        yield f"          {count:,} {what}"
+    unused = dict.fromkeys(name for file in report["files"] for name in unused_columns(file))
+    if unused:
+        yield f"columns   not used: {one_line(', '.join(unused), 200)} (ift check shows what is in them)"
     for part, count in report["truncated"].items():
         yield f"          {count:,} rows with a cut {part} (see cut.jsonl)"
     percentiles = ", ".join(f"{name} {length[name]:,}" for name in ("p50", "p90", "p99", "max"))
@@ -71,10 +76,22 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(one_line(name, 60) for name in names[:4]) + (f" and {len(names) - 4:,} more" if names[4:] else "")
 
 
+def unused_columns(file: dict[str, Any]) -> list[str]:
+    """The columns of a file that hold something and that nothing reads."""
+    return [column["name"] for column in file["columns"] if not column["used"] and column["rows"]]
+
+
 def show_details(report: dict[str, Any]) -> Iterator[str]:
     """What `ift check` prints besides: files with their formats, categories, and lengths as bars."""
     for file in report["files"]:
         yield f"file      {file['file']}: {file['rows_in']:,} rows, {file['format']}"
+        for column in file["columns"]:
+            name, rows = one_line(column["name"], 40), f"{column['rows']:,} rows"
+            if column["used"]:
+                yield f"          column {name}: {column['used']}, {rows}"
+            else:
+                example = f": {one_line(column['example'], 60)}" if column.get("example") else ""
+                yield f"          column {name}: not used, {rows}, {column['why']}{example}"
     if report["categories"]:
         most = sorted(report["categories"].items(), key=lambda item: -item[1])[:12]
         yield "kinds     " + ", ".join(f"{one_line(name, 40)} {count:,}" for name, count in most)

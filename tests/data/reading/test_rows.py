@@ -3,21 +3,26 @@ from datetime import date
 
 import pytest
 
-from ift.data.reading.rows import BadRow, Dropped, Row, format_of, make_row, read_stored_rows
+from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row, make_row, read_stored_rows
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl, write_jsonl
 
-FIELDS = {name: name for name in ("instruction", "input", "output", "system", "category", "messages", "conversations")}
+PARTS = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
 
 
-def row_of(record, **fields):
-    return make_row(record, {**FIELDS, **fields}, file="f", number=4)
+def row_of(record, *, ignore=(), turns="error", plain=False, **fields):
+    how = {"ignore": ignore, "turns": turns, "plain": plain}
+    return make_row(record, {**dict.fromkeys(PARTS), **fields}, file="f", number=4, **how)
+
+
+def form_of(record):
+    return Reader(dict.fromkeys(PARTS)).form_of(record)
 
 
 def test_the_file_may_have_names_of_its_own():
-    record = {"question": "Why?", "completion": "So.", "input": "not asked for", "kind": "short"}
-    row = row_of(record, instruction="question", input="context", output="completion", category="kind")
+    record = {"question": "Why?", "completion": "So.", "input": "not asked for", "kind": "short", "text": ""}
+    row = row_of(record, instruction="question", input="text", output="completion", category="kind")
     assert row == Row("Why?", "", "So.", file="f", number=4, category="short")
 
 
@@ -79,13 +84,13 @@ CONVERSATION = Row("And 2+2?", "", "4", file="f", number=4, system="Be brief.", 
     ],
 )
 def test_each_known_format_is_told_by_its_keys(record, kind, row):
-    assert format_of(record, FIELDS) == kind
+    assert form_of(record) == kind
     assert row_of(record) == row
 
 
 @pytest.mark.parametrize("record", [None, 3, "text", [], {}, {"instruction": "a"}, {"messages": "a"}, {"prompt": "a"}])
 def test_anything_else_has_no_format(record):
-    assert format_of(record, FIELDS) is None
+    assert form_of(record) is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_a_conversation_that_cannot_be_used_says_why(messages, reason):
         ({"instruction": "a", "output": "b\0c"}, '"output" holds a NUL character (is it text?)'),
         (
             {"Instruction": "a", "Answer": "b"},
-            'no "instruction" (it has: Instruction, Answer; set data.fields.instruction=Instruction)',
+            'no "output" (it has: Instruction, Answer; set data.fields.output=Answer)',
         ),
         (
             {"instruction": "a", "Answer": "b"},
@@ -160,6 +165,86 @@ def test_a_row_that_cannot_be_used_says_why(record, reason):
     with pytest.raises(BadRow) as caught:
         row_of(record)
     assert str(caught.value) == reason
+
+
+def test_a_name_may_differ_in_case_and_white_space():
+    assert row_of({"Instruction": "a", " OUTPUT": "b"}) == Row("a", "", "b", file="f", number=4)
+
+
+def test_earlier_turns_stand_in_history_and_the_input_belongs_to_the_last():
+    history = [["1+1?", "2"]]
+    record = {"instruction": "And?", "input": "2+2", "output": "4", "system": "Be brief.", "history": history}
+    row = Row("And?", "2+2", "4", file="f", number=4, system="Be brief.", history=(("1+1?", "2"),))
+    assert row_of(record) == row
+    assert row_of({**record, "history": json.dumps(history)}) == row
+    for wrong in ([["a"]], ["a", "b"], "a"):
+        with pytest.raises(BadRow, match=r'"history" is (not a list of pairs|text, and no list)'):
+            row_of({**record, "history": wrong})
+
+
+def test_the_answers_of_a_conversational_prompt_are_not_learnt():
+    record = {"prompt": turns("1+1?", "2", "And 2+2?"), "completion": turns("", "4")[1:]}
+    row = row_of(record)
+    assert (row.history, row.instruction, row.output, row.unlearnt) == ((("1+1?", "2"),), "And 2+2?", "4", (0,))
+    assert row_of({**record, "completion": "4"}) == row
+
+
+def test_an_input_that_was_named_beside_messages_goes_to_the_last_question():
+    record = {"passage": "p", "messages": turns("a", "b", "c", "d"), "about": "s"}
+    row = row_of(record, input="passage", system="about")
+    assert (row.system, row.history, row.instruction, row.input, row.output) == ("s", (("a", "b"),), "c", "p", "d")
+
+
+@pytest.mark.parametrize(
+    ("marks", "reason"),
+    [
+        ({"label": False}, '"label" is false: a KTO row whose answer is not wanted (data.max_dropped=1 leaves such'),
+        ({"label": "False"}, '"label" is false: a KTO row'),
+        (
+            {"weight": 0.5},
+            '"weight" is 0.5: a row is learnt or not, 1 or 0 (data.ignore=[weight] learns every row alike)',
+        ),
+        ({"loss_weight": "x"}, '"loss_weight" is x: a row is learnt or not'),
+        (
+            {"images": ["a.png"]},
+            '"images" holds something that is no text, and only text is learnt (data.ignore=[images]',
+        ),
+    ],
+)
+def test_a_mark_of_a_whole_row_is_obeyed_or_refused(marks, reason):
+    with pytest.raises(BadRow) as caught:
+        row_of({"prompt": "a", "completion": "b", **marks})
+    assert str(caught.value).startswith(reason)
+    assert row_of({"prompt": "a", "completion": "b", **marks}, ignore=marks).output == "b"
+
+
+@pytest.mark.parametrize(
+    "marks", [{"label": True}, {"label": "good"}, {"weight": 1.0}, {"weight": None}, {"images": []}]
+)
+def test_a_mark_that_says_nothing_changes_nothing(marks):
+    assert row_of({"prompt": "a", "completion": "b", **marks}) == Row("a", "", "b", file="f", number=4)
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, "0.0"])
+def test_a_row_without_weight_is_one_that_the_file_leaves_out(weight):
+    with pytest.raises(NotLearnt, match='"weight" is 0: the file says that the row is not to be learnt'):
+        row_of({"prompt": "a", "completion": "b", "weight": weight})
+
+
+def test_text_alone_is_a_row_where_rows_may_be_plain():
+    assert row_of({"text": "a b"}, plain=True) == Row("", "", "a b", file="f", number=4)
+    assert row_of({"prompt": "", "completion": "b"}, plain=True) == Row("", "", "b", file="f", number=4)
+    with pytest.raises(BadRow, match=r"text alone, without a prompt \(prompt=none learns the whole text\)"):
+        row_of({"text": "a b"})
+    with pytest.raises(BadRow, match=r'"prompt" is empty \(prompt=none learns rows without a prompt\)'):
+        row_of({"prompt": "", "completion": "b"})
+
+
+def test_what_a_published_form_leaves_out_is_counted():
+    reader = Reader(dict.fromkeys(PARTS))
+    record = {"instruction": "a", "instances": [{"input": "b", "output": "c"}, {"input": "d", "output": "e"}]}
+    assert reader.row(record, file="f", number=4) == Row("a", "b", "c", file="f", number=4)
+    assert reader.repaired == {"instances after the first of an instruction, not used": 1}
 
 
 def test_a_whole_emoji_is_no_half_character():
@@ -188,6 +273,11 @@ def test_whatever_was_dropped_can_be_written_down(tmp_path):
     assert read_jsonl(tmp_path / "rejected.jsonl") == [
         {"file": "f", "row": 1, "reason": "why", "raw": {"day": "2026-11-21", "bytes": "b'ab'", "half": "?!", "é": 1}}
     ]
+
+
+def test_what_json_cannot_say_of_a_number_is_its_text():
+    raw = Dropped("f", 1, "why", {"score": float("nan"), "of": [float("inf"), -float("inf"), 0.5]}).to_json()["raw"]
+    assert raw == {"score": "NaN", "of": ["Infinity", "-Infinity", 0.5]}
 
 
 def test_rows_that_a_run_kept_come_back_as_they_were(tmp_path):

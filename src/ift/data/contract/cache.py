@@ -43,7 +43,9 @@ from ift.cores import cores
 from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk
 from ift.data.contract.examples import Example
 from ift.data.contract.twins import BANDS, find_twins
-from ift.data.reading.rows import Dropped, Row, format_of
+from ift.data.reading.forms import Column, unread
+from ift.data.reading.published import whole_trees
+from ift.data.reading.rows import Dropped, Row
 from ift.data.reading.sources import ROLES, Source
 from ift.errors import DataError, MachineError
 from ift.progress import progress
@@ -53,7 +55,7 @@ CHUNK_ROWS, CHUNK_BYTES = 500, 2**20
 PARALLEL = 16 * 2**20  # bytes of data from which worker processes pay
 PLACES = 20  # row numbers kept for each warning
 PACKAGE = Path(__file__).parents[2]
-MAX_CATEGORIES, MAX_REASONS = 1000, 50  # kinds that are counted apart
+MAX_CATEGORIES, MAX_REASONS, MAX_COLUMNS = 1000, 50, 1000  # kinds that are counted apart
 
 
 class Store:
@@ -201,7 +203,7 @@ def entry_name(sources: Sequence[Source], checker: Checker, merge: bool, twins: 
         "sources": [[source.name, source.role, source.stamp] for source in sources],
         "template": checker.template.to_json(),
         "tokenizer": checker.tokenizer.hash,
-        "fields": dict(checker.fields),
+        "fields": [dict(checker.fields), sorted(checker.ignore), checker.turns],
         "length": [checker.max_length, checker.too_long],
         "rest": [merge, twins, key],
         "code": code_hash(),
@@ -293,7 +295,9 @@ class _Tally:
         self.files: list[dict[str, Any]] = [
             {"file": s.name, "role": s.role, "rows_in": 0, "format": None} for s in sources
         ]
-        self.kept, self.dropped, self.cut, self.overlaps = 0, 0, 0, 0
+        self.columns: list[dict[str, Column]] = [{} for _ in sources]
+        self.kept, self.dropped, self.marked, self.cut, self.overlaps = 0, 0, 0, 0, 0
+        self.repaired: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.first_dropped: dict[str, Any] | None = None
         self.warnings: dict[str, dict[str, Any]] = {}
@@ -302,11 +306,19 @@ class _Tally:
     def add(self, checked: Checked) -> None:
         self.kept += len(checked.index)
         self.dropped += len(checked.dropped)
+        self.marked += sum(dropped.marked for dropped in checked.dropped)
+        self.repaired += checked.repaired
+        columns = self.columns[checked.source]
+        for name, column in checked.columns.items():
+            if name in columns:
+                columns[name].add(column)
+            elif len(columns) < MAX_COLUMNS:
+                columns[name] = column
         self.cut += len(checked.cut)
         self.overlaps += len({overlap["row"] for overlap in checked.overlaps})  # rows, not pairs
         for dropped in checked.dropped:
             self._count(dropped.reason)
-            if self.first_dropped is None:
+            if self.first_dropped is None and not dropped.marked:
                 self.first_dropped = {"file": dropped.file, "row": dropped.row, "reason": dropped.reason}
         for warning, rows in checked.warnings.items():
             counted = self.warnings.setdefault(warning, {"rows": 0, "first": []})
@@ -326,11 +338,17 @@ class _Tally:
         self.reasons[kind if kind in self.reasons or len(self.reasons) < MAX_REASONS else "other reasons"] += 1
 
     def to_json(self) -> dict[str, Any]:
+        pairs = list(zip(self.files, self.columns, strict=True))
+        for file, columns in pairs:
+            file["columns"] = [column.to_json() for column in columns.values()]
         return {
             "files": self.files,
+            "unread": next(filter(None, (unread(file["file"], columns) for file, columns in pairs)), None),
             "rows_in": sum(file["rows_in"] for file in self.files),
             "rows": self.kept,
             "dropped": self.dropped,
+            "marked": self.marked,  # of the dropped: rows that the file itself marks as not to be learnt
+            "repaired": dict(self.repaired.most_common()),
             "dropped_by_reason": dict(self.reasons.most_common()),
             "first_dropped": self.first_dropped,
             "cut": self.cut,
@@ -352,13 +370,14 @@ def _chunks(
         advance(n)
 
     records: list[tuple[int, Any]] = []
+
     def beside(key: str) -> None:
         about.setdefault("beside", []).append(key)
 
-    for record in source.records(consumed, beside):
+    for record in whole_trees(source.records(consumed, beside)):
         about["rows_in"] += 1
         if about["format"] is None:
-            about["format"] = format_of(record[1], checker.fields)
+            about["format"] = checker.reader.form_of(record[1])
         records.append(record)
         if len(records) >= CHUNK_ROWS or read >= CHUNK_BYTES:
             yield Chunk(source.name, number, about["format"], records)

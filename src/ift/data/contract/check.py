@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,8 @@ import numpy as np
 
 from ift.data.contract.examples import Example, TooLong, broken_law, make_example
 from ift.data.contract.twins import NgramIndex, band_hashes
-from ift.data.reading.rows import BadRow, Dropped, Row, format_of, make_row
+from ift.data.reading.forms import Column, Columns
+from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row
 from ift.errors import DataError, one_line
 from ift.text.templates import FIELD, Template
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
@@ -73,30 +75,38 @@ class Checked:
     cut: list[dict[str, Any]] = field(default_factory=list)
     overlaps: list[dict[str, Any]] = field(default_factory=list)
     warnings: dict[str, list[int]] = field(default_factory=dict)  # row numbers
+    source: int = 0
+    columns: dict[str, Column] = field(default_factory=dict)
+    repaired: Counter[str] = field(default_factory=Counter)  # what was joined or left out of rows that were kept
 
 
 @dataclass(frozen=True)
 class Checker:
     template: Template
     tokenizer: Tokenizer
-    fields: Mapping[str, str]
+    fields: Mapping[str, str | None]
     max_length: int
     too_long: str
     evaluation: NgramIndex | None = None  # rows that must not be trained on
+    ignore: tuple[str, ...] = ()  # columns to leave out
+    turns: str = "error"
 
     def __call__(self, chunk: Chunk) -> Checked:
         """Raises DataError where a row breaks the contract, or is too long and the policy is `error`."""
         pairs: list[tuple[Row, Example]] = []
         dropped: list[Dropped] = []
+        self.reader.repaired, columns = Counter(), Columns()
         for number, record in chunk.records:
             try:
-                row = self._row(record, chunk, number)
+                row = self._row(record, chunk, number, columns)
                 pairs.append((row, self._example(row)))
             except (BadRow, TooLong) as error:
                 reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
-                dropped.append(Dropped(chunk.file, number, reason, getattr(record, "raw", record)))
+                raw, marked = getattr(record, "raw", record), isinstance(error, NotLearnt)
+                dropped.append(Dropped(chunk.file, number, reason, raw, marked))
         checked = self._pack(chunk, pairs)
-        checked.dropped = dropped
+        checked.dropped, checked.source = dropped, chunk.source
+        checked.columns, checked.repaired = columns.columns, self.reader.repaired
         for row, example in pairs:
             for warning in self._warnings(row):
                 checked.warnings.setdefault(warning, []).append(row.number)
@@ -107,13 +117,21 @@ class Checker:
                     checked.overlaps.append({"file": row.file, "row": row.number, "evaluation_row": shared})
         return checked
 
-    def _row(self, record: Any, chunk: Chunk, number: int) -> Row:
-        kind = format_of(record, self.fields)
-        if kind is not None and chunk.format is not None and kind != chunk.format:
-            raise BadRow(
-                f"{kind}, in a file of {chunk.format} rows (give each kind a file of its own: data.path=[A,B])"
-            )
-        row = make_row(record, self.fields, file=chunk.file, number=number)
+    @cached_property
+    def reader(self) -> Reader:
+        return Reader(self.fields, ignore=self.ignore, turns=self.turns, plain=self.template.name == "none")
+
+    def _row(self, record: Any, chunk: Chunk, number: int, columns: Columns) -> Row:
+        plan = self.reader.forms.plan(record) if isinstance(record, dict) else None
+        if plan is not None:
+            columns.count(record, plan)
+            if plan.form is not None and chunk.format is not None and plan.form != chunk.format:
+                raise BadRow(
+                    f"{plan.form}, in a file of {chunk.format} rows (give each kind a file of its own: data.path=[A,B])"
+                )
+        row = self.reader.row(record, file=chunk.file, number=number)
+        if plan is not None and (plan.unknown or plan.known):
+            columns.look_at(record, plan, row)
         missing = self.template.missing_place(row)
         if missing:
             raise BadRow(f"the prompt template {self.template.name} has no place for its {missing}")

@@ -16,6 +16,7 @@ from ift.data.contract.check import CUT, Checker
 from ift.data.contract.examples import Example, length_summary
 from ift.data.contract.splits import SPLITS, split_rows
 from ift.data.contract.twins import NgramIndex, similarity
+from ift.data.reading.forms import no_such
 from ift.data.reading.rows import Row
 from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources, unread_files
 from ift.errors import ConfigError, DataError
@@ -77,7 +78,16 @@ def prepare(
         raise ConfigError(f"data.pad_to={settings.pad_to}: nothing is padded (add data.batching=padded)")
     sources = find_sources(settings)
     evaluation, evaluated = _evaluation_rows(settings)
-    checker = Checker(template, tokenizer, asdict(settings.fields), max_length, settings.too_long, evaluation)
+    checker = Checker(
+        template,
+        tokenizer,
+        asdict(settings.fields),
+        max_length,
+        settings.too_long,
+        evaluation,
+        ignore=tuple(settings.ignore),
+        turns=settings.turns,
+    )
     store = open_store(
         sources,
         checker,
@@ -92,7 +102,10 @@ def prepare(
             path.unlink(missing_ok=True)  # of a check before this one
             if path != run.leaks and (store.folder / path.name).stat().st_size:
                 shutil.copyfile(store.folder / path.name, path)
+    _refuse_names_of_nothing(store, settings)
     _refuse_if_too_many(store, settings.max_dropped)
+    if store.meta["unread"]:
+        raise DataError(store.meta["unread"])
     order = _split(store, sources, settings, seed)
     leaks = find_leaks(store, order, settings.twins)
     report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
@@ -132,14 +145,31 @@ def all_text(value: Any) -> Iterator[str]:
             yield from all_text(inside)
 
 
+def _refuse_names_of_nothing(store: Store, settings: DataSettings) -> None:
+    """Raises DataError where a column that was named stands in no row."""
+    files = [file["file"] for file in store.meta["files"]]
+    columns = list(dict.fromkeys(column["name"] for file in store.meta["files"] for column in file["columns"]))
+    given = [(f"data.fields.{part}={name}", name) for part, name in asdict(settings.fields).items() if name]
+    given += [(f"data.ignore=[{name}]", name) for name in settings.ignore]
+    for setting, name in given:
+        if columns and name not in columns:
+            raise DataError(no_such(setting, name, files, columns))
+
+
 def _refuse_if_too_many(store: Store, max_dropped: float) -> None:
     meta = store.meta
-    if not meta["dropped"] or (meta["rows"] and meta["dropped"] <= max_dropped * meta["rows_in"]):
+    dropped = meta["dropped"] - meta["marked"]
+    if dropped <= max_dropped * meta["rows_in"] and (meta["rows"] or not meta["dropped"]):
         return
     first = meta["first_dropped"]
+    if first is None:
+        raise DataError(f"{meta['files'][0]['file']}: every row is marked as not to be learnt (data.ignore=[weight])")
+    what_to_do = f" (mend them or raise data.max_dropped={max_dropped:g})"
+    if not meta["rows"] and first["reason"].endswith(")"):  # the reason says it, and no share of them would help
+        what_to_do = ""
     raise DataError(
-        f"{first['file']}:{first['row']}: {first['reason']}; {meta['dropped']} of {meta['rows_in']} rows cannot be "
-        f"used (mend them or raise data.max_dropped={max_dropped:g})"
+        f"{first['file']}:{first['row']}: {first['reason']}; {dropped} of {meta['rows_in']} rows cannot be used"
+        + what_to_do
     )
 
 
@@ -253,6 +283,7 @@ def make_report(
         "merged": meta["merged"],
         "dropped_by_reason": meta["dropped_by_reason"],
         "files": meta["files"],
+        "repaired": meta["repaired"],
         "truncated": {what: int(n) for what, n in zip(CUT[1:], cut[1:].tolist(), strict=True) if n},
         "splits": {name: len(order[name]) for name in SPLITS},
         "tokens": tokens,

@@ -226,7 +226,9 @@ def _text_records(path: Path, head: bytes, chunks: Iterator[bytes], kind: str, n
 
 def _nothing_known(window: Window, path: Path) -> DataError:
     begins = window.text[window.at :].lstrip()[:20]
-    what = f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table has its columns' names in line 1)"
+    what = (
+        f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table has its columns' names in line 1)"
+    )
     if begins.startswith("\ufeff"):
         what = "two byte order marks (take one out)"
     elif begins.startswith(COMMENT):

@@ -82,7 +82,9 @@ def rows_of(value: dict[str, Any]) -> tuple[Iterator[Any], list[str]] | None:
 
 def several(keys: Sequence[str]) -> Ambiguous:
     named = ", ".join(f'"{key[:40]}"' for key in keys[:4])
-    return Ambiguous(f"lists of rows under {len(keys)} keys: {named} (save each in a file of its own: train.json, test.json)")
+    return Ambiguous(
+        f"lists of rows under {len(keys)} keys: {named} (save each in a file of its own: train.json, test.json)"
+    )
 
 
 def _split(value: Mapping[str, Any]) -> Iterator[Any]:

@@ -1,24 +1,28 @@
-"""Rows of instruction, input and output: records of any known format made into them, and those that cannot be.
+"""Rows of instruction, input and output: records of any known form made into them, and those that cannot be.
 
-Formats, told apart by the names in a record:
-
-alpaca         {"instruction", "input", "output"}, by whatever names data.fields gives them; with "system" or without
-prompt         {"prompt", "completion"}
-messages       {"messages": [{"role": "system"|"user"|"assistant", "content"}, ...]}       as OpenAI's
-conversations  {"conversations": [{"from": "system"|"human"|"gpt", "value"}, ...]}         as ShareGPT's
+Which form a record has and which column is used as what, `ift.data.reading.forms` decides.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
-from ift.data.reading.messages import HALF_CHARACTER, checked_text, conversation_from, is_messages, kind_of
+from ift.data.reading.forms import Forms, Plan, is_filled, setting
+from ift.data.reading.messages import (
+    HALF_CHARACTER,
+    checked_text,
+    conversation_from,
+    kind_of,
+    prompt_and_completion,
+)
+from ift.data.reading.published import PUBLISHED
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl
@@ -26,11 +30,7 @@ from ift.text.conversations import Conversation
 
 RARE = ("system", "history", "category", "unlearnt", "unlearnt_parts", "chat")  # stored where they hold something
 PARTS = tuple(field.name for field in fields(Conversation))
-# what other data sets call a field: for the hint in a message, never to guess in silence
-SYNONYMS = {
-    "instruction": ("prompt", "question", "query", "ask", "problem", "user", "request", "q"),
-    "output": ("completion", "response", "answer", "reply", "target", "chosen", "assistant", "solution", "a"),
-}
+NOTHING: Counter[str] = Counter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,63 +74,196 @@ class Dropped:
     row: int
     reason: str
     raw: Any
+    marked: bool = False  # the file itself says that it is not to be learnt
 
     def to_json(self) -> dict[str, Any]:
-        """As a UTF-8 file can hold it: dates and bytes (Parquet) as their text, half characters as question marks."""
+        """As a JSON file holds it: dates, bytes (Parquet) and NaN as their text, half characters as question marks."""
         text = json.dumps(self.raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
-        return {"file": self.file, "row": self.row, "reason": self.reason, "raw": json.loads(text)}
+        raw = json.loads(text, parse_constant=str)  # NaN, Infinity
+        return {"file": self.file, "row": self.row, "reason": self.reason, "raw": raw}
 
 
 class BadRow(ValueError):
     """Why a record is no row."""
 
 
-def format_of(record: Any, fields: Mapping[str, str]) -> str | None:
-    """The name of the format that a record's keys show, or None."""
-    if not isinstance(record, dict):
-        return None
-    for name in ("messages", "conversations"):
-        given = record.get(fields[name])
-        if isinstance(given, list) or (given is not None and is_messages(given)):
-            return name
-    if fields["instruction"] in record and fields["output"] in record:
-        return "alpaca"
-    return "prompt" if "prompt" in record and "completion" in record else None
+class NotLearnt(BadRow):
+    """Why a record that is a row is left out: the file itself says so."""
 
 
-def make_row(record: Any, fields: Mapping[str, str], *, file: str, number: int) -> Row:
-    """A record as a row. A missing or null input is an empty one. Raises BadRow with the reason where it is none.
+class Reader:
+    """Makes rows of records.
 
-    fields: the file's own names for instruction, input, output, system, category, messages and conversations.
+    fields: the file's own names for parts of a row, None where its form decides; ignore: columns to leave out; turns:
+    what to do with messages that are not in turn (error, merge, drop). plain: rows may be text alone, without a prompt.
+    `repaired` counts what turns and forms left out or joined.
     """
-    if isinstance(record, Unreadable):
-        raise BadRow(record.reason)
-    if not isinstance(record, dict):
-        raise BadRow(f"{kind_of(record)}, not an object with {fields['instruction']} and {fields['output']}")
-    kind = format_of(record, fields)
-    for key in (fields["messages"], fields["conversations"]):
-        if kind is None and key in record and fields["instruction"] not in record:
-            raise BadRow(f'"{key}" is {kind_of(record[key])}, not a list of messages')
-    if kind == "prompt":
-        fields = {**fields, "instruction": "prompt", "output": "completion"}
-    if kind in ("messages", "conversations"):
-        conversation = _conversation(record, fields[kind])
-    else:
-        conversation = Conversation(
-            _text(record, fields, "instruction"),
-            output=_text(record, fields, "output"),
-            system=_text(record, fields, "system", optional=True),
-            input=_text(record, fields, "input", optional=True),
+
+    def __init__(
+        self,
+        fields: Mapping[str, str | None],
+        *,
+        ignore: Collection[str] = (),
+        turns: str = "error",
+        plain: bool = False,
+    ):
+        self.forms = Forms(fields, ignore)
+        self.turns, self.plain = turns, plain
+        self.repaired: Counter[str] = Counter()
+
+    def form_of(self, record: Any) -> str | None:
+        """The name of the form that a record's columns show, or None."""
+        return self.forms.plan(record).form if isinstance(record, dict) else None
+
+    def row(self, record: Any, *, file: str, number: int) -> Row:
+        """A record as a row; a missing or null input is an empty one. Raises BadRow with the reason if it is none."""
+        if isinstance(record, Unreadable):
+            raise BadRow(record.reason)
+        if not isinstance(record, dict):
+            given = self.forms.given
+            first, last = given.get("instruction", "instruction"), given.get("output", "output")
+            raise BadRow(f"{kind_of(record)}, not an object with {first} and {last}")
+        plan = self.forms.plan(record)
+        if plan.form is None:
+            raise BadRow(plan.problem)
+        keys = plan.keys
+        if plan.marks:
+            _obey(record, plan)
+        repaired: Counter[str] = NOTHING
+        try:
+            if plan.form in PUBLISHED:
+                conversation, repaired = self._published(record, plan.form, keys)
+            elif "messages" in keys:
+                conversation, repaired = self._messages(record, keys)
+            else:
+                conversation = self._texts(record, keys)
+        except BadRow:
+            raise
+        except ValueError as error:
+            raise BadRow(str(error)) from error
+        self._refuse_empty(conversation, plan)
+        if repaired:
+            self.repaired += repaired
+        category = record.get(keys.get("category"))
+        category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
+        return Row(*(getattr(conversation, name) for name in PARTS), file=file, number=number, category=category)
+
+    def _texts(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> Conversation:
+        if "tools" in keys and is_filled(record[keys["tools"]]):
+            raise BadRow(
+                f'"{keys["tools"]}" beside texts (write the row as messages, or '
+                f"{setting('data.ignore', keys['tools'], listed=True)} leaves it out)"
+            )
+        return Conversation(
+            _text(record, keys["instruction"]) if "instruction" in keys else "",
+            _optional(record, keys.get("input")),
+            _text(record, keys["output"]),
+            _optional(record, keys.get("system")),
+            _history(record[keys["history"]], keys["history"]) if "history" in keys else (),
         )
-    turns = conversation.turns()
-    for turn in turns:
-        if not turn.output.strip():
-            raise BadRow(f'"{fields["output"]}" is empty' if len(turns) == 1 else "an answer is empty")
-        if not turn.instruction.strip() and not turn.input.strip():
-            raise BadRow("instruction and input are empty" if len(turns) == 1 else "an instruction is empty")
-    category = record.get(fields["category"])
-    category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
-    return Row(*(getattr(conversation, name) for name in PARTS), file=file, number=number, category=category)
+
+    def _published(
+        self, record: Mapping[str, Any], form: str, keys: Mapping[str, str]
+    ) -> tuple[Conversation, Counter[str]]:
+        read, parts = PUBLISHED[form]
+        conversation, repaired = read(*(record[keys[part]] for part in parts))
+        for turn in conversation.turns():
+            for text in (turn.instruction, turn.input, turn.output, turn.system):
+                _checked(text, "a text")
+        system = _optional(record, keys.get("system"))
+        return (replace(conversation, system=system) if system else conversation), repaired
+
+    def _messages(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[Conversation, Counter[str]]:
+        messages = record[keys["messages"]]
+        if "output" in keys:
+            messages = prompt_and_completion(messages, record[keys["output"]])
+        system, tools = record.get(keys.get("system")), record.get(keys.get("tools"))
+        conversation, repaired = conversation_from(
+            messages,
+            system=system if is_filled(system) else None,
+            tools=tools if is_filled(tools) else None,
+            turns=self.turns,
+        )
+        given = _optional(record, keys.get("input"))
+        if given and conversation.chat:
+            raise BadRow(f'"{keys["input"]}" beside messages with tools or reasoning (put it into the last question)')
+        return (replace(conversation, input=given) if given else conversation), repaired
+
+    def _refuse_empty(self, conversation: Conversation, plan: Plan) -> None:
+        turns: Sequence[Any] = conversation.turns() if conversation.history else (conversation,)
+        for turn in turns:
+            if not turn.output.strip():
+                raise BadRow(
+                    "an answer is empty" if len(turns) > 1 else f'"{plan.keys.get("output", "output")}" is empty'
+                )
+            if not (self.plain or turn.instruction.strip() or turn.input.strip()):
+                raise BadRow("an instruction is empty" if len(turns) > 1 else _no_prompt(plan))
+
+
+def _no_prompt(plan: Plan) -> str:
+    first = plan.keys.get("instruction")
+    if first is None and "messages" not in plan.keys:
+        return "text alone, without a prompt (prompt=none learns the whole text)"
+    if first in (None, "instruction") or "input" in plan.keys:
+        return f"{first or 'instruction'} and {plan.keys.get('input', 'input')} are empty"
+    return f'"{first}" is empty (prompt=none learns rows without a prompt)'
+
+
+def make_row(record: Any, fields: Mapping[str, str | None], *, file: str, number: int, **how: Any) -> Row:
+    """One record as a row, see `Reader`."""
+    return Reader(fields, **how).row(record, file=file, number=number)
+
+
+def _obey(record: Mapping[str, Any], plan: Plan) -> None:
+    """Raises BadRow for a row with something that is no text, or with a mark that it is not to be learnt."""
+    for mark, key in plan.marks:
+        value = record[key]
+        if not is_filled(value):
+            continue
+        leave = setting("data.ignore", key, listed=True)
+        if mark == "media":
+            raise BadRow(f'"{key}" holds something that is no text, and only text is learnt ({leave} leaves it out)')
+        if mark == "label":
+            if value is False or (isinstance(value, str) and value.strip().lower() == "false"):
+                raise BadRow(
+                    f'"{key}" is false: a KTO row whose answer is not wanted (data.max_dropped=1 leaves such rows out, '
+                    f"{leave} learns them as well)"
+                )
+            continue
+        try:
+            weight = float(value)
+        except (TypeError, ValueError):
+            weight = -1.0
+        if weight == 0:
+            raise NotLearnt(f'"{key}" is 0: the file says that the row is not to be learnt')
+        if weight != 1:
+            raise BadRow(
+                f'"{key}" is {str(value)[:20]}: a row is learnt or not, 1 or 0 ({leave} learns every row alike)'
+            )
+
+
+def _listed(value: Any, key: str) -> list[Any]:
+    """A list, or the list that a text holds as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise BadRow(f'"{key}" is text, and no list in JSON') from None
+    if not isinstance(value, list):
+        raise BadRow(f'"{key}" is {kind_of(value)}, not a list')
+    return value
+
+
+def _history(value: Any, key: str) -> tuple[tuple[str, str], ...]:
+    """Earlier turns as LLaMA-Factory has them: [[instruction, output], ...]."""
+    if not is_filled(value):
+        return ()
+    pairs = _listed(value, key)
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRow(f'"{key}" is not a list of pairs of instruction and output')
+    what = f'a text of "{key}"'
+    return tuple((_checked(instruction, what), _checked(output, what)) for instruction, output in pairs)
 
 
 def _frozen(value: Any) -> Any:
@@ -138,48 +271,18 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _text(record: Mapping[str, Any], fields: Mapping[str, str], name: str, *, optional: bool = False) -> str:
-    key = fields[name]
-    value = record.get(key)
-    if value is None and optional:
-        return ""
-    if key not in record:
-        has = ", ".join(_spelled(k) for k in list(record)[:6]) or "no fields"
-        raise BadRow(f'no "{key}" (it has: {has}; set data.fields.{_likely(name, record)})')
-    return _checked(value, f'"{key}"')
+def _text(record: Mapping[str, Any], key: str) -> str:
+    return _checked(record[key], f'"{key}"')
+
+
+def _optional(record: Mapping[str, Any], key: str | None) -> str:
+    value = None if key is None else record[key]
+    return "" if value is None else _checked(value, f'"{key}"')
 
 
 def _checked(value: Any, what: str) -> str:
     try:
         return checked_text(value, what)
-    except ValueError as error:
-        raise BadRow(str(error)) from error
-
-
-def _likely(name: str, record: Mapping[str, Any]) -> str:
-    """A field and the key that the person may mean by it, for the hint."""
-    keys = {str(key).strip().lower(): _spelled(key) for key in record}
-    for known in (name, *SYNONYMS.get(name, ())):
-        if known in keys:
-            return f"{name}={keys[known]}"
-    talk = next((_spelled(key) for key, value in record.items() if isinstance(value, list) and _is_talk(value)), None)
-    return f"messages={talk}" if talk else f"{name}=..."
-
-
-def _spelled(key: Any) -> str:
-    """A key for a message; in quotes where one would not see the white space around it."""
-    text = str(key)[:40]
-    return text if text == text.strip() else f'"{text}"'
-
-
-def _is_talk(messages: list[Any]) -> bool:
-    first = messages[0] if messages else None
-    return isinstance(first, dict) and ("role" in first or "from" in first)
-
-
-def _conversation(record: Mapping[str, Any], key: str) -> Conversation:
-    try:
-        return conversation_from(record[key], system=record.get("system"), tools=record.get("tools"))[0]
     except ValueError as error:
         raise BadRow(str(error)) from error
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ift.data.demo import demo_rows
 from ift.data.reading.archives import packed_size, zip_of
 from ift.data.reading.containers import read_records
 from ift.data.reading.folders import Found, find_files
 from ift.data.reading.json_records import Note
-from ift.data.reading.rows import read_demo
 from ift.errors import ConfigError, DataError, MachineError, missing_extra
 from ift.settings import DataSettings
 
@@ -35,7 +35,7 @@ class Source:
             return read_records(self.path, advance, note)
         if self.table is not None:
             return iter(enumerate(self.table, start=1))
-        return iter((row.number, row.to_json()) for row in read_demo(self.demo_rows))
+        return iter(enumerate(demo_rows(self.demo_rows), start=1))
 
     @property
     def stamp(self) -> list[Any]:

@@ -1,0 +1,324 @@
+"""Which column is used as what: known forms are read whole, and what is not used is named."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ift.data.reading.forms import Column, Columns, Forms, is_wordy, no_such, setting, unread
+from ift.data.reading.rows import BadRow, Reader
+
+NAMES = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
+CHAT = [{"role": "user", "content": "Add 1 and 2."}, {"role": "assistant", "content": "3"}]
+LONG = "Which of the four words of row {} is not like the others?"
+
+
+def plan(record, *, ignore=(), **fields):
+    return Forms({**dict.fromkeys(NAMES), **fields}, ignore).plan(record)
+
+
+def record(names, **values):
+    return {**{name: f"the text of {name}" for name in names.split()}, **values}
+
+
+@pytest.mark.parametrize(
+    ("names", "form", "keys"),
+    [
+        ("instruction input output", "alpaca", {}),
+        ("instruction context output", "alpaca", {"input": "context"}),
+        ("instruction context response category", "dolly", {"input": "context", "output": "response"}),
+        (
+            "id system_prompt question response",
+            "orca",
+            {"system": "system_prompt", "instruction": "question", "output": "response"},
+        ),
+        ("context question answer", "question and answer", {"input": "context", "instruction": "question"}),
+        ("prompt completion context system", "prompt", {"instruction": "prompt", "input": "context"}),
+        ("prompt response", "prompt and response", {"output": "response"}),
+        ("input output", "input and output", {"instruction": "input", "output": "output"}),
+        ("inputs targets task", "inputs and targets", {"instruction": "inputs", "output": "targets"}),
+        ("message_1 message_2 topic role_1", "camel", {"instruction": "message_1", "output": "message_2"}),
+        ("Instruction INPUT  Output", "alpaca", {"instruction": "Instruction", "input": "INPUT", "output": "Output"}),
+        ("text", "text", {"output": "text"}),
+    ],
+)
+def test_common_forms_are_told_by_their_columns_and_read_whole(names, form, keys):
+    made = plan(record(names))
+    assert made.form == form
+    assert {part: made.keys.get(part) for part in keys} == keys
+    assert set(made.unknown) <= {"id", "task"}
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ({"messages": CHAT}, "messages"),
+        ({"conversations": CHAT}, "conversations"),
+        ({"dialog": CHAT}, "messages"),
+        ({"chat": CHAT}, "messages"),
+        ({"contents": [{"role": "user", "parts": [{"text": "a"}]}]}, "messages"),
+        ({"messages": '[{"role": "user"}]'}, "messages"),  # as a table has it
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "prompt"),
+        ({"prompt": CHAT[:1], "completion": "3"}, "prompt"),
+        ({"prompt": {"text": "a", "role": "prompter", "replies": []}, "message_tree_id": "1"}, "oasst"),
+        ({"segments": []}, "segments"),
+        ({"instruction": "a", "instances": []}, "self-instruct"),
+        ({"topic": "a", "input": "[|Human|] a [|AI|] b"}, "baize"),
+        ({"chat": "a text", "text": "b"}, "text"),
+        ({"instruction": "a", "output": "b", "messages": None}, "alpaca"),
+    ],
+)
+def test_forms_with_a_structure_are_told_by_their_columns_and_kinds(value, form):
+    assert plan(value).form == form
+
+
+def test_a_name_that_was_given_comes_first_and_the_form_gives_the_rest():
+    made = plan(record("prompt chosen rejected", system="s"), output="chosen", ignore=["rejected"])
+    assert made.keys == {"system": "system", "instruction": "prompt", "output": "chosen"}
+    assert (made.unknown, dict(made.known)) == ((), {"rejected": "left out by data.ignore"})
+    made = plan({"chosen": CHAT, "rejected": CHAT}, messages="chosen", ignore=["rejected"])
+    assert (made.form, made.keys) == ("messages", {"messages": "chosen"})
+    texts = {"problem": "a", "solution": "b", "messages": CHAT}
+    assert plan(texts).keys == {"messages": "messages"}
+    assert plan(texts, instruction="problem").keys == {"instruction": "problem", "output": "solution"}
+
+
+def test_every_field_works_beside_messages_or_is_an_error_that_says_why():
+    value = {"about": "s", "passage": "p", "messages": CHAT, "calls": []}
+    made = plan(value, system="about", input="passage", tools="calls")
+    assert made.keys == {"system": "about", "messages": "messages", "input": "passage", "tools": "calls"}
+    for part in ("instruction", "history"):
+        assert plan(value, **{part: "passage"}).problem == (
+            f'data.fields.{part}=passage: rows of messages ("messages") hold it themselves (leave it out)'
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (
+            record("prompt chosen rejected"),
+            "preference rows (chosen, rejected), which are not learnt as pairs (for the chosen answers alone: "
+            "data.fields.output=chosen data.ignore=[rejected])",
+        ),
+        (
+            {"chosen": CHAT, "rejected": CHAT},
+            "preference rows (chosen, rejected), which are not learnt as pairs (for the chosen answers alone: "
+            "data.fields.messages=chosen data.ignore=[rejected])",
+        ),
+        (
+            record("chosen rejected"),
+            "preference rows (chosen, rejected), which are not learnt as pairs (for the chosen answers alone: "
+            "prompt=none data.fields.output=chosen data.ignore=[rejected], or split them into messages)",
+        ),
+        (
+            {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
+            "preference rows (chosen, rejected), which are not learnt as pairs (for the chosen answers alone: "
+            "data.fields.messages=prompt data.fields.output=chosen data.ignore=[rejected])",
+        ),
+        (
+            record("prompt response_0 response_1"),
+            "preference rows (response_0, response_1), which are not learnt as pairs (for one of them: "
+            "data.fields.output=response_0 data.ignore=[response_1])",
+        ),
+        (
+            {"input_ids": [1], "labels": [1]},
+            "tokens of another program (input_ids), not text (give the rows of text that they were made from)",
+        ),
+        (
+            {"question_id": 1, "turns": ["a", "b"]},
+            "prompts without answers (turns): there is nothing to learn (give rows that have answers)",
+        ),
+        (
+            record("Answer", **{"Human Question (en)": "a", "Context, if any": "b"}),
+            'no "instruction" (it has: Answer, Human Question (en), Context, if any; set '
+            "'data.fields.instruction=\"Human Question (en)\"' data.fields.output=Answer "
+            "'data.fields.input=\"Context, if any\"')",
+        ),
+        (
+            record("指令 输入 输出"),
+            'no "instruction" (it has: 指令, 输入, 输出; set \'data.fields.instruction="指令"\' '
+            "'data.fields.output=\"输出\"' 'data.fields.input=\"输入\"')",
+        ),
+        (
+            record("prompt output"),
+            'no "instruction" (it has: prompt, output; set data.fields.instruction=prompt)',
+        ),
+        (
+            record("Instruction INSTRUCTION output"),  # which of the two?
+            'no "instruction" (it has: Instruction, INSTRUCTION, output; set data.fields.instruction=Instruction)',
+        ),
+    ],
+)
+def test_records_of_no_use_say_what_they_are_and_what_to_type(value, problem):
+    made = plan(value)
+    assert made.form is None
+    assert made.problem.startswith(problem)
+
+
+# -- columns that nothing reads --------------------------------------------------------------------------------------
+
+
+def columns_of(records, **fields):
+    """The columns of a chunk of these records, and the line on the first that must not be left out, or None."""
+    reader, columns = Reader({**dict.fromkeys(NAMES), **fields}), Columns()
+    for number, value in enumerate(records, start=1):
+        made = reader.forms.plan(value)
+        columns.count(value, made)
+        columns.look_at(value, made, reader.row(value, file="f", number=number))
+    return columns.columns, unread("f", columns.columns)
+
+
+def rows(**column):
+    return [
+        {"instruction": f"Say {i}.", "output": f"{i}", **{name: value(i) for name, value in column.items()}}
+        for i in range(20)
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda i: i,
+        lambda i: i / 7,
+        lambda i: f"{i:032x}",
+        lambda i: f"https://example.com/a/long/path/to/page{i}.html",
+        lambda i: f"2026-11-{i + 1:02} 10:00:00 UTC on a Monday",
+        lambda i: "one of the three kinds of questions" if i % 2 else "another of the three kinds of questions",
+        lambda i: "ShareGPT",
+        lambda i: [0.1 * i, 0.2],
+        lambda i: None,
+        lambda i: {"source": "web", "id": f"{i:032x}"},
+        lambda i: f"### Question: Say {i}.\n### Answer: {i}",  # as Alpaca's `text` is
+        lambda i: f"Say {i}.",
+    ],
+)
+def test_numbers_labels_links_and_copies_are_named_and_stop_nothing(value):
+    columns, line = columns_of(rows(extra=value))
+    assert line is None
+    assert columns["extra"].to_json()["used"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        (
+            "passage",
+            LONG.format,
+            'f: column "passage" is not used, and reads like a part of the prompt (data.fields.input=passage uses it, '
+            "data.ignore=[passage] leaves it out)",
+        ),
+        (
+            "output_1",
+            LONG.format,
+            'f: column "output_1" is not used, and reads like another answer (data.fields.output=output_1 learns it '
+            "instead, data.ignore=[output_1] leaves it out)",
+        ),
+        (
+            "choices",
+            lambda i: [f"{word} {i}" for word in ("paddle", "monsoon", "anchor", "orbit")],
+            'f: column "choices" is not used, and reads like a part of the prompt (it is no plain text: write it into '
+            "the question, or data.ignore=[choices] leaves it out)",
+        ),
+        (
+            "prompt",
+            lambda i: [{"role": "user", "content": LONG.format(i)}],
+            'f: column "prompt" is not used, and reads like a part of the prompt (it is no plain text: ',
+        ),
+        (
+            "上下文",
+            lambda i: f"这是第{i}行的上下文,问题需要它。",
+            'f: column "上下文" is not used, and reads like a part of the prompt (\'data.fields.input="上下文"\' uses',
+        ),
+    ],
+)
+def test_a_column_that_reads_like_a_part_of_the_prompt_stops_with_the_line_to_type(name, value, line):
+    assert columns_of(rows(**{name: value}))[1].startswith(line)
+
+
+def test_the_line_says_which_column_another_would_take_the_place_of():
+    _, line = columns_of(rows(input=lambda i: f"input {i}", context=LONG.format))
+    assert '(data.fields.input=context uses it in the place of "input", ' in line
+
+
+def test_a_copy_of_the_messages_beside_them_is_one():
+    records = [
+        {"prompt": LONG.format(i), "messages": [{"role": "user", "content": LONG.format(i)}, CHAT[1]]}
+        for i in range(20)
+    ]
+    columns, line = columns_of(records)
+    assert line is None
+    assert columns["prompt"].to_json() == {
+        "name": "prompt",
+        "used": None,
+        "rows": 20,
+        "why": "a copy of what is used",
+        "example": LONG.format(0),
+    }
+
+
+def test_columns_add_up_over_chunks():
+    first, _ = columns_of(rows(extra=lambda i: i, passage=LONG.format))
+    second, _ = columns_of(rows(extra=lambda i: None, passage=LONG.format))
+    first["extra"].add(second["extra"])
+    first["passage"].add(second["passage"])
+    assert first["extra"].to_json()["rows"] == 20
+    assert (first["passage"].rows, first["passage"].texts) == (40, 40)
+    assert Column("a", rows=3).to_json() == {
+        "name": "a",
+        "used": None,
+        "rows": 3,
+        "why": "labels, numbers, names or links",
+    }
+
+
+def test_a_name_that_no_row_has_names_the_nearest_that_one_has():
+    line = no_such("data.fields.input=contxt", "contxt", ["a.jsonl"], ["instruction", "context"])
+    assert line == "data.fields.input=contxt: no row of a.jsonl has it (nearest: context)"
+
+
+@pytest.mark.parametrize(
+    ("text", "wordy"),
+    [
+        ("PASSAGE 1: needle pepper goblet", True),
+        ("これは文脈の文章です。", True),
+        ("open question answering", False),
+        ("https://example.com/with/many/words/in/it", False),
+        ("2026-11-28T21:00:00 Central European Time zone", False),
+        ("1234 5678 9012 3456 7890", False),
+        ("", False),
+    ],
+)
+def test_what_could_be_a_part_of_a_prompt(text, wordy):
+    assert is_wordy(text) == wordy
+
+
+def test_names_are_typed_so_that_a_shell_and_the_command_line_take_them():
+    assert setting("data.fields.input", "context") == "data.fields.input=context"
+    assert setting("data.fields.input", "it's") == """'data.fields.input="it'"'"'s"'"""
+    assert setting("data.ignore", "a,b", listed=True) == """'data.ignore=["a,b"]'"""
+
+
+# -- the law ---------------------------------------------------------------------------------------------------------
+
+TEXT = st.integers(0, 10**6).map("which word of the long list is number {}?".format)
+COLUMNS = st.sampled_from(
+    "instruction input output context response question answer system_prompt system prompt completion inputs targets "
+    "query id passage choices text output_1 message_1 message_2 original_question Output problem solution".split()
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(record=st.dictionaries(COLUMNS, TEXT, min_size=2, max_size=6))
+def test_the_text_of_every_column_is_in_the_row_or_the_column_is_named_as_not_used(record):
+    reader = Reader(dict.fromkeys(NAMES))
+    try:
+        row = reader.row(record, file="f", number=1)
+    except BadRow:
+        return
+    made, columns = reader.forms.plan(record), Columns()
+    columns.count(record, made)
+    text = "\n".join((row.prompt, row.output, row.category))
+    for name, value in record.items():
+        column = columns.columns[name].to_json()
+        assert column["rows"] == 1
+        assert value in text if column["used"] else name in (*made.unknown, *made.known)
