@@ -86,15 +86,26 @@ class Checker:
 
     def __call__(self, chunk: Chunk) -> Checked:
         """Raises DataError where a row breaks the contract, or is too long and the policy is `error`."""
+        rows: list[tuple[Row, Any]] = []
         pairs: list[tuple[Row, Example]] = []
         dropped: list[Dropped] = []
+
+        def drop(number: int, record: Any, error: Exception) -> None:
+            reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
+            dropped.append(Dropped(chunk.file, number, reason, getattr(record, "raw", record)))
+
         for number, record in chunk.records:
             try:
-                row = self._row(record, chunk, number)
+                rows.append((self._row(record, chunk, number), record))
+            except BadRow as error:
+                drop(number, record, error)
+        self.template.prepare([row for row, _ in rows])
+        for row, record in rows:
+            try:
                 pairs.append((row, self._example(row)))
             except (BadRow, TooLong) as error:
-                reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
-                dropped.append(Dropped(chunk.file, number, reason, getattr(record, "raw", record)))
+                drop(row.number, record, error)
+        dropped.sort(key=lambda one: one.row)
         checked = self._pack(chunk, pairs)
         checked.dropped = dropped
         for row, example in pairs:
@@ -113,13 +124,12 @@ class Checker:
             raise BadRow(
                 f"{kind}, in a file of {chunk.format} rows (give each kind a file of its own: data.path=[A,B])"
             )
-        row = make_row(record, self.fields, file=chunk.file, number=number)
-        missing = self.template.missing_place(row)
-        if missing:
-            raise BadRow(f"the prompt template {self.template.name} has no place for its {missing}")
-        return row
+        return make_row(record, self.fields, file=chunk.file, number=number)
 
     def _example(self, row: Row) -> Example:
+        refusal = self.template.refusal(row)
+        if refusal:
+            raise BadRow(refusal)
         try:
             example = make_example(
                 row, self.template, self.tokenizer, max_length=self.max_length, too_long=self.too_long
