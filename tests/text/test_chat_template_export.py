@@ -33,7 +33,7 @@ AWKWARD = Template(
         Segment("learnt#}\n", supervised=True),
     ),
 )
-EXPORTED = {template.name: template for template in [*shipped(), AWKWARD]}
+EXPORTED = {template.name: template for template in [*shipped(), AWKWARD] if not template.plain}
 
 
 @pytest.mark.parametrize("row", [ONE, SYSTEM, THREE, BOTH], ids=["one", "system", "three", "both"])
@@ -95,3 +95,22 @@ def test_an_exported_template_refuses_messages_that_are_no_conversation(theirs):
 
 def test_a_chat_template_is_exported_as_it_came():
     assert export_chat_template(chat(PHI3)) == PHI3
+
+
+def test_a_model_of_plain_text_has_no_template_for_instructions(theirs):
+    [none] = [template for template in shipped() if template.plain]
+    with pytest.raises(Exception, match="trained on plain text, without instructions"):
+        theirs.apply_chat_template(messages_of(ONE), chat_template=export_chat_template(none))
+
+
+def test_a_date_of_the_clock_is_exported_as_the_date_of_training(theirs):
+    clock = "{% if strftime_now is defined %}{{ strftime_now( '%d %b %Y' ) + '\n' }}{% endif %}"
+    for template in (chat(clock + PHI3), chat(clock + PHI3, today="2025-03-04")):
+        text = theirs.apply_chat_template(
+            messages_of(ONE, answered=False),
+            chat_template=export_chat_template(template),
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        assert text == template.prompt(ONE)
+        assert text[:12] == ("04 Mar 2025\n" if template.today else "26 Jul 2024\n")

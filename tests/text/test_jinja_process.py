@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from ift.errors import ConfigError, MachineError
-from ift.text.jinja_process import render_apart, start
+from ift.text.jinja_process import Request, render_apart, start
 from tests.text.chats import CHATML, chat
 
 
@@ -66,6 +66,7 @@ def test_the_process_imports_what_we_import(monkeypatch, tmp_path):
 def test_each_conversation_is_rendered_or_says_what_is_wrong_with_it():
     source = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}{{ 1 // (messages | length - 1) }}"
     user, assistant = {"role": "user", "content": "é"}, {"role": "assistant", "content": "b"}
-    (both, none), (nothing, problem) = render_apart(source, {"eos_token": "</s>"}, [[user, assistant], [user]])
-    assert (both, none) == ("é</s>b</s>1", "")
-    assert (nothing, problem[:25]) == ("", "raises ZeroDivisionError:")
+    requests = [Request([user, assistant], [(2, False)]), Request([user], [(1, True)])]
+    [[both], [nothing]] = render_apart(source, {"eos_token": "</s>"}, requests).renders
+    assert (both.rest, both.problem) == ("é</s>b</s>1", "")
+    assert (nothing.rest, nothing.problem[:25]) == ("", "raises ZeroDivisionError:")

@@ -149,7 +149,7 @@ def test_clean_takes_away_the_closing_text_of_the_template_and_nothing_else(temp
             [Segment("{instruction}"), Segment("{output}", True, "input")],
             "{output} must stand once in a row without input",
         ),
-        ([OUTPUT], "{instruction} must stand before {output}"),
+        ([Segment("A: "), OUTPUT], "{instruction} must stand before {output}"),
         ([OUTPUT, Segment("{instruction}")], "{instruction} must stand before {output}"),
         (
             [Segment("{instruction}", when="input"), Segment("{input}"), OUTPUT],

@@ -100,6 +100,8 @@ class Models:
                 subject = Bench(contender.run, self.settings).tuned
             self.loaded[contender.name] = subject
             assert subject.template
+            if subject.template.plain:
+                raise Refused("one of the models was trained on plain text: it takes no instructions")
             if not subject.fits(row, self.settings.eval.generate):
                 raise Refused("this is too long for one of the models")
             [response] = respond(

@@ -16,7 +16,10 @@ from ift.errors import one_line
 from ift.text.tokenizers import Tokenizer
 
 SHOWN = 3  # rows
-LEGEND = "after [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt; ✂ is a cut, no end learnt"
+LEGEND = (
+    "after [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt, [dim]⏎[/] is not; "
+    "✂ is a cut, no end learnt"
+)
 BAR = 48  # characters of the longest bar
 
 
@@ -129,7 +132,8 @@ def show_example(example: Example, tokenizer: Tokenizer) -> Text:
     text = Text()
     for supervised, shown in runs(example, tokenizer):
         text.append("▸" + shown if supervised else shown, style="green" if supervised else "dim")
-    text.append("⏎" if example.ends else "✂", style="bold green" if example.ends else "bold red")
+    cut = example.truncated == "response"
+    text.append("✂" if cut else "⏎", style="bold red" if cut else "bold green" if example.ends else "dim")
     return text
 
 

@@ -33,6 +33,7 @@ def respond(
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
     """One dict with COLUMNS for each row, in order. A prompt that fills the context gets an empty response."""
+    template.prepare(rows)
     prompts = [encode_prompt(row, template, tokenizer) for row in rows]
     limit = settings.max_new_tokens
     fitted = fit(prompts, Overlong.REFUSE, context_length=model.config.context_length, max_new_tokens=limit)

@@ -33,6 +33,11 @@ class Subject:
     template: Template | None
 
     @property
+    def takes_instructions(self) -> bool:
+        """Whether it can be asked in a template: not a base model, and not one that was tuned on plain text."""
+        return self.template is not None and not self.template.plain
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 

@@ -28,7 +28,8 @@ def modelfile(source: RunModel, file: str) -> str:
     text = HEAD.format(about=one_line(f"{source.name}, exported by ift", 100), name=name, file=file)
     go = go_template(source.template)
     if go is None:
-        text += "# no TEMPLATE: the chat template does not write one turn after the other (use /api/generate, raw)\n"
+        why = "the model was trained on plain text" if source.template.plain else "its turns do not follow one another"
+        text += f"# no TEMPLATE: {why} (use /api/generate, raw)\n"
     else:
         text += f'TEMPLATE """{go}"""\n'
         if source.template.missing_place(_marked(system=SYSTEM)) == "system":
@@ -55,6 +56,8 @@ def stops(template: Template) -> list[str]:
 
 def go_template(template: Template) -> str | None:
     """The prompt of a conversation as a Go template; None where its turns do not follow one another unchanged."""
+    if template.plain:
+        return None
     plain = _prompt(template, system="", turns=1)
     opening, _, later = _prompt(template, system="", turns=2).removeprefix(plain).partition(ANSWER)
     first = {"": plain}

@@ -55,7 +55,8 @@ def token_spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
         else:
             groups = whole_characters(ids, tokenizer)
             spans += [Span(tokenizer.decode(list(group)), supervised, group) for group in groups]
-    last = Span("⏎", True, (tokenizer.end_of_text,), "end") if example.ends else Span("✂", False, (), "cut")
+    cut = example.truncated == "response"
+    last = Span("✂", False, (), "cut") if cut else Span("⏎", example.ends, (tokenizer.end_of_text,), "end")
     return [*spans, last]
 
 

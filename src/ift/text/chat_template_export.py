@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 
 import jinja2
 
 from ift.text.chat_templates import SPECIAL, ChatTemplate
+from ift.text.jinja_process import TODAY
 from ift.text.templates import FIELD, Template
 from ift.text.tokenizers import END_OF_TEXT
 
@@ -31,6 +33,8 @@ FIELDS = {
 }
 # no {% break %} where the answer is missing: not every renderer of chat templates knows it
 NO_ANSWER = "{%- else -%}{%- set asked = true -%}"
+CLOCK = re.compile(r"""\bstrftime_now\(\s*("[^"\\]*"|'[^'\\]*')\s*\)""")
+PLAIN = '{{- raise_exception("this model was trained on plain text, without instructions") -}}'
 
 
 def export_chat_template(template: Template) -> str:
@@ -44,6 +48,8 @@ def export_chat_template(template: Template) -> str:
     """
     if isinstance(template, ChatTemplate):
         return _with_own_tokens(template)
+    if template.plain:
+        return PLAIN
     frame = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # the result is a template: the texts in it are JSON strings
@@ -66,12 +72,15 @@ def export_chat_template(template: Template) -> str:
 def _with_own_tokens(template: ChatTemplate) -> str:
     """The source, for a tokenizer whose one special token is our end-of-text.
 
-    Its end becomes ours; other special tokens that it names stay the ordinary text that they were in training.
+    Its end becomes ours, and a date that it takes from the clock the date of training. Other special tokens that it
+    names stay the ordinary text that they were in training.
     """
     special = dict(template.special)
     end, source = special.get("eos_token", ""), template.source
     if end and end != END_OF_TEXT:
         source = source.replace(end, END_OF_TEXT)
+    today = date.fromisoformat(template.today or TODAY)  # the date in training, on every day
+    source = CLOCK.sub(lambda call: json.dumps(today.strftime(call[1][1:-1]), ensure_ascii=False), source)
     # as the template was read in training, and as the exported tokenizer spells them
     trained = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
     exported = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}

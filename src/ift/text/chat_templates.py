@@ -1,30 +1,52 @@
 """Jinja chat templates of Hugging Face tokenizer folders, in the place of segments.
 
-A row's text never goes through Jinja. The template is rendered once for each shape of conversation (system text or
-none, number of turns) with marks in the place of the texts, and cut at the marks; what lies between them is the
-template's own text, and the rows' texts are put between it afterwards. So no text of a row can become template syntax
-or an end-of-text, or move a border of what is supervised.
+A row's text never goes through Jinja where it need not. The template is rendered once for each shape of conversation
+(system text or none, number of turns) with marks in the place of the texts, and cut at the marks; what lies between
+them is the template's own text, and the rows' texts are put between it afterwards. So no text of a row can become
+template syntax or an end-of-text, or move a border of what is supervised.
+
+Two kinds of rows are rendered themselves: those with tools, calls of them or reasoning, and those with a text in which
+the template looks for something ("</think>"). Their answers are found by rendering the beginnings of a conversation
+too, and the template's end-of-text is an unguessable text while it is rendered, so that a row cannot spell it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from datetime import date
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ift.errors import ConfigError, WeightsError
 from ift.text.conversations import Conversation
-from ift.text.jinja_process import Rendered, render_apart
-from ift.text.templates import TURNS, Piece, Segment, Template, join
+from ift.text.jinja_process import END, TODAY, Looks, Message, Rendered, Request, render_apart
+from ift.text.templates import (
+    TURNS,
+    Piece,
+    Segment,
+    Span,
+    Template,
+    answer_pieces,
+    as_last,
+    join,
+    unlearnt,
+)
+from ift.text.templates import Rendered as Pieces
 from ift.text.tokenizers import END_OF_TEXT
 
 SOURCE_LIMIT = 100_000  # characters of a template
+KEPT_RENDERINGS = 2_000  # conversations whose renderings are kept at hand
 BLOCK = 8  # numbers of turns rendered by one process: starting it is what costs
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+REASONING = ("reasoning_content", "thinking", "reasoning", "thought")  # what templates call it in a message
+OTHERWISE = "writes an earlier answer in another way once a turn follows"
+TOOL = "toolM0Zq"  # a tool's name: the template carries tools where it writes this
 PAD = "\x1f"  # white space to strip(), which no template writes: where it is gone, the template strips the text
 
 
@@ -34,21 +56,36 @@ class Slot:
 
     left: bool
     right: bool
-    supervised: bool  # an answer
 
-    def fill(self, text: str) -> Piece:
-        text = text.lstrip() if self.left else text
-        return Piece(text.rstrip() if self.right else text, self.supervised)
+    def fill(self, text: str) -> tuple[str, int]:
+        """The text as it stands there, and how many characters it lost at its beginning."""
+        kept = text.lstrip() if self.left else text
+        return kept.rstrip() if self.right else kept, len(text) - len(kept)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with what the model writes around it."""
+
+    opening: str  # between the generation prompt and the answer ("" in most templates)
+    slot: Slot
+    closing: tuple[Piece, ...]
+
+    def pieces(self, text: str, marks: list[Span] | None) -> tuple[list[Piece], list[Piece]]:
+        """The answer, and what ends it."""
+        filled, lost = self.slot.fill(text)
+        response = answer_pieces(self.opening + filled, True, marks, lost - len(self.opening))
+        return response, as_last(response, list(self.closing))
 
 
 @dataclass(frozen=True)
 class Shape:
     """What the template makes of all conversations of one shape."""
 
-    before: tuple[Piece | Slot, ...]  # up to the end of the generation prompt
-    opening: str  # between the generation prompt and the answer: for the model to write ("" in most templates)
-    answer: Slot
-    closing: str  # between the answer and its end-of-text
+    before: tuple[Piece | Slot | Answer, ...]  # up to the end of the generation prompt
+    answer: Answer  # without its end-of-text
+    after: str  # white space that the template writes after that
+    changes: str = ""  # what the template does to an earlier answer that it does not do to a last one
 
 
 @dataclass(frozen=True)
@@ -64,12 +101,15 @@ class ChatTemplate(Template):
     white space at its end (ChatML's <|im_end|>); then earlier turns have no end of their own, as in the template.
     The last turn ends with its closing: what the template writes after that is dropped.
 
+    today: the date that the template is told, "" for one that takes none or was stored before dates were.
+
     Raises ConfigError where the template fails or does not give each text of a conversation back, once and in order.
     """
 
     segments: tuple[Segment, ...] = field(default=(), init=False, compare=False)  # own texts of two turns, to look at
     source: str = field(kw_only=True)
     special: tuple[tuple[str, str], ...] = field(kw_only=True)  # (name, spelling) of special tokens
+    today: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.turns not in TURNS:
@@ -79,6 +119,8 @@ class ChatTemplate(Template):
         for system, turns in ((False, 1), (True, 1), (False, 2)):
             if not (system and self._system_has_no_place):
                 shape = self._shape(system, turns)
+                if shape.changes not in ("", OTHERWISE) and self.turns == "all":
+                    raise self._error(shape.changes)
         own = tuple(Segment(part.text) for part in shape.before if isinstance(part, Piece) and part.text)
         object.__setattr__(self, "segments", own)  # the dataclass is frozen
 
@@ -91,27 +133,71 @@ class ChatTemplate(Template):
         spelled = {name: config.get(name) for name in SPECIAL}
         spelled = {name: token.get("content") if isinstance(token, dict) else token for name, token in spelled.items()}
         special = tuple((name, token) for name, token in spelled.items() if isinstance(token, str) and token)
-        return cls(folder.resolve().name, mask, turns, source=_source(folder, config), special=special)
+        source = _source(folder, config)
+        today = TODAY if "strftime_now" in source else ""
+        return cls(folder.resolve().name, mask, turns, source=source, special=special, today=today)
+
+    @cached_property
+    def plain(self) -> bool:
+        return False
 
     def missing_place(self, conversation: Conversation) -> str | None:
-        return "system" if conversation.system and self._system_has_no_place else None
+        return "system" if conversation.system and self._system_has_no_place and not conversation.chat else None
 
-    def render(self, conversation: Conversation) -> tuple[list[Piece], Piece, list[Piece]]:
+    def prepare(self, conversations: Sequence[Conversation]) -> None:
+        """Render all that are rendered themselves, in as few processes as can be. The ones before are forgotten."""
+        _kept.clear()
+        self._render_chats([_chat_of(one, self._reasoning) for one in conversations if self._is_rendered(one)])
+
+    def refusal(self, conversation: Conversation) -> str | None:
+        if not self._is_rendered(conversation):
+            refused = super().refusal(conversation)
+            if refused is None and self._learns_earlier(conversation) and self._shape_of(conversation).changes:
+                raise ConfigError(self._only_last)
+            return refused
+        try:
+            return self._nothing_learnt(conversation) or self._rendering(conversation).refusal(conversation)
+        except Problem as problem:
+            return f"the template {self.name} {problem}"
+
+    def _render(self, conversation: Conversation) -> Pieces:
+        if self._is_rendered(conversation):
+            try:
+                return self._rendering(conversation).pieces(conversation)
+            except Problem as problem:
+                raise self._error(str(problem)) from problem
         texts = _texts(conversation)
         shape = self._shape_of(conversation)
-        pieces = [part if isinstance(part, Piece) else part.fill(next(texts)) for part in shape.before]
-        learnt = self.turns == "all"
-        # joined first: with mask=False too, no token spans the border between a prompt and its answer
-        before = [replace(piece, supervised=not self.mask or (piece.supervised and learnt)) for piece in join(pieces)]
-        response = Piece(shape.opening + shape.answer.fill(next(texts)).text, supervised=True)
-        return before, response, join([Piece(shape.closing, supervised=True)])
+        before: list[Piece] = []
+        prompt: list[Piece] = []
+        number = 0
+        for part in shape.before:
+            if isinstance(part, Answer):
+                response, closing = part.pieces(next(texts), unlearnt(conversation, number))
+                # joined apart: with mask=False too, no token spans the border between a prompt and its answer
+                before += self._with_loss(join(prompt), answer=False)
+                before += self._with_loss(join([*response, *closing]), answer=True)
+                prompt, number = [], number + 1
+            else:
+                prompt.append(part if isinstance(part, Piece) else Piece(part.fill(next(texts))[0], False))
+        before += self._with_loss(join(prompt), answer=False)
+        return before, *shape.answer.pieces(next(texts), unlearnt(conversation, number))
+
+    def _with_loss(self, pieces: list[Piece], *, answer: bool) -> list[Piece]:
+        """The pieces of a prompt or of an earlier answer, supervised as the settings say."""
+        learnt = not self.mask or (answer and self.turns == "all")
+        return [replace(piece, supervised=learnt and not piece.unlearnt) for piece in pieces]
 
     def clean(self, text: str, conversation: Conversation) -> str:
-        opening = self._shape_of(conversation).opening
+        if self._is_rendered(conversation):  # of its answer no more is known than that it ends as others do
+            conversation = Conversation("x")
+        opening = self._shape_of(conversation).answer.opening
         return super().clean(text.strip().removeprefix(opening.strip()), conversation)
 
     def to_json(self) -> dict[str, Any]:
-        own = {"chat_template": self.source, "special": dict(self.special)}
+        own: dict[str, Any] = {"chat_template": self.source, "special": dict(self.special)}
+        if self.today:
+            own["today"] = self.today
         return {"name": self.name, **own, "mask": self.mask, "turns": self.turns}
 
     @classmethod
@@ -119,25 +205,81 @@ class ChatTemplate(Template):
         """Raises WeightsError where the value, read from a model folder, is no chat template."""
         try:
             special = tuple((str(name), str(token)) for name, token in value["special"].items())
-            source = str(value["chat_template"])
-            return cls(str(value["name"]), bool(value["mask"]), str(value["turns"]), source=source, special=special)
-        except (AttributeError, KeyError, TypeError, ConfigError) as error:
+            source, today = str(value["chat_template"]), str(value.get("today", ""))
+            date.fromisoformat(today or TODAY)
+            name, mask, turns = str(value["name"]), bool(value["mask"]), str(value["turns"])
+            return cls(name, mask, turns, source=source, special=special, today=today)
+        except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise WeightsError(f"prompt.json: not a chat template: {error}") from error
 
     @property
     def _system_has_no_place(self) -> bool:
         """Many templates raise an exception on a system message, some leave it out."""
-        shape = _shapes(self.source, self.special, 0)[True, 1]
+        shape = self._shapes(0).shapes[True, 1]
         return isinstance(shape, str) and shape.startswith(("raises", "leaves out"))
+
+    @cached_property
+    def _reasoning(self) -> str:
+        """What the template calls reasoning."""
+        return next((name for name in REASONING if re.search(rf"\b{name}\b", self.source)), REASONING[0])
+
+    @property
+    def _only_last(self) -> str:
+        return (
+            f"prompt.turns=all: the template {self.name} {OTHERWISE} "
+            "(prompt.turns=last learns the last answer of each row)"
+        )
+
+    def _learns_earlier(self, conversation: Conversation) -> bool:
+        answers = range(len(conversation.history))
+        return self.mask and self.turns == "all" and any(number not in conversation.unlearnt for number in answers)
+
+    def _is_rendered(self, conversation: Conversation) -> bool:
+        """Whether a conversation is rendered itself, not by its shape."""
+        if conversation.chat:
+            return True
+        return any(map(self._looks.find, _texts(conversation)))
+
+    @cached_property
+    def _looks(self) -> Looks:
+        return self._shapes(0).looks
+
+    @property
+    def _every(self) -> bool:
+        """Whether it matters where earlier answers stand."""
+        return not self.mask or self.turns == "all"
+
+    def _rendering(self, conversation: Conversation) -> Rendering:
+        chat = _chat_of(conversation, self._reasoning)
+        self._render_chats([chat])
+        return Rendering(self, chat, _kept[self._about, chat])
+
+    def _render_chats(self, chats: Sequence[str]) -> None:
+        """Those that are not at hand, together."""
+        about = self._about
+        if len(_kept) > KEPT_RENDERINGS:
+            _kept.clear()
+        missing = list(dict.fromkeys(chat for chat in chats if (about, chat) not in _kept))
+        if missing:
+            rendered = _render_whole(self, missing)
+            _kept.update(((about, chat), renders) for chat, renders in zip(missing, rendered, strict=True))
+
+    @property
+    def _about(self) -> tuple[Any, ...]:
+        """All that a rendering depends on besides its messages."""
+        return self.source, self.special, self.today, self._every
 
     def _shape_of(self, conversation: Conversation) -> Shape:
         return self._shape(bool(conversation.system), len(conversation.history) + 1)
 
     def _shape(self, system: bool, turns: int) -> Shape:
-        shape = _shapes(self.source, self.special, (turns - 1) // BLOCK)[system, turns]
+        shape = self._shapes((turns - 1) // BLOCK).shapes[system, turns]
         if isinstance(shape, str):
             raise self._error(shape)
         return shape
+
+    def _shapes(self, block: int) -> Shapes:
+        return _shapes(self.source, self.special, self.today, block)
 
     def _error(self, problem: str) -> ConfigError:
         return ConfigError(f"prompt.chat_template: {self.name} {problem} (take another, or prompt.segments)")
@@ -156,6 +298,22 @@ def read_template(value: Any) -> Template:
     """From the prompt.json of a model folder. Raises WeightsError where the value is no template of either kind."""
     kind = ChatTemplate if isinstance(value, dict) and "chat_template" in value else Template
     return kind.from_json(value)
+
+
+def _chat_of(conversation: Conversation, reasoning: str) -> str:
+    """The messages and tools of a conversation as JSON, in the words of a template."""
+    if conversation.chat and reasoning == REASONING[0]:
+        return conversation.chat
+    if not conversation.chat:
+        system = ["system"] if conversation.system else []
+        roles = [*system, *["user", "assistant"] * (len(conversation.history) + 1)]
+        texts = zip(roles, _texts(conversation), strict=True)
+        return json.dumps({"messages": [{"role": role, "content": text} for role, text in texts]})
+    chat = json.loads(conversation.chat)
+    for message in chat["messages"]:
+        if REASONING[0] in message:
+            message[reasoning] = message.pop(REASONING[0])
+    return json.dumps(chat)
 
 
 def _texts(conversation: Conversation) -> Iterator[str]:
@@ -201,27 +359,46 @@ def _read_json(path: Path) -> dict[str, Any]:
 # what a template writes around the texts
 
 
-class _Problem(ValueError):
+class Problem(ValueError):
     """What a template does wrong, as the end of a sentence about it."""
 
 
+class Shapes(NamedTuple):
+    """What a template makes of conversations of a number of turns, and what it does with their texts."""
+
+    shapes: dict[tuple[bool, int], Shape | str]  # (system, turns) -> its shape, or what is wrong with it
+    looks: Looks
+    carries_tools: bool
+
+
 @lru_cache(maxsize=256)
-def _shapes(source: str, special: tuple[tuple[str, str], ...], block: int) -> dict[tuple[bool, int], Shape | str]:
-    """(system, turns) -> its shape, or what is wrong with it, for the numbers of turns in a block."""
+def _shapes(source: str, special: tuple[tuple[str, str], ...], today: str, block: int) -> Shapes:
+    """For the numbers of turns in a block."""
     numbers = range(block * BLOCK + 1, (block + 1) * BLOCK + 1)
     roles = {key: ["system"] * key[0] + ["user", "assistant"] * key[1] for key in product((False, True), numbers)}
-    conversations = [_marked(part) for whole in roles.values() for part in (whole, whole[:-1])]
-    rendered = iter(render_apart(source, dict(special), conversations))
+    requests = [Request(_marked(whole), [(len(whole), False), (len(whole) - 1, True)]) for whole in roles.values()]
+    tool = {"type": "function", "function": {"name": TOOL, "description": TOOL, "parameters": {"type": "object"}}}
+    requests.append(Request(_marked(["user", "assistant"]), [(2, False)], [tool]))
+    reply = render_apart(source, dict(special), requests, today=today or TODAY)
+    *renders, [with_tools] = reply.renders
     shapes: dict[tuple[bool, int], Shape | str] = {}
-    for key, (full, prompt) in zip(roles, zip(rendered, rendered, strict=True), strict=True):
+    starts: dict[tuple[bool, int], list[str]] = {}  # the template's own texts up to a generation prompt
+    eos = dict(special).get("eos_token", "")
+    for key, (full, prompt) in zip(roles, renders, strict=True):
+        prompt = Rendered(0, full.rest[: prompt.common] + prompt.rest, prompt.problem)
         try:
-            shapes[key] = _read_shape(full, prompt, roles[key], dict(special).get("eos_token", ""))
-        except _Problem as problem:
+            shape, starts[key] = _read_shape(full, prompt, roles[key], eos)
+            earlier = starts.get((key[0], key[1] - 1), [])
+            begin = starts[key][: len(earlier)]
+            if earlier and (begin[:-1] != earlier[:-1] or not begin[-1].startswith(earlier[-1])):
+                shape = replace(shape, changes=OTHERWISE)
+            shapes[key] = shape
+        except Problem as problem:
             shapes[key] = str(problem)
-    return shapes
+    return Shapes(shapes, reply.looks, bool(with_tools.problem) or TOOL in with_tools.rest)
 
 
-def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], eos: str) -> Shape:
+def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], eos: str) -> tuple[Shape, list[str]]:
     """full: the whole conversation; prompt: with the generation prompt in the place of the last answer."""
     literals, slots = _cut(full, roles)
     starts, prompt_slots = _cut(prompt, roles[:-1])
@@ -229,26 +406,37 @@ def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], eos: str) ->
     opening = last.removeprefix(starts[-1])
     same_texts = [*earlier, starts[-1] + opening] == [*starts[:-1], last]
     if not same_texts or prompt_slots != slots[:-1] or (eos and eos in opening):
-        raise _Problem("writes a generation prompt that is not what stands before an answer")
-    closing = tail.partition(eos)[0] if eos and eos in tail else tail.rstrip()
-    parts: list[Piece | Slot] = []
-    for previous, role, literal, slot in zip(["", *roles[:-1]], roles, literals[:-1], slots, strict=True):
-        if previous == "assistant":
-            closed, literal = _split_closing(literal, closing, eos)
-            parts += closed
-        own = literal.removesuffix(opening) if role == "assistant" else literal
-        parts += [*_with_ends(own, eos), Piece(literal[len(own) :], True), slot]
-    return Shape(tuple(parts[:-2]), opening, slots[-1], closing)
+        raise Problem("writes a generation prompt that is not what stands before an answer")
+    ended, rest = bool(eos) and eos in tail, 0
+    closing = tail.partition(eos)[0] if ended else tail.rstrip()
+    parts: list[Piece | Slot | Answer] = []
+    changes = ""
+    for number, (role, slot) in enumerate(zip(roles[:-1], slots, strict=False)):
+        literal = literals[number][rest:]  # without what ends the answer before it
+        if role != "assistant":
+            parts += [*_with_ends(literal, eos), slot]
+            rest = 0
+            continue
+        own = literal.removesuffix(opening)
+        pieces, rest = _split_closing(literals[number + 1], closing, eos)
+        if pieces is None:
+            changes = "closes an earlier answer by other text than the last one"
+        elif own + opening != literal or (ended and not closing.strip() and not pieces[-1].end):
+            changes = changes or OTHERWISE
+        parts += [*_with_ends(own, eos), Answer(literal[len(own) :], slot, tuple(pieces or ()))]
+    parts += _with_ends(starts[-1], eos)
+    answer = Answer(opening, slots[-1], (Piece(closing, True),))
+    return Shape(tuple(parts), answer, "" if ended else tail[len(closing) :], changes), starts
 
 
-def _split_closing(text: str, closing: str, eos: str) -> tuple[list[Piece], str]:
-    """What ends an earlier answer, and the rest, which belongs to the next turn."""
+def _split_closing(text: str, closing: str, eos: str) -> tuple[list[Piece] | None, int]:
+    """What ends an earlier answer, and how long that is; what follows belongs to the next turn."""
     if eos and eos in text:
-        closing, _, rest = text.partition(eos)
-        return [Piece(closing, True), Piece("", True, end=True)], rest
+        closing = text.partition(eos)[0]
+        return [Piece(closing, True), Piece("", True, end=True)], len(closing) + len(eos)
     if not text.startswith(closing):
-        raise _Problem("closes an earlier answer by other text than the last one")
-    return [Piece(closing, True)], text.removeprefix(closing)
+        return None, 0
+    return [Piece(closing, True)], len(closing)
 
 
 def _with_ends(text: str, eos: str) -> Iterator[Piece]:
@@ -263,29 +451,211 @@ def _mark(number: int) -> str:
     return f"<é&\"'\\\nM{number}Zq>"
 
 
-def _marked(roles: list[str]) -> list[dict[str, str]]:
+def _marked(roles: list[str]) -> list[Message]:
     """A conversation of marks."""
     return [{"role": role, "content": f"{PAD}{_mark(number)}{PAD}"} for number, role in enumerate(roles)]
 
 
 def _cut(rendered: Rendered, roles: list[str]) -> tuple[list[str], list[Slot]]:
     """The texts around the marks of the messages, one more than there are marks, and the marks' own places."""
-    text, problem = rendered
+    _, text, problem = rendered
     if problem:
-        raise _Problem(problem)
+        raise Problem(problem)
     for number, role in enumerate(roles):
         if _mark(number) not in text:
             changed = f"m{number}z" in text.lower()
-            raise _Problem(f"{'changes' if changed else 'leaves out'} the {role}'s text")
+            raise Problem(f"{'changes' if changed else 'leaves out'} the {role}'s text")
         if text.count(_mark(number)) > 1:
-            raise _Problem(f"repeats the {role}'s text")
+            raise Problem(f"repeats the {role}'s text")
     literals: list[str] = []
     slots: list[Slot] = []
     for number, role in enumerate(roles):
         literal, mark, text = text.partition(_mark(number))
         if not mark:
-            raise _Problem(f"puts the {role}'s text in another place of the conversation")
+            raise Problem(f"puts the {role}'s text in another place of the conversation")
         literals.append(literal.removesuffix(PAD))
-        slots.append(Slot(literal == literals[-1], not text.startswith(PAD), role == "assistant"))
+        slots.append(Slot(literal == literals[-1], not text.startswith(PAD)))
         text = text.removeprefix(PAD)
     return [*literals, text], slots
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# conversations that are rendered themselves
+
+_kept: dict[tuple[tuple[Any, ...], str], dict[tuple[int, bool], Rendered]] = {}  # the last renderings of this process
+
+
+class Changed(Problem):
+    """An earlier answer stands in a conversation in another way than as its last one."""
+
+
+def _render_whole(template: ChatTemplate, chats: Sequence[str]) -> list[dict[tuple[int, bool], Rendered]]:
+    """For each conversation its renderings by (number of messages, whether the generation prompt follows)."""
+    mark = secrets.token_hex(16)  # stands for the end-of-text meanwhile: no text of a row can spell it
+    special, source = dict(template.special), template.source
+    eos = special.get("eos_token", "")
+    if eos:
+        source = source.replace(eos, mark)
+        special = {name: mark if token == eos else token for name, token in special.items()}
+    requests = []
+    for chat in map(json.loads, chats):
+        messages = chat["messages"]
+        cuts = {(len(messages), False): None}
+        for number in _answers(messages) if template._every else [len(messages) - 1]:
+            cuts |= {(number, True): None, (number + 1, False): None}
+        requests.append(Request(messages, list(cuts), chat.get("tools") or None))
+    reply = render_apart(source, special, requests, today=template.today or TODAY, mark=mark)
+    pairs = zip(requests, reply.renders, strict=True)
+    return [dict(zip(request.cuts, renders, strict=True)) for request, renders in pairs]
+
+
+def _answers(messages: Sequence[Message]) -> list[int]:
+    return [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+class Rendering:
+    """A conversation as its template renders it, and where the answers stand in that. Raises Problem."""
+
+    def __init__(self, template: ChatTemplate, chat: str, renders: dict[tuple[int, bool], Rendered]):
+        self.template, self.renders = template, renders
+        value = json.loads(chat)
+        self.messages: list[Message] = value["messages"]
+        self.tools: list[Any] = value.get("tools") or []
+        self.answers = _answers(self.messages)
+        if not self.answers or self.answers[-1] != len(self.messages) - 1:
+            raise Problem("is given a conversation that does not end in an answer")
+        whole = renders[len(self.messages), False]
+        if whole.problem:
+            raise Problem(whole.problem)
+        self.text = whole.rest
+        self.usual = template._shape(False, 1)  # what stands after an answer
+
+    def pieces(self, conversation: Conversation) -> Pieces:
+        before: list[Piece] = []
+        at = 0
+        for number in range(len(self.answers) - 1) if self.template._every else ():
+            try:
+                begin, end, ended = self._place(number)
+            except Changed:
+                if not self.template.mask and number in conversation.unlearnt:
+                    raise
+                continue  # it bears no loss: a row of which it should is refused
+            before += self._prompt(at, begin)
+            response, closing = self._answer(conversation, number, begin, end)
+            ending = [Piece("", True, end=True)] if ended else []
+            answer = join([*response, *closing, *as_last(response, ending)])
+            before += self.template._with_loss(answer, answer=True)
+            at = end + ended
+        number = len(self.answers) - 1
+        begin, end, _ = self._place(number)
+        return [*before, *self._prompt(at, begin)], *self._answer(conversation, number, begin, end)
+
+    def refusal(self, conversation: Conversation) -> str | None:
+        """Why the conversation cannot be learnt as it is rendered, or None."""
+        self.pieces(conversation)
+        if self.template.mask and self.template.turns == "all":
+            for number in range(len(self.answers) - 1):
+                try:
+                    if number not in conversation.unlearnt:
+                        self._place(number)
+                except Changed:
+                    return self.template._only_last
+        missing = self._left_out()
+        advice = "prompt.chat_template=FOLDER of a model that has one"
+        return (
+            f"the prompt template {self.template.name} has no place for its {missing} ({advice})" if missing else None
+        )
+
+    def _place(self, number: int) -> tuple[int, int, bool]:
+        """Where an answer with what closes it begins and ends, and whether an end-of-text follows."""
+        message, is_last = self.answers[number], number == len(self.answers) - 1
+        prompt, alone = self.renders[message, True], self.renders[message + 1, False]
+        for rendered in (prompt, alone):
+            if rendered.problem:
+                raise Problem(rendered.problem)
+        begin = prompt.common
+        if prompt.rest or (not is_last and alone.common < begin):
+            if is_last:
+                raise Problem("writes a generation prompt that is not what stands before an answer")
+            raise Changed(OTHERWISE)
+        own = self.text[begin:] if is_last else self.text[begin : alone.common] + alone.rest
+        text, ended, _ = own.partition(END)
+        text = text if ended else text.removesuffix(self.usual.after)
+        end = begin + len(text)
+        follows = self.text.startswith(END, end)
+        closes = bool(self.usual.answer.closing[0].text.strip())
+        if not self.text.startswith(text, begin) or (ended and not follows and not closes):
+            raise Changed(OTHERWISE)
+        if not text:
+            raise Problem("writes nothing for an answer")
+        return begin, end, follows
+
+    def _prompt(self, begin: int, end: int) -> list[Piece]:
+        return self.template._with_loss(join(_with_ends(self.text[begin:end], END)), answer=False)
+
+    def _answer(self, conversation: Conversation, number: int, begin: int, end: int) -> tuple[list[Piece], list[Piece]]:
+        """The parts of an answer, and what closes it."""
+        text, closing = self.text[begin:end], self.usual.answer.closing[0].text
+        closing = closing if text.endswith(closing) else ""
+        text = text.removesuffix(closing)
+        marks = unlearnt(conversation, number)
+        lost = self._offset(text, self.messages[self.answers[number]]["content"]) if marks else 0
+        response = answer_pieces(text, True, marks, lost)
+        return response, as_last(response, [Piece(closing, True)] if closing else [])
+
+    def _offset(self, text: str, content: str) -> int:
+        """What to take off a place in an answer's content for its place in the rendered text."""
+        for kept in (content, content.strip()):
+            if text.count(kept) == 1:
+                return content.index(kept) - text.index(kept)
+        raise Problem(
+            "writes an answer in another way than as it stands, and a part of it is marked as not to be learnt"
+        )
+
+    def _left_out(self) -> str | None:
+        """What the conversation has and its rendering has not, or None.
+
+        What a template leaves out of an earlier turn by its own rule is fine, be it reasoning.
+        """
+        begin, _, _ = self._place(len(self.answers) - 1)
+        if self.tools and not self.template._shapes(0).carries_tools:
+            return "tools"
+        last = self.messages[-1]
+        for message in self.messages:
+            where = self.text[begin:] if message is last else self.text
+            names = [call["function"]["name"] for call in message.get("tool_calls", ())]
+            given = [text for call in message.get("tool_calls", ()) for text in _leaves(call["function"]["arguments"])]
+            if not _all_in([*names, *given], where):
+                return "tool calls"
+            if not _all_in(self._parts(message, every=message is last), where):
+                if names:
+                    return "text beside a tool call"
+                return {"tool": "tool results", "assistant": "reasoning"}.get(message["role"], message["role"])
+        if not _all_in([last.get(self.template._reasoning, "")], self.text[begin:]):
+            return "reasoning"
+        return None
+
+    def _parts(self, message: Message, *, every: bool) -> list[str]:
+        """A message's text, cut where the template may cut it; of an earlier answer what stands last."""
+        inside = self.template._looks.inside
+        parts = re.split("|".join(map(re.escape, inside)), message["content"]) if inside else [message["content"]]
+        return parts if every or message["role"] != "assistant" else parts[-1:]
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The texts in a call's arguments, names too."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _all_in(texts: Iterable[str], where: str) -> bool:
+    """Whether each text stands there, as it is or as a string of JSON, white space around it aside."""
+    bare = filter(None, (text.strip() for text in texts))
+    return all(text in where or json.dumps(text, ensure_ascii=False)[1:-1] in where for text in bare)

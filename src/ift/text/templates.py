@@ -3,6 +3,8 @@
 One `Template` serves training, sampling, evaluation and export; it is saved with the model. It knows text only, no
 tokens. Row text is put in the place of a field as it stands: braces inside it mean nothing. A conversation is its turns
 one after the other, each in the same segments and each with its own end-of-text.
+
+A template whose one field is {output} is for plain text: an end-of-text, the text, and its end.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -44,15 +46,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rendered text, supervised or not. With end: no text, but the end-of-text after a turn."""
+    """Rendered text, supervised or not. With end: no text, but the end-of-text after a turn.
+
+    unlearnt: of an answer, and without a loss because its row says so. Where the last piece is, the end that follows it
+    is not learnt either.
+    """
 
     text: str
     supervised: bool
     end: bool = False
+    unlearnt: bool = False
 
 
 Parts = tuple[list[str], bool]  # text and names of fields in turn, as FIELD.split gives them; whether it is supervised
 TurnParts = tuple[list[Parts], bool, list[Parts]]  # before the response, whether that is supervised, after it
+Rendered = tuple[list[Piece], list[Piece], list[Piece]]  # before the last response, its parts, after it
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Template:
             rows = "with input" if given else "without input"
             if fields.count("output") != 1:
                 raise ConfigError(f"prompt.segments: {{output}} must stand once in a row {rows} ({self.name})")
-            if "instruction" not in fields[: fields.index("output")]:
+            if not self.plain and "instruction" not in fields[: fields.index("output")]:
                 raise ConfigError(f"prompt.segments: {{instruction}} must stand before {{output}} ({self.name})")
             if not all(s.supervised for s in self.segments if s.applies(turn) and "{output}" in s.text):
                 raise ConfigError(f"prompt.segments: the segment with {{output}} must be supervised ({self.name})")
@@ -96,11 +105,49 @@ class Template:
         """From settings or anything else with text, supervised and when."""
         return cls(name, tuple(Segment(s.text, s.supervised, s.when) for s in segments), mask, turns)
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether it is for plain text: the one segment is {output} alone."""
+        return [segment.text for segment in self.segments] == ["{output}"]
+
     def missing_place(self, conversation: Conversation) -> str | None:
-        """The field that a conversation has and the template would leave out, or None."""
-        for field in ("system", "input"):
+        """What a conversation has and the template would leave out, or None."""
+        if conversation.chat:
+            return parts_of_chat(conversation)[0]
+        for field in ("system", "input", "instruction"):
             if getattr(conversation, field) and not any(f"{{{field}}}" in segment.text for segment in self.segments):
                 return field
+        return None
+
+    def prepare(self, conversations: Sequence[Conversation]) -> None:
+        """Do at once, for conversations that will be rendered, what costs more one by one. Here that is nothing."""
+
+    def refusal(self, conversation: Conversation) -> str | None:
+        """Why a row cannot be learnt with this template, or None.
+
+        Raises ConfigError where no row of its kind can be.
+        """
+        missing = self.missing_place(conversation)
+        if missing:
+            advice = ""
+            if self.plain:
+                advice = " (prompt=alpaca has one; this one is for plain text)"
+            elif conversation.chat:
+                advice = " (prompt=chat with a template that has one)"
+            return f"the prompt template {self.name} has no place for its {missing}{advice}"
+        is_text = not (conversation.instruction.strip() or conversation.input.strip() or conversation.chat)
+        if is_text and conversation.history:
+            return "a conversation whose last instruction is empty"
+        if is_text and not self.plain:
+            return f"plain text without an instruction, and {self.name} needs one (prompt=none learns the whole text)"
+        return self._nothing_learnt(conversation)
+
+    def _nothing_learnt(self, conversation: Conversation) -> str | None:
+        """With turns=last the last answer must bear a loss: no other does."""
+        if self.mask and self.turns == "last" and conversation.unlearnt:
+            answers = parts_of_chat(conversation)[1] if conversation.chat else len(conversation.history) + 1
+            if answers - 1 in conversation.unlearnt:
+                return "its last answer is marked as not to be learnt (prompt.turns=all learns the others)"
         return None
 
     def render(self, conversation: Conversation) -> tuple[list[Piece], Piece, list[Piece]]:
@@ -108,18 +155,32 @@ class Template:
 
         The end-of-text of the last turn is not among them: whether it is learnt depends on the length too.
         """
-        *earlier, last = conversation.turns()
-        history = [piece for turn in earlier for piece in self._earlier(turn)]
-        before, response, after = self._turn(last)
-        return [*history, *join(before)], response, join(after)
+        before, response, after = self._render(conversation)
+        return before, Piece("".join(p.text for p in response), any(p.supervised for p in response)), join(after)
 
-    def _turn(self, turn: Turn) -> tuple[list[Piece], Piece, list[Piece]]:
-        before, supervised, after = self._parts_of_kinds[bool(turn.input), bool(turn.system), turn.first]
-        return (
-            [Piece(_fill(parts, turn), mark) for parts, mark in before],
-            Piece(turn.output, supervised),
-            [Piece(_fill(parts, turn), mark) for parts, mark in after],
-        )
+    def _render(self, conversation: Conversation) -> Rendered:
+        before = [Piece("", False, end=True)] if self.plain else []
+        *earlier, last = conversation.turns()
+        for number, turn in enumerate(earlier):
+            head, response, after = self._turn(turn, unlearnt(conversation, number))
+            end = Piece("", self._parts_of(turn)[1], end=True)
+            for piece in (*join(head), *join([*response, *as_last(response, [*after, end])])):
+                learnt = piece.supervised and (self.turns == "all" or not self.mask)
+                before.append(replace(piece, supervised=learnt))
+        head, response, after = self._turn(last, unlearnt(conversation, len(earlier)))
+        return [*before, *join(head)], response, as_last(response, after)
+
+    def _turn(self, turn: Turn, marks: list[Span] | None) -> Rendered:
+        """Before the response, its parts, and after it. marks: parts without a loss; None: the response has none."""
+        before, supervised, after = self._parts_of(turn)
+        heads = [Piece(_fill(parts, turn), mark) for parts, mark in before]
+        if marks is None and self.mask:  # what the model would write before an answer is a part of it
+            heads = [replace(piece, supervised=False) for piece in heads]
+        response = answer_pieces(turn.output, supervised, marks)
+        return heads, response, [Piece(_fill(parts, turn), mark) for parts, mark in after]
+
+    def _parts_of(self, turn: Turn) -> TurnParts:
+        return self._parts_of_kinds[bool(turn.input), bool(turn.system), turn.first]
 
     @cached_property
     def _parts_of_kinds(self) -> dict[tuple[bool, bool, bool], TurnParts]:
@@ -141,15 +202,10 @@ class Template:
                     after.append((FIELD.split(tail), supervised))
         return before, response, after
 
-    def _earlier(self, turn: Turn) -> Iterator[Piece]:
-        before, response, after = self._turn(turn)
-        for piece in (*join(before), *join([response, *after]), Piece("", response.supervised, end=True)):
-            yield replace(piece, supervised=piece.supervised and (self.turns == "all" or not self.mask))
-
     def pieces(self, conversation: Conversation) -> list[Piece]:
         """The whole conversation as training sees it."""
-        before, response, after = self.render(conversation)
-        return [*before, *join([response, *after])]
+        before, response, after = self._render(conversation)
+        return [*before, *join([*response, *after])]
 
     def prompt(self, conversation: Conversation) -> str:
         """What the model is given at inference, as text: all that stands before the last response."""
@@ -182,6 +238,54 @@ def _fill(parts: list[str], turn: Turn) -> str:
     return "".join([getattr(turn, part) if i % 2 else part for i, part in enumerate(parts)])
 
 
+def parts_of_chat(conversation: Conversation) -> tuple[str, int]:
+    """What the messages of a conversation have besides texts of user and assistant in turn, and how many answers."""
+    chat = json.loads(conversation.chat)
+    messages = chat["messages"]
+    answers = sum(message["role"] == "assistant" for message in messages)
+    if any(message.get("tool_calls") for message in messages):
+        return "tool calls", answers
+    if any(message["role"] == "tool" for message in messages):
+        return "tool results", answers
+    if chat.get("tools"):
+        return "tools", answers
+    if any(message.get("reasoning_content") for message in messages):
+        return "reasoning", answers
+    return "order of turns", answers
+
+
+def unlearnt(conversation: Conversation, answer: int) -> list[Span] | None:
+    """The parts of an answer that bear no loss, in order; None where that is the whole of it."""
+    if answer in conversation.unlearnt:
+        return None
+    if not conversation.unlearnt_parts:
+        return []
+    return sorted((begin, end) for number, begin, end in conversation.unlearnt_parts if number == answer)
+
+
+def answer_pieces(text: str, supervised: bool, marks: list[Span] | None, begin: int = 0) -> list[Piece]:
+    """An answer, or its text from `begin` on, in pieces with and without a loss; see `unlearnt`."""
+    if marks == []:
+        return [Piece(text, supervised)]
+    if marks is None:
+        return [Piece(text, False, unlearnt=True)]
+    pieces, at = [], 0
+    for first, last in marks:
+        first, last = max(at, first - begin), min(len(text), last - begin)
+        if first < last:
+            pieces += [Piece(text[at:first], supervised), Piece(text[first:last], False, unlearnt=True)]
+            at = last
+    pieces.append(Piece(text[at:], supervised))
+    return [piece for piece in pieces if piece.text]
+
+
+def as_last(response: list[Piece], after: list[Piece]) -> list[Piece]:
+    """What follows a response: without a loss where its last character has none, for the model then never ended it."""
+    if response and response[-1].unlearnt:
+        return [replace(piece, supervised=False, unlearnt=True) for piece in after]
+    return after
+
+
 def join(pieces: Iterable[Piece]) -> list[Piece]:
     """Neighbours with the same supervision as one piece, empty ones gone.
 
@@ -189,8 +293,10 @@ def join(pieces: Iterable[Piece]) -> list[Piece]:
     """
     joined: list[Piece] = []
     for piece in pieces:
-        if joined and joined[-1].supervised == piece.supervised and not (joined[-1].end or piece.end):
-            joined[-1] = Piece(joined[-1].text + piece.text, piece.supervised)
+        last = joined[-1] if joined else piece
+        alike = last.supervised == piece.supervised and last.unlearnt == piece.unlearnt
+        if joined and alike and not (last.end or piece.end):
+            joined[-1] = Piece(last.text + piece.text, piece.supervised, unlearnt=piece.unlearnt)
         elif piece.text or piece.end:
             joined.append(piece)
     return joined

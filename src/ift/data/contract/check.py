@@ -93,17 +93,28 @@ class Checker:
 
     def __call__(self, chunk: Chunk) -> Checked:
         """Raises DataError where a row breaks the contract, or is too long and the policy is `error`."""
+        rows: list[tuple[Row, Any]] = []
         pairs: list[tuple[Row, Example]] = []
         dropped: list[Dropped] = []
         self.reader.repaired, columns = Counter(), Columns()
+
+        def drop(number: int, record: Any, error: Exception) -> None:
+            reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
+            raw, marked = getattr(record, "raw", record), isinstance(error, NotLearnt)
+            dropped.append(Dropped(chunk.file, number, reason, raw, marked))
+
         for number, record in chunk.records:
             try:
-                row = self._row(record, chunk, number, columns)
+                rows.append((self._row(record, chunk, number, columns), record))
+            except BadRow as error:
+                drop(number, record, error)
+        self.template.prepare([row for row, _ in rows])
+        for row, record in rows:
+            try:
                 pairs.append((row, self._example(row)))
             except (BadRow, TooLong) as error:
-                reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
-                raw, marked = getattr(record, "raw", record), isinstance(error, NotLearnt)
-                dropped.append(Dropped(chunk.file, number, reason, raw, marked))
+                drop(row.number, record, error)
+        dropped.sort(key=lambda one: one.row)
         checked = self._pack(chunk, pairs)
         checked.dropped, checked.source = dropped, chunk.source
         checked.columns, checked.repaired = columns.columns, self.reader.repaired
@@ -119,7 +130,7 @@ class Checker:
 
     @cached_property
     def reader(self) -> Reader:
-        return Reader(self.fields, ignore=self.ignore, turns=self.turns, plain=self.template.name == "none")
+        return Reader(self.fields, ignore=self.ignore, turns=self.turns, plain=self.template.plain)
 
     def _row(self, record: Any, chunk: Chunk, number: int, columns: Columns) -> Row:
         plan = self.reader.forms.plan(record) if isinstance(record, dict) else None
@@ -132,12 +143,12 @@ class Checker:
         row = self.reader.row(record, file=chunk.file, number=number)
         if plan is not None and (plan.unknown or plan.known):
             columns.look_at(record, plan, row)
-        missing = self.template.missing_place(row)
-        if missing:
-            raise BadRow(f"the prompt template {self.template.name} has no place for its {missing}")
         return row
 
     def _example(self, row: Row) -> Example:
+        refusal = self.template.refusal(row)
+        if refusal:
+            raise BadRow(refusal)
         try:
             example = make_example(
                 row, self.template, self.tokenizer, max_length=self.max_length, too_long=self.too_long

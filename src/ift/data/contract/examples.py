@@ -2,7 +2,7 @@
 
 ids         8 ... 21 30 31 32          prompt and response; collate adds the end-of-text
 supervised  0 ...  0  1  1  1          by position, never by looking for a token
-ends        True                       the response is whole, so its end may be learnt
+ends        True                       the response is whole and learnt up to its end, so the end is learnt too
 
 The ends of earlier turns of a conversation stand in ids; no other end-of-text does.
 """
@@ -83,7 +83,8 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer, row: int) -> Example:
     supervised = np.zeros(len(ids), dtype=bool)
     for begin, end in runs:
         supervised[begin:end] = True
-    return Example(np.array(ids, dtype=np.int32), supervised, row=row, pieces=pieces)
+    ends = not (pieces and pieces[-1].unlearnt)
+    return Example(np.array(ids, dtype=np.int32), supervised, ends, row, pieces=pieces)
 
 
 def _shorten(row: Row, tokenizer: Tokenizer, *, by: int) -> tuple[Row, bool]:
@@ -101,7 +102,7 @@ def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
     """The first law that an example breaks, or None. It decodes the tokens and knows nothing of how they were made.
 
     The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; an end-of-text
-    stands where a turn ends and nowhere else; none is learnt after a response that was cut.
+    stands where a turn ends and nowhere else; none is learnt after a response that was cut or bears no loss.
     """
     pieces = example.pieces
     is_end = example.ids == tokenizer.end_of_text
@@ -114,8 +115,10 @@ def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
         if decoded != text and not (example.truncated == "response" and text.startswith(decoded)):
             what = ("supervised", "response") if supervised else ("unsupervised", "prompt")
             return f"{what[0]} tokens do not decode to the {what[1]}"
-    if example.ends == (example.truncated == "response"):
-        return "an end would be learnt after a response that was cut, or not after a whole one"
+    if any(piece.supervised and piece.unlearnt for piece in pieces):
+        return "what is marked as not to be learnt would be learnt"
+    if example.ends == (example.truncated == "response" or bool(pieces and pieces[-1].unlearnt)):
+        return "an end would be learnt after a response that was cut or bears no loss, or not after a whole one"
     return None
 
 

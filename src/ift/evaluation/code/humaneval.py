@@ -91,7 +91,7 @@ def evaluate(bench: Bench) -> Outcome:
         journal = stack.enter_context(Journal(bench.folder / "generations.jsonl"))
         for subject in bench.subjects:
             for form in settings.prompts:
-                if form == "template" and subject.template is None:
+                if form == "template" and not subject.takes_instructions:
                     continue
                 attempts, more = write_programs(bench, subject, form, problems, journal)
                 notes += [note for note in more if note not in notes]

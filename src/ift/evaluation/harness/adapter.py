@@ -114,7 +114,7 @@ class IftLM(TemplateLM):
         super().__init__()
         if prompt not in ("raw", "template"):
             raise ConfigError(f"eval.prompts={prompt}: must be raw or template")
-        if prompt == "template" and subject.template is None:
+        if prompt == "template" and not subject.takes_instructions:
             raise ConfigError(f"eval.prompts=template: the {subject.label} model has no prompt template (use raw)")
         self.subject, self.prompt, self.batch_size, self.store = subject, prompt, batch_size, store
         self.advance = advance or (lambda requests: None)

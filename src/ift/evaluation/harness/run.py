@@ -68,8 +68,8 @@ def evaluate(bench: Bench) -> Outcome:
             about: dict[str, Any] = {}
             for subject in subjects:
                 for prompt in settings.prompts:
-                    if prompt == "template" and subject.template is None:
-                        notes.append("The base model has no prompt template: it is not asked in one.")
+                    if prompt == "template" and not subject.takes_instructions:
+                        notes.append(f"The {subject.label} model has no prompt template: it is not asked in one.")
                         continue
                     draw_again(tasks)
                     lm = adapter_for(

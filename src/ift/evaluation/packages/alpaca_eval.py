@@ -179,7 +179,7 @@ def _answer(bench: Bench, baseline: Baseline) -> tuple[Answered, list[str]]:
             model = RecordedModel(bench, subject, kept)
             models.append(model)
             # a base model has no template of its own
-            for prompt in bench.settings.eval.prompts if subject.template else ["raw"]:
+            for prompt in bench.settings.eval.prompts if subject.takes_instructions else ["raw"]:
                 raw = prompt == "raw"
                 questions: list[Question] = list(baseline.instructions if raw else baseline.rows)
                 answered.append((subject, prompt, model(questions, what="answered")))

@@ -190,7 +190,7 @@ def deploy(bench: Bench, work: Path) -> Iterator[Deployment]:
         folder.mkdir(parents=True)
         write_hugging_face(source, folder, "fp32", lambda amount: None)
         for prompt in bench.settings.eval.prompts:
-            if label == "tuned" or prompt == "raw":
+            if prompt == "raw" or (label == "tuned" and not source.template.plain):
                 yield Deployment(label, prompt, source, folder)
 
 

@@ -93,7 +93,7 @@ def evaluate(bench: Bench) -> Outcome | None:
             f"{subject.label} {prompt}": Contestant(subject, prompt, RecordedModel(bench, subject, kept))
             for subject in bench.subjects
             # a base model has no template of its own
-            for prompt in (settings.eval.prompts if subject.template else ["raw"])
+            for prompt in (settings.eval.prompts if subject.takes_instructions else ["raw"])
         }
         try:
             runs = _run_package(bench, specs, contestants, judge)
