@@ -79,7 +79,7 @@ def _with(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any
     return {name: value, **tree}
 
 
-CONFIG = Form("config.yaml")
+CONFIG = Form("config.yaml", (added({"data.truncate": None}),))  # from version 1 to 2: a prompt lost its end
 RESULTS = Form("results.json")
 DATA_REPORT = Form("data_report.json")
 MANIFEST = Form("manifest.json")

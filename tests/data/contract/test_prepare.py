@@ -81,6 +81,7 @@ def test_the_report_is_shown_in_lines_a_person_reads(prepared):
         "          dropped 1: null, not an object with instruction and output (see rejected.jsonl)",
         "tokens    160 (25% supervised), a row p50 8, p90 8, p99 8, max 8 of 64",
         f"prompt    small {TEMPLATE.hash}, response only in the loss",
+        "twins     2 pairs compared, no near twins",
     ]
 
 
@@ -114,7 +115,7 @@ def test_a_row_that_is_too_long_follows_the_policy(prepared, tmp_path):
     run = RunFolder(tmp_path / "run")
     assert prepared(records, max_dropped=0.1, run=run).report["dropped_by_reason"] == {"too long": 1}
     assert [(row["row"], row["reason"]) for row in read_jsonl(run.rejected)] == [(21, "75 tokens, more than 64")]
-    with pytest.raises(DataError, match=r"rows.json:21: 75 tokens, more than 64 \(data.too_long=drop leaves it out\)"):
+    with pytest.raises(DataError, match=r"rows.json:21: 75 tokens, more than 64 \(data.too_long=drop leaves it out; "):
         prepared(records, too_long="error")
     for policy, what in (("truncate_prompt", "prompt"), ("truncate_response", "response")):
         cut = prepared(records, too_long=policy, run=run)

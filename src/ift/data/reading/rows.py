@@ -77,9 +77,10 @@ class Dropped:
     raw: Any
 
     def to_json(self) -> dict[str, Any]:
-        """As a UTF-8 file can hold it: dates and bytes (Parquet) as their text, half characters as question marks."""
+        """As JSON in UTF-8 can hold it: dates, bytes (Parquet) and NaN as text, half characters as question marks."""
         text = json.dumps(self.raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
-        return {"file": self.file, "row": self.row, "reason": self.reason, "raw": json.loads(text)}
+        raw = json.loads(text, parse_constant=str)
+        return {"file": self.file, "row": self.row, "reason": self.reason, "raw": raw}
 
 
 class BadRow(ValueError):
