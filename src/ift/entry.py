@@ -259,7 +259,7 @@ def _word(word: str) -> str:
     if several is SWEEP and value.startswith("["):
         return word
     if name in LISTS and value.startswith("[") and value.endswith("]"):
-        if isinstance(several, list) and (all(map(_is_there, several)) or "'" in value or '"' in value):
+        if isinstance(several, list) and (all(map(_is_there, several)) and "${" not in value or value[1] in "'\""):
             return word
         return f"{key}=[{','.join(map(_spelled, _names(value[1:-1])))}]"
     if name not in RUNS and "," in value:  # a sweep

@@ -53,11 +53,11 @@ class Found:
     text: str
     begin: int = 0
     end: int = LONGEST
-    hidden: bool = False  # shown by its first letters alone: a report is passed on
+    hidden: bool = False  # a report is passed on
 
     def excerpt(self) -> str:
         if self.hidden:
-            return self.text[self.begin : self.begin + 4] + "…"
+            return "not shown"
         begin = max(0, self.begin - AROUND)
         end = min(self.end + AROUND, begin + LONGEST)
         return "…" * (begin > 0) + self.text[begin:end] + "…" * (end < len(self.text))
