@@ -54,7 +54,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     elif not is_other_rank():
         write_page(run, inputs.data, inputs.tokenizer)
         write_lines(run.test_rows, inputs.data.rows["test"].lines())
-        print(*show_report(inputs.data.report), inputs.data.cached, sep="\n", flush=True)
+        print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
 
     from ift.artifacts.weights import build_model
     from ift.data.datamodule import SFTDataModule

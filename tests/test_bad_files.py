@@ -519,9 +519,11 @@ BAD = [
         "a.jsonl:1: 3207 tokens, more than 1024: the response alone fills the context; 1 of 1",
         "data.too_long=truncate_prompt"),
     Bad("too long is an error", "a.jsonl", lines(row(0), row(1, input="x" * 3000)),
-        "a.jsonl:2: 3221 tokens, more than 1024 (data.too_long=drop leaves it out)", "data.too_long=error"),
+        "a.jsonl:2: 3221 tokens, more than 1024 (data.too_long=drop leaves it out; drop_turns, truncate_prompt, "
+        "truncate_response keep a part)", "data.too_long=error"),
     Bad("too long is unknown", "good.json", GOOD,
-        "data.too_long=cut: must be one of drop, truncate_prompt, truncate_response, error", "data.too_long=cut", 2),
+        "data.too_long=cut: must be one of drop, drop_turns, truncate_prompt, truncate_response, error",
+        "data.too_long=cut", 2),
     # 26  double
     Bad("the same row 40 times", "a.jsonl", lines(*[row(0)] * 40),
         "data.fractions.train=0.85: 1 rows give 0 for train (give more rows, or another fraction)"),
@@ -915,6 +917,8 @@ def test_an_odd_file_is_read_and_every_row_is_accounted_for(case, own, warm_with
     assert all(set(each) == {"file", "row", "reason", "raw"} for each in rejected)
     assert sum(each["reason"].startswith("merged: equal to ") for each in rejected) == merged
     assert (own / "out/rejected.jsonl").exists() == bool(rejected)
+    for about in report["warnings"].values():
+        assert about.pop("example")
     for key, value in case.report.items():
         if key == "files":
             value = [{"file": case.file, **value[0]}]

@@ -114,7 +114,7 @@ def test_a_value_of_the_wrong_type_is_an_error_with_its_key(refusal, override, m
         ("optim.lr=nan", "a finite number"),
         ("data.fractions.val=1.5", "from 0 to 1"),
         ("data.split=alphabetical", "one of clustered, random, positional"),
-        ("data.too_long=cut", "one of drop, truncate_prompt, truncate_response, error"),
+        ("data.too_long=cut", "one of drop, drop_turns, truncate_prompt, truncate_response, error"),
         ("trainer.precision=fp16", "one of auto, fp32, bf16"),
         ("data.demo_rows=10", "from 50 to 20,000"),
         ("generate.top_p=0.0", "from 0.001 to 1"),

@@ -146,7 +146,7 @@ def check(arguments: argparse.Namespace) -> None:
 
     write_page(run, data, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
-    for line in (*show_report(data.report), data.cached, *show_details(data.report)):
+    for line in (*show_report(data.report, data.folder), data.cached, *show_details(data.report)):
         console.print(line, markup=False)
     if arguments.duplicates:
         for line in show_duplicates(twin_groups(data, 10), data.report):

@@ -15,6 +15,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -24,7 +25,16 @@ from omegaconf.errors import OmegaConfBaseException
 from ift import stops
 from ift.errors import ConfigError, IftError, MachineError, Stopped, one_line, refused_by_disk, report
 from ift.run import RunFolder, is_other_rank
-from ift.settings import EvaluateSettings, Settings, T, load_settings, read_settings, settings_to_go_on, unknown_key
+from ift.settings import (
+    EvaluateSettings,
+    Settings,
+    T,
+    literal,
+    load_settings,
+    read_settings,
+    settings_to_go_on,
+    unknown_key,
+)
 
 # by the name of the key, or by the look of the value: a prefix and a long run of letters and digits
 SECRET = re.compile(
@@ -33,6 +43,16 @@ SECRET = re.compile(
 )
 
 CONF = Path(__file__).parents[2] / "conf"
+
+# keys whose values are names of files and folders, or of lists of them
+LISTS = ("data.path", "data.test_path", "data.val_path", "data.against", "eval.against", "eval.registry", "data.ignore")
+RUNS = ("output_dir", "resume")  # one value, in a sweep too
+PATHS = (
+    *LISTS, *RUNS, "run", "data_root", "data.cache_dir", "model.pretrained", "model.tokenizer", "prompt.chat_template",
+    "eval.battles", "eval.environment", "judge.replay", "judge.against",
+)  # fmt: skip
+COLUMNS = "data.fields."  # names that a file gives, too
+SWEEP = object()  # for a value that is several
 
 _sweep_dir: Path | None = None
 _exit_code = 0  # of the first job that failed
@@ -54,7 +74,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
         stops.end_with_parent()
     try:
         refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = into_the_resumed(options_first(sys.argv[1:]))
+        sys.argv[1:] = into_the_resumed(options_first(for_hydra(sys.argv[1:])))
         with stops.listening("before training began" if kind is Settings else "during the evaluation"):
             main()
     except Stopped as stopped:
@@ -132,8 +152,9 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
     for word in overrides:
         if word.startswith("="):  # the parser would take it for a choice of the group ""
             raise ConfigError(f"{word}: not key=value (quote it: 'key=\"a value\"')")
+    overrides = for_hydra(overrides)
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(overrides)
         for override in parsed:
             if override.is_sweep_override():
                 raise ConfigError(f"{override.input_line}: several values (give one; a list is written [A,B])")
@@ -141,11 +162,11 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
             if there and override.value() not in there:  # Hydra would read ../NAME too
                 raise ConfigError(f"{override.input_line}: no such choice (there is {', '.join(there)})")
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(name, list(overrides))
+            config = compose(name, overrides)
         given = {override.key_or_group for override in parsed}
         for key, value in (values or {}).items():
             if key not in given:
-                OmegaConf.update(config, key, value)
+                OmegaConf.update(config, key, literal(value))
     except Exception as error:
         raise as_ift_error(error, kind) from error
     return settings_from(OmegaConf.masked_copy(config, [field.name for field in dataclasses.fields(kind)]), kind)
@@ -216,6 +237,79 @@ def into_the_resumed(arguments: list[str]) -> list[str]:
 def options_first(arguments: list[str]) -> list[str]:
     """Overrides to the end: Hydra's parser takes no override before and after an option such as --config-dir."""
     return sorted(arguments, key=lambda a: not a.startswith("-") and ("=" in a or a.startswith("~")))
+
+
+def for_hydra(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with each path and each name of a column as Hydra spells it. Twice is as once.
+
+    `data.path=my file (1).json` means the file of that name. To Hydra brackets, commas, quotes, = and ~ mean something
+    else, so such a name is put into quotes. What Hydra reads as text already stays as it was typed.
+    """
+    return [_word(word) for word in words]
+
+
+def _word(word: str) -> str:
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    if not equals or not (name in PATHS or name.startswith(COLUMNS)) or value.strip().lower() in ("", "null", "???"):
+        return word
+    if name in PATHS and _is_there(value):
+        return f"{key}={_quoted(value)}"
+    several = _parsed(value)
+    if several is SWEEP and value.startswith("["):
+        return word
+    if name in LISTS and value.startswith("[") and value.endswith("]"):
+        if isinstance(several, list) and (all(map(_is_there, several)) and "${" not in value or value[1] in "'\""):
+            return word
+        return f"{key}=[{','.join(map(_spelled, _names(value[1:-1])))}]"
+    if name not in RUNS and "," in value:  # a sweep
+        names = _names(value)
+        if len(names) > 1 and all(map(_is_there, names)):
+            return f"{key}={','.join(map(_quoted, names))}"
+        if several is SWEEP:
+            return word
+    return f"{key}={_spelled(value)}"
+
+
+def _spelled(value: str) -> str:
+    """One name. Hydra's own spellings stay: text in quotes, text with escapes, ${...}, null."""
+    parsed = _parsed(value)
+    if parsed is None and value == "null":
+        return value
+    home = parsed if isinstance(parsed, str) else value
+    if (home == "~" or home.startswith("~/")) and not _is_there(home):
+        return _quoted(os.path.expanduser(home))
+    return value if isinstance(parsed, str) and not _is_there(value) else _quoted(value)
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between them, which may have commas of their own: the shortest that is there, one by one."""
+    pieces = text.split(",")
+    names: list[str] = []
+    while pieces:
+        joined = [",".join(pieces[:end]).strip() for end in range(1, len(pieces) + 1)]
+        end = next((end for end, name in enumerate(joined, start=1) if _is_there(name)), 1)
+        names.append(joined[end - 1])
+        pieces = pieces[end:]
+    return names
+
+
+def _parsed(value: str) -> Any:
+    """What Hydra makes of a value: text, a list, a number ...; SWEEP for several values, None where it is no value."""
+    try:
+        override = OverridesParser.create().parse_override(f"key={value}")
+        return SWEEP if override.is_sweep_override() else override.value()
+    except HydraException:
+        return None
+
+
+def _is_there(path: Any) -> bool:
+    return isinstance(path, str) and os.path.lexists(path)
+
+
+def _quoted(text: str) -> str:
+    text = literal(text)
+    return QuotedString(text, Quote.double if "'" in text else Quote.single).with_quotes()
 
 
 def refuse_secrets(arguments: list[str]) -> None:

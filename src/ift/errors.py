@@ -73,7 +73,7 @@ def one_line(text: str, limit: int = LIMIT) -> str:
     line = " ".join(printable.split())
     if len(line) <= limit:
         return line
-    start = _advice_start(line)
+    start = advice_start(line)
     advice = line[start:]
     room = limit - len(advice)
     if not advice or room < limit // 4:
@@ -81,7 +81,7 @@ def one_line(text: str, limit: int = LIMIT) -> str:
     return _shortened(line[:start], room) + advice
 
 
-def _advice_start(line: str) -> int:
+def advice_start(line: str) -> int:
     """Where the brackets that end a line begin, with the space before them; the line's length if none do."""
     depth = 0
     for place in range(len(line) - 1, -1, -1):

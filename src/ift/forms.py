@@ -83,8 +83,11 @@ FIELDS = ("instruction", "input", "output", "system", "category", "messages", "c
 
 
 def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
-    """Names of columns that were defaults are now found by the file's form; turns out of order were an error."""
-    content = added({"data.ignore": [], "data.turns": "error", "data.fields": {}})(content)
+    """From version 1 to 2: names of columns that were defaults are now found by the file's form.
+
+    Turns out of order were an error, a prompt that was cut lost its end.
+    """
+    content = added({"data.ignore": [], "data.turns": "error", "data.truncate": None, "data.fields": {}})(content)
     data = content["data"] if isinstance(content["data"], Mapping) else {}
     if not isinstance(data.get("fields"), Mapping):
         return content

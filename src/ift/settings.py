@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ class DataSettings:
     fractions: FractionSettings
     max_length: int | None
     too_long: str
+    truncate: str | None
     max_dropped: float
     duplicates: str
     twins: float | None
@@ -308,7 +310,8 @@ TRAINING_RULES: dict[str, Rule] = {
     "data.fractions.test": _within(0, 1),
     "data.fractions.val": _within(0, 1),
     "data.max_length": _at_least(2),
-    "data.too_long": _one_of("drop", "truncate_prompt", "truncate_response", "error"),
+    "data.too_long": _one_of("drop", "drop_turns", "truncate_prompt", "truncate_response", "error"),
+    "data.truncate": _one_of("end", "start"),
     "data.max_dropped": _within(0, 1),
     "data.duplicates": _one_of("merge", "keep"),
     "data.twins": _within(0.5, 1),
@@ -385,7 +388,7 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
     Raises ConfigError with the key, the value and the rule for an unknown key, a wrong type or a value out of range.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), config)
+        merged = OmegaConf.merge(OmegaConf.structured(kind), literal(config))
         settings: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key or error.key), kind) from error
@@ -403,6 +406,15 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
         if is_right and value is not None and not is_right(value):
             raise ConfigError(f"{key}={value}: must be {words}")
     return settings
+
+
+def literal(value: Any) -> Any:
+    """The same for OmegaConf, to which ${x} in a text (the name of a file) would mean another setting."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {name: literal(each) for name, each in value.items()}
+    return [literal(each) for each in value] if isinstance(value, list) else value
 
 
 # What may differ when a run goes on: it changes what is seen of the training, or how fast it is, not what it learns.

@@ -176,19 +176,22 @@ def test_what_there_is_none_of_has_no_section(page):
 
 def test_leaks_overlaps_warnings_and_categories_are_listed_up_to_a_number(page):
     leaks = [
-        {"split": "val", "file": "a", "row": i, "twin_file": "b", "twin_row": i, "similarity": 0.95} for i in range(60)
+        {"split": "val", "file": "a", "row": i, "twin_file": "b", "twin_row": i, "similarity": 0.95}
+        | {"text": f"<b>{i}\n", "twin_text": "<i>"}
+        for i in range(60)
     ]
     change = {
         "leaks": {"test": 0, "val": 60},
         "overlaps": 7,
-        "warnings": {"an e-mail address": {"rows": 30, "first": list(range(1, 21))}},
+        "warnings": {"an e-mail address": {"rows": 30, "first": list(range(1, 21)), "example": "<b>me@"}},
         "categories": {f"kind {i}": 100 - i for i in range(25)},
     }
     text, _, _ = page(rows(20), change_report=change, leaks=leaks, twins=None)
     found = Page(text).words
-    assert "a:49 b:49 0.950 and 10 more in leaks.jsonl" in found
+    assert "a:49 b:49 <b>49↵ <i> 0.950 and 10 more in leaks.jsonl" in found
     assert "7 rows share 13 words in a row with an evaluation" in found
-    assert "30 an e-mail address 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …" in found
+    assert "30 an e-mail address 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … <b>me@" in found
+    assert found.index("Worth a look") < found.index("Leaks")  # what matters more stands above
     assert "kind 19 81 and 5 more" in found
     assert [a["class"] for tag, a in Page(text).tags if tag == "b" and "class" in a] == ["bad", "bad"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 from rich.console import Console
 from rich.text import Text
 
-from ift.data.contract.examples import Example
+from ift.data.contract.examples import CUTS, Example
 from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.text.tokenizers import Tokenizer
@@ -23,8 +24,11 @@ LEGEND = (
 BAR = 48  # characters of the longest bar
 
 
-def show_report(report: dict[str, Any]) -> Iterator[str]:
-    """The lines that training prints before the first step."""
+def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
+    """The lines that training prints before the first step: counts, what to look at, and below that the leaks.
+
+    folder: where rejected.jsonl and the other lists lie.
+    """
     splits, length = report["splits"], report["length"]
     merged = f" + {report['merged']:,} merged" if report["merged"] else ""
     yield (
@@ -33,14 +37,15 @@ def show_report(report: dict[str, Any]) -> Iterator[str]:
     )
     yield from _show_files(report)
     for reason, count in report["dropped_by_reason"].items():
-        yield f"          dropped {count:,}: {reason} (see rejected.jsonl)"
+        yield f"          dropped {count:,}: {reason} (see {folder / 'rejected.jsonl'})"
     for what, count in report["repaired"].items():
         yield f"          {count:,} {what}"
     unused = dict.fromkeys(name for file in report["files"] for name in unused_columns(file))
     if unused:
         yield f"columns   not used: {one_line(', '.join(unused), 200)} (ift check shows what is in them)"
     for part, count in report["truncated"].items():
-        yield f"          {count:,} rows with a cut {part} (see cut.jsonl)"
+        more = {"turns": f", {report['turns_lost']:,} in all", "prompt": "; data.truncate=start keeps it"}.get(part, "")
+        yield f"          {count:,} rows with {CUTS[part]}{more} (see {folder / 'cut.jsonl'})"
     percentiles = ", ".join(f"{name} {length[name]:,}" for name in ("p50", "p90", "p99", "max"))
     yield (
         f"tokens    {report['tokens']:,} ({report['supervised_share']:.0%} supervised), "
@@ -48,18 +53,34 @@ def show_report(report: dict[str, Any]) -> Iterator[str]:
     )
     in_loss = "response only" if report["prompt_masked"] else "prompt too"
     yield f"prompt    {report['prompt']} {report['prompt_hash']}, {in_loss} in the loss"
-    twins, leaks = report["twins"], report["leaks"]
-    if twins["rows"]:
-        yield (
-            f"twins     {twins['rows']:,} rows in {twins['clusters']:,} groups of near twins; "
-            f"{leaks['test']:,} test and {leaks['val']:,} validation rows have one in training"
-            + (" (leaks.jsonl)" if any(leaks.values()) else "")
-        )
-    if report["overlaps"]:
-        yield f"overlap   {report['overlaps']:,} rows share 13 words in a row with the evaluation (see overlaps.jsonl)"
     for warning, about in report["warnings"].items():
         places = ", ".join(map(str, about["first"][:3])) + (", ..." if about["rows"] > 3 else "")
-        yield f"look at   {about['rows']:,} rows: {warning} (rows {places})"
+        yield f"look at   {about['rows']:,} rows: {warning} (rows {places}: {excerpt(about['example'])})"
+    twins, leaks = report["twins"], report["leaks"]
+    if report["pairs_compared"] is not None:
+        yield f"twins     {report['pairs_compared']:,} pairs compared" + ("" if twins["rows"] else ", no near twins")
+    if twins["rows"]:
+        yield (
+            f"          {twins['rows']:,} rows in {twins['clusters']:,} groups of near twins; "
+            f"{leaks['test']:,} test and {leaks['val']:,} validation rows have one in training"
+            + (f" (see {folder / 'leaks.jsonl'})" if any(leaks.values()) else "")
+        )
+    for leak in report["leaking"][:SHOWN]:
+        split = "validation" if leak["split"] == "val" else leak["split"]
+        place, twin = f"{leak['file']}:{leak['row']}", f"{leak['twin_file']}:{leak['twin_row']}"
+        yield f"leak      {split} {place} and its twin in training {twin}, alike to {leak['similarity']:.2f}"
+        yield f"          {excerpt(leak['text'])}"
+        yield f"          {excerpt(leak['twin_text'])}"
+    if report["overlaps"]:
+        yield (
+            f"overlap   {report['overlaps']:,} rows share 13 words in a row with the evaluation "
+            f"(see {folder / 'overlaps.jsonl'})"
+        )
+
+
+def excerpt(text: str) -> str:
+    """Text from a row on one line, its line ends marked."""
+    return one_line(printable(text.strip(" ")).replace("\n", "↵"), 110)
 
 
 def _show_files(report: dict[str, Any]) -> Iterator[str]:
@@ -110,7 +131,7 @@ def show_details(report: dict[str, Any]) -> Iterator[str]:
 
 def show_duplicates(groups: list[list[Row]], report: dict[str, Any]) -> Iterator[str]:
     """The groups of near twins, a few rows of each."""
-    yield f"\n{report['merged']:,} rows equal to another (see rejected.jsonl); near twins, the largest groups:"
+    yield f"\n{report['merged']:,} rows equal to another; near twins, the largest groups:"
     for group in groups:
         yield ""
         for row in group[:4]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ift.data.contract.examples import Example
+from ift.data.contract.examples import CUTS, Example
 from ift.data.contract.prepare import Prepared
 from ift.pages.page import Page
 from ift.pages.plots import round_ticks
@@ -26,6 +26,7 @@ def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
         report=report,
         chart=histogram(report),
         leaks=data.leaks,
+        cuts=CUTS,
         rows=[
             (row, example, shorten(token_spans(example, tokenizer)))
             for row, example in zip(data.rows["train"][:ROWS], data.examples["train"][:ROWS], strict=True)

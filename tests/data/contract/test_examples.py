@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ift.data.contract.examples import TooLong, length_summary, make_example
+from ift.data.contract.examples import TooLong, broken_law, length_summary, make_example
 from ift.data.reading.rows import Row
 from ift.text.encoding import encode_prompt
 from ift.text.templates import Segment, Template
@@ -20,9 +20,10 @@ def row(instruction, given, output):
 def make(byte_tokenizer):
     """make(row, max_length, policy): an example of bytes, so that lengths are those of the text."""
 
-    def make(row, max_length=100, too_long="drop", template=TEMPLATE):
-        return make_example(row, template, byte_tokenizer, max_length=max_length, too_long=too_long)
+    def make(row, max_length=100, too_long="drop", template=TEMPLATE, truncate="end"):
+        return make_example(row, template, byte_tokenizer, max_length=max_length, too_long=too_long, truncate=truncate)
 
+    make.tokenizer = byte_tokenizer
     return make
 
 
@@ -112,6 +113,76 @@ def test_truncate_prompt_leaves_no_half_character(make):
     assert text(example) == "Q:aé\nA:xyz"
     example = make(row("aéé", "", "xyz"), 12, "truncate_prompt")
     assert text(example) == "Q:aé\nA:xyz"
+
+
+def test_truncate_prompt_can_keep_the_end_where_questions_stand(make):
+    asked = row("a long text. Why?", "", "xyz")  # "Q:" + 17 + "\nA:xyz" is 25 bytes
+    example = make(asked, 12, "truncate_prompt", truncate="start")
+    assert (text(example), example.truncated, example.ends) == ("Q:Why?\nA:xyz", "prompt start", True)
+    assert text(make(asked, 12, "truncate_prompt")) == "Q:a lo\nA:xyz"
+    assert text(make(row("éa", "", "xyz"), 10, "truncate_prompt", truncate="start")) == "Q:a\nA:xyz"
+
+
+FAMILY, ACCENT = "\U0001f469\u200d\U0001f467", "e\u0301"  # 4 + 3 + 4 bytes and 1 + 2, each seen as one character
+
+
+@pytest.mark.parametrize("character", [FAMILY, ACCENT, "\U0001f44d\U0001f3fd"])
+def test_no_part_of_a_character_is_left_at_either_end(make, character):
+    size = len(character.encode())
+    for cut in range(1, size + 1):
+        whole = row(f"{character}a{character}", "", "xyz")
+        length = 2 * size + 1 + 8 - cut
+        assert text(make(whole, length, "truncate_prompt")) == f"Q:{character}a\nA:xyz"
+        assert text(make(whole, length, "truncate_prompt", truncate="start")) == f"Q:a{character}\nA:xyz"
+
+
+def talk(*turns, **marks):
+    *history, (instruction, output) = turns
+    return Row(instruction, output=output, history=tuple(history), file="f", number=7, **marks)
+
+
+def shown(example):
+    return "".join("⏎" if token == 256 else chr(token) for token in example.ids.tolist())
+
+
+THREE = talk(("a", "1"), ("b", "2"), ("c", "3"))  # each turn is "Q:a\nA:1", 7 tokens; two of them have an end: 23
+
+
+def test_old_turns_are_dropped_from_the_front_until_the_rest_fits(make):
+    assert make(THREE, 23, "drop_turns").truncated is None
+    for length, whole in ((22, "Q:b\nA:2⏎Q:c\nA:3"), (15, "Q:b\nA:2⏎Q:c\nA:3"), (14, "Q:c\nA:3"), (7, "Q:c\nA:3")):
+        example = make(THREE, length, "drop_turns")
+        assert (shown(example), example.truncated, example.ends) == (whole, "turns", True)
+        assert broken_law(example, make.tokenizer) is None
+    assert make(THREE, 15, "drop_turns").shorter == talk(("b", "2"), ("c", "3"))
+
+
+def test_a_long_last_turn_does_not_take_good_earlier_ones_with_it(make):
+    long = talk(("a", "1"), ("b", "2"), ("c", 30 * "3"))
+    assert shown(make(long, 20, "drop_turns")) == "Q:a\nA:1⏎Q:b\nA:2"
+    assert shown(make(long, 10, "drop_turns")) == "Q:b\nA:2"  # the latest that fit
+    middle = talk(("a", "1"), ("b", 30 * "2"), ("c", "3"))
+    assert shown(make(middle, 20, "drop_turns")) == "Q:c\nA:3"
+
+
+def test_many_turns_are_dropped_in_few_steps_and_as_few_as_it_takes(make):
+    many = talk(*((f"{i:03}", "x") for i in range(200)))
+    example = make(many, 100, "drop_turns")  # 9 tokens a turn, and an end between two
+    assert shown(example).startswith("Q:190\n")
+    assert example.tokens == 99
+
+
+def test_turns_are_not_dropped_where_nothing_would_be_learnt(make):
+    for row, length in ((talk(("a", 30 * "1")), 20), (talk(("a", 30 * "1"), ("b", 30 * "2")), 20)):
+        with pytest.raises(TooLong, match=r"tokens, more than 20: (in one turn|no turn with an answer to learn fits)"):
+            make(row, length, "drop_turns")
+
+
+def test_truncate_prompt_says_where_earlier_turns_fill_the_context(make):
+    with pytest.raises(TooLong, match=r"the earlier turns fill the context \(data.too_long=drop_turns leaves"):
+        make(THREE, 12, "truncate_prompt")
+    with pytest.raises(TooLong, match="the response alone fills the context"):
+        make(talk(("a", "1"), ("b", 30 * "2")), 12, "truncate_prompt")
 
 
 def test_truncate_prompt_refuses_where_the_response_alone_is_too_long(make):

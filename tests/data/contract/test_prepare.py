@@ -81,6 +81,7 @@ def test_the_report_is_shown_in_lines_a_person_reads(prepared):
         "          dropped 1: null, not an object with instruction and output (see rejected.jsonl)",
         "tokens    160 (25% supervised), a row p50 8, p90 8, p99 8, max 8 of 64",
         f"prompt    small {TEMPLATE.hash}, response only in the loss",
+        "twins     2 pairs compared, no near twins",
     ]
 
 
@@ -114,7 +115,7 @@ def test_a_row_that_is_too_long_follows_the_policy(prepared, tmp_path):
     run = RunFolder(tmp_path / "run")
     assert prepared(records, max_dropped=0.1, run=run).report["dropped_by_reason"] == {"too long": 1}
     assert [(row["row"], row["reason"]) for row in read_jsonl(run.rejected)] == [(21, "75 tokens, more than 64")]
-    with pytest.raises(DataError, match=r"rows.json:21: 75 tokens, more than 64 \(data.too_long=drop leaves it out\)"):
+    with pytest.raises(DataError, match=r"rows.json:21: 75 tokens, more than 64 \(data.too_long=drop leaves it out; "):
         prepared(records, too_long="error")
     for policy, what in (("truncate_prompt", "prompt"), ("truncate_response", "response")):
         cut = prepared(records, too_long=policy, run=run)
@@ -124,6 +125,76 @@ def test_a_row_that_is_too_long_follows_the_policy(prepared, tmp_path):
         assert cut.report["truncated"] == {what: 1}
         assert cut.report["length"]["max"] == 64
         assert cut.report["supervised_ends"] == (20 if policy == "truncate_response" else 21)
+
+
+def test_dropped_turns_are_counted_listed_and_gone_from_the_stored_row(prepared, tmp_path):
+    roles = ("user", "assistant") * 3
+    messages = [{"role": role, "content": f"{i}{10 * 'x'}"} for i, role in enumerate(roles)]
+    records = [
+        {"messages": messages},
+        *({"messages": [{**m, "content": f"{i}?"} for m in messages[:2]]} for i in range(20)),
+    ]
+    run = RunFolder(tmp_path / "run")
+    data = prepared(records, too_long="drop_turns", run=run, split="positional")
+    (listed,) = read_jsonl(run.cut)
+    # three turns of 2 + 11 + 3 + 11 tokens and two ends: 83, of which two turns fit into 64
+    assert listed == {"file": listed["file"], "row": 1, "cut": "turns", "tokens": 83, "lost": 28, "turns_lost": 1}
+    assert (data.report["truncated"], data.report["turns_lost"], data.report["length"]["max"]) == ({"turns": 1}, 1, 55)
+    assert data.rows["train"][0].history == (("2xxxxxxxxxx", "3xxxxxxxxxx"),)
+    assert f"          1 rows with whole turns dropped, 1 in all (see {run.cut})" in show_report(
+        data.report, data.folder
+    )
+
+
+def test_which_end_of_a_prompt_goes_is_said_and_given_where_no_prompt_is_cut_an_error(prepared, tmp_path):
+    records = [*rows(20), {"instruction": 70 * "a" + "?", "output": "x"}]
+    cut = prepared(records, too_long="truncate_prompt", truncate="start")
+    assert cut.report["truncated"] == {"prompt start": 1}
+    assert "          1 rows with the start of the prompt cut (see cut.jsonl)" in show_report(cut.report)
+    cut = prepared(records, too_long="truncate_prompt")
+    assert "          1 rows with the end of the prompt cut; data.truncate=start keeps it (see cut.jsonl)" in (
+        list(show_report(cut.report))
+    )
+    with pytest.raises(
+        ConfigError, match=r"data.truncate=end: no prompt is cut .*\(add data.too_long=truncate_prompt\)"
+    ):
+        prepared(records, truncate="end")
+
+
+def test_a_refusal_for_length_names_what_keeps_a_part_and_where_the_rows_are(prepared, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    records = [{"instruction": 90 * "a", "output": "x"}, *rows(20)]
+    with pytest.raises(DataError) as caught:
+        prepared(records, too_long="truncate_response", run=run)
+    assert str(caught.value).endswith(
+        f"rows.json:1: 96 tokens, more than 64: the prompt alone fills the context; 1 of 21 rows cannot be used and are "
+        f"in {run.rejected} (data.too_long=drop_turns, truncate_prompt keep a part; or raise data.max_dropped=0.01)"
+    )
+    with pytest.raises(
+        DataError, match=r"cannot be used and are in .*/rows-[0-9a-f]{20}/rejected.jsonl \(data.too_long="
+    ):
+        prepared(records)  # without a run folder, they are in the cache
+
+
+def test_a_line_that_would_be_shortened_keeps_the_advice_for_its_row(prepared, write):
+    folder = "a" * 250
+    with pytest.raises(DataError) as caught:
+        prepared([{"instruction": "a", "answer": folder}], also=[])
+    assert "set data.fields.output=answer); 1 of 1 rows" in str(caught.value)
+    with pytest.raises(
+        DataError, match=r"used and are in .* \(it has: .*; set data.fields.output=answer; or raise data"
+    ):
+        prepared([{"instruction": "a", "answer": "b", **{f"{i}{30 * 'k'}": "" for i in range(4)}}])
+
+
+def test_answers_of_one_word_are_a_hint_where_they_are_many(prepared):
+    def told(one, more):
+        data = prepared([*rows(one), *({"instruction": f"{i}?", "output": "of more words"} for i in range(more))])
+        return [about["rows"] for name, about in data.report["warnings"].items() if "one word" in name]
+
+    assert told(24, 0) == []  # fewer than 25
+    assert told(30, 70) == [30]
+    assert told(29, 71) == []  # of less than 30 %
 
 
 def test_max_length_is_a_limit_below_the_context(prepared):
@@ -218,6 +289,11 @@ def test_near_twins_stay_together_in_a_clustered_split_and_are_counted_as_leaks_
     assert data.report["leaks"] == {"test": 1, "val": 0}  # row 51 trains, its twin 52 is tested; 57 and 58 ... 60 not
     (leak,) = read_jsonl(run.leaks)
     assert (leak["split"], leak["row"], leak["twin_row"]) == ("test", 52, 51)
+    assert (leak["text"][-2:], leak["twin_text"][-2:]) == ("b ", "a ") or (leak["text"], leak["twin_text"]) == ("", "")
+    assert data.report["leaking"] == [leak]
+    lines = list(show_report(data.report, data.folder))
+    assert lines[-4].endswith(f"1 test and 0 validation rows have one in training (see {run.leaks})")
+    assert lines[-3].startswith("leak      test ")
     assert 0.97 < leak["similarity"] < 1
     assert prepared(twins(30), split="positional", twins=None, context_length=200).report["leaks"]["test"] == 0
 
@@ -289,10 +365,12 @@ def test_another_format_in_the_same_file_is_dropped_with_the_way_out(prepared):
 )
 def test_what_a_person_should_look_at_is_counted_and_the_row_is_kept(prepared, text, warning):
     data = prepared([*rows(20), {"instruction": text, "output": "x"}], context_length=1000)
-    assert data.report["warnings"] == {warning: {"rows": 1, "first": [21]}}
+    (about,) = data.report["warnings"].values()
+    assert data.report["warnings"] == {warning: {"rows": 1, "first": [21], "example": about["example"]}}
+    assert about["example"].strip("…") in f"{text} | \nx" or about["example"] == "not shown"
     assert data.report["kept"] == 21
     shown = "\n".join(show_report(data.report))
-    assert f"look at   1 rows: {warning} (rows 21)" in shown
+    assert f"look at   1 rows: {warning} (rows 21: " in shown
     assert "AKIA" not in shown
 
 

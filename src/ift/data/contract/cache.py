@@ -41,7 +41,8 @@ from filelock import FileLock
 
 from ift.cores import cores
 from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk
-from ift.data.contract.examples import Example
+from ift.data.contract.examples import TOO_LONG, Example
+from ift.data.contract.hints import MANY
 from ift.data.contract.twins import BANDS, find_twins
 from ift.data.reading.forms import Column, unread
 from ift.data.reading.published import whole_trees
@@ -204,7 +205,7 @@ def entry_name(sources: Sequence[Source], checker: Checker, merge: bool, twins: 
         "template": checker.template.to_json(),
         "tokenizer": checker.tokenizer.hash,
         "fields": [dict(checker.fields), sorted(checker.ignore), checker.turns],
-        "length": [checker.max_length, checker.too_long],
+        "length": [checker.max_length, checker.too_long, checker.truncate],
         "rest": [merge, twins, key],
         "code": code_hash(),
     }
@@ -241,7 +242,7 @@ def _build(folder: Path, sources: Sequence[Source], checker: Checker, *, merge: 
         write_json(partial / "meta.json", meta)
         store = Store(partial)
         meta["merged"] = _merge(store, sources) if merge else 0
-        _cluster(store, twins)
+        meta["compared"] = _cluster(store, twins)
         (partial / "bands.bin").unlink()
         meta["sizes"] = {file.name: file.stat().st_size for file in partial.iterdir() if file.name != "meta.json"}
         write_json(partial / "meta.json", meta)
@@ -296,7 +297,7 @@ class _Tally:
             {"file": s.name, "role": s.role, "rows_in": 0, "format": None} for s in sources
         ]
         self.columns: list[dict[str, Column]] = [{} for _ in sources]
-        self.kept, self.dropped, self.marked, self.cut, self.overlaps = 0, 0, 0, 0, 0
+        self.kept, self.dropped, self.marked, self.cut, self.overlaps, self.turns_lost = 0, 0, 0, 0, 0, 0
         self.repaired: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.first_dropped: dict[str, Any] | None = None
@@ -320,10 +321,11 @@ class _Tally:
             self._count(dropped.reason)
             if self.first_dropped is None and not dropped.marked:
                 self.first_dropped = {"file": dropped.file, "row": dropped.row, "reason": dropped.reason}
-        for warning, rows in checked.warnings.items():
-            counted = self.warnings.setdefault(warning, {"rows": 0, "first": []})
-            counted["rows"] += len(rows)
-            counted["first"] = (counted["first"] + rows)[:PLACES]
+        self.turns_lost += sum(cut.get("turns_lost", 0) for cut in checked.cut)
+        for warning, about in checked.warnings.items():
+            counted = self.warnings.setdefault(warning, {"rows": 0, "first": [], "example": about.example})
+            counted["rows"] += len(about.rows)
+            counted["first"] = (counted["first"] + about.rows)[:PLACES]
         known = {name: i for i, name in enumerate(self.categories)}
         for name in checked.categories:
             if name not in known and len(self.categories) < MAX_CATEGORIES:
@@ -334,7 +336,7 @@ class _Tally:
 
     def _count(self, reason: str) -> None:
         """Reasons that differ only in a number are one, and after so many kinds the rest is one too."""
-        kind = "too long" if " tokens, more than " in reason else reason
+        kind = "too long" if TOO_LONG in reason else reason
         self.reasons[kind if kind in self.reasons or len(self.reasons) < MAX_REASONS else "other reasons"] += 1
 
     def to_json(self) -> dict[str, Any]:
@@ -352,10 +354,15 @@ class _Tally:
             "dropped_by_reason": dict(self.reasons.most_common()),
             "first_dropped": self.first_dropped,
             "cut": self.cut,
+            "turns_lost": self.turns_lost,
             "overlaps": self.overlaps,
-            "warnings": self.warnings,
+            "warnings": {name: about for name, about in self.warnings.items() if self._tells(name, about["rows"])},
             "categories": self.categories,
         }
+
+    def _tells(self, warning: str, rows: int) -> bool:
+        number, share = MANY.get(warning, (0, 0.0))
+        return rows >= number and rows >= share * self.kept
 
 
 def _chunks(
@@ -469,20 +476,29 @@ def _merge(store: Store, sources: Sequence[Source]) -> int:
     return int(merged.sum())
 
 
-def _cluster(store: Store, threshold: float | None) -> None:
-    """Give near twins the same cluster number, that of the first of them."""
+def _cluster(store: Store, threshold: float | None) -> int:
+    """Give near twins the same cluster number, that of the first of them; return how many pairs were compared."""
     if threshold is None or not len(store):
-        return
+        return 0
     bands = np.memmap(store.folder / "bands.bin", "u8", mode="r")
 
+    compared = 0
+
+    def counted(pairs: int) -> None:
+        nonlocal compared
+        compared = pairs
+
     def next_band(n: int) -> None:
-        advance(n)
+        advance(n, f"{compared:,} pairs compared")
         if hasattr(mmap, "MADV_DONTNEED"):  # else the whole map is ours in the end
             bands._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
-    with progress("twins" if len(store) > 100_000 else None, BANDS, "bands") as advance:
-        clusters = find_twins(bands.reshape(-1, BANDS), store.prompt, threshold=threshold, advance=next_band)
+    with progress("twins", BANDS, "bands", lasting=len(store) > 100_000) as advance:
+        clusters = find_twins(
+            bands.reshape(-1, BANDS), store.prompt, threshold=threshold, advance=next_band, counted=counted
+        )
     clusters.tofile(store.folder / "clusters.bin")
+    return compared
 
 
 def _read(descriptor: int, length: int, offset: int) -> bytes:

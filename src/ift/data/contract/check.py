@@ -7,7 +7,6 @@ arrays and text to be appended to the cache: a data set never stands in memory a
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ift.data.contract.examples import Example, TooLong, broken_law, make_example
+from ift.data.contract.examples import CUTS, SHORTER, Example, TooLong, broken_law, make_example
+from ift.data.contract.hints import Found, hints
+from ift.data.contract.turns import count_turns
 from ift.data.contract.twins import NgramIndex, band_hashes
 from ift.data.reading.forms import Column, Columns
 from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row
 from ift.errors import DataError, one_line
 from ift.text.templates import FIELD, Template
-from ift.text.tokenizers import END_OF_TEXT, Tokenizer
+from ift.text.tokenizers import Tokenizer
 
 INDEX = np.dtype(
     [  # one entry for each row that has an example
@@ -37,18 +38,7 @@ INDEX = np.dtype(
         ("digest", "u8", 2),
     ]
 )
-CUT = (None, "prompt", "response")
-INVISIBLE = re.compile(  # not the joiners U+200C and U+200D: Persian and emoji need them
-    "[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
-)
-SECRET = re.compile(
-    r"\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}|\bhf_[A-Za-z]{30,}|\bxox[abp]-[\w-]{10,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
-)
-# what each of these begins with, since a plain search is ten times faster than a pattern
-SECRET_SIGNS = ("sk-", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "hf_", "xox", "PRIVATE KEY")
-EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}\.\w")  # bounded: else a long word is tried from each of its letters on
-BLOB = 400  # characters without white space
+CUT = (None, *CUTS)
 
 
 @dataclass(frozen=True)
@@ -59,6 +49,14 @@ class Chunk:
     source: int
     format: str | None  # what the source's first record is
     records: list[tuple[int, Any]]
+
+
+@dataclass
+class Warned:
+    """Rows that a warning is about, and the place of the first as text."""
+
+    example: str
+    rows: list[int] = field(default_factory=list)  # numbers
 
 
 @dataclass
@@ -74,10 +72,10 @@ class Checked:
     dropped: list[Dropped] = field(default_factory=list)
     cut: list[dict[str, Any]] = field(default_factory=list)
     overlaps: list[dict[str, Any]] = field(default_factory=list)
-    warnings: dict[str, list[int]] = field(default_factory=dict)  # row numbers
     source: int = 0
     columns: dict[str, Column] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)  # what was joined or left out of rows that were kept
+    warnings: dict[str, Warned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,12 +88,14 @@ class Checker:
     evaluation: NgramIndex | None = None  # rows that must not be trained on
     ignore: tuple[str, ...] = ()  # columns to leave out
     turns: str = "error"
+    truncate: str = "end"  # which end of a prompt goes
 
     def __call__(self, chunk: Chunk) -> Checked:
         """Raises DataError where a row breaks the contract, or is too long and the policy is `error`."""
         rows: list[tuple[Row, Any]] = []
         pairs: list[tuple[Row, Example]] = []
         dropped: list[Dropped] = []
+        cut: list[dict[str, Any]] = []
         self.reader.repaired, columns = Counter(), Columns()
 
         def drop(number: int, record: Any, error: Exception) -> None:
@@ -111,18 +111,21 @@ class Checker:
         self.template.prepare([row for row, _ in rows])
         for row, record in rows:
             try:
-                pairs.append((row, self._example(row)))
+                example = self._example(row)
+                if example.truncated:
+                    cut.append(self._what_was_cut(row, example))
+                pairs.append((example.shorter or row, example))
             except (BadRow, TooLong) as error:
                 drop(row.number, record, error)
         dropped.sort(key=lambda one: one.row)
         checked = self._pack(chunk, pairs)
-        checked.dropped, checked.source = dropped, chunk.source
+        checked.dropped, checked.cut, checked.source = dropped, cut, chunk.source
         checked.columns, checked.repaired = columns.columns, self.reader.repaired
-        for row, example in pairs:
-            for warning in self._warnings(row):
-                checked.warnings.setdefault(warning, []).append(row.number)
-            if example.truncated:
-                checked.cut.append(self._what_was_cut(row, example))
+        for row, _ in pairs:
+            for warning, found in self._warnings(row):
+                if warning not in checked.warnings:
+                    checked.warnings[warning] = Warned(found.excerpt())
+                checked.warnings[warning].rows.append(row.number)
             if self.evaluation is not None:
                 for shared in self.evaluation.overlap(f"{row.prompt}\n{row.output}")[:5]:
                     checked.overlaps.append({"file": row.file, "row": row.number, "evaluation_row": shared})
@@ -151,11 +154,19 @@ class Checker:
             raise BadRow(refusal)
         try:
             example = make_example(
-                row, self.template, self.tokenizer, max_length=self.max_length, too_long=self.too_long
+                row,
+                self.template,
+                self.tokenizer,
+                max_length=self.max_length,
+                too_long=self.too_long,
+                truncate=self.truncate,
             )
         except TooLong as error:
             if self.too_long == "error":
-                raise DataError(f"{row.file}:{row.number}: {error} (data.too_long=drop leaves it out)") from error
+                shorter = ", ".join(SHORTER)
+                raise DataError(
+                    f"{row.file}:{row.number}: {error} (data.too_long=drop leaves it out; {shorter} keep a part)"
+                ) from error
             raise
         broken = broken_law(example, self.tokenizer)
         if broken:
@@ -200,25 +211,19 @@ class Checker:
     def _what_was_cut(self, row: Row, example: Example) -> dict[str, Any]:
         whole = make_example(row, self.template, self.tokenizer, max_length=2**31, too_long="error")
         lost = whole.tokens - example.tokens
-        return {"file": row.file, "row": row.number, "cut": example.truncated, "tokens": whole.tokens, "lost": lost}
+        about = {"file": row.file, "row": row.number, "cut": example.truncated, "tokens": whole.tokens, "lost": lost}
+        if example.shorter is not None:
+            about["turns_lost"] = count_turns(row) - count_turns(example.shorter)
+        return about
 
-    def _warnings(self, row: Row) -> Iterator[str]:
+    def _warnings(self, row: Row) -> Iterator[tuple[str, Found]]:
         """What a person should look at, though the row is used as it stands."""
         text = f"{row.prompt}\n{row.output}"
-        if row.output.strip() == row.instruction.strip():
-            yield "the output repeats the instruction"
-        if END_OF_TEXT in text:
-            yield f"spells {END_OF_TEXT}, which stays ordinary text"
-        if any(marker in text for marker in self._markers):
-            yield "spells a marker of the prompt template, which moves no boundary"
-        if not text.replace("\n", " ").isprintable() and INVISIBLE.search(text):
-            yield "invisible or control characters"
-        if any(sign in text for sign in SECRET_SIGNS) and SECRET.search(text):
-            yield "what looks like a secret key"
-        if "@" in text and EMAIL.search(text):
-            yield "an e-mail address"
-        if len(text) > BLOB and max(map(len, text.split())) > BLOB:
-            yield f"{BLOB} characters without a break (encoded data?)"
+        marker = next((marker for marker in self._markers if marker in text), "")
+        if marker:
+            at = text.index(marker)
+            yield "spells a marker of the prompt template, which moves no boundary", Found(text, at, at + len(marker))
+        yield from hints(row, text, own="\n".join(self._markers))
 
     @cached_property
     def _markers(self) -> list[str]:

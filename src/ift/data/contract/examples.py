@@ -9,15 +9,28 @@ The ends of earlier turns of a conversation stand in ids; no other end-of-text d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from unicodedata import category
 
 import numpy as np
 
+from ift.data.contract.turns import count_turns, only_turns
 from ift.data.reading.rows import Row
 from ift.text.encoding import encode_piece, encode_prompt
 from ift.text.templates import Piece, Template
 from ift.text.tokenizers import Tokenizer
+
+TOO_LONG = " tokens, more than "  # stands in the reason of each row that is dropped for its length
+# what a length policy takes away, in the words of the report
+CUTS = {
+    "prompt": "the end of the prompt cut",
+    "response": "the end of the response cut",
+    "prompt start": "the start of the prompt cut",
+    "turns": "whole turns dropped",
+}
+SHORTER = ("drop_turns", "truncate_prompt", "truncate_response")  # the policies that keep a part of a row
 
 
 @dataclass(frozen=True)
@@ -26,9 +39,10 @@ class Example:
     supervised: np.ndarray  # (T,) bool
     ends: bool = True
     row: int = 0  # number of the row in its file, for messages
-    truncated: str | None = None  # "prompt" or "response" where the length policy cut
+    truncated: str | None = None  # one of CUTS where the length policy cut
 
     pieces: Sequence[Piece] = ()  # the text that was encoded, while it is at hand
+    shorter: Row | None = None  # the row without the turns that were dropped, while it is at hand
 
     @property
     def tokens(self) -> int:
@@ -45,30 +59,43 @@ class TooLong(ValueError):
     """A row that does not fit, with the reason."""
 
 
-def make_example(row: Row, template: Template, tokenizer: Tokenizer, *, max_length: int, too_long: str) -> Example:
+def make_example(
+    row: Row, template: Template, tokenizer: Tokenizer, *, max_length: int, too_long: str, truncate: str = "end"
+) -> Example:
     """Encode one row, prompt and response apart, so that no token spans the border of what is supervised.
 
-    too_long: drop or error (raise TooLong), truncate_prompt (shorten the longest of instruction and input, never the
-    template), truncate_response (cut its end; the end-of-text is then not learnt, since the answer does not end there).
-    Raises TooLong too where a policy leaves no response token.
+    too_long: drop or error (raise TooLong), drop_turns (the oldest turns, until the rest fits), truncate_prompt
+    (shorten the longest of instruction and input, never the template), truncate_response (cut its end; the end-of-text
+    is then not learnt, since the answer does not end there).
+    truncate: which end of a text goes under truncate_prompt, its end or its start.
+    Raises TooLong too where a policy leaves nothing to learn.
     """
     example = encode(template.pieces(row), tokenizer, row.number)
     if example.tokens <= max_length:
         return example
-    length = f"{example.tokens} tokens, more than {max_length}"
+    length = f"{example.tokens}{TOO_LONG}{max_length}"
     if too_long == "truncate_response":
         if len(encode_prompt(row, template, tokenizer)) >= max_length:
             raise TooLong(f"{length}: the prompt alone fills the context")
         ids, supervised = example.ids[:max_length], example.supervised[:max_length]
+        if not supervised.any():
+            raise TooLong(f"{length}: no token with a loss is left")
         return replace(example, ids=ids, supervised=supervised, ends=False, truncated="response")
     if too_long == "truncate_prompt":
         shorter = row
         while example.tokens > max_length:
-            shorter, left = _shorten(shorter, tokenizer, by=example.tokens - max_length)
+            shorter, left = _shorten(shorter, tokenizer, by=example.tokens - max_length, start=truncate == "start")
             if not left:
-                raise TooLong(f"{length}: the response alone fills the context")
+                raise TooLong(f"{length}: {_what_fills(row, template, tokenizer, max_length)}")
             example = encode(template.pieces(shorter), tokenizer, row.number)
-        return replace(example, truncated="prompt", pieces=template.pieces(shorter))
+        what = "prompt start" if truncate == "start" else "prompt"
+        return replace(example, truncated=what, pieces=template.pieces(shorter))
+    if too_long == "drop_turns":
+        fitting = _drop_turns(row, template, tokenizer, max_length)
+        if fitting is None:
+            why = "no turn with an answer to learn fits" if count_turns(row) > 1 else "in one turn"
+            raise TooLong(f"{length}: {why}")
+        return fitting
     raise TooLong(length)
 
 
@@ -87,15 +114,90 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer, row: int) -> Example:
     return Example(np.array(ids, dtype=np.int32), supervised, ends, row, pieces=pieces)
 
 
-def _shorten(row: Row, tokenizer: Tokenizer, *, by: int) -> tuple[Row, bool]:
-    """Take `by` tokens off the end of the longer of instruction and input; False when there is nothing to take."""
+def _shorten(row: Row, tokenizer: Tokenizer, *, by: int, start: bool) -> tuple[Row, bool]:
+    """Take `by` tokens off one end of the longer of instruction and input; False when there is nothing to take."""
     name = "input" if len(row.input) > len(row.instruction) else "instruction"
     text: str = getattr(row, name)
     ids = tokenizer.encode(text)
-    shorter = tokenizer.decode(ids[:-by] if by < len(ids) else []).rstrip("\ufffd")
+    kept = (ids[by:] if start else ids[:-by]) if by < len(ids) else []
+    length = len(tokenizer.decode_bytes(kept).decode(errors="ignore"))  # without a character that was cut apart
+    shorter = _end_of(text, length) if start else _start_of(text, length)
     if shorter == text:
         return row, False
+    if row.chat:
+        row = replace(row, chat=_with_last_question(row.chat, text, shorter))
     return (replace(row, input=shorter) if name == "input" else replace(row, instruction=shorter)), True
+
+
+def _start_of(text: str, length: int) -> str:
+    """At most so many characters, without a part of one that is made of several (an accent, a family of emoji)."""
+    while 0 < length < len(text) and _is_joined(text[length - 1], text[length]):
+        length -= 1
+    return text[:length]
+
+
+def _end_of(text: str, length: int) -> str:
+    begin = len(text) - length
+    while 0 < begin < len(text) and _is_joined(text[begin - 1], text[begin]):
+        begin += 1
+    return text[begin:]
+
+
+def _is_joined(before: str, after: str) -> bool:
+    """Whether two characters are seen as one: a mark, a joiner, the tone of a skin."""
+    return "\u200d" in (before, after) or category(after)[0] == "M" or "\U0001f3fb" <= after <= "\U0001f3ff"
+
+
+def _with_last_question(chat: str, text: str, shorter: str) -> str:
+    """The messages with another text in the last user's message, if that holds the text."""
+    value = json.loads(chat)
+    asked = [message for message in value["messages"] if message["role"] == "user" and text in message["content"]]
+    if asked:
+        asked[-1]["content"] = asked[-1]["content"].replace(text, shorter, 1)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _what_fills(row: Row, template: Template, tokenizer: Tokenizer, max_length: int) -> str:
+    """Why a row does not fit, however short its last question becomes."""
+    last = count_turns(row) - 1
+    alone = replace(only_turns(row, last, last + 1), instruction="", input="")
+    if alone.chat:
+        alone = replace(alone, chat=_with_last_question(alone.chat, row.instruction, ""))
+
+    def fits(part: Row) -> bool:
+        return encode(template.pieces(part), tokenizer, row.number).tokens <= max_length
+
+    if last and fits(alone):
+        return "the earlier turns fill the context (data.too_long=drop_turns leaves the oldest out)"
+    if row.system and not row.chat and fits(replace(alone, system="")):
+        return "the system text leaves no room"
+    return "the response alone fills the context"
+
+
+def _drop_turns(row: Row, template: Template, tokenizer: Tokenizer, max_length: int) -> Example | None:
+    """The row without its oldest turns, as few as it takes; without the last ones too where these fit by no means.
+
+    None where no turns that follow each other fit and bear a loss.
+    """
+
+    def encoded(begin: int, end: int) -> tuple[Row, Example]:
+        part = only_turns(row, begin, end)
+        return part, encode(template.pieces(part), tokenizer, row.number)
+
+    for end in range(count_turns(row), 0, -1):
+        low, high, fitting = 0, end - 1, None  # the first turn that can stay is looked for between the two
+        while low <= high:
+            middle = high if fitting is None else (low + high) // 2
+            part, example = encoded(middle, end)
+            if example.tokens <= max_length:
+                fitting, high = (part, example), middle - 1
+            elif fitting is None:
+                break  # not even the last of these turns fits
+            else:
+                low = middle + 1
+        if fitting and fitting[1].supervised.any():
+            return replace(fitting[1], truncated="turns", shorter=fitting[0])
+    return None
 
 
 def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:

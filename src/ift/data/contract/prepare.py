@@ -7,20 +7,22 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ift.data.contract.cache import Store, StoredExamples, StoredRows, open_store
 from ift.data.contract.check import CUT, Checker
-from ift.data.contract.examples import Example, length_summary
+from ift.data.contract.examples import SHORTER, TOO_LONG, Example, length_summary
 from ift.data.contract.splits import SPLITS, split_rows
 from ift.data.contract.twins import NgramIndex, similarity
 from ift.data.reading.forms import no_such
 from ift.data.reading.rows import Row
 from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources, unread_files
-from ift.errors import ConfigError, DataError
+from ift.errors import LIMIT, ConfigError, DataError, advice_start
 from ift.forms import DATA_REPORT
+from ift.progress import progress
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import DataSettings, FractionSettings
 from ift.text.templates import Template
@@ -28,6 +30,8 @@ from ift.text.tokenizers import Tokenizer
 
 BINS = 40  # of the histogram of lengths
 COMPARED = 200  # rows of a cluster that a test row is compared with
+LEAKING = 10  # pairs whose texts stand in the report; leaks.jsonl has all
+TEXT = 200  # characters of each of them, from a little before the first that differs
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Prepared:
     report: dict[str, Any]
     leaks: list[dict[str, Any]]
     store: Store
+    folder: Path  # where rejected.jsonl and the other lists lie
 
     @property
     def hash(self) -> str:
@@ -74,6 +79,11 @@ def prepare(
     for key, length in (("max_length", max_length), ("pad_to", settings.pad_to or 0)):
         if length > context_length:
             raise ConfigError(f"data.{key}={length}: the model's context is {context_length} (make it that or less)")
+    if settings.truncate and settings.too_long != "truncate_prompt":
+        raise ConfigError(
+            f"data.truncate={settings.truncate}: no prompt is cut with data.too_long={settings.too_long} "
+            "(add data.too_long=truncate_prompt)"
+        )
     if settings.pad_to and settings.batching == "unpadded":
         raise ConfigError(f"data.pad_to={settings.pad_to}: nothing is padded (add data.batching=padded)")
     sources = find_sources(settings)
@@ -87,6 +97,7 @@ def prepare(
         evaluation,
         ignore=tuple(settings.ignore),
         turns=settings.turns,
+        truncate=settings.truncate or "end",
     )
     store = open_store(
         sources,
@@ -102,16 +113,18 @@ def prepare(
             path.unlink(missing_ok=True)  # of a check before this one
             if path != run.leaks and (store.folder / path.name).stat().st_size:
                 shutil.copyfile(store.folder / path.name, path)
+    folder = store.folder if run is None else run.path
     _refuse_names_of_nothing(store, settings)
-    _refuse_if_too_many(store, settings.max_dropped)
+    _refuse_if_too_many(store, settings, folder / "rejected.jsonl")
     if store.meta["unread"]:
         raise DataError(store.meta["unread"])
-    order = _split(store, sources, settings, seed)
+    order = _split(store, sources, settings, seed, folder / "rejected.jsonl")
     leaks = find_leaks(store, order, settings.twins)
     report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
     report["unread"] = unread_files(settings)
     order["train"] = _weigh(store, sources, order["train"], seed)
     report["rows_an_epoch"] = len(order["train"])
+    report["pairs_compared"] = store.meta["compared"] if settings.twins is not None else None
     clean = _without_leaks(store, order["test"], leaks) if leaks else order["test"]
     if 0 < len(clean) < len(order["test"]):
         order["clean_test"] = clean
@@ -121,6 +134,7 @@ def prepare(
         report=report,
         leaks=leaks,
         store=store,
+        folder=folder,
     )
     if run is not None:
         write_json(run.data_report, report)
@@ -156,24 +170,32 @@ def _refuse_names_of_nothing(store: Store, settings: DataSettings) -> None:
             raise DataError(no_such(setting, name, files, columns))
 
 
-def _refuse_if_too_many(store: Store, max_dropped: float) -> None:
-    meta = store.meta
+def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) -> None:
+    """Rows that the file itself marks as not to be learnt do not count."""
+    meta, limit = store.meta, settings.max_dropped
     dropped = meta["dropped"] - meta["marked"]
-    if dropped <= max_dropped * meta["rows_in"] and (meta["rows"] or not meta["dropped"]):
+    if dropped <= limit * meta["rows_in"] and (meta["rows"] or not meta["dropped"]):
         return
     first = meta["first_dropped"]
     if first is None:
         raise DataError(f"{meta['files'][0]['file']}: every row is marked as not to be learnt (data.ignore=[weight])")
-    what_to_do = f" (mend them or raise data.max_dropped={max_dropped:g})"
-    if not meta["rows"] and first["reason"].endswith(")"):  # the reason says it, and no share of them would help
-        what_to_do = ""
-    raise DataError(
-        f"{first['file']}:{first['row']}: {first['reason']}; {dropped} of {meta['rows_in']} rows cannot be used"
-        + what_to_do
-    )
+    place, reason, mend = f"{first['file']}:{first['row']}", first["reason"], "mend them"
+    raising = f"or raise data.max_dropped={limit:g}"
+    if TOO_LONG in reason:
+        mend = f"data.too_long={', '.join(policy for policy in SHORTER if policy != settings.too_long)} keep a part;"
+    count = f"{dropped} of {meta['rows_in']} rows cannot be used and are in {rejected}"
+    start = advice_start(reason)
+    if not meta["rows"] and start < len(reason):  # the reason says what to do, and no share of them would help
+        raise DataError(f"{place}: {reason[:start]}; {count} {reason[start:]}")
+    line = f"{place}: {reason}; {count} ({mend} {raising})"
+    if len(line) > LIMIT and start < len(reason):  # shortened in its middle, it would lose the advice for this row
+        line = f"{place}: {reason[:start]}; {count} ({reason[start:].strip(' ')[1:-1]}; {raising})"
+    raise DataError(line)
 
 
-def _split(store: Store, sources: list[Source], settings: DataSettings, seed: int) -> dict[str, np.ndarray]:
+def _split(
+    store: Store, sources: list[Source], settings: DataSettings, seed: int, rejected: Path
+) -> dict[str, np.ndarray]:
     """Indices of rows under train, test and val: what is not ready-made is split off data.path."""
     role = np.array([ROLES.index(source.role) for source in sources])[store.index["source"]]
     role[store.merged] = -1
@@ -182,7 +204,7 @@ def _split(store: Store, sources: list[Source], settings: DataSettings, seed: in
     for name, rows in given.items():
         if not len(rows):
             path = next(source.name for source in sources if source.role == name)
-            raise DataError(f"{path}: no row of it can be used (see rejected.jsonl)")
+            raise DataError(f"{path}: no row of it can be used (see {rejected})")
     whole = np.flatnonzero(role == ROLES.index("all"))
     fractions = _remaining(settings.fractions, given)
     parts = split_rows(store.clusters[whole], how=settings.split, fractions=fractions, seed=seed)
@@ -223,18 +245,34 @@ def find_leaks(store: Store, order: dict[str, np.ndarray], threshold: float | No
     for name in ("test", "val"):
         clusters = store.clusters[order[name]]
         begins, ends = (np.searchsorted(of_train, clusters, side) for side in ("left", "right"))
-        for i, begin, end in zip(order[name].tolist(), begins.tolist(), ends.tolist(), strict=True):
-            if begin == end:
-                continue
-            text = store.prompt(i)
-            rivals = train[begin : min(end, begin + COMPARED)].tolist()
-            nearest, twin = max((similarity(text, store.prompt(j)), -j) for j in rivals)
-            twin = -twin
-            if nearest > threshold:
-                row, other = store.row(i), store.row(twin)
-                twin_place = {"twin_file": other.file, "twin_row": other.number, "similarity": round(nearest, 4)}
-                found.append({"split": name, "file": row.file, "row": row.number, **twin_place})
+        pairs = int(np.minimum(ends - begins, COMPARED).sum())
+        with progress("leaks", pairs, "pairs", lasting=pairs > 1_000_000) as advance:
+            for i, begin, end in zip(order[name].tolist(), begins.tolist(), ends.tolist(), strict=True):
+                if begin == end:
+                    continue
+                text = store.prompt(i)
+                rivals = train[begin : min(end, begin + COMPARED)].tolist()
+                nearest, twin = max((similarity(text, store.prompt(j)), -j) for j in rivals)
+                advance(len(rivals))
+                if nearest > threshold:
+                    found.append({"split": name, **_leak(store.row(i), store.row(-twin), nearest)})
     return found
+
+
+def _leak(row: Row, twin: Row, nearest: float) -> dict[str, Any]:
+    """A row of test or validation beside its nearest one in training, with the texts from where they differ."""
+    pairs = enumerate(zip(row.prompt, twin.prompt, strict=False))
+    begin = max(0, next((place for place, (a, b) in pairs if a != b), 0) - TEXT // 4)
+    text, other = (("…" if begin else "") + each.prompt[begin : begin + TEXT] for each in (row, twin))
+    return {
+        "file": row.file,
+        "row": row.number,
+        "twin_file": twin.file,
+        "twin_row": twin.number,
+        "similarity": round(nearest, 4),
+        "text": text,
+        "twin_text": other,
+    }
 
 
 def _without_leaks(store: Store, rows: np.ndarray, leaks: list[dict[str, Any]]) -> np.ndarray:
@@ -285,6 +323,7 @@ def make_report(
         "files": meta["files"],
         "repaired": meta["repaired"],
         "truncated": {what: int(n) for what, n in zip(CUT[1:], cut[1:].tolist(), strict=True) if n},
+        "turns_lost": meta["turns_lost"],
         "splits": {name: len(order[name]) for name in SPLITS},
         "tokens": tokens,
         "supervised_tokens": supervised,
@@ -299,6 +338,7 @@ def make_report(
         },
         "twins": {"rows": int(sizes[sizes > 1].sum()), "clusters": int((sizes > 1).sum()), "largest": int(sizes.max())},
         "leaks": {name: sum(leak["split"] == name for leak in leaks) for name in ("test", "val")},
+        "leaking": leaks[:LEAKING],
         "overlaps": meta["overlaps"],
         "warnings": meta["warnings"],
         "tokenizer": tokenizer.name,

@@ -140,6 +140,7 @@ def find_twins(
     *,
     threshold: float = 0.9,
     advance: Callable[[int], None] = lambda bands: None,
+    counted: Callable[[int], None] = lambda pairs: None,
 ) -> Integers:
     """(N,) the smallest row that a row is linked to by chains of twins, itself where it has none.
 
@@ -148,6 +149,7 @@ def find_twins(
     bands    (N, B) from band_hashes; a memory map too: one column is sorted at a time, some 60 bytes a row
     text     a row's text, asked for candidates only
     advance  called with 1 after each of the B bands
+    counted  called before that with the number of pairs whose texts were compared so far
 
     Rows that are in one cluster already are not compared again: a thousand equal rows cost 999 comparisons. Every pair
     in the result was compared. Missed are twins that share no band (see BANDS) and, rarely, some in crowds (see
@@ -159,7 +161,11 @@ def find_twins(
     def apart(a: Integers, b: Integers) -> NDArray[np.bool_]:
         return _roots(parent, a) != _roots(parent, b)
 
-    for a, b, equal in _candidates(bands, apart, compare.bar, advance):
+    def next_band(bands: int) -> None:
+        counted(compare.count)
+        advance(bands)
+
+    for a, b, equal in _candidates(bands, apart, compare.bar, next_band):
         one, other = sorted((_root(parent, a), _root(parent, b)))
         if one != other and compare(a, b, equal):
             parent[other] = one  # the smallest row stays the root, and names the cluster
@@ -178,6 +184,7 @@ class _Comparison:
         self.threshold = threshold
         self.profile = lru_cache(maxsize=512)(lambda row: _profile(text(row)))
         self.failed: set[int] = set()
+        self.count = 0  # pairs whose texts were compared
         self.bar = np.full(n, EQUAL, np.uint8)  # (N,) slots that a partner must share
 
     def __call__(self, a: int, b: int, equal: int) -> bool:
@@ -185,6 +192,7 @@ class _Comparison:
         key = a << 32 | b
         if equal < max(self.bar[a], self.bar[b]) or key in self.failed:
             return False
+        self.count += 1
         if _cosine(self.profile(a), self.profile(b)) > self.threshold:
             return True
         if len(self.failed) >= FAILED:
