@@ -352,6 +352,7 @@ def _chunks(
         advance(n)
 
     records: list[tuple[int, Any]] = []
+
     def beside(key: str) -> None:
         about.setdefault("beside", []).append(key)
 

@@ -144,7 +144,9 @@ def _chunks(
     while chunk := _read(path, read, CHUNK, kind):
         out += len(chunk)
         if kind and out > max(MIN_BOMB, MAX_RATIO * size):
-            raise DataError(f"{path}: a {kind} bomb: {out:,} bytes so far out of {size:,} (is this the right file?)")
+            article = "an" if kind == "xz" else "a"
+            what = f"{article} {kind} bomb: {out:,} bytes so far out of {size:,}"
+            raise DataError(f"{path}: {what} (is this the right file?)")
         yield chunk
         now = used()
         advance(now - before)
@@ -226,7 +228,9 @@ def _text_records(path: Path, head: bytes, chunks: Iterator[bytes], kind: str, n
 
 def _nothing_known(window: Window, path: Path) -> DataError:
     begins = window.text[window.at :].lstrip()[:20]
-    what = f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table has its columns' names in line 1)"
+    what = (
+        f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table has its columns' names in line 1)"
+    )
     if begins.startswith("\ufeff"):
         what = "two byte order marks (take one out)"
     elif begins.startswith(COMMENT):
