@@ -2,12 +2,14 @@ import dataclasses
 import io
 import json
 import os
+import zipfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ift.data.reading.sources import find_sources, load_hub
+from ift.data.reading.sources import evaluation_sources, find_sources, load_hub, unread_files
 from ift.errors import ConfigError, DataError, MachineError
 
 RECORDS = [{"instruction": "Add.", "input": "1 and 2", "output": "3"}, {"instruction": "é", "input": "", "output": "b"}]
@@ -41,6 +43,63 @@ def test_a_weight_belongs_to_a_path_and_to_each_file_of_a_folder(sources, write)
         sources(path=[folder, file], weights=[1.0])
     with pytest.raises(ConfigError, match=r"data.weights: only files have weights"):
         sources(path=None, demo_rows=60, weights=[1.0])
+
+
+def roles(found):
+    return [(source.role, source.path.name) for source in found]
+
+
+def test_the_test_and_validation_files_of_a_folder_are_these_splits(sources, write, settings_of, tmp_path):
+    for name in ("train.jsonl", "test.jsonl", "dev.jsonl", "README.md"):
+        write(f"a/{name}", LINES)
+    other, folder = write("b.jsonl", LINES), str(tmp_path / "a")
+    assert roles(sources(path=folder)) == [("all", "train.jsonl"), ("test", "test.jsonl"), ("val", "dev.jsonl")]
+    # a key says more than a name: what it stands for is not read
+    given = {"path": folder, "test_path": str(other)}
+    assert roles(sources(**given)) == [("all", "train.jsonl"), ("test", "b.jsonl"), ("val", "dev.jsonl")]
+    settings = dataclasses.replace(settings_of("data=json", "data.path=set.below").data, **given)
+    assert unread_files(settings) == [f"{folder}/README.md", f"{folder}/test.jsonl"]
+    # of a folder given for a split, the files of that split; a file is what it is given for
+    assert roles(sources(path=str(other), test_path=folder)) == [("all", "b.jsonl"), ("test", "test.jsonl")]
+    assert roles(sources(path=f"{folder}/test.jsonl")) == [("all", "test.jsonl")]
+    against = dataclasses.replace(settings, against=[folder])
+    assert sorted(roles(evaluation_sources(against))) == [
+        ("against", name) for name in ("dev.jsonl", "test.jsonl", "train.jsonl")
+    ]
+
+
+def test_a_folder_without_rows_to_train_on_or_for_a_split_says_so(sources, write):
+    only, other = write("a/test.jsonl", LINES), write("b.jsonl", LINES)
+    with pytest.raises(DataError, match=r"a: only rows to test on, none to train on: test.jsonl \(name the file"):
+        sources(path=str(only.parent))
+    with pytest.raises(DataError, match=r"a: splits, and none for data.val_path: test.jsonl \(give the file: data.val"):
+        sources(path=str(other), val_path=str(only.parent))
+
+
+def test_a_home_folder_is_one(sources, write, monkeypatch, tmp_path):
+    path = write("home/rows.jsonl", LINES)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = sources(path="~/rows.jsonl", test_path="~/rows.jsonl", val_path=["~/rows.jsonl"])
+    assert [source.path for source in found] == [path] * 3
+    assert sources(path="~nobody-of-that-name/x")[0].path.name == "x"
+
+
+def test_the_files_of_a_zip_are_sources_and_change_with_it(sources, write):
+    def packed(text):
+        with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
+            file.writestr("train.jsonl", text), file.writestr("test.jsonl", LINES)
+        return write("a.zip", buffer.getvalue())
+
+    train, test = sources(path=str(packed(LINES)))
+    assert [(source.role, Path(source.name).name) for source in (train, test)] == [
+        ("all", "train.jsonl"),
+        ("test", "test.jsonl"),
+    ]
+    assert [row for _, row in train.records()] == RECORDS
+    assert train.size == len(LINES.encode())
+    before = train.stamp
+    packed(LINES * 2)
+    assert train.stamp != before
 
 
 @pytest.mark.parametrize("path", [3, [3], [""], {"a": 1}])

@@ -71,11 +71,18 @@ def arrow_records(
                 share = size * min(source.tell(), whole) // max(1, whole)
                 advance(max(0, share - used))
                 used = max(used, share)
+            if not is_file and not _has_its_end(source, whole):  # a cut between two batches shows nowhere else
+                raise ValueError("the stream has no end")
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _broken(path, "Arrow", error) from error
     advance(size - used)
     if not number:
         raise no_rows(path)
+
+
+def _has_its_end(source: Any, size: int) -> bool:
+    source.seek(max(0, size - 8))
+    return bool(source.read(8) == ARROW_STREAM + bytes(4))
 
 
 def _broken(path: Path, what: str, error: Exception) -> DataError:

@@ -144,7 +144,9 @@ def _chunks(
     while chunk := _read(path, read, CHUNK, kind):
         out += len(chunk)
         if kind and out > max(MIN_BOMB, MAX_RATIO * size):
-            raise DataError(f"{path}: a {kind} bomb: {out:,} bytes so far out of {size:,} (is this the right file?)")
+            article = "an" if kind == "xz" else "a"
+            what = f"{article} {kind} bomb: {out:,} bytes so far out of {size:,}"
+            raise DataError(f"{path}: {what} (is this the right file?)")
         yield chunk
         now = used()
         advance(now - before)

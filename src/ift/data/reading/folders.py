@@ -48,7 +48,7 @@ def split_named(name: str) -> str:
 
 
 def find_files(path: Path) -> Found:
-    """A file as it is, the data files of a folder or of a zip of several files. Raises DataError where there are none."""
+    """A file as it is; the data files of a folder, or of a zip of several. Raises DataError where there are none."""
     if path.is_dir():
         found = _in_folder(path)
     elif is_zip(path) and len(names := names_in(path)) > 1:

@@ -69,14 +69,22 @@ def rows_of(value: dict[str, Any]) -> tuple[Iterator[Any], list[str]] | None:
     sizes = {len(inside) for inside in lists.values()}
     if len(lists) == len(value) > 1 and len(sizes) == 1 and 0 not in sizes:
         return _columns(value, range(sizes.pop())), []
-    if all(isinstance(inside, dict) and inside for inside in value.values()):
-        return _of_objects(value)
+    of_objects = all(isinstance(inside, dict) and inside for inside in value.values())
+    if of_objects and (found := _of_objects(value)):
+        return found
     empty = [key for key, inside in lists.items() if not inside]
     if empty and len(lists) == 1 and empty[0] not in PARTS_OF_A_ROW:
         return iter(()), [key for key in value if key != empty[0]]
     nameless = [key for key, inside in lists.items() if inside and isinstance(inside[0], list)]
     if nameless and len(lists) == 1 and nameless[0] not in PARTS_OF_A_ROW and nameless[0].lower() not in ROW_NAMES:
         raise Ambiguous(f'lists of values without names under "{nameless[0][:40]}" (write each row as an object)')
+    if not any(isinstance(inside, str) and key.lower() in ROW_NAMES for key, inside in value.items()):
+        for key, inside in value.items():
+            for below, rows in inside.items() if isinstance(inside, dict) else ():
+                if isinstance(rows, list) and rows and is_list_of_rows(below, rows[0]):
+                    raise Ambiguous(
+                        f'its rows under "{key[:40]}", in there under "{below[:40]}" (save that list alone)'
+                    )
     return None
 
 
@@ -93,7 +101,7 @@ def _split(value: Mapping[str, Any]) -> Iterator[Any]:
     if len(set(map(str, names))) < len(names):
         raise Ambiguous('a name stands twice in "columns" (rename one)')
     if any(not isinstance(values, list) or len(values) != len(names) for values in data):
-        raise Ambiguous('not each row under "data" has a value for each of "columns" (save the list of rows alone)')
+        raise Ambiguous('rows under "data" that have not one value for each of "columns" (save the rows alone)')
     columns = {str(name): [values[place] for values in data] for place, name in enumerate(names)}
     labels = index if isinstance(index, list) and len(index) == len(data) else range(len(data))
     return _columns(columns, labels)
@@ -119,6 +127,9 @@ def _of_objects(value: dict[str, dict[str, Any]]) -> tuple[Iterator[Any], list[s
         labels = list(value)
         numbered = labels == [str(n) for n in range(len(labels))]
         return (each if numbered or "index" in each else {"index": key, **each} for key, each in value.items()), []
-    if outer_is_names and not inner_is_names and same and all(INTEGER.fullmatch(key) for key in inner):
+    texts = len(value) > 1 and not any(
+        isinstance(cell, dict | list) for each in value.values() for cell in each.values()
+    )
+    if outer_is_names and not inner_is_names and same and (texts or all(INTEGER.fullmatch(key) for key in inner)):
         return _columns({name: list(column.values()) for name, column in value.items()}, inner), []
     return None

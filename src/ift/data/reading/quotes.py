@@ -29,7 +29,7 @@ class Evidence:
         self.sign = self.character = self.swallowed = 0
         self.needless: Counter[int] = Counter()  # texts between quotes that need none, by column
         self.bare: Counter[int] = Counter()  # texts without quotes round them, by column
-        self.with_comma = self.bare_comma = self.bare_quote = 0
+        self.with_comma = self.bare_comma = self.bare_quote = self.empty = 0
         self._read(line)
 
     def _read(self, line: int) -> None:
@@ -66,7 +66,9 @@ class Evidence:
                 self.sign = self.sign or line
         elif self.delimiter in inner or '""' in inner:
             self.sign = self.sign or line
-        elif inner:
+        elif not inner:
+            self.empty += 1
+        else:
             self.needless[place] += 1
             self.with_comma += "," in inner
 
@@ -114,7 +116,9 @@ def are_signs(evidence: Evidence, place: str, *, quoted_header: bool, from_first
         return True
     # Excel puts quotes round each text with a comma or a quote, and round no other
     others = sum(evidence.needless.values()) - evidence.with_comma
-    return bool(evidence.with_comma) and not (others or evidence.bare_comma or evidence.bare_quote)
+    if evidence.with_comma:
+        return not (others or evidence.bare_comma or evidence.bare_quote)
+    return bool(evidence.empty) and not (others or evidence.bare_quote)  # "" for an empty text, and nothing else
 
 
 def conflict(place: str, character: int, sign: int) -> DataError:
@@ -124,9 +128,9 @@ def conflict(place: str, character: int, sign: int) -> DataError:
 
 
 def refuse_sign(place: str, text: str, delimiter: str, columns: int, line: int) -> None:
-    """Raise DataError where a line does not fit a table whose quotes are characters."""
-    if text.count(delimiter) != columns - 1 and re.search(rf'(?:^|{re.escape(delimiter)})"', text):
-        what = f"line {line} begins a text with a quote and has {text.count(delimiter) + 1} of {columns} columns"
+    """Raise DataError where a line with a quote does not fit a table whose quotes are characters."""
+    if text.count(delimiter) != columns - 1:
+        what = f"line {line} holds a quote and has {text.count(delimiter) + 1} of {columns} columns"
         raise DataError(f"{place}: {what}, though quotes mean nothing above ({ADVICE})")
     if '""' in text:
         evidence = Evidence(text, delimiter, columns, line, ends=True)

@@ -10,7 +10,6 @@ import csv
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,18 +71,17 @@ def style_of(window: Window, path: Path, *, named: bool) -> Style | None:
     delimiter, alike = _delimiter(lines)
     records = _split(lines, delimiter or ",")
     certain = named or alike >= 0.9
-    title = next((place for mark in DELIMITERS if (place := _header_below(_split(lines, mark)))), 0) if certain else 0
-    if title and (
-        named or ROW_NAMES & {cell.strip().lower() for mark in DELIMITERS for cell in lines[title].split(mark)}
-    ):
+    title = next((place for mark in DELIMITERS if (place := _header_below(_split(lines, mark)))), 0)
+    names = {cell.strip('" ').lower() for cell in re.split(r"[\t,;|]", lines[title])}
+    if title and (named or ROW_NAMES & names):
         what = f"a title above the table, whose columns' names stand in line {title + 1}"
         raise DataError(f"{path}:1: {what} (delete what stands above that line)")
     if not delimiter or alike < 0.5:
         return Style(delimiter or ",") if named else None
     if _is_headerless(records) and (named or (certain and len(lines) > 2)):
-        names = {2: "instruction, output", 3: "instruction, input, output"}.get(len(records[0]), "one for each")
+        example = {2: "instruction, output", 3: "instruction, input, output"}.get(len(records[0]), "one for each")
         what = f"no header: the first line reads like a row and has no names for its {len(records[0])} columns"
-        raise DataError(f"{path}:1: {what} (put a line with them above it: {names})")
+        raise DataError(f"{path}:1: {what} (put a line with them above it: {example})")
     if not named and not all(len(cell) <= 60 and not _is_data(cell) for cell in records[0]):
         return None
     first = [record[0] for record in records[1:] if record]
@@ -96,7 +94,6 @@ def style_of(window: Window, path: Path, *, named: bool) -> Style | None:
 
 RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)*\s*:?-*:?\s*")  # |---|:-:|
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
-NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*%?")
 
 
 def _first_lines(window: Window) -> list[str]:
@@ -137,10 +134,6 @@ def _is_headerless(records: Sequence[Sequence[str]]) -> bool:
     header, rest = records[0], records[1:]
     if not rest or ROW_NAMES & {cell.strip().lower() for cell in header}:
         return False
-    if all(NUMBER.fullmatch(cell.strip()) or _is_data(cell) for cell in header if cell.strip()) and any(
-        map(_is_data, header)
-    ):
-        return True
     for place, cell in enumerate(header):
         column = [record[place] for record in rest if len(record) > place and record[place].strip()]
         if _is_data(cell) and sum(map(_is_data, column)) >= max(1, len(column) / 2):
@@ -150,17 +143,13 @@ def _is_headerless(records: Sequence[Sequence[str]]) -> bool:
 
 def _header_below(records: Sequence[Sequence[str]]) -> int:
     """The place (from 0) of the names of columns where a title stands above them, else 0."""
-    if len(records) < 3:
-        return 0
     filled = [sum(bool(cell.strip()) for cell in record) for record in records]
-    columns, times = Counter(map(len, records[1:])).most_common(1)[0]
-    if columns < 2 or (filled[0] > 1 and len(records[0]) >= columns) or times < 0.8 * (len(records) - 1):
+    place = next((at for at, cells in enumerate(filled[1:6], start=1) if cells > 1), 0)
+    columns, below = len(records[place]), records[place + 1 :]
+    if not place or not below or (filled[0] > 1 and len(records[0]) >= columns):
         return 0
-    for place in range(1, min(6, len(records) - 1)):
-        if filled[place] > 1:
-            names = filled[place] >= max(2, columns - 1) and not any(map(_is_data, records[place]))
-            return place if names and len(records[place]) == columns else 0
-    return 0
+    names = filled[place] >= max(2, columns - 1) and not any(map(_is_data, records[place]))
+    return place if names and sum(len(record) == columns for record in below) >= 0.9 * len(below) else 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -176,6 +165,7 @@ class _Lines:
         self.record: list[str] = []  # its lines
         self._lines = lines_of(window, NEWLINE)
         self._held: str | None = None
+        self.comma = False  # whether one stands before the first quote
 
     def take(self) -> str | None:
         line: str | Unreadable | None = next(self._lines, None) if self._held is None else self._held
@@ -198,6 +188,7 @@ class _Lines:
             if '"' in line:
                 self.hold(line)
                 return
+            self.comma = self.comma or "," in line
             yield line
 
     def kept(self) -> Iterator[str]:
@@ -281,6 +272,7 @@ def _rows(lines: _Lines, path: Path, style: Style) -> Iterator[list[Any]]:
     quoted_header = number < 0 and text.count('"', 0, _end_of_line(text)) >= 2 * columns
     place = f"{path}:{max(1, number + 1)}"
     evidence = Evidence(text, mark, columns, lines.number + 1, ends=ends)
+    evidence.bare_comma += lines.comma
     signs = are_signs(evidence, place, quoted_header=quoted_header, from_first_row=number <= 0)
     literal = {} if signs else {"quoting": csv.QUOTE_NONE}
     # strict: a quote that nothing closes is an error here, and not one field that swallows all rows after it
@@ -314,12 +306,14 @@ def _end_of_line(text: str) -> int:
 
 def _markdown_rows(lines: _Lines, path: Path) -> Iterator[list[Any]]:
     r"""Cells of a table in Markdown, without the bars and blanks round them; \| is a bar in a text."""
+    number = -1  # of the row, 0 being the header
     for place, line in enumerate(lines.all()):
         text = line.strip()
         if place == 1 or not text:
             continue  # |---|---|
         if "|" not in text:
-            raise DataError(f"{path}:{max(1, place - 1)}: line {lines.number} is no row of the table (take it out)")
+            raise DataError(f"{path}:{max(1, number)}: line {lines.number} is no row of the table (take it out)")
+        number += 1
         text = text.removeprefix("|")
         if text.endswith("|") and not text.endswith(r"\|"):
             text = text[:-1]
