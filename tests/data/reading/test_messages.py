@@ -134,6 +134,8 @@ def test_two_system_texts_are_an_error_or_joined_or_the_inner_one():
             [{**listed(*PAIR)[0], "context": "words that a prompt has"}],
             'message 1 has "context", which nothing carries',
         ),
+        ([{**listed(*PAIR)[0], "image": "a.png"}], 'message 1 has "image", which nothing carries'),
+        ([{"type": "function_call_output", "output": "a"}], "message 1 is of null, not of system, user or assistant"),
         ([{**listed(*PAIR)[0], "no_loss": 1}], 'message 1 has "no_loss", which is no known mark'),
         ([{**listed(*PAIR)[0], "mask": False}], 'message 1 has "mask", which is no known mark'),
     ],
@@ -266,6 +268,14 @@ def test_tools_stand_in_one_form(tools):
 @pytest.mark.parametrize("tools", [None, "", "[]", [], {}])
 def test_no_tools_are_no_tools(tools):
     assert read(listed(*PAIR), tools=tools) == ANSWERED
+
+
+def test_an_empty_system_text_is_none_with_tools_too():
+    assert chat_of(listed(("system", ""), *PAIR), tools=[TOOL])["messages"] == listed(*PAIR)
+
+
+def test_a_short_label_that_nobody_knows_is_no_part_of_what_is_said():
+    assert read([{**message, "mood": "calm", "votes": 3, "links": []} for message in listed(*PAIR)]) == ANSWERED
 
 
 def test_nulls_that_columns_were_filled_up_with_are_no_arguments():

@@ -1,6 +1,6 @@
 """A record's list of messages, in the spellings that people have, as a conversation.
 
-roles         "role", "from" or "speaker", by any name in text/conversations.py: USER, human, gpt, function_call
+roles         "role", "from", "speaker" or the like, by any name that text/conversations.py knows, as USER or gpt
 texts         "content", "value", "text" or "parts": a text, or a list of parts that are text
 lists         of messages; as JSON in a text; {"from": [...], "value": [...]}; texts alone, user and assistant in turn;
               turns of two, {"human": ..., "assistant": ...} or [question, answer]
@@ -26,7 +26,7 @@ from ift.text.conversations import ROLES, Conversation, Message, conversation_of
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
-ROLE_KEYS = ("role", "from", "speaker")
+ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
 TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -46,6 +46,11 @@ HARMLESS = frozenset(
     "num_tokens n_tokens token_count token_ids metadata meta annotations citations cache_control signature toxic "
     "toxicity redacted moderation openai_moderation detoxify rank score rating quality labels emojis review_count "
     "review_result deleted synthetic likes prefix partial is_error hash".split()
+)
+# what is a part of what is said, however short
+SPOKEN = frozenset(
+    "refusal audio image images image_url video videos file files attachment attachments document documents context "
+    "input tools functions reasoning_details".split()
 )
 # keys of an object that is a whole turn, and whose they are
 TURN_KEYS = {
@@ -176,11 +181,10 @@ def _conversation(messages: Any, system: Any, tools: Any, turns: str) -> tuple[C
             "a system text stands beside the messages and another in message 1 "
             "(data.turns=merge joins them, data.turns=drop keeps that of the messages)"
         )
-    if beside and (
-        not own or beside.strip() not in ("", own)
-    ):  # two system texts at the beginning are neighbours of one role
-        begin = 1 if said and said[0].role == "system" and not own else 0
-        said = [Said(role="system", number=0, text=beside), *said[begin:]]
+    if beside and (not own or beside.strip() not in ("", own)):
+        if said and said[0].role == "system" and not own:
+            del said[0]
+        said.insert(0, Said(role="system", number=0, text=beside))  # before another it is a neighbour of one role
     return conversation_in_order(said, tools=_tools(tools), turns=turns)
 
 
@@ -201,7 +205,7 @@ def _listed(messages: Any) -> list[Any]:
     for number, message in enumerate(messages, start=1):
         if isinstance(message, list):
             listed += _of_pair(message, number)
-        elif isinstance(message, dict) and all(message.get(key) is None for key in (*ROLE_KEYS, *TEXT_KEYS)):
+        elif isinstance(message, dict) and all(message.get(key) is None for key in (*ROLE_KEYS, *TEXT_KEYS, "type")):
             listed += _of_turn(message)
         else:
             listed.append(message)
@@ -349,8 +353,10 @@ def _must_not_matter(key: Any, value: Any, where: str) -> None:
     name = str(key)[:40]
     if LIKE_A_MARK.search(name):
         raise ValueError(f'{where} has "{name}", which is no known mark ("train": false marks an answer as not learnt)')
-    short = isinstance(value, bool | int | float) or not value
-    if not short and not (isinstance(value, str) and len(value) <= 40 and value.count(" ") < 3):
+    label = isinstance(value, bool | int | float) or (
+        isinstance(value, str) and key not in SPOKEN and len(value) <= 40 and value.count(" ") < 3
+    )
+    if value and not label:
         raise ValueError(
             f'{where} has "{name}", which nothing carries (take it out of the rows where it does not matter)'
         )
@@ -396,9 +402,7 @@ def _of_parts(parts: Any, one: Said, where: str) -> list[Said]:
                 f'{where} has a part "{kind}" after a text or a call, where no template has a place for it'
             )
         else:
-            raise ValueError(
-                f'{where} has parts that are not text: "{str(kind)[:30]}" (only text, reasoning and tools are)'
-            )
+            raise ValueError(f'{where} has parts that are not text: "{str(kind)[:30]}" (which nothing carries)')
         if learnt is False and kind not in TEXT_PARTS:
             raise ValueError(
                 f"{where} has a mark on a part that is not text (only a text or a whole answer can have one)"
@@ -546,6 +550,10 @@ def _take_channel(message: Mapping[str, Any], one: Said, where: str) -> None:
         return
     if recipient not in (None, "", "all", "user", "assistant"):
         raise ValueError(f"{where} is for {str(recipient)[:40]!r}, and only calls of functions are carried")
+    if one.unlearnt and channel == "analysis":
+        raise ValueError(
+            f"{where} has a mark on a part of its reasoning (only a whole answer or its text can have one)"
+        )
     one.goes_on = not one.calls
     if channel == "analysis" and not one.reasoning:
         one.reasoning, one.text = one.text, ""

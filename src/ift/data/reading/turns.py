@@ -157,7 +157,7 @@ def _disorder(messages: Sequence[Said], number: int = 0) -> ValueError:
     shown = ", ".join(roles[:5]) or "none"
     reason = f"turns are {shown}, not user and assistant in turn, assistant last"
     if number and "user" in roles and "assistant" in roles[roles.index("user") :]:  # something is left of it
-        reason += f" (message {number} is out of place: data.turns=merge joins, data.turns=drop leaves out)"
+        reason += f" (message {number} is out of place; data.turns=merge or drop repairs it)"
     return ValueError(reason)
 
 
@@ -208,6 +208,8 @@ def _with_chat(messages: Sequence[Said], tools: Sequence[Any]) -> Conversation:
     question = ""
     said: list[str] = []
     results: list[str] = []
+    if messages[0].role == "system" and messages[0].is_empty:
+        messages = messages[1:]
     for message in messages:
         if message.role != "system" and message.role != "tool" and message.is_empty:
             raise ValueError(f"message {message.number} is empty")
