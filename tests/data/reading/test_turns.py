@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from ift.data.reading.turns import Said, conversation_in_order, joined, united
+from ift.data.reading.turns import NothingLearnt, Said, conversation_in_order, joined, united
 from ift.text.conversations import Conversation
 
 ROLES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
@@ -117,7 +117,7 @@ def test_marks_and_numbers_of_answers_stay_right_when_turns_are_repaired():
     )
     conversation, _ = ordered("a0 u1 a2- u3 a45- a678", "drop")
     assert conversation == Conversation("3", output="678", history=(("1", "2"),), unlearnt=(0,))
-    with pytest.raises(ValueError, match=r"^no answer of it is to be learnt"):
+    with pytest.raises(NothingLearnt, match=r"^no answer of it is to be learnt"):
         ordered("a0 u1 a2-", "merge")
 
 

@@ -50,7 +50,7 @@ HARMLESS = frozenset(
 # what is a part of what is said, however short
 SPOKEN = frozenset(
     "refusal audio image images image_url video videos file files attachment attachments document documents context "
-    "input tools functions reasoning_details".split()
+    "input arguments tools functions reasoning_details".split()
 )
 # keys of an object that is a whole turn, and whose they are
 TURN_KEYS = {
@@ -61,6 +61,15 @@ TURN_KEYS = {
 KNOWN = HARMLESS.union(ROLE_KEYS, TEXT_KEYS, REASONING_KEYS, CALL_KEYS, DETAIL_KEYS, MARKS)
 PLAIN_KEYS = HARMLESS.difference(("channel", "recipient")).union("role content from value".split())
 TEXT_PARTS = ("text", "input_text", "output_text")
+CALL_PARTS = ("tool_use", "tool_call")
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+# a kind of part of a content, and the keys that hold what it says
+PARTS = {
+    **dict.fromkeys(TEXT_PARTS, ("text", "value", "content")),
+    **dict.fromkeys(("thinking", "reasoning"), ("thinking", "reasoning", "value", "text", "content")),
+    **dict.fromkeys(CALL_PARTS, ("value",)),
+    "tool_result": ("content", "value", "text"),
+}
 NULL_IN_SCHEMA = ("default", "const", "example")  # keywords of JSON Schema whose value can be null
 
 
@@ -384,15 +393,15 @@ def _of_parts(parts: Any, one: Said, where: str) -> list[Said]:
         learnt = _mark(part, f"a part of {where}")
         begin = len(one.text)
         if kind in TEXT_PARTS and not one.calls:
-            one.text += checked_text(_only(part, ("text", "value", "content"), f"a part of {where}"), where)
+            one.text += checked_text(_only(part, PARTS[kind], f"a part of {where}"), where)
             if learnt is False and one.role == "assistant":
                 hidden.append((begin, len(one.text)))
         elif kind in ("thinking", "reasoning") and not one.text and not one.calls and one.role == "assistant":
-            thought = _only(part, ("thinking", "reasoning", "value", "text", "content"), f"a part of {where}")
+            thought = _only(part, PARTS[kind], f"a part of {where}")
             one.reasoning = "\n\n".join(filter(None, (one.reasoning, checked_text(thought, where))))
-        elif kind in ("tool_use", "tool_call") and one.role == "assistant":
-            given = {key: value for key, value in part.items() if key not in MARKS}
-            one.calls += _calls(given if given.get("name") else part.get("value"), where, must=True)
+        elif kind in CALL_PARTS and one.role == "assistant":
+            given = part.get("value") or {key: value for key, value in part.items() if key not in MARKS}
+            one.calls += _calls(given, where, must=True)
         elif kind == "tool_result" and one.role in ("user", "tool"):
             said += [one] if one.text else []
             said.append(_result(part, one.number, where))
@@ -409,18 +418,16 @@ def _of_parts(parts: Any, one: Said, where: str) -> list[Said]:
             )
         if learnt and one.role != "assistant":
             raise ValueError(_asks_too_much(one.role, where))
+        keys = ARGUMENT_KEYS if kind in CALL_PARTS and not part.get("value") else PARTS[kind]
         for key, value in part.items():
-            if value is not None and key not in PART_KEYS:
+            if value is not None and not (key in HARMLESS or key in MARKS or key in keys):
                 _must_not_matter(key, value, f"a part of {where}")
     one.unlearnt = united(hidden)
     return [*said, one] if one.text or not said else said
 
 
-PART_KEYS = HARMLESS.union(MARKS, REASONING_KEYS, "type text value content input arguments".split())
-
-
 def _result(part: Mapping[str, Any], number: int, where: str) -> Said:
-    given = _only(part, ("content", "value", "text"), where)
+    given = _only(part, PARTS["tool_result"], where)
     one = Said(role="tool", number=number, call_id=str(part.get("tool_use_id") or part.get("tool_call_id") or ""))
     if isinstance(given, str | None):
         one.text = checked_text(given or "", where)
@@ -470,20 +477,19 @@ def _call(given: Any, where: str) -> dict[str, Any]:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} calls a tool without a name")
-    arguments = _only(function, ("arguments", "parameters", "args", "input"), f"the call of {name[:40]} in {where}")
+    arguments = _only(function, ARGUMENT_KEYS, f"the call of {name[:40]} in {where}")
     if isinstance(arguments, str):
         arguments = _from_json(arguments, f"{where} calls {name[:40]} with arguments that") if arguments.strip() else {}
     if not isinstance(arguments, dict | None):
         raise ValueError(f"{where} calls {name[:40]} with arguments that are {kind_of(arguments)}, not an object")
-    for key, value in [*given.items(), *(function.items() if function is not given else ())]:
-        if value is not None and key not in CALL_PARTS:
+    outer = {key: value for key, value in given.items() if key != "function"} if function is not given else {}
+    inner = {key: value for key, value in function.items() if key not in ARGUMENT_KEYS}
+    for key, value in [*outer.items(), *inner.items()]:
+        if value is not None and key not in HARMLESS:
             _must_not_matter(key, value, f"a call in {where}")
     identity = {"id": checked_text(str(given["id"]), where)} if given.get("id") else {}
     called = {"name": checked_text(name, where), "arguments": _checked(arguments or {}, where)}
     return {"type": "function", **identity, "function": called}
-
-
-CALL_PARTS = HARMLESS.union("function arguments parameters args input value".split())
 
 
 def _tools(tools: Any) -> list[Any]:
@@ -583,6 +589,8 @@ def _take_marks(message: Mapping[str, Any], said: Sequence[Said], where: str) ->
     learnt, one = _mark(message, where), said[-1]
     detail = _only(message, DETAIL_KEYS, where)
     kept = bytearray(b"\0" * len(one.text))  # 1: a character that a part asks to learn
+    if not isinstance(detail, list | None):
+        detail = [detail]
     for part in detail or ():
         begin, end, train = _span(part, len(one.text), where)
         if train:
