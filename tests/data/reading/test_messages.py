@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from ift.data.reading.messages import conversation_from, is_messages, prompt_and_completion
+from ift.data.reading.messages import HARMLESS, KNOWN, ROLE_KEYS, conversation_from, is_messages, prompt_and_completion
 from ift.text.conversations import Conversation
 
 PAIR = [("user", "Why?"), ("assistant", "So.")]
@@ -134,6 +134,8 @@ def test_two_system_texts_are_an_error_or_joined_or_the_inner_one():
             [{**listed(*PAIR)[0], "context": "words that a prompt has"}],
             'message 1 has "context", which nothing carries',
         ),
+        ([{**listed(*PAIR)[0], "image": "a.png"}], 'message 1 has "image", which nothing carries'),
+        ([{"type": "function_call_output", "output": "a"}], "message 1 is of null, not of system, user or assistant"),
         ([{**listed(*PAIR)[0], "no_loss": 1}], 'message 1 has "no_loss", which is no known mark'),
         ([{**listed(*PAIR)[0], "mask": False}], 'message 1 has "mask", which is no known mark'),
     ],
@@ -266,6 +268,14 @@ def test_tools_stand_in_one_form(tools):
 @pytest.mark.parametrize("tools", [None, "", "[]", [], {}])
 def test_no_tools_are_no_tools(tools):
     assert read(listed(*PAIR), tools=tools) == ANSWERED
+
+
+def test_an_empty_system_text_is_none_with_tools_too():
+    assert chat_of(listed(("system", ""), *PAIR), tools=[TOOL])["messages"] == listed(*PAIR)
+
+
+def test_a_short_label_that_nobody_knows_is_no_part_of_what_is_said():
+    assert read([{**message, "mood": "calm", "votes": 3, "links": []} for message in listed(*PAIR)]) == ANSWERED
 
 
 def test_nulls_that_columns_were_filled_up_with_are_no_arguments():
@@ -422,6 +432,7 @@ def test_a_prompt_may_be_marked_as_not_learnt_and_not_as_learnt():
         ({"weight": 0.5}, 'message 2 has "weight" 0.5: neither 0 nor 1 (there is no part of a loss)'),
         ({"loss_weight": "no"}, 'message 2 has "loss_weight" no: neither 0 nor 1'),
         ({"weight": 0, "train": True}, "message 2 has marks that say the opposite of each other"),
+        ({"train_detail": 1}, "message 2 has a train_detail that is no list of begin_offset, end_offset and train"),
         ({"train_detail": "all"}, "message 2 has a train_detail that is no list of begin_offset, end_offset and train"),
         (
             {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": True}]},
@@ -471,3 +482,35 @@ def test_with_tools_answers_are_numbered_by_the_assistants_messages():
     conversation = read(messages)
     assert conversation.unlearnt == (2,)
     assert len(conversation.history) == 2
+
+
+# -- the whole law -----------------------------------------------------------------------------------------------------
+
+MARKED = "violet words that stand in no other place"
+
+
+def places(key, value):
+    """A conversation with the key in a message of each role, a part, a call, the function of a call, a tool."""
+    yield [{**listed(PAIR[0])[0], key: value}, *listed(PAIR[1])], []
+    yield [*listed(PAIR[0]), {**listed(PAIR[1])[0], key: value}], []
+    yield [*WITH_TOOLS[:2], {**WITH_TOOLS[2], key: value}, WITH_TOOLS[3]], []
+    yield [*listed(PAIR[0]), {"role": "assistant", "content": [{"type": "text", "text": "So.", key: value}]}], []
+    yield [*WITH_TOOLS[:1], {"role": "assistant", "tool_calls": [{**CALL, key: value}]}], []
+    yield [*WITH_TOOLS[:1], {"role": "assistant", "tool_calls": [{**CALL, "function": {**ARGUMENTS, key: value}}]}], []
+    yield listed(*PAIR), [{**TOOL, key: value}]
+    yield listed(*PAIR), [{**TOOL["function"], key: value}]
+
+
+@pytest.mark.parametrize("value", [MARKED, [MARKED], {"a": MARKED}, [{"type": "text", "text": MARKED}]])
+def test_what_a_key_holds_is_carried_or_refused_or_known_to_be_no_part_of_what_is_said(value):
+    carried = 0
+    for key in sorted(KNOWN | {"foo", "audio", "images", "context", "summary", "mask"}):
+        for messages, tools in places(key, value):
+            try:
+                conversation = read(messages, tools=tools)
+            except ValueError:
+                continue
+            here = MARKED in f"{conversation}"
+            assert here or key in HARMLESS or key in ROLE_KEYS, (key, messages, tools)
+            carried += here
+    assert carried > 20

@@ -1,8 +1,9 @@
+import itertools
 from collections import Counter
 
 import pytest
 
-from ift.data.reading.turns import Said, conversation_in_order, joined, united
+from ift.data.reading.turns import NothingLearnt, Said, conversation_in_order, joined, united
 from ift.text.conversations import Conversation
 
 ROLES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
@@ -84,7 +85,7 @@ def test_what_is_in_order_stays_as_it_is(turns):
 )
 def test_turns_out_of_order_follow_one_rule(spelled, merged, how, dropped, how_dropped):
     if " a " not in spelled:  # an empty answer in its place is refused by who asked for the conversation
-        with pytest.raises(ValueError, match=r"^turns are .* \(message \d is out of place: "):
+        with pytest.raises(ValueError, match=r"^turns are .* \(message \d is out of place; "):
             conversation_in_order(said(spelled))
     assert ordered(spelled, "merge") == (merged, how)
     assert ordered(spelled, "drop") == (dropped, how_dropped)
@@ -94,7 +95,7 @@ def test_the_reason_names_the_first_message_out_of_place_and_what_to_do():
     with pytest.raises(
         ValueError,
         match=r"^turns are user, user, assistant, not user and assistant in turn, assistant "
-        r"last \(message 2 is out of place: data.turns=merge joins, data.turns=drop leaves out\)$",
+        r"last \(message 2 is out of place; data.turns=merge or drop repairs it\)$",
     ):
         conversation_in_order(said("u1 u2 a3"))
 
@@ -116,8 +117,33 @@ def test_marks_and_numbers_of_answers_stay_right_when_turns_are_repaired():
     )
     conversation, _ = ordered("a0 u1 a2- u3 a45- a678", "drop")
     assert conversation == Conversation("3", output="678", history=(("1", "2"),), unlearnt=(0,))
-    with pytest.raises(ValueError, match=r"^no answer of it is to be learnt"):
+    with pytest.raises(NothingLearnt, match=r"^no answer of it is to be learnt"):
         ordered("a0 u1 a2-", "merge")
+
+
+@pytest.mark.parametrize("turns", ["merge", "drop"])
+def test_in_every_order_of_five_messages_a_letter_bears_a_loss_exactly_where_its_message_does(turns):
+    kept = 0
+    for roles in itertools.product("suat", repeat=5):
+        # each message says a letter of its own three times; every second one is not learnt
+        words = [f"{role}{letter * 3}{mark}" for role, letter, mark in zip(roles, "abcde", "_-_-_", strict=True)]
+        try:
+            conversation, repaired = ordered(" ".join(words).replace("_", ""), turns)
+        except ValueError:  # nothing is left, or nothing to learn
+            continue
+        kept += 1
+        answers = [turn.output for turn in conversation.turns()]
+        learnt = [
+            letter
+            for number, answer in enumerate(answers)
+            if number not in conversation.unlearnt
+            for at, letter in enumerate(answer)
+            if not any(n == number and begin <= at < end for n, begin, end in conversation.unlearnt_parts)
+        ]
+        said_by = {letter for role, letter in zip(roles, "abcde", strict=True) if role == "a"}
+        assert Counter(learnt) - Counter("\n" * 9) == {x: 3 for x in "ace" if x in "".join(answers) and x in said_by}
+        assert repaired or list("".join(answers)) == [x for x in "abcde" for _ in range(3) if x in said_by]
+    assert kept > 100
 
 
 def test_parts_without_a_loss_move_with_their_text():

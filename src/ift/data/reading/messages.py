@@ -1,6 +1,6 @@
 """A record's list of messages, in the spellings that people have, as a conversation.
 
-roles         "role", "from" or "speaker", by any name in text/conversations.py: USER, human, gpt, function_call
+roles         "role", "from", "speaker" or the like, by any name that text/conversations.py knows, as USER or gpt
 texts         "content", "value", "text" or "parts": a text, or a list of parts that are text
 lists         of messages; as JSON in a text; {"from": [...], "value": [...]}; texts alone, user and assistant in turn;
               turns of two, {"human": ..., "assistant": ...} or [question, answer]
@@ -26,7 +26,7 @@ from ift.text.conversations import ROLES, Conversation, Message, conversation_of
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
-ROLE_KEYS = ("role", "from", "speaker")
+ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
 TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -47,6 +47,11 @@ HARMLESS = frozenset(
     "toxicity redacted moderation openai_moderation detoxify rank score rating quality labels emojis review_count "
     "review_result deleted synthetic likes prefix partial is_error hash".split()
 )
+# what is a part of what is said, however short
+SPOKEN = frozenset(
+    "refusal audio image images image_url video videos file files attachment attachments document documents context "
+    "input arguments tools functions reasoning_details".split()
+)
 # keys of an object that is a whole turn, and whose they are
 TURN_KEYS = {
     "system": "system",
@@ -56,6 +61,15 @@ TURN_KEYS = {
 KNOWN = HARMLESS.union(ROLE_KEYS, TEXT_KEYS, REASONING_KEYS, CALL_KEYS, DETAIL_KEYS, MARKS)
 PLAIN_KEYS = HARMLESS.difference(("channel", "recipient")).union("role content from value".split())
 TEXT_PARTS = ("text", "input_text", "output_text")
+CALL_PARTS = ("tool_use", "tool_call")
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+# a kind of part of a content, and the keys that hold what it says
+PARTS = {
+    **dict.fromkeys(TEXT_PARTS, ("text", "value", "content")),
+    **dict.fromkeys(("thinking", "reasoning"), ("thinking", "reasoning", "value", "text", "content")),
+    **dict.fromkeys(CALL_PARTS, ("value",)),
+    "tool_result": ("content", "value", "text"),
+}
 NULL_IN_SCHEMA = ("default", "const", "example")  # keywords of JSON Schema whose value can be null
 
 
@@ -176,11 +190,10 @@ def _conversation(messages: Any, system: Any, tools: Any, turns: str) -> tuple[C
             "a system text stands beside the messages and another in message 1 "
             "(data.turns=merge joins them, data.turns=drop keeps that of the messages)"
         )
-    if beside and (
-        not own or beside.strip() not in ("", own)
-    ):  # two system texts at the beginning are neighbours of one role
-        begin = 1 if said and said[0].role == "system" and not own else 0
-        said = [Said(role="system", number=0, text=beside), *said[begin:]]
+    if beside and (not own or beside.strip() not in ("", own)):
+        if said and said[0].role == "system" and not own:
+            del said[0]
+        said.insert(0, Said(role="system", number=0, text=beside))  # before another it is a neighbour of one role
     return conversation_in_order(said, tools=_tools(tools), turns=turns)
 
 
@@ -201,7 +214,7 @@ def _listed(messages: Any) -> list[Any]:
     for number, message in enumerate(messages, start=1):
         if isinstance(message, list):
             listed += _of_pair(message, number)
-        elif isinstance(message, dict) and all(message.get(key) is None for key in (*ROLE_KEYS, *TEXT_KEYS)):
+        elif isinstance(message, dict) and all(message.get(key) is None for key in (*ROLE_KEYS, *TEXT_KEYS, "type")):
             listed += _of_turn(message)
         else:
             listed.append(message)
@@ -349,8 +362,10 @@ def _must_not_matter(key: Any, value: Any, where: str) -> None:
     name = str(key)[:40]
     if LIKE_A_MARK.search(name):
         raise ValueError(f'{where} has "{name}", which is no known mark ("train": false marks an answer as not learnt)')
-    short = isinstance(value, bool | int | float) or not value
-    if not short and not (isinstance(value, str) and len(value) <= 40 and value.count(" ") < 3):
+    label = isinstance(value, bool | int | float) or (
+        isinstance(value, str) and key not in SPOKEN and len(value) <= 40 and value.count(" ") < 3
+    )
+    if value and not label:
         raise ValueError(
             f'{where} has "{name}", which nothing carries (take it out of the rows where it does not matter)'
         )
@@ -378,15 +393,15 @@ def _of_parts(parts: Any, one: Said, where: str) -> list[Said]:
         learnt = _mark(part, f"a part of {where}")
         begin = len(one.text)
         if kind in TEXT_PARTS and not one.calls:
-            one.text += checked_text(_only(part, ("text", "value", "content"), f"a part of {where}"), where)
+            one.text += checked_text(_only(part, PARTS[kind], f"a part of {where}"), where)
             if learnt is False and one.role == "assistant":
                 hidden.append((begin, len(one.text)))
         elif kind in ("thinking", "reasoning") and not one.text and not one.calls and one.role == "assistant":
-            thought = _only(part, ("thinking", "reasoning", "value", "text", "content"), f"a part of {where}")
+            thought = _only(part, PARTS[kind], f"a part of {where}")
             one.reasoning = "\n\n".join(filter(None, (one.reasoning, checked_text(thought, where))))
-        elif kind in ("tool_use", "tool_call") and one.role == "assistant":
-            given = {key: value for key, value in part.items() if key not in MARKS}
-            one.calls += _calls(given if given.get("name") else part.get("value"), where, must=True)
+        elif kind in CALL_PARTS and one.role == "assistant":
+            given = part.get("value") or {key: value for key, value in part.items() if key not in MARKS}
+            one.calls += _calls(given, where, must=True)
         elif kind == "tool_result" and one.role in ("user", "tool"):
             said += [one] if one.text else []
             said.append(_result(part, one.number, where))
@@ -396,27 +411,23 @@ def _of_parts(parts: Any, one: Said, where: str) -> list[Said]:
                 f'{where} has a part "{kind}" after a text or a call, where no template has a place for it'
             )
         else:
-            raise ValueError(
-                f'{where} has parts that are not text: "{str(kind)[:30]}" (only text, reasoning and tools are)'
-            )
+            raise ValueError(f'{where} has parts that are not text: "{str(kind)[:30]}" (which nothing carries)')
         if learnt is False and kind not in TEXT_PARTS:
             raise ValueError(
                 f"{where} has a mark on a part that is not text (only a text or a whole answer can have one)"
             )
         if learnt and one.role != "assistant":
             raise ValueError(_asks_too_much(one.role, where))
+        keys = ARGUMENT_KEYS if kind in CALL_PARTS and not part.get("value") else PARTS[kind]
         for key, value in part.items():
-            if value is not None and key not in PART_KEYS:
+            if value is not None and not (key in HARMLESS or key in MARKS or key in keys):
                 _must_not_matter(key, value, f"a part of {where}")
     one.unlearnt = united(hidden)
     return [*said, one] if one.text or not said else said
 
 
-PART_KEYS = HARMLESS.union(MARKS, REASONING_KEYS, "type text value content input arguments".split())
-
-
 def _result(part: Mapping[str, Any], number: int, where: str) -> Said:
-    given = _only(part, ("content", "value", "text"), where)
+    given = _only(part, PARTS["tool_result"], where)
     one = Said(role="tool", number=number, call_id=str(part.get("tool_use_id") or part.get("tool_call_id") or ""))
     if isinstance(given, str | None):
         one.text = checked_text(given or "", where)
@@ -466,20 +477,19 @@ def _call(given: Any, where: str) -> dict[str, Any]:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} calls a tool without a name")
-    arguments = _only(function, ("arguments", "parameters", "args", "input"), f"the call of {name[:40]} in {where}")
+    arguments = _only(function, ARGUMENT_KEYS, f"the call of {name[:40]} in {where}")
     if isinstance(arguments, str):
         arguments = _from_json(arguments, f"{where} calls {name[:40]} with arguments that") if arguments.strip() else {}
     if not isinstance(arguments, dict | None):
         raise ValueError(f"{where} calls {name[:40]} with arguments that are {kind_of(arguments)}, not an object")
-    for key, value in [*given.items(), *(function.items() if function is not given else ())]:
-        if value is not None and key not in CALL_PARTS:
+    outer = {key: value for key, value in given.items() if key != "function"} if function is not given else {}
+    inner = {key: value for key, value in function.items() if key not in ARGUMENT_KEYS}
+    for key, value in [*outer.items(), *inner.items()]:
+        if value is not None and key not in HARMLESS:
             _must_not_matter(key, value, f"a call in {where}")
     identity = {"id": checked_text(str(given["id"]), where)} if given.get("id") else {}
     called = {"name": checked_text(name, where), "arguments": _checked(arguments or {}, where)}
     return {"type": "function", **identity, "function": called}
-
-
-CALL_PARTS = HARMLESS.union("function arguments parameters args input value".split())
 
 
 def _tools(tools: Any) -> list[Any]:
@@ -546,6 +556,10 @@ def _take_channel(message: Mapping[str, Any], one: Said, where: str) -> None:
         return
     if recipient not in (None, "", "all", "user", "assistant"):
         raise ValueError(f"{where} is for {str(recipient)[:40]!r}, and only calls of functions are carried")
+    if one.unlearnt and channel == "analysis":
+        raise ValueError(
+            f"{where} has a mark on a part of its reasoning (only a whole answer or its text can have one)"
+        )
     one.goes_on = not one.calls
     if channel == "analysis" and not one.reasoning:
         one.reasoning, one.text = one.text, ""
@@ -575,6 +589,8 @@ def _take_marks(message: Mapping[str, Any], said: Sequence[Said], where: str) ->
     learnt, one = _mark(message, where), said[-1]
     detail = _only(message, DETAIL_KEYS, where)
     kept = bytearray(b"\0" * len(one.text))  # 1: a character that a part asks to learn
+    if not isinstance(detail, list | None):
+        detail = [detail]
     for part in detail or ():
         begin, end, train = _span(part, len(one.text), where)
         if train:

@@ -20,6 +20,10 @@ AFTER = {
 }
 
 
+class NothingLearnt(ValueError):
+    """The marks of a conversation say that none of its answers is to be learnt."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Said:
     """One message: who says what, and whether it is learnt."""
@@ -74,7 +78,7 @@ def conversation_in_order(
     merge and drop leave out: an answer before the first question, what follows the last answer, the result of a tool
     that no answer called, and messages without text.
 
-    Raises ValueError, with the reason as the end of a sentence.
+    Raises ValueError, with the reason as the end of a sentence: NothingLearnt where all answers are marked so.
     """
     repaired: Counter[str] = Counter()
     if turns == "error":
@@ -84,7 +88,7 @@ def conversation_in_order(
     answers = [message for message in messages if message.role == "assistant"]
     unlearnt = tuple(number for number, answer in enumerate(answers) if not answer.learnt)
     if len(unlearnt) == len(answers):
-        raise ValueError("no answer of it is to be learnt (weight, train or loss_weight is 0 for all)")
+        raise NothingLearnt("no answer of it is to be learnt (weight, train or loss_weight is 0 for all)")
     parts = tuple((n, *part) for n, answer in enumerate(answers) if answer.learnt for part in answer.unlearnt)
     if tools or not all(message.is_plain for message in messages):
         conversation = _with_chat(messages, tools)
@@ -157,7 +161,7 @@ def _disorder(messages: Sequence[Said], number: int = 0) -> ValueError:
     shown = ", ".join(roles[:5]) or "none"
     reason = f"turns are {shown}, not user and assistant in turn, assistant last"
     if number and "user" in roles and "assistant" in roles[roles.index("user") :]:  # something is left of it
-        reason += f" (message {number} is out of place: data.turns=merge joins, data.turns=drop leaves out)"
+        reason += f" (message {number} is out of place; data.turns=merge or drop repairs it)"
     return ValueError(reason)
 
 
@@ -208,6 +212,8 @@ def _with_chat(messages: Sequence[Said], tools: Sequence[Any]) -> Conversation:
     question = ""
     said: list[str] = []
     results: list[str] = []
+    if messages[0].role == "system" and messages[0].is_empty:
+        messages = messages[1:]
     for message in messages:
         if message.role != "system" and message.role != "tool" and message.is_empty:
             raise ValueError(f"message {message.number} is empty")
