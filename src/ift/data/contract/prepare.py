@@ -162,7 +162,8 @@ def _refuse_if_too_many(store: Store, max_dropped: float) -> None:
         return
     first = meta["first_dropped"]
     if first is None:
-        raise DataError(f"{meta['files'][0]['file']}: every row is marked as not to be learnt (data.ignore=[weight])")
+        every = f"{meta['files'][0]['file']}: every row is marked as not to be learnt"
+        raise DataError(f"{every} (data.ignore=[COLUMN] of the mark learns them all)")
     what_to_do = f" (mend them or raise data.max_dropped={max_dropped:g})"
     if not meta["rows"] and first["reason"].endswith(")"):  # the reason says it, and no share of them would help
         what_to_do = ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from ift.data.reading.messages import is_messages
+from ift.data.reading.messages import is_messages, kind_of
 from ift.text.conversations import Conversation
 
 PARTS = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
@@ -40,7 +40,9 @@ FORMS = (
 )
 # what further columns of a form are, where their texts would read like parts of a prompt
 KNOWN = {
-    "camel": dict.fromkeys(("topic", "sub_topic", "role_1", "role_2", "original_task", "specified_task"), "its topic"),
+    "camel": dict.fromkeys(
+        ("topic", "sub_topic", "role_1", "role_2", "original_task", "specified_task"), "who speaks of what"
+    ),
     "query and response": {"original_question": "the question that this one was made from"},
     "self-instruct": dict.fromkeys(("name", "is_classification"), "a label"),
     "baize": {"topic": "the question that the conversation grew from"},
@@ -212,7 +214,7 @@ class Forms:
         prompt = names.find("prompt")
         has_prompt = prompt is not None and _is_talk(record[prompt])
         if any(chosen):
-            key = next((name for name in chosen if name in names and _is_talk(record[name])), None)
+            key = next((name for name in chosen if name and name in names and _is_talk(record[name])), None)
         elif self._texts_are_chosen(names) and not has_prompt:
             return None
         else:
@@ -576,13 +578,6 @@ def no_such(setting_: str, name: str, files: Sequence[str], columns: Collection[
 # names and kinds
 
 
-def kind_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
-
-
 def spelled(key: Any) -> str:
     """A name for a message; in quotes where one would not see the white space around it."""
     text = str(key)[:40]
@@ -625,7 +620,9 @@ def _means(key: str, known: str) -> bool:
 def _kind(value: Any) -> Any:
     """What matters of a value's kind: text that holds a list, or a conversation, is another kind of text."""
     if isinstance(value, str):
-        return "messages" if is_messages(value) else "[|" if "[|Human|]" in value else "mark" if _is_mark(value) else str
+        return (
+            "messages" if is_messages(value) else "[|" if "[|Human|]" in value else "mark" if _is_mark(value) else str
+        )
     return (list, is_messages(value), _is_said(value)) if isinstance(value, list) else type(value)
 
 

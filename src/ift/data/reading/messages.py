@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from ift.text.conversations import ROLES, Conversation, Message, conversation_of, role_of
 
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 ROLE_KEYS = ("role", "from")
 
 
@@ -54,16 +56,16 @@ def _listed(messages: Any) -> list[Any]:
     if isinstance(messages, str):
         messages = json.loads(messages)
     if not isinstance(messages, list):
-        raise ValueError(f"the messages are {_kind_of(messages)}, not a list")
+        raise ValueError(f"the messages are {kind_of(messages)}, not a list")
     return messages
 
 
 def _message(message: Any, number: int) -> Message:
     if not isinstance(message, dict):
-        raise ValueError(f"message {number} is {_kind_of(message)}, not an object")
+        raise ValueError(f"message {number} is {kind_of(message)}, not an object")
     role = message.get("role", message.get("from"))
     if not isinstance(role, str):
-        raise ValueError(f"message {number} is of {_kind_of(role)}, not of system, user or assistant")
+        raise ValueError(f"message {number} is of {kind_of(role)}, not of system, user or assistant")
     role = role_of(role, number)
     return role, _text(message.get("content", message.get("value", message.get("parts"))), f"message {number}")
 
@@ -75,11 +77,20 @@ def _text(value: Any, what: str) -> str:
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
             raise ValueError(f"{what} has parts that are not text")
         value = "".join(part["text"] for part in value)
+    return checked_text(value, what)
+
+
+def checked_text(value: Any, what: str) -> str:
+    """A value as text that UTF-8 can hold. Raises ValueError where it is none."""
     if not isinstance(value, str):
-        raise ValueError(f"{what} is {_kind_of(value)}, not text")
+        raise ValueError(f"{what} is {kind_of(value)}, not text")
+    if not value.isascii() and HALF_CHARACTER.search(value):
+        raise ValueError(f"{what} holds half a character (a lone surrogate, no text in UTF-8)")
+    if "\0" in value:
+        raise ValueError(f"{what} holds a NUL character (is it text?)")
     return value
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ift.data.reading.forms import kind_of
+from ift.data.reading.messages import kind_of
 from ift.text.conversations import Conversation, conversation_of
 
 NOT_ON_THE_PATH = "replies of a tree that are not on its best-ranked path, and not used"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
-from ift.data.reading.forms import Forms, Plan, is_filled, kind_of, setting
-from ift.data.reading.messages import conversation_from, prompt_and_completion
+from ift.data.reading.forms import Forms, Plan, is_filled, setting
+from ift.data.reading.messages import HALF_CHARACTER, checked_text, conversation_from, prompt_and_completion
+from ift.data.reading.messages import kind_of as kind_of
 from ift.data.reading.published import PUBLISHED
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
@@ -26,7 +26,6 @@ from ift.text.conversations import Conversation
 RARE = ("system", "history", "category", "unlearnt", "unlearnt_parts", "chat")  # stored where they hold something
 PARTS = tuple(field.name for field in fields(Conversation))
 NOTHING: Counter[str] = Counter()
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +139,7 @@ class Reader:
         self._refuse_empty(conversation, plan)
         if repaired:
             self.repaired += repaired
-        category = record.get(keys.get("category"))
+        category = record[keys["category"]] if "category" in keys else ""
         category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
         return Row(*(getattr(conversation, name) for name in PARTS), file=file, number=number, category=category)
 
@@ -165,7 +164,7 @@ class Reader:
         conversation, repaired = read(*(record[keys[part]] for part in parts))
         for turn in conversation.turns():
             for text in (turn.instruction, turn.input, turn.output, turn.system):
-                _checked(text, "a text")
+                checked_text(text, "a text")
         system = _optional(record, keys.get("system"))
         return (replace(conversation, system=system) if system else conversation), repaired
 
@@ -173,7 +172,7 @@ class Reader:
         messages = record[keys["messages"]]
         if "output" in keys:
             messages = prompt_and_completion(messages, record[keys["output"]])
-        system, tools = record.get(keys.get("system")), record.get(keys.get("tools"))
+        system, tools = (record[keys[part]] if part in keys else None for part in ("system", "tools"))
         conversation, repaired = conversation_from(
             messages,
             system=system if is_filled(system) else None,
@@ -259,7 +258,7 @@ def _history(value: Any, key: str) -> tuple[tuple[str, str], ...]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(f'"{key}" is not a list of pairs of instruction and output')
     what = f'a text of "{key}"'
-    return tuple((_checked(instruction, what), _checked(output, what)) for instruction, output in pairs)
+    return tuple((checked_text(instruction, what), checked_text(output, what)) for instruction, output in pairs)
 
 
 def _frozen(value: Any) -> Any:
@@ -268,22 +267,12 @@ def _frozen(value: Any) -> Any:
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:
-    return _checked(record[key], f'"{key}"')
+    return checked_text(record[key], f'"{key}"')
 
 
 def _optional(record: Mapping[str, Any], key: str | None) -> str:
     value = None if key is None else record[key]
-    return "" if value is None else _checked(value, f'"{key}"')
-
-
-def _checked(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise BadRow(f"{what} is {kind_of(value)}, not text")
-    if not value.isascii() and HALF_CHARACTER.search(value):
-        raise BadRow(f"{what} holds half a character (a lone surrogate, no text in UTF-8)")
-    if "\0" in value:
-        raise BadRow(f"{what} holds a NUL character (is it text?)")
-    return value
+    return "" if value is None else checked_text(value, f'"{key}"')
 
 
 def read_demo(n: int = 4000) -> list[Row]:
