@@ -41,6 +41,7 @@ from ift.data.contract.examples import TooLong, make_example
 from ift.data.contract.prepare import prepare
 from ift.data.reading import sources
 from ift.data.reading.rows import Row
+from ift.errors import DataError
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
 from ift.text.chat_templates import template_from
@@ -439,7 +440,7 @@ BAD = [
         'a.json:1: no "instruction" (it has: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, cccccccccccccccccccccc'),
     # 18  other names
     Bad("capitals", "a.json", '[{"Instruction": "a", "INSTRUCTION": "c", "Output": "b"}]',
-        'a.json:1: no "instruction" (it has: Instruction, INSTRUCTION, Output; set data.fields.instruction=Instruction'),
+        'a.json:1: no "instruction" (it has: Instruction, INSTRUCTION, Output; set data.fields.instruction=Instruct'),
     Bad("questions", "a.csv", "ask,reply\na,b\n",
         'a.csv:1: no "instruction" (it has: ask, reply; set data.fields.instruction=ask data.fields.output=reply); 1'),
     Bad("another language", "a.csv", "指令,输出\na,b\n",
@@ -460,16 +461,16 @@ BAD = [
         "data.ignore=[imput]: no row of a.jsonl has it (nearest: input)", "data.ignore=[imput]"),
     # columns and marks of whole rows
     Bad("a column that nothing reads", "a.jsonl", lines(*(row(i, passage=WORDS.format(i)) for i in range(9))),
-        'a.jsonl: column "passage" is not used, and reads like a part of the prompt (data.fields.input=passage uses it, '
-        "data.ignore=[passage] leaves it out)"),
+        'a.jsonl: column "passage" is not used, and reads like a part of the prompt (data.fields.input=passage uses it,'
+        " data.ignore=[passage] leaves it out)"),
     Bad("another answer", "a.jsonl", lines(*(row(i, output_1=WORDS.format(i)) for i in range(9))),
-        'a.jsonl: column "output_1" is not used, and reads like another answer (data.fields.output=output_1 learns it '
-        "instead, data.ignore=[output_1] leaves it out)"),
+        'a.jsonl: column "output_1" is not used, and reads like another answer (data.fields.output=output_1 learns it'
+        " instead, data.ignore=[output_1] leaves it out)"),
     Bad("preferences", "a.jsonl", lines({"prompt": "a", "chosen": "b", "rejected": "c"}),
         "a.jsonl:1: preference rows (chosen, rejected), which are not learnt as pairs (for the chosen answers alone: "
         "data.fields.output=chosen data.ignore=[rejected]); 1 of 1"),
     Bad("KTO", "a.jsonl", lines(*rows(9), row(9, label=False)),
-        'a.jsonl:10: "label" is false: a KTO row whose answer is not wanted (data.max_dropped=1 leaves such rows out, '),
+        'a.jsonl:10: "label" is false: a KTO row whose answer is not wanted (data.max_dropped=1 leaves such rows out'),
     Bad("half a weight", "a.jsonl", one({"weight": 0.5}),
         'a.jsonl:1: "weight" is 0.5: a row is learnt or not, 1 or 0 (data.ignore=[weight] learns every row alike'),
     Bad("no row with a weight", "a.jsonl", one({"weight": 0}),
@@ -1171,9 +1172,13 @@ def test_every_row_is_either_in_a_split_or_rejected_with_a_reason(
         told.data, path=str(path), max_length=max_length, too_long=too_long, duplicates=duplicates, split=split,
         cache_dir=str(folder / "cache"), max_dropped=1.0, fractions=FractionSettings(0.8, 0.1, 0.1),
     )  # fmt: skip
-    prepared = prepare(
-        data, template_from(told.prompt), byte_tokenizer, context_length=1024, seed=1, run=RunFolder(folder / "run")
-    )
+    run = RunFolder(folder / "run")
+    try:
+        prepared = prepare(data, template_from(told.prompt), byte_tokenizer, context_length=1024, seed=1, run=run)
+    except DataError as error:  # the one thing that stops it: a column of another format
+        if " is not used, and reads like " not in str(error):
+            raise
+        return
     report = prepared.report
     assert report["rows_in"] == len(records) == report["kept"] + report["dropped"] + report["merged"]
     assert sum(report["splits"].values()) == report["kept"]

@@ -463,13 +463,13 @@ class Columns:
 
     def __init__(self) -> None:
         self.columns: dict[str, Column] = {}
-        self._plans: set[int] = set()
+        self._plans: dict[int, Plan] = {}  # held, so that no other gets the same number
         self._texts: dict[str, set[str]] = {}
 
     def count(self, record: Mapping[str, Any], plan: Plan) -> None:
         columns = self.columns
         if id(plan) not in self._plans:
-            self._plans.add(id(plan))
+            self._plans[id(plan)] = plan
             for name in record:
                 column = columns.setdefault(name, Column(name))
                 column.used = column.used or plan.used.get(name)
