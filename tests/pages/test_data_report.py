@@ -140,11 +140,14 @@ def test_bars_stand_on_their_tokens_and_are_as_high_as_their_rows():
 
 
 def test_text_of_rows_makes_no_markup(page):
-    records = [{**row, "instruction": f"{i} {HOSTILE}", "category": HOSTILE} for i, row in enumerate(rows(20))]
+    records = [
+        {**row, "instruction": f"{i} {HOSTILE}", "category": HOSTILE, HOSTILE: HOSTILE}
+        for i, row in enumerate(rows(20))
+    ]
     found = Page(page(records, twins=None)[0])
     assert not {"script", "img"} & {tag for tag, _ in found.tags}
     assert not [a for _, a in found.tags if any(name.startswith("on") for name in a)]
-    assert found.text.count(HOSTILE) == 1 + 8  # as a category and, token by token, in the first rows
+    assert found.text.count(HOSTILE) == 3 + 8  # a column, its example, a category and, token by token, the first rows
 
 
 def test_nothing_on_the_page_comes_from_outside(page):

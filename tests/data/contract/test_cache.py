@@ -20,7 +20,7 @@ from ift.errors import DataError, MachineError
 from ift.text.templates import Segment, Template
 
 TEMPLATE = Template("small", (Segment("Q:{instruction}{input}\nA:"), Segment("{output}", supervised=True)))
-FIELDS = {name: name for name in ("instruction", "input", "output", "system", "category", "messages", "conversations")}
+FIELDS = dict.fromkeys(("instruction", "input", "output", "system", "category", "messages", "conversations"))
 RECORDS = [{"instruction": f"Say {i}.", "input": i % 3 * "x", "output": f"é{i}" * (1 + i % 5)} for i in range(60)]
 
 
@@ -77,6 +77,8 @@ def test_what_was_made_once_is_read_the_second_time(opened):
         {"max_length": 63},
         {"too_long": "truncate_prompt"},
         {"fields": {**FIELDS, "category": "kind"}},
+        {"ignore": ("kind",)},
+        {"turns": "merge"},
         {"merge": False},
         {"twins": 0.8},
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ift.data.contract.prepare import prepare
-from ift.data.show import show_report
+from ift.data.show import show_details, show_report
 from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
@@ -378,6 +378,79 @@ def test_a_long_word_is_looked_through_once_and_not_from_each_of_its_letters_on(
     """With an open pattern this would take ten billion steps."""
     row = {"instruction": 150_000 * "a" + " @", "output": "x"}
     assert len(prepared([*rows(20), row], context_length=200_000).report["warnings"]) == 1
+
+
+PASSAGE = "What does the passage of row {} say of the harbour?"
+
+
+def test_every_column_is_used_as_something_or_named_with_an_example(prepared):
+    records = [{**row, "context": PASSAGE.format(i), "id": i, "note": None} for i, row in enumerate(rows(20), start=1)]
+    for record in records:
+        record["response"] = record.pop("output")
+        del record["input"]
+    report = prepared(records, template=NO_INPUT_LEFT_OUT, context_length=100).report
+    assert report["files"][0]["format"] == "dolly"
+    assert report["files"][0]["columns"] == [
+        {"name": "instruction", "used": "instruction", "rows": 20},
+        {"name": "context", "used": "input", "rows": 20},
+        {"name": "id", "used": None, "rows": 20, "why": "labels, numbers, names or links", "example": "1"},
+        {"name": "note", "used": None, "rows": 0, "why": "empty"},
+        {"name": "response", "used": "output", "rows": 20},
+    ]
+    assert "columns   not used: id (ift check shows what is in them)" in list(show_report(report))
+    details = list(show_details(report))
+    assert "          column context: input, 20 rows" in details
+    assert "          column id: not used, 20 rows, labels, numbers, names or links: 1" in details
+
+
+def test_a_column_that_reads_like_a_part_of_the_prompt_stops_the_run_unless_it_is_left_out(prepared, tmp_path):
+    records = [{**row, "passage": PASSAGE.format(i)} for i, row in enumerate(rows(20))]
+    with pytest.raises(
+        DataError, match=r'rows.json: column "passage" is not used, and reads like a part of the prompt'
+    ):
+        prepared(records)
+    report = prepared(records, ignore=["passage"]).report
+    about = report["files"][0]["columns"][3]
+    assert (about["name"], about["used"], about["why"]) == ("passage", None, "left out by data.ignore")
+
+
+@pytest.mark.parametrize("change", [{"ignore": ["imput"]}, {"fields": "imput"}])
+def test_a_column_that_is_named_and_stands_nowhere_is_an_error(prepared, settings_of, change):
+    if "fields" in change:
+        change = {"fields": dataclasses.replace(settings_of().data.fields, input="imput")}
+    with pytest.raises(DataError, match=r"imput\]?: no row of \S+rows.json has it \(nearest: input\)"):
+        prepared(rows(20), **change)
+
+
+def test_rows_that_the_file_itself_leaves_out_are_counted_and_stop_nothing(prepared, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    records = [{**row, "weight": i % 2} for i, row in enumerate(rows(40))]
+    report = prepared(records, max_dropped=0.0, run=run).report
+    assert (report["rows_in"], report["kept"], report["dropped"]) == (40, 20, 20)
+    assert report["dropped_by_reason"] == {'"weight" is 0: the file says that the row is not to be learnt': 20}
+    assert [each["row"] for each in read_jsonl(run.rejected)] == list(range(1, 41, 2))
+    with pytest.raises(DataError, match=r"rows.json:41: null, .*; 1 of 41 rows cannot be used"):
+        prepared([*records, None], max_dropped=0.0)
+    with pytest.raises(DataError, match="every row is marked as not to be learnt"):
+        prepared([{**row, "weight": 0} for row in rows(20)])
+
+
+def test_what_a_form_leaves_out_of_rows_is_counted(prepared):
+    replies = [{"text": "b", "role": "assistant"}, {"text": "c", "role": "assistant", "rank": 0}]
+    records = [{"prompt": {"text": f"{i:02}", "role": "prompter", "replies": replies}} for i in range(20)]
+    report = prepared(records).report
+    assert report["repaired"] == {"replies of a tree that are not on its best-ranked path, and not used": 20}
+    assert any(line.startswith("          20 replies of a tree") for line in show_report(report))
+
+
+def test_the_messages_of_a_tree_that_stand_one_a_row_are_one_row(prepared):
+    records = [
+        {"message_id": f"{i}{role}", "parent_id": parent, "message_tree_id": f"{i}", "text": f"{i:02}", "role": role}
+        for i in range(20)
+        for role, parent in (("prompter", None), ("assistant", f"{i}prompter"))
+    ]
+    report = prepared(records).report
+    assert (report["rows_in"], report["kept"], report["files"][0]["format"]) == (20, 20, "oasst")
 
 
 def test_the_categories_of_the_rows_are_counted(prepared):

@@ -40,7 +40,9 @@ FORMS = (
 )
 # what further columns of a form are, where their texts would read like parts of a prompt
 KNOWN = {
-    "camel": dict.fromkeys(("topic", "sub_topic", "role_1", "role_2", "original_task", "specified_task"), "its topic"),
+    "camel": dict.fromkeys(
+        ("topic", "sub_topic", "role_1", "role_2", "original_task", "specified_task"), "who speaks of what"
+    ),
     "query and response": {"original_question": "the question that this one was made from"},
     "self-instruct": dict.fromkeys(("name", "is_classification"), "a label"),
     "baize": {"topic": "the question that the conversation grew from"},
@@ -212,7 +214,7 @@ class Forms:
         prompt = names.find("prompt")
         has_prompt = prompt is not None and _is_talk(record[prompt])
         if any(chosen):
-            key = next((name for name in chosen if name in names and _is_talk(record[name])), None)
+            key = next((name for name in chosen if name and name in names and _is_talk(record[name])), None)
         elif self._texts_are_chosen(names) and not has_prompt:
             return None
         else:
@@ -461,13 +463,13 @@ class Columns:
 
     def __init__(self) -> None:
         self.columns: dict[str, Column] = {}
-        self._plans: set[int] = set()
+        self._plans: dict[int, Plan] = {}  # held, so that no other gets the same number
         self._texts: dict[str, set[str]] = {}
 
     def count(self, record: Mapping[str, Any], plan: Plan) -> None:
         columns = self.columns
         if id(plan) not in self._plans:
-            self._plans.add(id(plan))
+            self._plans[id(plan)] = plan
             for name in record:
                 column = columns.setdefault(name, Column(name))
                 column.used = column.used or plan.used.get(name)

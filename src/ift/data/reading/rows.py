@@ -15,6 +15,7 @@ from typing import Any
 
 from ift.data.demo import demo_rows
 from ift.data.reading.forms import Forms, Plan, is_filled, setting
+<<<<<<< HEAD
 from ift.data.reading.messages import (
     HALF_CHARACTER,
     checked_text,
@@ -22,6 +23,10 @@ from ift.data.reading.messages import (
     kind_of,
     prompt_and_completion,
 )
+=======
+from ift.data.reading.messages import HALF_CHARACTER, checked_text, conversation_from, prompt_and_completion
+from ift.data.reading.messages import kind_of as kind_of
+>>>>>>> w-forms
 from ift.data.reading.published import PUBLISHED
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
@@ -144,7 +149,7 @@ class Reader:
         self._refuse_empty(conversation, plan)
         if repaired:
             self.repaired += repaired
-        category = record.get(keys.get("category"))
+        category = record[keys["category"]] if "category" in keys else ""
         category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
         return Row(*(getattr(conversation, name) for name in PARTS), file=file, number=number, category=category)
 
@@ -169,7 +174,7 @@ class Reader:
         conversation, repaired = read(*(record[keys[part]] for part in parts))
         for turn in conversation.turns():
             for text in (turn.instruction, turn.input, turn.output, turn.system):
-                _checked(text, "a text")
+                checked_text(text, "a text")
         system = _optional(record, keys.get("system"))
         return (replace(conversation, system=system) if system else conversation), repaired
 
@@ -177,7 +182,7 @@ class Reader:
         messages = record[keys["messages"]]
         if "output" in keys:
             messages = prompt_and_completion(messages, record[keys["output"]])
-        system, tools = record.get(keys.get("system")), record.get(keys.get("tools"))
+        system, tools = (record[keys[part]] if part in keys else None for part in ("system", "tools"))
         conversation, repaired = conversation_from(
             messages,
             system=system if is_filled(system) else None,
@@ -263,7 +268,7 @@ def _history(value: Any, key: str) -> tuple[tuple[str, str], ...]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(f'"{key}" is not a list of pairs of instruction and output')
     what = f'a text of "{key}"'
-    return tuple((_checked(instruction, what), _checked(output, what)) for instruction, output in pairs)
+    return tuple((checked_text(instruction, what), checked_text(output, what)) for instruction, output in pairs)
 
 
 def _frozen(value: Any) -> Any:
@@ -272,11 +277,12 @@ def _frozen(value: Any) -> Any:
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:
-    return _checked(record[key], f'"{key}"')
+    return checked_text(record[key], f'"{key}"')
 
 
 def _optional(record: Mapping[str, Any], key: str | None) -> str:
     value = None if key is None else record[key]
+<<<<<<< HEAD
     return "" if value is None else _checked(value, f'"{key}"')
 
 
@@ -285,6 +291,9 @@ def _checked(value: Any, what: str) -> str:
         return checked_text(value, what)
     except ValueError as error:
         raise BadRow(str(error)) from error
+=======
+    return "" if value is None else checked_text(value, f'"{key}"')
+>>>>>>> w-forms
 
 
 def read_demo(n: int = 4000) -> list[Row]:
