@@ -255,9 +255,7 @@ def _looks(tree: nodes.Template) -> Looks:
                 equal += _constants(right, names)
             else:
                 for text, other in ((left, right), (right, left)):
-                    is_part = isinstance(other, nodes.Getitem) and not isinstance(other.arg, nodes.Name)
-                    is_part = is_part and not (isinstance(other.arg, nodes.Const) and isinstance(other.arg.value, str))
-                    (inside if is_part else equal).extend(_constants(text, names))
+                    (inside if _is_part(other) else equal).extend(_constants(text, names))
     calls = [(call.node.attr, call.args) for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Getattr)]
     calls += [(filtered.name, filtered.args) for filtered in tree.find_all(nodes.Filter)]
     for name, arguments in calls:
@@ -268,6 +266,13 @@ def _looks(tree: nodes.Template) -> Looks:
             elif name in SEARCHES:
                 inside += found
     return Looks(_unique(inside), _unique(equal), "".join(_unique(ends)))
+
+
+def _is_part(node: nodes.Node) -> bool:
+    """Whether an expression may be a part of a text: text[:7], text[0]."""
+    if not isinstance(node, nodes.Getitem):
+        return False
+    return isinstance(node.arg, nodes.Slice) or (isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, int))
 
 
 def _constants(node: nodes.Node, names: dict[str, list[str]]) -> list[str]:
