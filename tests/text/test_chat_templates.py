@@ -23,7 +23,6 @@ from tests.text.chats import (
     ONE,
     STYLES,
     SYSTEM,
-    THINKS,
     THREE,
     TOKENS,
     TOOL_STYLES,
@@ -263,7 +262,7 @@ REFUSED = {  # with turns=last
 @pytest.mark.parametrize("style", TOOL_STYLES)
 def test_tools_and_reasoning_are_the_text_of_transformers_or_refused(theirs, style, row):
     source, tokens = TOOL_STYLES[style]
-    template, conversation = chat(source, tokens, turns="last", today="2024-07-26"), RENDERED[row]
+    template, conversation = chat(source, tokens, turns="last"), RENDERED[row]
     if (style, row) in REFUSED:
         assert REFUSED[style, row] in template.refusal(conversation)
         return

@@ -47,6 +47,7 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 REASONING = ("reasoning_content", "thinking", "reasoning", "thought")  # what templates call it in a message
 OTHERWISE = "writes an earlier answer in another way once a turn follows"
 TOOL = "toolM0Zq"  # a tool's name: the template carries tools where it writes this
+NOTHING = Looks()
 PAD = "\x1f"  # white space to strip(), which no template writes: where it is gone, the template strips the text
 
 
@@ -168,7 +169,7 @@ class ChatTemplate(Template):
                 return self._rendering(conversation).pieces(conversation)
             except Problem as problem:
                 raise self._error(str(problem)) from problem
-        texts = _texts(conversation)
+        texts = iter(_texts(conversation))
         shape = self._shape_of(conversation)
         before: list[Piece] = []
         prompt: list[Piece] = []
@@ -188,7 +189,7 @@ class ChatTemplate(Template):
     def _with_loss(self, pieces: list[Piece], *, answer: bool) -> list[Piece]:
         """The pieces of a prompt or of an earlier answer, supervised as the settings say."""
         learnt = not self.mask or (answer and self.turns == "all")
-        return [replace(piece, supervised=learnt and not piece.unlearnt) for piece in pieces]
+        return [Piece(p.text, learnt and not p.unlearnt, p.end, p.unlearnt) for p in pieces]
 
     def clean(self, text: str, conversation: Conversation) -> str:
         if self._is_rendered(conversation):  # of its answer no more is known than that it ends as others do
@@ -244,7 +245,8 @@ class ChatTemplate(Template):
         """Whether a conversation is rendered itself, not by its shape."""
         if conversation.chat:
             return True
-        return any(map(self._looks.find, _texts(conversation)))
+        looks = self._looks
+        return looks != NOTHING and looks.find(_texts(conversation))
 
     @cached_property
     def _looks(self) -> Looks:
@@ -322,13 +324,13 @@ def _chat_of(conversation: Conversation, reasoning: str) -> str:
     return json.dumps(chat)
 
 
-def _texts(conversation: Conversation) -> Iterator[str]:
+def _texts(conversation: Conversation) -> list[str]:
     """The contents of a conversation's messages."""
-    if conversation.system:
-        yield conversation.system
-    for turn in conversation.turns():
-        yield "\n\n".join(filter(None, (turn.instruction, turn.input)))
-        yield turn.output
+    texts = [conversation.system] if conversation.system else []
+    for turn in conversation.history:
+        texts += turn
+    user = "\n\n".join(filter(None, (conversation.instruction, conversation.input)))
+    return [*texts, user, conversation.output]
 
 
 def _source(folder: Path, config: dict[str, Any]) -> str:

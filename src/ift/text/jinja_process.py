@@ -42,6 +42,7 @@ KEYS = frozenset(
     "role content tool_calls tool_call_id name reasoning_content reasoning thinking thought type text function "
     "arguments parameters description image images video audio documents prefix id".split()
 )
+ROLES = frozenset("system developer user assistant tool tool_results tool_response ipython function model".split())
 
 Message = dict[str, Any]
 
@@ -72,9 +73,16 @@ class Looks(NamedTuple):
     equal: tuple[str, ...] = ()  # the whole text
     ends: str = ""  # characters, at the beginning and end
 
-    def find(self, text: str) -> bool:
-        at_ends = bool(text and self.ends) and (text[0] in self.ends or text[-1] in self.ends)
-        return at_ends or text in self.equal or any(part in text for part in self.inside)
+    def find(self, texts: Sequence[str]) -> bool:
+        """Whether one of the texts has something of it."""
+        if self.inside:
+            together = "\n".join(texts)
+            for part in self.inside:
+                if part in together:  # across a border too, which is no harm
+                    return True
+        if self.ends and any(text and (text[0] in self.ends or text[-1] in self.ends) for text in texts):
+            return True
+        return any(text in texts for text in self.equal)
 
 
 class Reply(NamedTuple):
@@ -265,6 +273,7 @@ def _looks(tree: nodes.Template) -> Looks:
                 ends += found
             elif name in SEARCHES:
                 inside += found
+    equal = [text for text in equal if text not in ROLES | KEYS]
     return Looks(_unique(inside), _unique(equal), "".join(_unique(ends)))
 
 

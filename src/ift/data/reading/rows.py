@@ -53,8 +53,13 @@ class Row(Conversation):
 
     @property
     def prompt(self) -> str:
-        """All text before the output; rows are compared by it. The bar before the input is there without one too."""
+        """All text before the output; rows are compared by it. The bar before the input is there without one too.
+
+        Plain text, which has nothing before it, is compared as a whole.
+        """
         earlier = [text for turn in self.history for text in turn]
+        if not (self.instruction or self.input or earlier):
+            return self.output
         return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
 
     @property
