@@ -10,6 +10,7 @@ from torchmetrics.text.rouge import ROUGEScore
 from ift.data.reading.rows import Row
 from ift.evaluation.answers import COLUMNS
 from ift.evaluation.responses import Answerer, repetition, respond, score
+from ift.generation.engine import generate
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.settings import GenerateSettings
@@ -45,6 +46,14 @@ def of(response: str, reference: str, stop_reason: str = "end", tokens: int = 1)
 
 
 # -- responding -----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_plain_text_is_asked_with_an_end_of_text_alone(model, byte_tokenizer):
+    plain = Template("none", (Segment("{output}", True),))
+    [response] = respond(model, rows(""), plain, byte_tokenizer, SETTINGS)
+    assert (response["prompt_tokens"], response["reference"]) == (1, "answer 0")
+    [written] = generate(model, [[END]], end_of_text=END, max_new_tokens=5)
+    assert response["response"] == byte_tokenizer.decode(written.ids)
 
 
 def test_there_is_one_response_for_each_row_in_their_order(model, byte_tokenizer):

@@ -27,8 +27,8 @@ REPORT = {
 }
 
 
-def encode(tokenizer, instruction, output, *, history=(), max_length=1000, too_long="truncate_response"):
-    row = Row(instruction, "", output, file="rows.json", number=1, history=history)
+def encode(tokenizer, instruction, output, *, max_length=1000, too_long="truncate_response", **more):
+    row = Row(instruction, "", output, file="rows.json", number=1, **more)
     return make_example(row, TEMPLATE, tokenizer, max_length=max_length, too_long=too_long)
 
 
@@ -99,6 +99,11 @@ def test_ends_of_earlier_turns_stand_where_they_are_learnt_or_not(byte_tokenizer
     assert [s for s in token_spans(example, byte_tokenizer) if s.kind == "end"] == 2 * [Span("⏎", True, (256,), "end")]
     unlearnt = dataclasses.replace(example, supervised=np.zeros(len(example.ids), bool))
     assert [s.supervised for s in token_spans(unlearnt, byte_tokenizer) if s.kind == "end"] == [False, True]
+
+
+def test_an_end_that_is_not_learnt_is_no_cut(byte_tokenizer):
+    spans = token_spans(encode(byte_tokenizer, "?", "ab", unlearnt_parts=((0, 1, 2),)), byte_tokenizer)
+    assert spans[-3:] == [Span("a", True, (97,)), Span("b", False, (98,)), Span("⏎", False, (256,), "end")]
 
 
 def test_a_cut_response_ends_in_a_cut_and_may_lose_half_a_character(byte_tokenizer):

@@ -62,6 +62,71 @@ GEMMA = (
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 DIALOGPT = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+# as Qwen3's: tools before all, reasoning in answers after the last question alone, an empty block where there is none
+THINKS = """
+{%- if tools %}{{- '<|im_start|>system\n' + (messages[0].content + '\n\n' if messages[0].role == 'system' else '') }}
+    {%- for tool in tools %}{{- tool | tojson + '\n' }}{% endfor %}{{- '<|im_end|>\n' }}
+{%- elif messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(last=0) %}
+{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages %}
+    {%- set content = m.content %}
+    {%- if m.role == 'user' %}{{- '<|im_start|>user\n' + content + '<|im_end|>\n' }}
+    {%- elif m.role == 'tool' %}{{- '<|im_start|>user\n<tool_response>\n' + content + '</tool_response><|im_end|>\n' }}
+    {%- elif m.role == 'assistant' %}
+        {%- set thought = m.reasoning_content or '' %}
+        {%- if '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\n' }}
+        {%- if loop.index0 > ns.last and (loop.last or thought) %}
+            {{- '<think>\n' + thought.strip('\n') + '\n</think>\n\n' }}
+        {%- endif %}
+        {{- content.lstrip('\n') }}
+        {%- for call in m.tool_calls or [] %}
+            {{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson + '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
+# as Llama 3.1's: a date, tools in the first question, one call instead of an answer's text, results as JSON
+LLAMA3 = """
+{{- bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content | trim %}
+    {%- set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}
+{{- '<|system|>\nToday: ' + strftime_now('%d %b %Y') + '\n\n' + system + '<|eot|>' }}
+{%- for m in messages %}
+    {%- if m.role == 'tool' %}{{- '<|ipython|>\n' + m.content | tojson + '<|eot|>' }}
+    {%- elif 'tool_calls' in m %}
+        {%- if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}
+        {{- '<|assistant|>\n{"name": "' + m.tool_calls[0].function.name + '", "parameters": ' }}
+        {{- m.tool_calls[0].function.arguments | tojson + '}<|eot|>' }}
+    {%- else %}
+        {{- '<|' + m.role + '|>\n' }}
+        {%- if loop.first %}{% for tool in tools or [] %}{{- tool | tojson(indent=4) + '\n\n' }}{% endfor %}{% endif %}
+        {{- m.content | trim + '<|eot|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>\n' }}{% endif %}"""
+# as Mistral's: tools before the last question, a call's id in nine characters, earlier turns that change
+MISTRAL = """
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}
+{{- bos_token }}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}
+        {%- if tools and m == users[-1] %}{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}
+        {{- '[INST] ' + m.content + '[/INST]' }}
+    {%- elif m.tool_calls %}
+        {%- for call in m.tool_calls if call.id | length != 9 %}{{ raise_exception('ids of 9 characters') }}{% endfor %}
+        {{- '[TOOL_CALLS] ' + m.tool_calls | map(attribute='function') | list | tojson + eos_token }}
+    {%- elif m.role == 'assistant' %}{{- ' ' + m.content | trim + eos_token }}
+    {%- elif m.role == 'tool' %}{{- '[TOOL_RESULTS]' + m.content + '[/TOOL_RESULTS]' }}
+    {%- else %}{{ raise_exception('no ' + m.role + ' here') }}
+    {%- endif %}
+{%- endfor %}"""
 STYLES = {
     "chatml": CHATML,
     "llama2": LLAMA2,
@@ -72,6 +137,13 @@ STYLES = {
     "dialogpt": DIALOGPT,
 }
 TOKENS = (("bos_token", "<s>"), ("eos_token", "</s>"))
+
+
+TOOL_STYLES = {
+    "thinks": (THINKS, (("eos_token", "<|im_end|>"),)),
+    "llama3": (LLAMA3, (("bos_token", "<|begin|>"), ("eos_token", "<|eot|>"))),
+    "mistral": (MISTRAL, TOKENS),
+}
 
 
 def chat(source, tokens=TOKENS, **settings):

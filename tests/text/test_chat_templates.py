@@ -11,6 +11,7 @@ from ift.errors import ConfigError, WeightsError
 from ift.text.chat_templates import ChatTemplate, _mark, read_template, template_from
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_piece, encode_prompt
+from ift.text.jinja_process import start
 from ift.text.templates import Piece, Segment, Template
 from ift.text.tokenizers import END_OF_TEXT
 from tests.text.chats import (
@@ -24,6 +25,7 @@ from tests.text.chats import (
     SYSTEM,
     THREE,
     TOKENS,
+    TOOL_STYLES,
     chat,
     marked,
     messages_of,
@@ -180,6 +182,215 @@ def test_many_turns_are_turns_as_well():
     row = dataclasses.replace(ONE, history=tuple((f"ask {n}", f"say {n}") for n in range(20)))
     assert marked(chat(DIALOGPT).pieces(row)).startswith("ask 0¶«say 0¶»ask 1¶«say 1¶»ask 2¶")
     assert sum(piece.end for piece in chat(DIALOGPT).pieces(row)) == 41
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# answers without a loss
+
+
+@pytest.mark.parametrize("style", CONVERSATIONS)
+def test_an_answer_that_its_row_marks_bears_no_loss_nor_does_its_end(style):
+    row = dataclasses.replace(ONE, history=(("Hi!", "Hello."),), unlearnt=(0,))
+    assert marked(chat(STYLES[style]).pieces(row)) == CONVERSATIONS[style].replace("«", "", 1).replace("»", "", 1)
+    first, _, rest = CONVERSATIONS[style].partition("»")
+    last = marked(chat(STYLES[style]).pieces(dataclasses.replace(row, unlearnt=(1,))))
+    assert last == first + "»" + rest.replace("«", "").replace("»", "")
+
+
+def test_a_part_of_an_answer_that_its_row_marks_is_a_piece_without_a_loss():
+    row = Conversation("Hi!", "", "  Red, or so.", unlearnt_parts=((0, 5, 12),))
+    assert marked(chat(CHATML).pieces(row)).endswith("«  Red», or so«.<|im_end|>»")
+    assert marked(chat(LLAMA2).pieces(row)).endswith("[/INST]« Red», or so«. »")  # which strips it
+    whole = dataclasses.replace(row, unlearnt_parts=((0, 5, 13),))
+    assert marked(chat(CHATML).pieces(whole)).endswith("«  Red», or so.<|im_end|>")
+
+
+@pytest.mark.parametrize("style", ["chatml", "llama2", "zephyr"])
+def test_the_end_of_an_answer_without_a_loss_is_not_learnt_and_every_law_holds(trained, style):
+    template = chat(STYLES[style], (("bos_token", "<s>"), ("eos_token", END_OF_TEXT)))
+    row = dataclasses.replace(THREE, unlearnt=(1,), unlearnt_parts=((0, 1, 3), (2, 2, 4)))
+    example = encode(template.pieces(row), trained, row=1)
+    assert (example.ends, broken_law(example, trained)) == (False, None)
+    learnt = encode(template.pieces(dataclasses.replace(row, unlearnt_parts=())), trained, row=1)
+    assert (learnt.ends, broken_law(learnt, trained)) == (True, None)
+    assert broken_law(dataclasses.replace(example, ends=True), trained).startswith("an end would be learnt")
+    prompt = encode_prompt(row, template, trained)
+    assert example.ids[: len(prompt)].tolist() == prompt == encode_prompt(THREE, template, trained)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# conversations that are rendered themselves
+
+CALL = {"type": "function", "id": "abcdefgh1", "function": {"name": "look_up", "arguments": {"word": "zebra", "n": 3}}}
+TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "It finds.", "parameters": {}}}]
+RESULT = {"role": "tool", "tool_call_id": "abcdefgh1", "content": 'A "horse".'}
+
+
+def messages(*parts, tools=(), **marks):
+    """A conversation of messages; texts are those of user and assistant in turn."""
+    roles = ("user", "assistant") * len(parts)
+    given = [{"role": role, "content": p} if isinstance(p, str) else p for role, p in zip(roles, parts, strict=False)]
+    answer = given[-1]["content"] or "a call"
+    return Conversation("x", output=answer, chat=json.dumps({"messages": given, "tools": list(tools)}), **marks)
+
+
+def answer(text="", **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+CALLED = messages("What?", answer(tool_calls=[CALL]), RESULT, answer("A horse."), tools=TOOLS)
+LAST_CALL = messages("What?", answer(tool_calls=[CALL]), tools=TOOLS)
+RENDERED = {
+    "called": CALLED,
+    "last call": LAST_CALL,
+    "tools": messages("What?", "A horse.", tools=TOOLS),
+    "earlier": messages("Hi!", "Hello.", "What?", answer(tool_calls=[CALL]), tools=TOOLS),
+    "reasoning": messages("What?", answer("A horse.", reasoning_content="Stripes.")),
+    "thought": Conversation("What?", output="<think>\nStripes.\n</think>\n\nA horse."),
+    "thoughts": Conversation(
+        "What?", output="<think>\nStripes.\n</think>\n\nA horse.", history=(("Hi!", "<think>\nOh.\n</think>\nHello."),)
+    ),
+    "lines": Conversation("What?", output="\n\nA horse.\n"),
+}
+REFUSED = {  # with turns=last
+    ("llama3", "reasoning"): "no place for its reasoning",
+    ("mistral", "reasoning"): "no place for its reasoning",
+}
+
+
+@pytest.mark.parametrize("row", RENDERED)
+@pytest.mark.parametrize("style", TOOL_STYLES)
+def test_tools_and_reasoning_are_the_text_of_transformers_or_refused(theirs, style, row):
+    source, tokens = TOOL_STYLES[style]
+    template, conversation = chat(source, tokens, turns="last"), RENDERED[row]
+    if (style, row) in REFUSED:
+        assert REFUSED[style, row] in template.refusal(conversation)
+        return
+    assert template.refusal(conversation) is None
+    value = json.loads(conversation.chat) if conversation.chat else {"messages": messages_of(conversation)}
+    options = {"chat_template": source.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'"), "tokenize": False}
+    options |= {"tools": value.get("tools") or None, **dict(tokens)}
+    whole = theirs.apply_chat_template(value["messages"], **options)
+    eos = dict(tokens)["eos_token"]
+    assert spelled(template.pieces(conversation), eos) == whole.removesuffix("\n").removesuffix(eos)
+    prompt = theirs.apply_chat_template(value["messages"][:-1], add_generation_prompt=True, **options)
+    assert spelled(template.render(conversation)[0], eos) == prompt
+
+
+def test_all_that_the_model_writes_is_supervised_calls_and_reasoning_too():
+    llama3, thinks = (chat(*TOOL_STYLES[style]) for style in ("llama3", "thinks"))
+    call = '«{"name": "look_up", "parameters": {"word": "zebra", "n": 3}}¶»'
+    assert marked(llama3.pieces(CALLED)).endswith(
+        f'<|assistant|>\n{call}<|ipython|>\n"A \\"horse\\"."¶<|assistant|>\n«A horse.»'
+    )
+    thought = marked(thinks.pieces(RENDERED["reasoning"]))
+    assert thought == "<|im_start|>user\nWhat?¶\n<|im_start|>assistant\n«<think>\nStripes.\n</think>\n\nA horse.»"
+    last = marked(chat(*TOOL_STYLES["thinks"], turns="last").pieces(RENDERED["thoughts"]))
+    assert "assistant\nHello.¶\n" in last  # the template drops earlier reasoning
+    assert last.endswith("assistant\n«<think>\nStripes.\n</think>\n\nA horse.»")
+
+
+def test_messages_obey_marks_as_texts_do():
+    llama3 = chat(*TOOL_STYLES["llama3"])
+    assert marked(llama3.pieces(dataclasses.replace(CALLED, unlearnt=(0,)))).count("«") == 1
+    assert marked(llama3.pieces(dataclasses.replace(CALLED, unlearnt=(1,)))).endswith("¶<|assistant|>\nA horse.")
+    part = dataclasses.replace(CALLED, unlearnt_parts=((1, 0, 2),))
+    assert marked(llama3.pieces(part)).endswith("<|assistant|>\nA «horse.»")
+    lost = dataclasses.replace(LAST_CALL, chat=LAST_CALL.chat.replace('"content": ""', '"content": "So:"'))
+    assert "has no place for its text beside a tool call" in llama3.refusal(lost)
+    squeezes = CHATML.replace("m.content", "m.content.replace('a a', 'aa')")
+    moved = Conversation("Hi!", output="a a", unlearnt_parts=((0, 0, 1),))
+    assert "a part of it is marked as not to be learnt" in chat(squeezes).refusal(moved)
+
+
+def test_a_template_that_changes_earlier_answers_learns_the_last_alone():
+    source, tokens = TOOL_STYLES["thinks"]
+    two = dataclasses.replace(ONE, history=(("Hi!", "Hello."),))
+    for row in (two, RENDERED["thoughts"], CALLED):
+        with pytest.raises(ConfigError, match=r"^prompt\.turns=all: the template chat writes an earlier answer in"):
+            chat(source, tokens).refusal(row)
+        assert chat(source, tokens, turns="last").refusal(row) is None
+        assert chat(source, tokens, mask=False).refusal(row) is None
+    assert chat(source, tokens).refusal(ONE) is None
+    assert chat(source, tokens).refusal(dataclasses.replace(two, unlearnt=(0,))) is None
+    # Mistral's changes where there are tools
+    mistral = chat(*TOOL_STYLES["mistral"])
+    assert mistral.refusal(two) is None
+    assert "(prompt.turns=last learns" in mistral.refusal(RENDERED["earlier"])
+
+
+def test_a_last_answer_without_its_usual_end_teaches_no_other_end():
+    end = "{{ eos_token if loop.last and m.role == 'assistant' else '|' }}"
+    only_last = "{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
+    with pytest.raises(ConfigError, match=r"^prompt\.turns=all: "):
+        chat(only_last).refusal(THREE)
+    assert chat(only_last).refusal(ONE) is None
+
+
+def test_what_a_template_leaves_out_is_named():
+    chatml, llama3, mistral = chat(CHATML), *(chat(*TOOL_STYLES[style]) for style in ("llama3", "mistral"))
+    assert "has no place for its tools (prompt.chat_template=" in chatml.refusal(CALLED)
+    silent = messages("What?", answer(tool_calls=[CALL]))
+    assert "has no place for its tool calls (" in chatml.refusal(silent)
+    assert "has no place for its reasoning (" in chatml.refusal(RENDERED["reasoning"])
+    earlier = messages("Hi!", answer("Hello.", reasoning_content="Oh."), "What?", "A horse.")
+    assert chatml.refusal(earlier) is None  # of an earlier turn, the template's own rule
+    two_calls = messages("What?", answer(tool_calls=[CALL, CALL]), tools=TOOLS)
+    assert llama3.refusal(two_calls) == "the template chat raises TemplateError: one call at a time"
+    wrong = CALLED.chat.replace("abcdefgh1", "c1")
+    assert "ids of 9 characters" in mistral.refusal(dataclasses.replace(CALLED, chat=wrong))
+    drops = "{% for m in messages if m.role != 'tool' %}{{ m.content ~ (m.tool_calls or '') + eos_token }}{% endfor %}"
+    no_tools = dataclasses.replace(CALLED, chat=CALLED.chat.replace(json.dumps(TOOLS), "[]"))
+    assert "has no place for its tool results (" in chat(drops).refusal(no_tools)
+    cuts = CHATML.replace("m.content", "m.content.split('</think>')[-1]")
+    assert "has no place for its reasoning (" in chat(cuts).refusal(RENDERED["thought"])
+
+
+def test_reasoning_has_the_name_that_the_template_gives_it():
+    template = chat(CHATML.replace("m.content", "(m.thinking or '') + m.content"))
+    assert marked(template.pieces(RENDERED["reasoning"])).endswith("«Stripes.A horse.<|im_end|>»")
+
+
+def test_text_of_messages_is_ordinary_text_whatever_it_spells(trained):
+    source, tokens = TOOL_STYLES["llama3"]
+    hostile = messages(
+        "a<|eot|>b", answer("c<|eot|><|begin|>", tool_calls=[]), "{{ 7*7 }}", answer("<|eot|>", tool_calls=[])
+    )
+    hostile = dataclasses.replace(hostile, chat=hostile.chat.replace(', "tool_calls": []', ""))
+    pieces = chat(source, tokens).pieces(hostile)
+    assert marked(pieces).count("¶") == 4  # system, two questions, an answer
+    assert "«c<|eot|><|begin|>¶»" in marked(pieces)
+    assert marked(pieces).endswith("{{ 7*7 }}¶<|assistant|>\n«<|eot|>»")
+    assert broken_law(encode(pieces, trained, row=1), trained) is None
+
+
+def test_rows_of_a_chunk_are_rendered_in_one_process(monkeypatch):
+    template = chat(*TOOL_STYLES["llama3"])
+    begun = []
+    monkeypatch.setattr(
+        "ift.text.jinja_process.start", lambda *given, **how: begun.append(given) or start(*given, **how)
+    )
+    rows = [messages(f"{number}?", answer(f"{number}.", tool_calls=[CALL])) for number in range(50)]
+    rows = [dataclasses.replace(row, chat=row.chat.replace('"content": "', '"content": " ')) for row in rows]
+    template.prepare([*rows, ONE])
+    assert len(begun) == 1
+    assert all(f"«{number}.»" not in marked(template.pieces(row)) for number, row in enumerate(rows))
+    template.pieces(ONE)
+    assert len(begun) == 1
+
+
+def test_a_date_is_stored_with_the_template_and_an_earlier_release_s_has_none(write, tmp_path):
+    write("chat_template.jinja", "{{ strftime_now('%Y-%m-%d') }}" + CHATML)
+    template = ChatTemplate.from_folder(tmp_path)
+    assert template.to_json()["today"] == "2024-07-26"
+    stored = {**template.to_json(), "today": "2025-01-02"}
+    assert read_template(stored).prompt(ONE).startswith("2025-01-02<|im_start|>")
+    del stored["today"]
+    earlier = read_template(stored)
+    assert "today" not in earlier.to_json()
+    assert earlier.prompt(ONE) == template.prompt(ONE)
+    with pytest.raises(WeightsError, match="not a chat template"):
+        read_template({**stored, "today": "tomorrow"})
 
 
 # ----------------------------------------------------------------------------------------------------------------------

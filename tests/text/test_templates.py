@@ -8,6 +8,7 @@ from ift.errors import ConfigError, WeightsError
 from ift.text.conversations import Conversation
 from ift.text.templates import Piece, Segment, Template
 from tests.running import TRAIN
+from tests.text.chats import marked
 
 WITH = Conversation("Name its color.", "sky", "Blue.")
 WITHOUT = Conversation("Name a color.", "", "Red.")
@@ -121,6 +122,95 @@ def test_neighbours_with_the_same_supervision_are_one_piece_and_others_are_not()
     assert half.render(WITHOUT)[0] == [Piece("Name a color. ", False), Piece("So: ", True)]
 
 
+THREE = Conversation("Why?", "", "So.", history=(("Who?", "Me."), ("When?", "Now.")))
+CLOSED = dataclasses.replace(SMALL, segments=(*SMALL.segments, Segment("#", supervised=True)))
+
+
+@pytest.mark.parametrize(
+    ("marks", "turns", "text"),
+    [
+        ({}, "all", "Q: Who?\nA: «Me.#¶»Q: When?\nA: «Now.#¶»Q: Why?\nA: «So.#»"),
+        ({"unlearnt": (0,)}, "all", "Q: Who?\nA: Me.#¶Q: When?\nA: «Now.#¶»Q: Why?\nA: «So.#»"),
+        ({"unlearnt": (2,)}, "all", "Q: Who?\nA: «Me.#¶»Q: When?\nA: «Now.#¶»Q: Why?\nA: So.#"),
+        ({"unlearnt": (0,)}, "last", "Q: Who?\nA: Me.#¶Q: When?\nA: Now.#¶Q: Why?\nA: «So.#»"),
+        ({"unlearnt_parts": ((1, 0, 2),)}, "all", "Q: Who?\nA: «Me.#¶»Q: When?\nA: No«w.#¶»Q: Why?\nA: «So.#»"),
+        ({"unlearnt_parts": ((1, 2, 4),)}, "all", "Q: Who?\nA: «Me.#¶»Q: When?\nA: «No»w.#¶Q: Why?\nA: «So.#»"),
+        ({"unlearnt_parts": ((2, 1, 2),)}, "last", "Q: Who?\nA: Me.#¶Q: When?\nA: Now.#¶Q: Why?\nA: «S»o«.#»"),
+        ({"unlearnt_parts": ((2, 2, 3), (2, 0, 1))}, "last", "Q: Who?\nA: Me.#¶Q: When?\nA: Now.#¶Q: Why?\nA: S«o».#"),
+    ],
+)
+def test_what_a_row_marks_bears_no_loss_with_the_end_that_follows_it(marks, turns, text):
+    template, row = dataclasses.replace(CLOSED, turns=turns), dataclasses.replace(THREE, **marks)
+    assert marked(template.pieces(row)) == text
+    assert template.prompt(row) == template.prompt(THREE)
+
+
+def test_a_mark_is_obeyed_where_the_prompt_is_in_the_loss_too():
+    row = dataclasses.replace(THREE, unlearnt=(1, 2))
+    assert marked(dataclasses.replace(CLOSED, mask=False).pieces(row)) == (
+        "«Q: Who?\nA: Me.#¶Q: When?\nA: »Now.#¶«Q: Why?\nA: »So.#"
+    )
+
+
+def test_what_a_model_would_write_before_an_answer_without_a_loss_has_none_either():
+    half = Template("half", (Segment("{instruction} "), Segment("So: ", supervised=True), OUTPUT))
+    assert marked(half.pieces(WITHOUT)) == "Name a color. «So: Red.»"
+    assert marked(half.pieces(dataclasses.replace(WITHOUT, unlearnt=(0,)))) == "Name a color. So: Red."
+
+
+def test_plain_text_stands_between_two_ends_and_is_learnt_from_its_first_token(template):
+    none, text = template("none"), Conversation("", output="Once upon a time.")
+    assert none.pieces(text) == [Piece("", False, end=True), Piece("Once upon a time.", True)]
+    assert none.render(text)[0] == [Piece("", False, end=True)]  # what a model is asked with
+    part = dataclasses.replace(text, unlearnt_parts=((0, 0, 5),))
+    assert marked(none.pieces(part)) == "¶Once «upon a time.»"
+    assert none.refusal(text) is None
+
+
+CHAT = '{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": ""%s}]%s}'
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("alpaca", WITH, None),
+        (
+            "seed_chapter",
+            dataclasses.replace(WITH, system="x"),
+            "the prompt template seed_chapter has no place for its system",
+        ),
+        ("none", WITHOUT, "has no place for its instruction (prompt=alpaca has one; this one is for plain text)"),
+        ("none", WITH, "has no place for its input"),
+        ("none", THREE, "has no place for its instruction"),
+        ("alpaca", Conversation("", output="x"), "plain text without an instruction"),
+        ("phi3", Conversation(" \n", output="x"), "and phi3 needs one (prompt=none learns the whole text)"),
+        ("phi3", Conversation("", output="x", history=(("a", "b"),)), "last instruction is empty"),
+        *(
+            (
+                "alpaca",
+                Conversation("?", output="x", chat=CHAT % more),
+                f"has no place for its {what} (prompt=chat with a",
+            )
+            for what, more in {
+                "tool calls": (', "tool_calls": [{}]', ', "tools": [{}]'),
+                "tools": ("", ', "tools": [{}]'),
+                "reasoning": (', "reasoning_content": "x"', ""),
+                "order of turns": ("", ""),
+            }.items()
+        ),
+    ],
+)
+def test_a_row_that_a_template_cannot_carry_is_refused_by_the_name_of_what_it_has(template, name, row, said):
+    refusal = template(name).refusal(row)
+    assert refusal is None if said is None else said in refusal
+
+
+def test_a_row_of_which_the_settings_leave_nothing_to_learn_is_refused():
+    row = dataclasses.replace(THREE, unlearnt=(2,))
+    assert SMALL.refusal(row) is None
+    assert "(prompt.turns=all learns the others)" in dataclasses.replace(SMALL, turns="last").refusal(row)
+
+
 @pytest.mark.parametrize(
     "text",
     ["{output}", "{instruction}{input}", "{", "}}{{", "{0}", "\\1 \\g<0>", "### Response:\n", "<|im_end|>", "%s"],
@@ -169,7 +259,7 @@ def test_a_template_that_cannot_train_is_refused_with_its_name(segments, message
     assert "(mine)" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["alpaca", "alpaca_stanford", "chatml", "phi3", "seed_chapter"])
+@pytest.mark.parametrize("name", ["alpaca", "alpaca_stanford", "chatml", "phi3", "seed_chapter", "none"])
 def test_a_template_survives_the_model_folder(template, name):
     stored = json.loads(json.dumps(template(name).to_json()))
     again = Template.from_json(stored)

@@ -47,6 +47,7 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 REASONING = ("reasoning_content", "thinking", "reasoning", "thought")  # what templates call it in a message
 OTHERWISE = "writes an earlier answer in another way once a turn follows"
 TOOL = "toolM0Zq"  # a tool's name: the template carries tools where it writes this
+NOTHING = Looks()
 PAD = "\x1f"  # white space to strip(), which no template writes: where it is gone, the template strips the text
 
 
@@ -156,6 +157,8 @@ class ChatTemplate(Template):
                 raise ConfigError(self._only_last)
             return refused
         try:
+            if not self._shapes(0).carries_tools and conversation.chat and json.loads(conversation.chat).get("tools"):
+                return self._no_place("tools")
             return self._nothing_learnt(conversation) or self._rendering(conversation).refusal(conversation)
         except Problem as problem:
             return f"the template {self.name} {problem}"
@@ -166,7 +169,7 @@ class ChatTemplate(Template):
                 return self._rendering(conversation).pieces(conversation)
             except Problem as problem:
                 raise self._error(str(problem)) from problem
-        texts = _texts(conversation)
+        texts = iter(_texts(conversation))
         shape = self._shape_of(conversation)
         before: list[Piece] = []
         prompt: list[Piece] = []
@@ -186,7 +189,7 @@ class ChatTemplate(Template):
     def _with_loss(self, pieces: list[Piece], *, answer: bool) -> list[Piece]:
         """The pieces of a prompt or of an earlier answer, supervised as the settings say."""
         learnt = not self.mask or (answer and self.turns == "all")
-        return [replace(piece, supervised=learnt and not piece.unlearnt) for piece in pieces]
+        return [Piece(p.text, learnt and not p.unlearnt, p.end, p.unlearnt) for p in pieces]
 
     def clean(self, text: str, conversation: Conversation) -> str:
         if self._is_rendered(conversation):  # of its answer no more is known than that it ends as others do
@@ -223,6 +226,10 @@ class ChatTemplate(Template):
         """What the template calls reasoning."""
         return next((name for name in REASONING if re.search(rf"\b{name}\b", self.source)), REASONING[0])
 
+    def _no_place(self, missing: str) -> str:
+        advice = "prompt.chat_template=FOLDER of a model that has one"
+        return f"the prompt template {self.name} has no place for its {missing} ({advice})"
+
     @property
     def _only_last(self) -> str:
         return (
@@ -238,7 +245,8 @@ class ChatTemplate(Template):
         """Whether a conversation is rendered itself, not by its shape."""
         if conversation.chat:
             return True
-        return any(map(self._looks.find, _texts(conversation)))
+        looks = self._looks
+        return looks != NOTHING and looks.find(_texts(conversation))
 
     @cached_property
     def _looks(self) -> Looks:
@@ -316,13 +324,13 @@ def _chat_of(conversation: Conversation, reasoning: str) -> str:
     return json.dumps(chat)
 
 
-def _texts(conversation: Conversation) -> Iterator[str]:
+def _texts(conversation: Conversation) -> list[str]:
     """The contents of a conversation's messages."""
-    if conversation.system:
-        yield conversation.system
-    for turn in conversation.turns():
-        yield "\n\n".join(filter(None, (turn.instruction, turn.input)))
-        yield turn.output
+    texts = [conversation.system] if conversation.system else []
+    for turn in conversation.history:
+        texts += turn
+    user = "\n\n".join(filter(None, (conversation.instruction, conversation.input)))
+    return [*texts, user, conversation.output]
 
 
 def _source(folder: Path, config: dict[str, Any]) -> str:
@@ -485,6 +493,10 @@ def _cut(rendered: Rendered, roles: list[str]) -> tuple[list[str], list[Slot]]:
 _kept: dict[tuple[tuple[Any, ...], str], dict[tuple[int, bool], Rendered]] = {}  # the last renderings of this process
 
 
+class Empty(Problem):
+    """An answer of which nothing is written."""
+
+
 class Changed(Problem):
     """An earlier answer stands in a conversation in another way than as its last one."""
 
@@ -520,7 +532,6 @@ class Rendering:
         self.template, self.renders = template, renders
         value = json.loads(chat)
         self.messages: list[Message] = value["messages"]
-        self.tools: list[Any] = value.get("tools") or []
         self.answers = _answers(self.messages)
         if not self.answers or self.answers[-1] != len(self.messages) - 1:
             raise Problem("is given a conversation that does not end in an answer")
@@ -552,6 +563,9 @@ class Rendering:
 
     def refusal(self, conversation: Conversation) -> str | None:
         """Why the conversation cannot be learnt as it is rendered, or None."""
+        missing = self._left_out()
+        if missing:
+            return self.template._no_place(missing)
         self.pieces(conversation)
         if self.template.mask and self.template.turns == "all":
             for number in range(len(self.answers) - 1):
@@ -559,12 +573,10 @@ class Rendering:
                     if number not in conversation.unlearnt:
                         self._place(number)
                 except Changed:
+                    if self.template._shape(False, 2).changes:  # so it is with all conversations
+                        raise ConfigError(self.template._only_last) from None
                     return self.template._only_last
-        missing = self._left_out()
-        advice = "prompt.chat_template=FOLDER of a model that has one"
-        return (
-            f"the prompt template {self.template.name} has no place for its {missing} ({advice})" if missing else None
-        )
+        return None
 
     def _place(self, number: int) -> tuple[int, int, bool]:
         """Where an answer with what closes it begins and ends, and whether an end-of-text follows."""
@@ -587,7 +599,7 @@ class Rendering:
         if not self.text.startswith(text, begin) or (ended and not follows and not closes):
             raise Changed(OTHERWISE)
         if not text:
-            raise Problem("writes nothing for an answer")
+            raise Empty("writes nothing for an answer")
         return begin, end, follows
 
     def _prompt(self, begin: int, end: int) -> list[Piece]:
@@ -606,8 +618,8 @@ class Rendering:
     def _offset(self, text: str, content: str) -> int:
         """What to take off a place in an answer's content for its place in the rendered text."""
         for kept in (content, content.strip()):
-            if text.count(kept) == 1:
-                return content.index(kept) - text.index(kept)
+            if text.endswith(kept) or text.count(kept) == 1:
+                return content.index(kept) - text.rindex(kept)
         raise Problem(
             "writes an answer in another way than as it stands, and a part of it is marked as not to be learnt"
         )
@@ -617,10 +629,11 @@ class Rendering:
 
         What a template leaves out of an earlier turn by its own rule is fine, be it reasoning.
         """
-        begin, _, _ = self._place(len(self.answers) - 1)
-        if self.tools and not self.template._shapes(0).carries_tools:
-            return "tools"
         last = self.messages[-1]
+        try:
+            begin, _, _ = self._place(len(self.answers) - 1)
+        except Empty:
+            return "tool calls" if last.get("tool_calls") else "answer"
         for message in self.messages:
             where = self.text[begin:] if message is last else self.text
             names = [call["function"]["name"] for call in message.get("tool_calls", ())]
@@ -630,7 +643,9 @@ class Rendering:
             if not _all_in(self._parts(message, every=message is last), where):
                 if names:
                     return "text beside a tool call"
-                return {"tool": "tool results", "assistant": "reasoning"}.get(message["role"], message["role"])
+                whole = len(self._parts(message, every=True)) == 1
+                what = {"tool": "tool results", "assistant": "answer" if whole else "reasoning"}
+                return what.get(message["role"], message["role"])
         if not _all_in([last.get(self.template._reasoning, "")], self.text[begin:]):
             return "reasoning"
         return None

@@ -42,6 +42,7 @@ KEYS = frozenset(
     "role content tool_calls tool_call_id name reasoning_content reasoning thinking thought type text function "
     "arguments parameters description image images video audio documents prefix id".split()
 )
+ROLES = frozenset("system developer user assistant tool tool_results tool_response ipython function model".split())
 
 Message = dict[str, Any]
 
@@ -72,9 +73,16 @@ class Looks(NamedTuple):
     equal: tuple[str, ...] = ()  # the whole text
     ends: str = ""  # characters, at the beginning and end
 
-    def find(self, text: str) -> bool:
-        at_ends = bool(text and self.ends) and (text[0] in self.ends or text[-1] in self.ends)
-        return at_ends or text in self.equal or any(part in text for part in self.inside)
+    def find(self, texts: Sequence[str]) -> bool:
+        """Whether one of the texts has something of it."""
+        if self.inside:
+            together = "\n".join(texts)
+            for part in self.inside:
+                if part in together:  # across a border too, which is no harm
+                    return True
+        if self.ends and any(text and (text[0] in self.ends or text[-1] in self.ends) for text in texts):
+            return True
+        return any(text in texts for text in self.equal)
 
 
 class Reply(NamedTuple):
@@ -255,9 +263,7 @@ def _looks(tree: nodes.Template) -> Looks:
                 equal += _constants(right, names)
             else:
                 for text, other in ((left, right), (right, left)):
-                    is_part = isinstance(other, nodes.Getitem) and not isinstance(other.arg, nodes.Name)
-                    is_part = is_part and not (isinstance(other.arg, nodes.Const) and isinstance(other.arg.value, str))
-                    (inside if is_part else equal).extend(_constants(text, names))
+                    (inside if _is_part(other) else equal).extend(_constants(text, names))
     calls = [(call.node.attr, call.args) for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Getattr)]
     calls += [(filtered.name, filtered.args) for filtered in tree.find_all(nodes.Filter)]
     for name, arguments in calls:
@@ -267,7 +273,15 @@ def _looks(tree: nodes.Template) -> Looks:
                 ends += found
             elif name in SEARCHES:
                 inside += found
+    equal = [text for text in equal if text not in ROLES | KEYS]
     return Looks(_unique(inside), _unique(equal), "".join(_unique(ends)))
+
+
+def _is_part(node: nodes.Node) -> bool:
+    """Whether an expression may be a part of a text: text[:7], text[0]."""
+    if not isinstance(node, nodes.Getitem):
+        return False
+    return isinstance(node.arg, nodes.Slice) or (isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, int))
 
 
 def _constants(node: nodes.Node, names: dict[str, list[str]]) -> list[str]:

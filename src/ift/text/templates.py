@@ -13,10 +13,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from ift.errors import ConfigError, WeightsError
 from ift.text.conversations import Conversation, Turn
@@ -44,8 +44,7 @@ class Segment:
         return all(holds[word] for word in self.when.split())
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Rendered text, supervised or not. With end: no text, but the end-of-text after a turn.
 
     unlearnt: of an answer, and without a loss because its row says so. Where the last piece is, the end that follows it
@@ -114,10 +113,15 @@ class Template:
         """What a conversation has and the template would leave out, or None."""
         if conversation.chat:
             return parts_of_chat(conversation)[0]
+        fields = self._fields
         for field in ("system", "input", "instruction"):
-            if getattr(conversation, field) and not any(f"{{{field}}}" in segment.text for segment in self.segments):
+            if field not in fields and getattr(conversation, field):
                 return field
         return None
+
+    @cached_property
+    def _fields(self) -> frozenset[str]:
+        return frozenset(field for segment in self.segments for field in FIELD.findall(segment.text))
 
     def prepare(self, conversations: Sequence[Conversation]) -> None:
         """Do at once, for conversations that will be rendered, what costs more one by one. Here that is nothing."""
@@ -135,10 +139,9 @@ class Template:
             elif conversation.chat:
                 advice = " (prompt=chat with a template that has one)"
             return f"the prompt template {self.name} has no place for its {missing}{advice}"
-        is_text = not (conversation.instruction.strip() or conversation.input.strip() or conversation.chat)
-        if is_text and conversation.history:
-            return "a conversation whose last instruction is empty"
-        if is_text and not self.plain:
+        if not (self.plain or conversation.instruction.strip() or conversation.input.strip() or conversation.chat):
+            if conversation.history:
+                return "a conversation whose last instruction is empty"
             return f"plain text without an instruction, and {self.name} needs one (prompt=none learns the whole text)"
         return self._nothing_learnt(conversation)
 
@@ -166,7 +169,7 @@ class Template:
             end = Piece("", self._parts_of(turn)[1], end=True)
             for piece in (*join(head), *join([*response, *as_last(response, [*after, end])])):
                 learnt = piece.supervised and (self.turns == "all" or not self.mask)
-                before.append(replace(piece, supervised=learnt))
+                before.append(piece._replace(supervised=learnt))
         head, response, after = self._turn(last, unlearnt(conversation, len(earlier)))
         return [*before, *join(head)], response, as_last(response, after)
 
@@ -175,7 +178,7 @@ class Template:
         before, supervised, after = self._parts_of(turn)
         heads = [Piece(_fill(parts, turn), mark) for parts, mark in before]
         if marks is None and self.mask:  # what the model would write before an answer is a part of it
-            heads = [replace(piece, supervised=False) for piece in heads]
+            heads = [Piece(piece.text, False) for piece in heads]
         response = answer_pieces(turn.output, supervised, marks)
         return heads, response, [Piece(_fill(parts, turn), mark) for parts, mark in after]
 
@@ -282,7 +285,7 @@ def answer_pieces(text: str, supervised: bool, marks: list[Span] | None, begin: 
 def as_last(response: list[Piece], after: list[Piece]) -> list[Piece]:
     """What follows a response: without a loss where its last character has none, for the model then never ended it."""
     if response and response[-1].unlearnt:
-        return [replace(piece, supervised=False, unlearnt=True) for piece in after]
+        return [piece._replace(supervised=False, unlearnt=True) for piece in after]
     return after
 
 
@@ -293,10 +296,12 @@ def join(pieces: Iterable[Piece]) -> list[Piece]:
     """
     joined: list[Piece] = []
     for piece in pieces:
-        last = joined[-1] if joined else piece
-        alike = last.supervised == piece.supervised and last.unlearnt == piece.unlearnt
-        if joined and alike and not (last.end or piece.end):
-            joined[-1] = Piece(last.text + piece.text, piece.supervised, unlearnt=piece.unlearnt)
-        elif piece.text or piece.end:
+        text, supervised, end, unlearnt = piece
+        if joined and not end:
+            last = joined[-1]
+            if last.supervised == supervised and last.unlearnt == unlearnt and not last.end:
+                joined[-1] = Piece(last.text + text, supervised, False, unlearnt)
+                continue
+        if text or end:
             joined.append(piece)
     return joined

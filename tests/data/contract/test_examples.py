@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from ift.data.contract.examples import TooLong, broken_law, length_summary, make_example
+from ift.data.contract.examples import TooLong, broken_law, encode, length_summary, make_example
 from ift.data.reading.rows import Row
 from ift.text.encoding import encode_prompt
-from ift.text.templates import Segment, Template
+from ift.text.templates import Piece, Segment, Template
 
 SEGMENTS = (Segment("Q:{instruction}"), Segment("+{input}", when="input"), Segment("\nA:"), Segment("{output}", True))
 TEMPLATE = Template("small", SEGMENTS)
@@ -201,6 +203,44 @@ def test_truncate_response_refuses_where_no_token_of_the_response_is_left(make, 
     assert supervised_text(make(SIXTEEN, 14, "truncate_response", template)).endswith("x")
     with pytest.raises(TooLong, match="the prompt alone fills the context"):
         make(SIXTEEN, 13, "truncate_response", template)
+
+
+@pytest.mark.parametrize(
+    ("parts", "learnt", "ends"),
+    [
+        ((), "xyz#", True),
+        (((0, 1, 2),), "xz#", True),
+        (((0, 2, 3),), "xy", False),  # the last character, so the closing and the end as well
+        (((0, 0, 3),), "", False),
+    ],
+)
+def test_parts_without_a_loss_are_not_targets_and_every_law_holds(make, byte_tokenizer, parts, learnt, ends):
+    example = make(replace(SIXTEEN, unlearnt_parts=parts), template=CLOSED)
+    assert (text(example), supervised_text(example)) == ("Q:abcd+efg\nA:xyz#", learnt)
+    assert (example.ends, example.truncated, example.targets) == (ends, None, len(learnt) + ends)
+    assert broken_law(example, byte_tokenizer) is None
+    assert broken_law(replace(example, ends=not ends), byte_tokenizer).startswith("an end would be learnt")
+
+
+def test_an_answer_without_a_loss_has_no_end_to_learn_and_one_before_it_has(make, byte_tokenizer):
+    conversation = replace(SIXTEEN, history=(("hi", "yo"),), unlearnt=(1,))
+    example = make(conversation, template=CLOSED)
+    assert example.ids[example.supervised].tolist() == [*b"yo#", byte_tokenizer.end_of_text]
+    assert (example.ends, broken_law(example, byte_tokenizer)) == (False, None)
+    cut = make(conversation, 25, "truncate_response", template=CLOSED)
+    assert (cut.ends, cut.truncated, broken_law(cut, byte_tokenizer)) == (False, "response", None)
+
+
+def test_what_is_marked_and_learnt_all_the_same_breaks_a_law(byte_tokenizer):
+    wrong = encode([Piece("a", False), Piece("b", True, unlearnt=True)], byte_tokenizer, 1)
+    assert broken_law(wrong, byte_tokenizer) == "what is marked as not to be learnt would be learnt"
+
+
+def test_plain_text_is_learnt_from_its_first_token_to_its_end(make, byte_tokenizer):
+    example = make(row("", "", "abc"), template=Template("none", (Segment("{output}", True),)))
+    assert example.ids.tolist() == [byte_tokenizer.end_of_text, *b"abc"]
+    assert (example.supervised.tolist(), example.targets) == ([False, True, True, True], 4)
+    assert broken_law(example, byte_tokenizer) is None
 
 
 def test_lengths_are_summed_up_in_percentiles_of_whole_tokens():

@@ -178,8 +178,8 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
         return
     first = meta["first_dropped"]
     if first is None:
-<<<<<<< HEAD
-        raise DataError(f"{meta['files'][0]['file']}: every row is marked as not to be learnt (data.ignore=[weight])")
+        every = f"{meta['files'][0]['file']}: every row is marked as not to be learnt"
+        raise DataError(f"{every} (data.ignore=[COLUMN] of the mark learns them all)")
     place, reason, mend = f"{first['file']}:{first['row']}", first["reason"], "mend them"
     raising = f"or raise data.max_dropped={limit:g}"
     if TOO_LONG in reason:
@@ -192,17 +192,6 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
     if len(line) > LIMIT and start < len(reason):  # shortened in its middle, it would lose the advice for this row
         line = f"{place}: {reason[:start]}; {count} ({reason[start:].strip(' ')[1:-1]}; {raising})"
     raise DataError(line)
-=======
-        every = f"{meta['files'][0]['file']}: every row is marked as not to be learnt"
-        raise DataError(f"{every} (data.ignore=[COLUMN] of the mark learns them all)")
-    what_to_do = f" (mend them or raise data.max_dropped={max_dropped:g})"
-    if not meta["rows"] and first["reason"].endswith(")"):  # the reason says it, and no share of them would help
-        what_to_do = ""
-    raise DataError(
-        f"{first['file']}:{first['row']}: {first['reason']}; {dropped} of {meta['rows_in']} rows cannot be used"
-        + what_to_do
-    )
->>>>>>> w-forms
 
 
 def _split(

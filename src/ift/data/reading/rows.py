@@ -15,7 +15,6 @@ from typing import Any
 
 from ift.data.demo import demo_rows
 from ift.data.reading.forms import Forms, Plan, is_filled, setting
-<<<<<<< HEAD
 from ift.data.reading.messages import (
     HALF_CHARACTER,
     checked_text,
@@ -23,10 +22,6 @@ from ift.data.reading.messages import (
     kind_of,
     prompt_and_completion,
 )
-=======
-from ift.data.reading.messages import HALF_CHARACTER, checked_text, conversation_from, prompt_and_completion
-from ift.data.reading.messages import kind_of as kind_of
->>>>>>> w-forms
 from ift.data.reading.published import PUBLISHED
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
@@ -57,8 +52,13 @@ class Row(Conversation):
 
     @property
     def prompt(self) -> str:
-        """All text before the output; rows are compared by it. The bar before the input is there without one too."""
+        """All text before the output; rows are compared by it. The bar before the input is there without one too.
+
+        Plain text, which has nothing before it, is compared as a whole.
+        """
         earlier = [text for turn in self.history for text in turn]
+        if not (self.instruction or self.input or earlier):
+            return self.output
         return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
 
     @property
@@ -282,18 +282,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 def _optional(record: Mapping[str, Any], key: str | None) -> str:
     value = None if key is None else record[key]
-<<<<<<< HEAD
-    return "" if value is None else _checked(value, f'"{key}"')
-
-
-def _checked(value: Any, what: str) -> str:
-    try:
-        return checked_text(value, what)
-    except ValueError as error:
-        raise BadRow(str(error)) from error
-=======
     return "" if value is None else checked_text(value, f'"{key}"')
->>>>>>> w-forms
 
 
 def read_demo(n: int = 4000) -> list[Row]:
