@@ -21,9 +21,7 @@ def make(byte_tokenizer):
     """make(row, max_length, policy): an example of bytes, so that lengths are those of the text."""
 
     def make(row, max_length=100, too_long="drop", template=TEMPLATE, truncate="end"):
-        return make_example(
-            row, template, byte_tokenizer, max_length=max_length, too_long=too_long, truncate=truncate
-        )
+        return make_example(row, template, byte_tokenizer, max_length=max_length, too_long=too_long, truncate=truncate)
 
     make.tokenizer = byte_tokenizer
     return make
