@@ -58,7 +58,7 @@ def test_a_second_time_changes_nothing(files):
     "word",
     [
         "data.path=a.json", "data.path='my file.json'", 'data.path="it\'s.json"', "data.path=[a.json,b.json]",
-        "data.path=['a,b.json',c.json]", "data.path=null", "data.path=", "data.path=???", "data.against=[]",
+        "data.path=[c.json,'a,b.json']", "data.path=null", "data.path=", "data.path=???", "data.against=[]",
         "data.path=a.json,b.json", "data.path=choice(a,b)", "data.path=[a.json],[b.json]", "model.pretrained=a,b",
         "output_dir=runs/${now:%Y-%m-%d}", "optim.lr=1e-5,5e-5", "model=nano,gpt2-small", "data=json", "~optim.clip",
         "data.fields.output=answer", "seed=1", "-m", "--config-dir", "data.path=a\\,b.json",

@@ -259,7 +259,8 @@ def _word(word: str) -> str:
     if several is SWEEP and value.startswith("["):
         return word
     if name in LISTS and value.startswith("[") and value.endswith("]"):
-        if isinstance(several, list) and (all(map(_is_there, several)) and "${" not in value or value[1] in "'\""):
+        is_quoted = "'" in value or '"' in value
+        if isinstance(several, list) and (is_quoted or (all(map(_is_there, several)) and "${" not in value)):
             return word
         return f"{key}=[{','.join(map(_spelled, _names(value[1:-1])))}]"
     if name not in RUNS and "," in value:  # a sweep

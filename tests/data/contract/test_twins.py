@@ -173,6 +173,13 @@ def test_progress_is_told_band_by_band():
     assert steps == [1] * 32
 
 
+def test_pairs_whose_texts_were_compared_are_counted():
+    counts = []
+    words = "one two three four five six seven eight nine ten "
+    clusters([words + "a", words + "b", "something else altogether"], counted=counts.append)
+    assert (len(counts), counts[-1]) == (32, 1)
+
+
 SENTENCES = st.text("abcdefghijklmnop ", min_size=30, max_size=80)
 EDITS = st.lists(st.tuples(st.integers(0, 79), st.sampled_from(["", "z", "yy", " "])), max_size=4)
 

@@ -1,4 +1,5 @@
 import json
+import math
 from datetime import date
 
 import pytest
@@ -268,11 +269,10 @@ def test_the_prompt_of_a_row_is_all_text_before_its_output():
 
 
 def test_whatever_was_dropped_can_be_written_down(tmp_path):
-    raw = {"day": date(2026, 11, 21), "bytes": b"ab", "half": "\ud83d!", "é": 1}
+    raw = {"day": date(2026, 11, 21), "bytes": b"ab", "half": "\ud83d!", "é": 1, "nan": [math.nan, -math.inf]}
     write_jsonl(tmp_path / "rejected.jsonl", [Dropped("f", 1, "why", raw).to_json()])
-    assert read_jsonl(tmp_path / "rejected.jsonl") == [
-        {"file": "f", "row": 1, "reason": "why", "raw": {"day": "2026-11-21", "bytes": "b'ab'", "half": "?!", "é": 1}}
-    ]
+    written = {"day": "2026-11-21", "bytes": "b'ab'", "half": "?!", "é": 1, "nan": ["NaN", "-Infinity"]}
+    assert read_jsonl(tmp_path / "rejected.jsonl") == [{"file": "f", "row": 1, "reason": "why", "raw": written}]
 
 
 def test_what_json_cannot_say_of_a_number_is_its_text():

@@ -187,7 +187,7 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
     count = f"{dropped} of {meta['rows_in']} rows cannot be used and are in {rejected}"
     start = advice_start(reason)
     if not meta["rows"] and start < len(reason):  # the reason says what to do, and no share of them would help
-        raise DataError(f"{place}: {reason[:start]}; {count} {reason[start:]}")
+        raise DataError(f"{place}: {reason[:start]}; {count}{reason[start:]}")
     line = f"{place}: {reason}; {count} ({mend} {raising})"
     if len(line) > LIMIT and start < len(reason):  # shortened in its middle, it would lose the advice for this row
         line = f"{place}: {reason[:start]}; {count} ({reason[start:].strip(' ')[1:-1]}; {raising})"
