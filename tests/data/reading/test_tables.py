@@ -122,6 +122,12 @@ def test_questions_as_names_are_a_survey_and_no_row(write):
     assert read(path)[0] == {"How are you?": "fine", "What is it?": "a thing"}
 
 
+def test_commas_in_texts_make_no_title_of_a_line_with_the_names(write):
+    rows = [{"instruction": f"Say {i}, please.", "output": "So be it."} for i in range(9)]
+    assert read(write("a.tsv", plain(rows))) == rows
+    assert error_of(write("a.csv", "text\nHello, world\nBye, you\nWell, so\n")).startswith("a.csv:1: more columns")
+
+
 def test_prose_is_no_table(write):
     path = write("a.txt", "Once upon a time, there was\na king, who lived, and died.\nThe end.\n")
     assert error_of(path).startswith("a.txt:1: neither JSON, JSONL, CSV, TSV nor Parquet (it begins 'Once upon")

@@ -186,11 +186,13 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
         mend = f"data.too_long={', '.join(policy for policy in SHORTER if policy != settings.too_long)} keep a part;"
     count = f"{dropped} of {meta['rows_in']} rows cannot be used and are in {rejected}"
     start = advice_start(reason)
-    if not meta["rows"] and start < len(reason):  # the reason says what to do, and no share of them would help
-        raise DataError(f"{place}: {reason[:start]}; {count}{reason[start:]}")
-    line = f"{place}: {reason}; {count} ({mend} {raising})"
-    if len(line) > LIMIT and start < len(reason):  # shortened in its middle, it would lose the advice for this row
-        line = f"{place}: {reason[:start]}; {count} ({reason[start:].strip(' ')[1:-1]}; {raising})"
+    advised = start < len(reason)
+    if not meta["rows"] and advised:  # the reason says what to do, and no share of such rows would help
+        line, advice = f"{place}: {reason}; {count}", reason[start:]
+    else:
+        line, advice = f"{place}: {reason}; {count} ({mend} {raising})", f" ({reason[start:].strip(' ')[1:-1]}; {raising})"
+    if len(line) > LIMIT and advised:  # shortened in its middle, it would lose the advice for this row
+        line = f"{place}: {reason[:start]}; {count}{advice}"
     raise DataError(line)
 
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +214,7 @@ def _rows_under_a_key(window: Window, path: Path, note: Note) -> Iterator[tuple[
             holders.append(key)
             if len(holders) > 1:
                 raise DataError(f"{path}:1: one JSON object with {json_layouts.several(holders)}")
-            for number, row in _elements(window, path, numbers):
-                yield number, row
+            number = (yield from _elements(window, path, numbers)) or number
         else:
             window.take(_ElementEnd())
             note(key)
@@ -366,26 +365,28 @@ def _named(records: Iterator[tuple[int, Any]], path: Path) -> Iterator[tuple[int
 
 def _whole_list(window: Window, path: Path, *, nested: bool = False) -> Iterator[tuple[int, Any]]:
     """The elements of one list; nested: the elements of the lists in it. Nothing may stand behind it."""
-    numbers, number = itertools.count(1), 0
-    for number, value in _elements(window, path, numbers, nested=nested):
-        yield number, value
+    number = yield from _elements(window, path, itertools.count(1), nested=nested)
     if not number:
         raise DataError(f"{path}: no rows (an empty list)")
     if window.skip_space():
         raise DataError(f"{path}:{number}: text after the end of the list (one JSON list, or JSONL)")
 
 
-def _elements(window: Window, path: Path, numbers: Iterator[int], *, nested: bool = False) -> Iterator[tuple[int, Any]]:
-    """The elements of the list that the window stands before, to which numbers are given; `at` moves behind it."""
+def _elements(
+    window: Window, path: Path, numbers: Iterator[int], *, nested: bool = False
+) -> Generator[tuple[int, Any], None, int]:
+    """The elements of the list that the window stands before, to which numbers are given; `at` moves behind it.
+
+    Returns the last number, 0 where there are no elements.
+    """
     window.at += 1
     if window.skip_space() == "]":
         window.at += 1
-        return
-    number = 1
+        return 0
+    number = 0
     while True:
         if nested and window.skip_space() == "[":
-            for number, value in _elements(window, path, numbers):
-                yield number, value
+            number = (yield from _elements(window, path, numbers)) or number
         else:
             number = next(numbers)
             if not window.skip_space():
@@ -398,7 +399,7 @@ def _elements(window: Window, path: Path, numbers: Iterator[int], *, nested: boo
             raise _broken(window, path, number, "no comma or ] after this row", window.at)
         window.at += 1
         if mark == "]":
-            return
+            return number
         after = window.skip_space()
         if after == "]":
             raise DataError(f"{path}:{number}: a comma before the closing ] (take it out)")

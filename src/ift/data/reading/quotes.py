@@ -141,7 +141,6 @@ def refuse_sign(place: str, text: str, delimiter: str, columns: int, line: int) 
 
 def refuse_character(place: str, lines: list[str], delimiter: str, columns: int, line: int) -> None:
     """Raise DataError where a record over several lines does not fit a table whose quotes hold texts together."""
-    texts = [text.rstrip("\r\n") for text in lines]
-    if all(text.count(delimiter) == columns - 1 for text in texts) and not any('""' in text for text in texts):
+    if all(text.count(delimiter) == columns - 1 for text in lines) and not any('""' in text for text in lines):
         what = f"the quote in line {line} swallows lines up to {line + len(lines) - 1}, each a row by itself"
         raise DataError(f"{place}: {what} ({ADVICE})")

@@ -22,6 +22,7 @@ from ift.errors import DataError
 
 DELIMITERS = "\t,;|"
 SAMPLE = 2**18  # characters that tell how a table is written
+QUOTED = 2**16  # characters from the first quote on that tell what quotes mean
 LINES = 200  # of them that are split to see it
 
 
@@ -70,15 +71,15 @@ def style_of(window: Window, path: Path, *, named: bool) -> Style | None:
         return Style("|", markdown=True)
     delimiter, alike = _delimiter(lines)
     records = _split(lines, delimiter or ",")
-    certain = named or alike >= 0.9
-    title = next((place for mark in DELIMITERS if (place := _header_below(_split(lines, mark)))), 0)
+    marks = delimiter if alike >= 0.5 else DELIMITERS  # of the title's line, or of the lines below it
+    title = next((place for mark in marks if (place := _header_below(_split(lines, mark)))), 0)
     names = {cell.strip('" ').lower() for cell in re.split(r"[\t,;|]", lines[title])}
     if title and (named or ROW_NAMES & names):
         what = f"a title above the table, whose columns' names stand in line {title + 1}"
         raise DataError(f"{path}:1: {what} (delete what stands above that line)")
     if not delimiter or alike < 0.5:
         return Style(delimiter or ",") if named else None
-    if _is_headerless(records) and (named or (certain and len(lines) > 2)):
+    if _is_headerless(records) and (named or (alike >= 0.9 and len(lines) > 2)):
         example = {2: "instruction, output", 3: "instruction, input, output"}.get(len(records[0]), "one for each")
         what = f"no header: the first line reads like a row and has no names for its {len(records[0])} columns"
         raise DataError(f"{path}:1: {what} (put a line with them above it: {example})")
@@ -146,7 +147,12 @@ def _header_below(records: Sequence[Sequence[str]]) -> int:
     filled = [sum(bool(cell.strip()) for cell in record) for record in records]
     place = next((at for at, cells in enumerate(filled[1:6], start=1) if cells > 1), 0)
     columns, below = len(records[place]), records[place + 1 :]
-    if not place or not below or (filled[0] > 1 and len(records[0]) >= columns):
+    if (
+        not place
+        or not below
+        or records[0][0].strip().lower() in ROW_NAMES
+        or (filled[0] > 1 and len(records[0]) >= columns)
+    ):
         return 0
     names = filled[place] >= max(2, columns - 1) and not any(map(_is_data, records[place]))
     return place if names and sum(len(record) == columns for record in below) >= 0.9 * len(below) else 0
@@ -167,40 +173,35 @@ class _Lines:
         self._held: str | None = None
         self.comma = False  # whether one stands before the first quote
 
-    def take(self) -> str | None:
-        line: str | Unreadable | None = next(self._lines, None) if self._held is None else self._held
-        self._held = None
-        if isinstance(line, Unreadable):
-            raise csv.Error("field larger than the limit")  # in the reader's words
-        self.number += line is not None
-        return line
-
-    def hold(self, line: str) -> None:
-        """Give a line back."""
-        self._held, self.number = line, self.number - 1
-
-    def all(self) -> Iterator[str]:
-        while (line := self.take()) is not None:
+    def all(self, *, kept: bool = False) -> Iterator[str]:
+        """Each line that is left. kept: put into `record` too."""
+        if self._held is not None:
+            line, self._held = self._held, None
+            self.number += 1
+            if kept:
+                self.record.append(line)
             yield line
+        for each in self._lines:
+            if isinstance(each, Unreadable):
+                raise csv.Error("field larger than the limit")  # in the reader's words
+            self.number += 1
+            if kept:
+                self.record.append(each)
+            yield each
 
     def until_a_quote(self) -> Iterator[str]:
-        while (line := self.take()) is not None:
+        for line in self.all():
             if '"' in line:
-                self.hold(line)
+                self._held, self.number = line, self.number - 1
                 return
             self.comma = self.comma or "," in line
             yield line
 
-    def kept(self) -> Iterator[str]:
-        while (line := self.take()) is not None:
-            self.record.append(line)
-            yield line
-
     def sample(self) -> tuple[str, bool]:
         """Whole lines that come next, and whether they are all that do."""
-        self.window.reach(SAMPLE)
-        ahead = self.window.text[self.window.at : self.window.at + SAMPLE]
-        ends = self.window.ended and self.window.reached <= SAMPLE
+        self.window.reach(QUOTED)
+        ahead = self.window.text[self.window.at : self.window.at + QUOTED]
+        ends = self.window.ended and self.window.reached <= QUOTED
         text = (self._held or "") + ahead
         return (text, True) if ends else (text[: max(text.rfind("\n"), text.rfind("\r")) + 1], False)
 
@@ -211,7 +212,7 @@ def table_records(window: Window, path: Path, style: Style) -> Iterator[tuple[in
     csv.field_size_limit(MAX_ROW)
     try:
         if style.declared:
-            lines.take()
+            next(lines.all(), "")
         rows = _markdown_rows(lines, path) if style.markdown else _rows(lines, path, style)
         header = next(rows, [])
         names = _names(header, path, style)
@@ -277,7 +278,7 @@ def _rows(lines: _Lines, path: Path, style: Style) -> Iterator[list[Any]]:
     literal = {} if signs else {"quoting": csv.QUOTE_NONE}
     # strict: a quote that nothing closes is an error here, and not one field that swallows all rows after it
     reader = csv.reader(
-        lines.all() if mark in ",;" else lines.kept(),
+        lines.all(kept=mark not in ",;"),
         delimiter=mark,
         strict=True,
         skipinitialspace=style.padded,

@@ -139,11 +139,22 @@ def lines_of(window: Window, newline: re.Pattern[str]) -> Iterator[str | Unreada
         return match.start() if match else -1
 
     while window.at < len(window.text) or window.grow():
-        line = window.take(find_end)
+        text, at = window.text, window.at
+        for match in newline.finditer(text, at):  # lines that are whole in the text, which are nearly all
+            if match.start() - at > MAX_ROW // 4:
+                break
+            line, at = text[at : match.end()], match.end()
+            window.at = at
+            yield line
+            if window.text is not text:  # who took the line has read on
+                break
+        if window.text is not text or window.at == len(text):
+            continue
+        taken = window.take(find_end)
         end = newline.match(window.text, window.at)
         if end:
             window.at = end.end()
-        yield line if isinstance(line, Unreadable) else line + (end[0] if end else "")
+        yield taken if isinstance(taken, Unreadable) else taken + (end[0] if end else "")
 
 
 def end_of(match: re.Match[str] | None) -> int:
