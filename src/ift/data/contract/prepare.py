@@ -166,7 +166,7 @@ def _refuse_if_too_many(store: Store, max_dropped: float) -> None:
         raise DataError(f"{every} (data.ignore=[COLUMN] of the mark learns them all)")
     what_to_do = f" (mend them or raise data.max_dropped={max_dropped:g})"
     if not meta["rows"] and first["reason"].endswith(")"):  # the reason says it, and no share of them would help
-        what_to_do = ""
+        what_to_do = " (mend them)"
     raise DataError(
         f"{first['file']}:{first['row']}: {first['reason']}; {dropped} of {meta['rows_in']} rows cannot be used"
         + what_to_do

@@ -296,8 +296,11 @@ class Forms:
         """The columns that the person may mean by what is missing, as they are typed."""
         talk = next((key for key in names.left() if is_messages(record[key])), None)
         guesses: dict[str, str] = {}
+        left = [
+            key for key in names.left() if sum(any(_means(key, known) for known in SYNONYMS[p]) for p in SYNONYMS) < 2
+        ]
         for part in (*lacks, "input"):
-            key = next((key for known in SYNONYMS[part] for key in names.left() if _means(key, known)), None)
+            key = next((key for known in SYNONYMS[part] for key in left if _means(key, known)), None)
             if key and key not in guesses.values():
                 guesses[part] = key
         if first not in guesses:
