@@ -288,6 +288,8 @@ class Forms:
                 return f'"{key}" is {kind_of(record[key])}, not a list of messages'
         lacks = {part: self.given.get(part, part) for part in ("instruction", "output")}
         lacks = {part: name for part, name in lacks.items() if not names.find(name)}
+        if "output" in lacks and names.find(*(first for _, first, _ in FORMS)):
+            lacks.pop("instruction", None)
         first = next(iter(lacks), "output")
         has = ", ".join(spelled(key) for key in list(record)[:6]) or "no fields"
         return f'no "{lacks.get(first, first)}" (it has: {has}; set {self._likely(first, lacks, record, names)})'
@@ -378,6 +380,8 @@ def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str) -> str
     """What to type to learn the better answers of preference rows, in brackets."""
     ignored = setting("data.ignore", bad, listed=True)
     prompt = names.find(*(first for _, first, _ in FORMS))
+    if prompt and isinstance(record[prompt], dict):  # OpenAI's: {"messages": [...]}
+        return f'(for the chosen answers alone: write rows of messages, those of "{prompt}" and then "{good}")'
     if _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
         how = f"{setting('data.fields.messages', good)} {ignored}"
     elif prompt and _is_talk(record[prompt]):
