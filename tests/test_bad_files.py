@@ -314,7 +314,7 @@ BAD = [
         "a.jsonl:1: message 1 is null, not text; 1 of 2"),
     Bad("messages are text", "a.jsonl", lines({"messages": "a"}),
         'a.jsonl:1: "messages" is text, not a list of messages; 1 of 1'),
-    Bad("messages as a table has them", "a.csv", 'messages\n"[{""role"": ""user""}]"\n',
+    Bad("messages as a table has them", "a.csv", 'messages\n"user: a, assistant: b"\n',
         'a.csv:1: "messages" is text, not a list of messages; 1 of 1'),
     Bad("a message is text", "a.jsonl", lines({"messages": ["a", "b"]}),
         "a.jsonl:1: message 1 is text, not an object; 1 of 1"),

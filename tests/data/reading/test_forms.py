@@ -121,6 +121,12 @@ def test_every_field_works_beside_messages_or_is_an_error_that_says_why():
             "data.fields.output=response_0 data.ignore=[response_1])",
         ),
         (
+            {"input": {"messages": CHAT[:1]}, "preferred_output": CHAT[1:], "non_preferred_output": CHAT[1:]},
+            "preference rows (preferred_output, non_preferred_output), which are not learnt as pairs (for the chosen "
+            'answers alone: write rows of messages, those of "input" and then "preferred_output")',
+        ),
+        (record("prompt"), 'no "output" (it has: prompt; set data.fields.output=...)'),
+        (
             {"input_ids": [1], "labels": [1]},
             "tokens of another program (input_ids), not text (give the rows of text that they were made from)",
         ),

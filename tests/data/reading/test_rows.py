@@ -266,6 +266,7 @@ def test_two_rows_that_say_the_same_have_the_same_digest_wherever_they_stand():
 def test_the_prompt_of_a_row_is_all_text_before_its_output():
     assert CONVERSATION.prompt == "Be brief. | 1+1? | 2 | And 2+2? | "
     assert Row("a", "b", "c", file="f", number=1).prompt == "a | b"
+    assert Row("", "", "c", file="f", number=1).prompt == "c"  # text alone: else all such rows were twins
 
 
 def test_whatever_was_dropped_can_be_written_down(tmp_path):

@@ -143,7 +143,7 @@ class Checker:
                 raise BadRow(
                     f"{plan.form}, in a file of {chunk.format} rows (give each kind a file of its own: data.path=[A,B])"
                 )
-        row = self.reader.row(record, file=chunk.file, number=number)
+        row = self.reader.row(record, file=chunk.file, number=number, plan=plan)
         if plan is not None and (plan.unknown or plan.known):
             columns.look_at(record, plan, row)
         return row

@@ -180,20 +180,17 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
     if first is None:
         every = f"{meta['files'][0]['file']}: every row is marked as not to be learnt"
         raise DataError(f"{every} (data.ignore=[COLUMN] of the mark learns them all)")
-    place, reason, mend = f"{first['file']}:{first['row']}", first["reason"], "mend them"
-    raising = f"or raise data.max_dropped={limit:g}"
-    if TOO_LONG in reason:
-        mend = f"data.too_long={', '.join(policy for policy in SHORTER if policy != settings.too_long)} keep a part;"
-    count = f"{dropped} of {meta['rows_in']} rows cannot be used and are in {rejected}"
+    reason, raising = first["reason"], f"or raise data.max_dropped={limit:g}"
     start = advice_start(reason)
-    advised = start < len(reason)
-    if not meta["rows"] and advised:  # the reason says what to do, and no share of such rows would help
-        line, advice = f"{place}: {reason}; {count}", reason[start:]
+    if start < len(reason):  # what it says to do comes last, where no line is shortened
+        advice = reason[start:].strip()[1:-1] + (f"; {raising}" if meta["rows"] else "")  # else no share would help
+    elif TOO_LONG in reason:
+        shorter = ", ".join(policy for policy in SHORTER if policy != settings.too_long)
+        advice = f"data.too_long={shorter} keep a part; {raising}"
     else:
-        line, advice = f"{place}: {reason}; {count} ({mend} {raising})", f" ({reason[start:].strip(' ')[1:-1]}; {raising})"
-    if len(line) > LIMIT and advised:  # shortened in its middle, it would lose the advice for this row
-        line = f"{place}: {reason[:start]}; {count}{advice}"
-    raise DataError(line)
+        advice = f"mend them {raising}"
+    count = f"{dropped} of {meta['rows_in']} rows cannot be used and are in {rejected}"
+    raise DataError(f"{first['file']}:{first['row']}: {reason[:start]}; {count} ({advice})")
 
 
 def _split(

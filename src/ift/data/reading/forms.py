@@ -288,6 +288,8 @@ class Forms:
                 return f'"{key}" is {kind_of(record[key])}, not a list of messages'
         lacks = {part: self.given.get(part, part) for part in ("instruction", "output")}
         lacks = {part: name for part, name in lacks.items() if not names.find(name)}
+        if "output" in lacks and names.find(*(first for _, first, _ in FORMS)):
+            lacks.pop("instruction", None)
         first = next(iter(lacks), "output")
         has = ", ".join(spelled(key) for key in list(record)[:6]) or "no fields"
         return f'no "{lacks.get(first, first)}" (it has: {has}; set {self._likely(first, lacks, record, names)})'
@@ -296,8 +298,11 @@ class Forms:
         """The columns that the person may mean by what is missing, as they are typed."""
         talk = next((key for key in names.left() if is_messages(record[key])), None)
         guesses: dict[str, str] = {}
+        left = [
+            key for key in names.left() if sum(any(_means(key, known) for known in SYNONYMS[p]) for p in SYNONYMS) < 2
+        ]
         for part in (*lacks, "input"):
-            key = next((key for known in SYNONYMS[part] for key in names.left() if _means(key, known)), None)
+            key = next((key for known in SYNONYMS[part] for key in left if _means(key, known)), None)
             if key and key not in guesses.values():
                 guesses[part] = key
         if first not in guesses:
@@ -375,6 +380,8 @@ def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str) -> str
     """What to type to learn the better answers of preference rows, in brackets."""
     ignored = setting("data.ignore", bad, listed=True)
     prompt = names.find(*(first for _, first, _ in FORMS))
+    if prompt and isinstance(record[prompt], dict):  # OpenAI's: {"messages": [...]}
+        return f'(for the chosen answers alone: write rows of messages, those of "{prompt}" and then "{good}")'
     if _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
         how = f"{setting('data.fields.messages', good)} {ignored}"
     elif prompt and _is_talk(record[prompt]):

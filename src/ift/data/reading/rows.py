@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ift.run import read_jsonl
 from ift.text.conversations import Conversation
 
 RARE = ("system", "history", "category", "unlearnt", "unlearnt_parts", "chat")  # stored where they hold something
-PARTS = tuple(field.name for field in fields(Conversation))
+parts_of = attrgetter(*(field.name for field in fields(Conversation)))
 NOTHING: Counter[str] = Counter()
 
 
@@ -54,11 +55,11 @@ class Row(Conversation):
     def prompt(self) -> str:
         """All text before the output; rows are compared by it. The bar before the input is there without one too.
 
-        Plain text, which has nothing before it, is compared as a whole.
+        A row that is text alone has nothing before it, and is compared by that text.
         """
+        if not (self.instruction or self.input or self.history):
+            return " | ".join(filter(None, (self.system, self.output)))
         earlier = [text for turn in self.history for text in turn]
-        if not (self.instruction or self.input or earlier):
-            return self.output
         return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
 
     @property
@@ -120,7 +121,7 @@ class Reader:
         """The name of the form that a record's columns show, or None."""
         return self.forms.plan(record).form if isinstance(record, dict) else None
 
-    def row(self, record: Any, *, file: str, number: int) -> Row:
+    def row(self, record: Any, *, file: str, number: int, plan: Plan | None = None) -> Row:
         """A record as a row; a missing or null input is an empty one. Raises BadRow with the reason if it is none."""
         if isinstance(record, Unreadable):
             raise BadRow(record.reason)
@@ -128,7 +129,7 @@ class Reader:
             given = self.forms.given
             first, last = given.get("instruction", "instruction"), given.get("output", "output")
             raise BadRow(f"{kind_of(record)}, not an object with {first} and {last}")
-        plan = self.forms.plan(record)
+        plan = plan or self.forms.plan(record)
         if plan.form is None:
             raise BadRow(plan.problem)
         keys = plan.keys
@@ -151,7 +152,7 @@ class Reader:
             self.repaired += repaired
         category = record[keys["category"]] if "category" in keys else ""
         category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
-        return Row(*(getattr(conversation, name) for name in PARTS), file=file, number=number, category=category)
+        return Row(*parts_of(conversation), file=file, number=number, category=category)
 
     def _texts(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> Conversation:
         if "tools" in keys and is_filled(record[keys["tools"]]):
