@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ift.data.contract.prepare import prepare
-from ift.data.show import show_report
 from ift.data.reading.rows import Row
+from ift.data.show import show_report
 from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
