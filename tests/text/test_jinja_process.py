@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from ift.errors import ConfigError, MachineError
-from ift.text.jinja_process import Request, render_apart, start
+from ift.text.jinja_process import END, Looks, Rendered, Request, render_apart, start
 from tests.text.chats import CHATML, chat
 
 
@@ -70,3 +70,43 @@ def test_each_conversation_is_rendered_or_says_what_is_wrong_with_it():
     [[both], [nothing]] = render_apart(source, {"eos_token": "</s>"}, requests).renders
     assert (both.rest, both.problem) == ("é</s>b</s>1", "")
     assert (nothing.rest, nothing.problem[:25]) == ("", "raises ZeroDivisionError:")
+
+
+@pytest.mark.parametrize(
+    ("source", "looks"),
+    [
+        (CHATML, Looks()),
+        ("{% if '</think>' in m.content %}{% endif %}", Looks(("</think>",))),
+        ("{{ m.content.split('</a>')[-1].lstrip('\n') | replace('b', 'c') }}", Looks(("</a>", "b"), (), "\n")),
+        ("{% set mark = '<m>' %}{% if m.content.startswith(mark) %}{% endif %}", Looks(("<m>",))),
+        ("{% if m.content[:2] == '# ' or m.content == 'none' %}{% endif %}", Looks(("# ",), ("none",))),
+        ("{% if m.role == 'user' and 'tool_calls' in m %}{{ m['content'] }}{% endif %}", Looks()),
+    ],
+)
+def test_what_a_template_looks_for_in_texts_is_read_from_its_source(source, looks):
+    looped = source if source == CHATML else f"{{% for m in messages %}}{source}{{% endfor %}}"
+    assert render_apart(looped, {}, [Request([{"role": "user", "content": "x"}], [(1, True)])]).looks == looks
+
+
+def test_a_text_is_plain_where_it_has_nothing_that_is_looked_for():
+    looks = Looks(("</think>",), ("none",), "\n")
+    assert not looks.find(["a think b", "none of it", "a\nb", ""])
+    assert all(looks.find([text]) for text in ("a</think>b", "none", "\na", "a\n"))
+
+
+def test_renderings_are_kept_as_what_they_have_in_common_with_the_whole():
+    source = "{% for m in messages %}{{ m.content }}|{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    messages = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
+    [[whole, prompt, first]] = render_apart(
+        source, {}, [Request(messages, [(2, False), (1, True), (1, False)])]
+    ).renders
+    assert (whole, prompt, first) == (Rendered(0, "ab|cd|"), Rendered(3, ">"), Rendered(3, ""))
+
+
+def test_an_end_is_told_from_all_that_a_text_can_spell():
+    source = "{{ messages[0].content }}7f3a"
+    for text, problem in (("a", ""), ("a\0", "holds a NUL character")):
+        [[rendered]] = render_apart(
+            source, {}, [Request([{"role": "user", "content": text}], [(1, False)])], mark="7f3a"
+        ).renders
+        assert rendered == Rendered(0, "" if problem else "a" + END, problem)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ift.data.contract.prepare import prepare
+from ift.data.reading.rows import Row
 from ift.data.show import show_details, show_report
 from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, read_json, read_jsonl
@@ -479,3 +480,21 @@ def test_the_seed_leaks_by_position_and_not_in_clusters(settings_of, byte_tokeni
         report = prepare(settings, NO_INPUT_LEFT_OUT, byte_tokenizer, context_length=1024, seed=1).report
         assert report["leaks"] == leaks
         assert report["splits"] == {"train": 935, "test": 110, "val": 55}
+
+
+def test_rows_that_a_template_cannot_carry_are_rejected_in_the_order_of_the_file(prepared, tmp_path):
+    run, system = RunFolder(tmp_path / "run"), {"instruction": "a", "output": "b", "system": "c"}
+    prepared([system, None, *rows(10), system, {"instruction": "a"}], max_dropped=0.5, run=run)
+    reasons = [(line["row"], line["reason"][:40]) for line in read_jsonl(run.rejected)]
+    assert reasons == [
+        (1, "the prompt template small has no place f"),
+        (2, "null, not an object with instruction and"),
+        (13, "the prompt template small has no place f"),
+        (14, 'no "output" (it has: instruction; set da'),
+    ]
+
+
+def test_plain_texts_are_compared_by_what_they_say():
+    """Nothing stands before them: by that they would all be twins."""
+    texts = [Row("", output=f"{i} {i * i} {i**3}", file="f.json", number=i) for i in range(3)]
+    assert len({row.prompt for row in texts}) == 3
