@@ -777,6 +777,7 @@ def test_an_odd_file_is_read_and_every_row_is_accounted_for(case, own, warm_with
     assert all(set(each) == {"file", "row", "reason", "raw"} for each in rejected)
     assert sum(each["reason"].startswith("merged: equal to ") for each in rejected) == merged
     assert (own / "out/rejected.jsonl").exists() == bool(rejected)
+    report["warnings"].pop("an answer of one word (is that wanted?)", None)  # RECORDS have numbers as answers
     for about in report["warnings"].values():
         assert about.pop("example")
     for key, value in case.report.items():

@@ -256,8 +256,8 @@ def _word(word: str) -> str:
     if name in PATHS and _is_there(value):
         return f"{key}={_quoted(value)}"
     several = _parsed(value)
-    if several is SWEEP and value.startswith("["):
-        return word
+    if value.startswith("[") and (several is SWEEP or "]" not in value):
+        return word  # a list that stays open is left for Hydra to refuse
     if name in LISTS and value.startswith("[") and value.endswith("]"):
         is_quoted = "'" in value or '"' in value
         if isinstance(several, list) and (is_quoted or (all(map(_is_there, several)) and "${" not in value)):
@@ -269,6 +269,8 @@ def _word(word: str) -> str:
             return f"{key}={','.join(map(_quoted, names))}"
         if several is SWEEP:
             return word
+    if name in LISTS and several is not None and not isinstance(several, str):
+        return word  # no path, and no file of that name
     return f"{key}={_spelled(value)}"
 
 
