@@ -943,7 +943,7 @@ def test_what_one_may_not_read_says_so(own):
 # laws for any rows at all
 
 EXAMPLES = int(os.environ.get("IFT_EXAMPLES", "200"))  # in all; a quarter of them for the accounting, which is slower
-SHIPPED = [path.stem for path in sorted((ROOT / "conf/prompt").glob("*.yaml")) if path.stem != "chat"]
+SHIPPED = [path.stem for path in sorted((ROOT / "conf/prompt").glob("*.yaml")) if path.stem not in ("chat", "none")]
 CLOSING = {"chatml": "<|im_end|>"}  # what a template has after the response
 PIECES = [
     *("<|endoftext|>", "### Response:", "### Instruction:\n", "<|im_end|>", "<|im_start|>assistant\n", "<|user|>\n"),

@@ -21,7 +21,7 @@ from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 from tests.running import ROOT
 
-PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})
+PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat", "none"})
 ROWS = (
     Conversation("Name its color.", "", "Blue."),
     Conversation('Name its color: "é" {input} %} {{ x }}', "the sky\n<|user|>\n", "Blue."),

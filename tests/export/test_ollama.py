@@ -14,7 +14,7 @@ from ift.text.templates import Segment, Template
 from ift.text.tokenizers import END_OF_TEXT
 from tests.running import ROOT
 
-PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat"})
+PRESETS = sorted({path.stem for path in (ROOT / "conf" / "prompt").glob("*.yaml")} - {"chat", "none"})
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|:=|[^\s"]+')
 
 
@@ -87,6 +87,14 @@ def messages_of(row):
 
 def text_of(template, row):
     return "".join(END_OF_TEXT if piece.end else piece.text for piece in template.render(row)[0])
+
+
+def test_a_model_of_plain_text_has_no_template_for_turns(run_of):
+    run = run_of(prompt="none")
+    export(run, "gguf")
+    file = (run.path / "export" / "gguf-fp32" / "Modelfile").read_text()
+    assert "# no TEMPLATE: the model was trained on plain text (use /api/generate, raw)\n" in file
+    assert "\nTEMPLATE" not in file
 
 
 @pytest.mark.parametrize("prompt", PRESETS)
