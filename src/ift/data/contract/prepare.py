@@ -20,7 +20,7 @@ from ift.data.contract.twins import NgramIndex, similarity
 from ift.data.reading.forms import no_such
 from ift.data.reading.rows import Row
 from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources, unread_files
-from ift.errors import LIMIT, ConfigError, DataError, advice_start
+from ift.errors import ConfigError, DataError, advice_start
 from ift.forms import DATA_REPORT
 from ift.progress import progress
 from ift.run import RunFolder, write_json, write_jsonl
