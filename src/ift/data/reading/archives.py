@@ -30,6 +30,8 @@ def zip_of(path: Path) -> Path | None:
 
 def is_zip(path: Path) -> bool:
     try:
+        if not path.is_file():  # opening a pipe waits for its other end
+            return False
         with path.open("rb") as file:
             return file.read(4) in ZIP
     except (OSError, ValueError):

@@ -218,6 +218,8 @@ def _text_records(path: Path, head: bytes, chunks: Iterator[bytes], kind: str, n
         yield from json_list(window, path)
     elif first == "{":
         yield from json_objects(window, path, note)
+    elif first == "\ufeff":
+        raise DataError(f"{path}:{window.line(window.at)}: two byte order marks (take one out)")
     else:
         window.at = window.text.rfind("\n", 0, window.at) + 1  # a table may begin with a column without a name
         style = style_of(window, path, named=suffix_of(path.name) in (".csv", ".tsv"))
@@ -231,8 +233,6 @@ def _nothing_known(window: Window, path: Path) -> DataError:
     what = (
         f"neither JSON, JSONL, CSV, TSV nor Parquet (it begins {begins!r}) (a table has its columns' names in line 1)"
     )
-    if begins.startswith("\ufeff"):
-        what = "two byte order marks (take one out)"
-    elif begins.startswith(COMMENT):
+    if begins.startswith(COMMENT):
         what = "begins with a comment, which JSON does not have (take it out)"
     return DataError(f"{path}:{window.line(window.at)}: {what}")

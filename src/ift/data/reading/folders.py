@@ -8,6 +8,7 @@ for what `save_to_disk` writes, and for the files in a zip. What is in the folde
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ def split_named(name: str) -> str:
 
 def find_files(path: Path) -> Found:
     """A file as it is; the data files of a folder, or of a zip of several. Raises DataError where there are none."""
-    if path.is_dir():
+    if os.path.isdir(path):
         found = _in_folder(path)
     elif is_zip(path) and len(names := names_in(path)) > 1:
         found = _by_name(path, [path / name for name in names if _is_data(name)])
