@@ -181,10 +181,9 @@ def test_a_refusal_for_length_names_what_keeps_a_part_and_where_the_rows_are(pre
 def test_what_to_do_about_a_row_ends_the_line(prepared):
     with pytest.raises(DataError, match=r"; 1 of 1 rows .* \(it has: .*; set data.fields.output=answer\)$"):
         prepared([{"instruction": "a", "answer": "b"}], also=[])
-    with pytest.raises(
-        DataError, match=r"used and are in .* \(it has: .*; set data.fields.output=answer; or raise data"
-    ):
-        prepared([{"instruction": "a", "answer": "b", **{f"{i}{30 * 'k'}": "" for i in range(4)}}])
+    good = [{"instruction": f"a{i}", "output": "b"} for i in range(20)]
+    with pytest.raises(DataError, match=r"; 1 of 21 .* data.fields.output=answer; or raise data.max_dropped=0\)$"):
+        prepared([*good, {"instruction": "a", "answer": "b"}], also=[], max_dropped=0.0)
 
 
 def test_answers_of_one_word_are_a_hint_where_they_are_many(prepared):
