@@ -178,8 +178,15 @@ def test_the_numbers_are_the_reports(page):
 
 def test_what_there_is_none_of_has_no_section(page):
     text = page(rows(20))[0]
-    for heading in ("Dropped", "Cut to fit", "Leaks", "Worth a look", "Categories", "evaluation"):
+    for heading in ("Not read", "Dropped", "Cut to fit", "Leaks", "Worth a look", "Categories", "evaluation"):
         assert heading not in Page(text).text
+
+
+def test_what_was_not_read_is_named(page):
+    report = page(rows(20))[1]
+    files = [{**report["files"][0], "beside": ["<schema>"]}]
+    text = page(rows(20), change_report={"unread": ["a folder/<b>.txt"], "files": files})[0]
+    assert "Not read a folder/<b>.txt <schema>, beside the rows in " in Page(text).words
 
 
 def test_leaks_overlaps_warnings_and_categories_are_listed_up_to_a_number(page):
