@@ -93,6 +93,13 @@ def test_a_sweep_over_names_with_commas_is_a_sweep(files):
     assert [each.text for each in override.value().list] == ["n02,v2.json", "it's.json"]
 
 
+def test_a_sweep_over_names_at_home_is_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (word,) = for_hydra(["data.path=~/a.json,~/b.json"])
+    override = OverridesParser.create().parse_override(word)
+    assert [each.text for each in override.value().list] == [f"{tmp_path}/a.json", f"{tmp_path}/b.json"]
+
+
 def test_a_home_folder_is_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

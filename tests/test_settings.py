@@ -219,6 +219,13 @@ def test_what_changes_nothing_of_what_is_learnt_may_change(settings_of):
     assert run == settings_of("seed=1", "logger=wandb")
 
 
+def test_a_column_can_be_left_out_when_a_run_goes_on(settings_of):
+    """A later release may read a column that the run's did not; the fingerprint says whether the rows are the same."""
+    folder = "output_dir=here"
+    run, asked = settings_of("seed=1", folder), settings_of("data.ignore=[history]", folder)
+    assert settings_to_go_on(run, asked, ["resume", "data.ignore"]).data.ignore == ["history"]
+
+
 def test_only_what_was_asked_for_is_compared(settings_of):
     """resume=RUN optim.lr=0.1: every other key has the default of today, and the run its own."""
     folder = "output_dir=here"  # its default is the time

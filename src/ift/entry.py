@@ -265,8 +265,8 @@ def _word(word: str) -> str:
         return f"{key}=[{','.join(map(_spelled, _names(value[1:-1])))}]"
     if name not in RUNS and "," in value:  # a sweep
         names = _names(value)
-        if len(names) > 1 and all(map(_is_there, names)):
-            return f"{key}={','.join(map(_quoted, names))}"
+        if len(names) > 1 and all(_is_there(each) or each.startswith("~/") for each in names):
+            return f"{key}={','.join(map(_spelled, names))}"
         if several is SWEEP:
             return word
     if name in LISTS and several is not None and not isinstance(several, str):

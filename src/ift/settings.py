@@ -421,6 +421,7 @@ def literal(value: Any) -> Any:
 MAY_CHANGE = (
     "output_dir", "resume", "dry_run", "logger", "samples", "trainer.save_every", "trainer.skip_nonfinite",
     "data.num_workers", "data.cache_dir",
+    "data.ignore",  # of a column that this release reads and the run's did not: the fingerprint says if rows changed
 )  # fmt: skip
 
 

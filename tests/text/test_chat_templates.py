@@ -290,6 +290,14 @@ def test_all_that_the_model_writes_is_supervised_calls_and_reasoning_too():
     assert last.endswith("assistant\n«<think>\nStripes.\n</think>\n\nA horse.»")
 
 
+def test_the_reference_is_the_answer_as_a_model_writes_it_that_has_learnt_it():
+    llama3, thinks = (chat(*TOOL_STYLES[style]) for style in ("llama3", "thinks"))
+    assert llama3.reference(LAST_CALL) == '{"name": "look_up", "parameters": {"word": "zebra", "n": 3}}'
+    assert llama3.reference(CALLED) == "A horse."
+    assert thinks.reference(RENDERED["reasoning"]) == "<think>\nStripes.\n</think>\n\nA horse."
+    assert thinks.reference(Conversation("a", output=" b ")) == " b "
+
+
 def test_messages_obey_marks_as_texts_do():
     llama3 = chat(*TOOL_STYLES["llama3"])
     assert marked(llama3.pieces(dataclasses.replace(CALLED, unlearnt=(0,)))).count("«") == 1

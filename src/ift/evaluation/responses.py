@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,7 @@ def respond(
         values = (
             row.instruction,
             row.input,
-            row.output,
+            template.reference(row),
             text,
             answer.stop_reason,
             len(prompt),
@@ -164,7 +165,7 @@ def show_summary(run: RunFolder) -> None:
         if shown["response"] != shown["reference"]:
             print(f"  != {_short(shown['reference'])}")
     print(f"\nlook at   {run.report}")
-    print(f"ask again python evaluate.py run={run.path} eval=responses")
+    print(f"ask again {shlex.join(['python', 'evaluate.py', f'run={run.path}', 'eval=responses'])}")
 
 
 def _short(text: str) -> str:

@@ -219,6 +219,15 @@ class Template:
         closing = "".join(piece.text for piece in self.render(conversation)[2])
         return text.strip().removesuffix(closing.strip()).strip() if closing.strip() else text.strip()
 
+    def reference(self, conversation: Conversation) -> str:
+        """What `clean` gives of the answer of a model that has learnt it: responses are compared with this.
+
+        With calls of tools or reasoning that is how the template writes them, else the output as it stands.
+        """
+        if not conversation.chat:
+            return conversation.output
+        return self.clean(self.render(conversation)[1].text, conversation)
+
     @property
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]

@@ -62,5 +62,6 @@ def refuse_other_data(checkpoint: Sealed, data: Prepared) -> None:
     if before != now:
         raise DataError(
             f"the rows have changed since the run began: fingerprint {now[:16]}, then {before[:16]} "
-            "(bring them back, or begin a new run)"
+            "(bring them back, leave out a column that this release reads and the run's did not: data.ignore=[NAME], "
+            "or begin a new run)"
         )
