@@ -169,7 +169,7 @@ def test_a_refusal_for_length_names_what_keeps_a_part_and_where_the_rows_are(pre
         prepared(records, too_long="truncate_response", run=run)
     assert str(caught.value).endswith(
         f"rows.json:1: 96 tokens, more than 64: the prompt alone fills the context; 1 of 21 rows cannot be used "
-        f"and are in {run.rejected} (data.too_long=drop_turns, truncate_prompt keep a part; "
+        f"and are in {run.rejected} (data.too_long=truncate_prompt keeps a part; "
         "or raise data.max_dropped=0.01)"
     )
     with pytest.raises(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ift.data.contract.examples import CUTS, SHORTER, Example, TooLong, broken_law, make_example
+from ift.data.contract.examples import CUTS, Example, TooLong, broken_law, keep_a_part, make_example, what_keeps_a_part
 from ift.data.contract.hints import Found, hints
 from ift.data.contract.turns import count_turns
 from ift.data.contract.twins import NgramIndex, band_hashes
@@ -97,6 +97,7 @@ class Checker:
         dropped: list[Dropped] = []
         cut: list[dict[str, Any]] = []
         self.reader.repaired, columns = Counter(), Columns()
+        told = False
 
         def drop(number: int, record: Any, error: Exception) -> None:
             reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
@@ -117,6 +118,8 @@ class Checker:
                 pairs.append((example.shorter or row, example))
             except (BadRow, TooLong) as error:
                 drop(row.number, record, error)
+                if isinstance(error, TooLong) and not told:  # the line on a refusal is about the first one
+                    dropped[-1], told = replace(dropped[-1], helps=tuple(self._what_keeps_a_part(row))), True
         dropped.sort(key=lambda one: one.row)
         checked = self._pack(chunk, pairs)
         checked.dropped, checked.cut, checked.source = dropped, cut, chunk.source
@@ -163,10 +166,8 @@ class Checker:
             )
         except TooLong as error:
             if self.too_long == "error":
-                shorter = ", ".join(SHORTER)
-                raise DataError(
-                    f"{row.file}:{row.number}: {error} (data.too_long=drop leaves it out; {shorter} keep a part)"
-                ) from error
+                ways = ["data.too_long=drop leaves it out", keep_a_part(self._what_keeps_a_part(row))]
+                raise DataError(f"{row.file}:{row.number}: {error} ({'; '.join(filter(None, ways))})") from error
             raise
         broken = broken_law(example, self.tokenizer)
         if broken:
@@ -174,6 +175,9 @@ class Checker:
                 f"{row.file}:{row.number}: {broken} (prompt {self.template.name}, tokenizer {self.tokenizer.name})"
             )
         return example
+
+    def _what_keeps_a_part(self, row: Row) -> list[str]:
+        return what_keeps_a_part(row, self.template, self.tokenizer, max_length=self.max_length)
 
     def _pack(self, chunk: Chunk, pairs: list[tuple[Row, Example]]) -> Checked:
         index = np.zeros(len(pairs), INDEX)

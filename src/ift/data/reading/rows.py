@@ -81,6 +81,7 @@ class Dropped:
     reason: str
     raw: Any
     marked: bool = False  # the file itself says that it is not to be learnt
+    helps: tuple[str, ...] = ()  # of the first one of a chunk that is too long: the policies that keep a part of it
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON file holds it: dates, bytes (Parquet) and NaN as their text, half characters as question marks."""
