@@ -200,7 +200,10 @@ class Forms:
             if problem:
                 return None, problem
             form = _published(record, names)
+            if form == "segments":
+                return self._alone(form, names)
             if form:
+                names.take("input")
                 return form, ""
         talk = self._talk(record, names)
         if talk:
@@ -274,6 +277,15 @@ class Forms:
         for part in ("messages", "conversations"):
             if part in given and given[part] in names and record[given[part]] is not None:
                 return None, f'"{given[part]}" is {kind_of(record[given[part]])}, not a list of messages'
+        return self._alone(form, names) if form == "text" else (form, "")
+
+    def _alone(self, form: str, names: _Names) -> tuple[str | None, str]:
+        """A form of texts alone; none where the person gave a part of a prompt, which has no place there."""
+        for part in ("input", "system", "history"):
+            if self.given.get(part) in names:
+                what = setting(f"data.fields.{part}", self.given[part])
+                other = "leave it out" if form == "segments" else "leave it out, or add data.fields.instruction=COLUMN"
+                return None, f"{what}: rows of {form} alone have no prompt to put it into ({other})"
         return form, ""
 
     def _nearly(self, names: _Names) -> bool:

@@ -177,8 +177,11 @@ class Reader:
         for turn in conversation.turns():
             for text in (turn.instruction, turn.input, turn.output, turn.system):
                 checked_text(text, "a text")
-        system = _optional(record, keys.get("system"))
-        return (replace(conversation, system=system) if system else conversation), repaired
+        for part in ("system", "input"):
+            own, given = getattr(conversation, part), _optional(record, keys.get(part))
+            if given:
+                conversation = replace(conversation, **{part: f"{own}\n\n{given}" if own else given})
+        return conversation, repaired
 
     def _messages(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[Conversation, Counter[str]]:
         messages = record[keys["messages"]]
