@@ -20,6 +20,7 @@ from ift.data.contract.hints import Found, hints
 from ift.data.contract.turns import count_turns
 from ift.data.contract.twins import NgramIndex, band_hashes
 from ift.data.reading.forms import Column, Columns
+from ift.data.reading.published import FlatTree, flat_plan
 from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row
 from ift.errors import DataError, one_line
 from ift.text.templates import FIELD, Template
@@ -140,6 +141,8 @@ class Checker:
 
     def _row(self, record: Any, chunk: Chunk, number: int, columns: Columns) -> Row:
         plan = self.reader.forms.plan(record) if isinstance(record, dict) else None
+        if isinstance(record, FlatTree):
+            return self._flat_tree(record, chunk, number, columns)
         if plan is not None:
             columns.count(record, plan)
             if plan.form is not None and chunk.format is not None and plan.form != chunk.format:
@@ -149,6 +152,22 @@ class Checker:
         row = self.reader.row(record, file=chunk.file, number=number, plan=plan)
         if plan is not None and (plan.unknown or plan.known):
             columns.look_at(record, plan, row)
+        return row
+
+    def _flat_tree(self, tree: FlatTree, chunk: Chunk, number: int, columns: Columns) -> Row:
+        """A row of several of the file's own: the columns are those of its messages."""
+        plans = [flat_plan(tuple(message), frozenset(self.ignore)) for message in tree.messages]
+        for message, plan in zip(tree.messages, plans, strict=True):
+            columns.count(message, plan)
+        for part, name in self.fields.items():
+            if name and any(name in message for message in tree.messages):
+                raise BadRow(
+                    f"data.fields.{part}={name}: a flat file of messages is read by its own names (leave it out)"
+                )
+        row = self.reader.row(tree, file=chunk.file, number=number)
+        for message, plan in zip(tree.messages, plans, strict=True):
+            if plan.unknown:
+                columns.look_at(message, plan, row)
         return row
 
     def _example(self, row: Row) -> Example:

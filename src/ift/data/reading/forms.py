@@ -380,7 +380,9 @@ def _other_kind(record: Mapping[str, Any], names: _Names) -> str:
             what = f"{setting('data.fields.output', good)} {setting('data.ignore', bad, listed=True)}"
             return f"preference rows ({good}, {bad}), which are not learnt as pairs (for one of them: {what})"
     if names.find("message_id") and names.find("parent_id") and names.find("role"):
-        return "one message of a tree a row, and the tree is not whole (give the file of whole trees, or all of it)"
+        return (
+            "one message of a tree, whose others do not stand beside it (sort by message_tree_id, or give whole trees)"
+        )
     turns = names.find("turns")
     answered = turns and (is_messages(record[turns]) or any(names.find(last) for _, _, last in FORMS))
     if turns and isinstance(record[turns], list) and not answered:
