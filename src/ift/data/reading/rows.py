@@ -177,10 +177,11 @@ class Reader:
         for turn in conversation.turns():
             for text in (turn.instruction, turn.input, turn.output, turn.system):
                 checked_text(text, "a text")
-        for part in ("system", "input"):
-            own, given = getattr(conversation, part), _optional(record, keys.get(part))
-            if given:
-                conversation = replace(conversation, **{part: f"{own}\n\n{given}" if own else given})
+        system, given = (_optional(record, keys.get(part)) for part in ("system", "input"))
+        if system:
+            conversation = replace(conversation, system="\n\n".join(filter(None, (conversation.system, system))))
+        if given:
+            conversation = replace(conversation, input="\n\n".join(filter(None, (conversation.input, given))))
         return conversation, repaired
 
     def _messages(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[Conversation, Counter[str]]:
