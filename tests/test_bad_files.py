@@ -545,8 +545,8 @@ BAD = [
         "a.jsonl:1: 3207 tokens, more than 1024: the response alone fills the context; 1 of 1",
         "data.too_long=truncate_prompt"),
     Bad("too long is an error", "a.jsonl", lines(row(0), row(1, input="x" * 3000)),
-        "a.jsonl:2: 3221 tokens, more than 1024 (data.too_long=drop leaves it out; drop_turns, truncate_prompt, "
-        "truncate_response keep a part)", "data.too_long=error"),
+        "a.jsonl:2: 3221 tokens, more than 1024 (data.too_long=drop leaves it out; truncate_prompt "
+        "keeps a part)", "data.too_long=error"),
     Bad("too long is unknown", "good.json", GOOD,
         "data.too_long=cut: must be one of drop, drop_turns, truncate_prompt, truncate_response, error",
         "data.too_long=cut", 2),

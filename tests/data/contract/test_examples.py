@@ -3,7 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ift.data.contract.examples import TooLong, broken_law, encode, length_summary, make_example
+from ift.data.contract.examples import (
+    TooLong,
+    broken_law,
+    encode,
+    keep_a_part,
+    length_summary,
+    make_example,
+    what_keeps_a_part,
+)
 from ift.data.reading.rows import Row
 from ift.text.encoding import encode_prompt
 from ift.text.templates import Piece, Segment, Template
@@ -12,6 +20,7 @@ SEGMENTS = (Segment("Q:{instruction}"), Segment("+{input}", when="input"), Segme
 TEMPLATE = Template("small", SEGMENTS)
 UNMASKED = Template("small", SEGMENTS, mask=False)
 CLOSED = Template("closed", (*SEGMENTS, Segment("#", supervised=True)))
+SYSTEM = Template("with system", (Segment("{system}", when="system"), *SEGMENTS))
 
 
 def row(instruction, given, output):
@@ -234,6 +243,28 @@ def test_an_answer_without_a_loss_has_no_end_to_learn_and_one_before_it_has(make
 def test_what_is_marked_and_learnt_all_the_same_breaks_a_law(byte_tokenizer):
     wrong = encode([Piece("a", False), Piece("b", True, unlearnt=True)], byte_tokenizer, 1)
     assert broken_law(wrong, byte_tokenizer) == "what is marked as not to be learnt would be learnt"
+
+
+@pytest.mark.parametrize(
+    ("long", "helps"),
+    [
+        (row("a" * 60, "", "bb"), ["truncate_prompt"]),
+        (row("aa", "", "b" * 60), ["truncate_response"]),
+        (row("a" * 20, "", "b" * 30), ["truncate_prompt", "truncate_response"]),
+        (replace(row("aa", "", "bb"), system="s" * 60), []),
+        (replace(row("aa", "", "bb"), history=(("a" * 50, "b"),)), ["drop_turns"]),
+    ],
+)
+def test_only_what_fits_a_row_is_said_to_keep_a_part_of_it(byte_tokenizer, long, helps):
+    assert what_keeps_a_part(long, SYSTEM, byte_tokenizer, max_length=45) == helps
+
+
+def test_of_text_alone_only_its_end_can_go(byte_tokenizer):
+    template = Template("none", (Segment("{output}", supervised=True),))
+    long = row("", "", "a" * 50)
+    assert what_keeps_a_part(long, template, byte_tokenizer, max_length=45) == ["truncate_response"]
+    assert keep_a_part(["truncate_response"]) == "truncate_response keeps a part"
+    assert (keep_a_part(["a", "b"]), keep_a_part([])) == ("a, b keep a part", "")
 
 
 def test_plain_text_is_learnt_from_its_first_token_to_its_end(make, byte_tokenizer):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ift.data.contract.hints import Found, hints
+from ift.data.contract.hints import NO_VALUE, Found, hints
 from ift.data.reading.rows import Row
 
 STOP = "ends in a stop marker of older tools (###, END, ->)"
@@ -69,6 +69,18 @@ def test_text_that_only_looks_like_one_is_left_alone(instruction, output):
 def test_what_the_template_itself_spells_is_told_of_once():
     assert told("<|im_start|>user", "it is me", own="<|im_start|>user\n<|im_end|>") == {}
     assert SPECIAL in told("<|im_start|>user </s>"[16:], "it is me", own="<|im_start|>user\n<|im_end|>")
+
+
+@pytest.mark.parametrize("given", ["NaN", "null", " None ", "N/A", "<NA>"])
+def test_an_empty_cell_that_another_program_spelled_is_told_of(given):
+    assert told("Name a river.", "the Rhine", given=given) == {NO_VALUE: given}
+    assert told(given, "the Rhine") == {}
+
+
+def test_an_empty_cell_that_is_a_system_text_is_told_of_and_a_word_is_not():
+    row = Row("Name a river.", "none of them", "the Rhine", "nan", file="f", number=1)
+    assert [(name, found.text) for name, found in hints(row, row.output)] == [(NO_VALUE, "nan")]
+    assert told("Name a river.", "the Rhine", given="none of them") == {}
 
 
 def test_the_end_of_text_has_a_line_of_its_own():

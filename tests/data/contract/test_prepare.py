@@ -169,7 +169,7 @@ def test_a_refusal_for_length_names_what_keeps_a_part_and_where_the_rows_are(pre
         prepared(records, too_long="truncate_response", run=run)
     assert str(caught.value).endswith(
         f"rows.json:1: 96 tokens, more than 64: the prompt alone fills the context; 1 of 21 rows cannot be used "
-        f"and are in {run.rejected} (data.too_long=drop_turns, truncate_prompt keep a part; "
+        f"and are in {run.rejected} (data.too_long=truncate_prompt keeps a part; "
         "or raise data.max_dropped=0.01)"
     )
     with pytest.raises(
@@ -400,6 +400,25 @@ def test_every_column_is_used_as_something_or_named_with_an_example(prepared):
     details = list(show_details(report))
     assert "          column context: input, 20 rows" in details
     assert "          column id: not used, 20 rows, labels, numbers, names or links: 1" in details
+
+
+def test_the_columns_of_flat_messages_are_those_of_the_file(prepared):
+    records = []
+    for i in range(20):
+        about = {"message_tree_id": f"t{i}", "lang": "en"}
+        records.append({"message_id": f"q{i}", "parent_id": None, "text": f"{i}+1?", "role": "prompter", **about})
+        records.append({"message_id": f"a{i}", "parent_id": f"q{i}", "text": f"{i + 1}", "role": "assistant", **about})
+    report = prepared(records).report
+    assert [(each["name"], each["used"], each["rows"]) for each in report["files"][0]["columns"]] == [
+        ("message_id", "messages", 40),
+        ("parent_id", "messages", 20),
+        ("text", "messages", 40),
+        ("role", "messages", 40),
+        ("message_tree_id", "messages", 40),
+        ("lang", None, 40),
+    ]
+    with pytest.raises(DataError, match=r"one message of a tree, whose others do not stand beside it; 40 of 40 rows"):
+        prepared([*records[::2], *records[1::2]])
 
 
 def test_a_column_that_reads_like_a_part_of_the_prompt_stops_the_run_unless_it_is_left_out(prepared, tmp_path):

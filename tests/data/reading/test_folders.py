@@ -42,7 +42,13 @@ def look(tmp_path, write):
         ("alpaca-Validation", "val"),
         ("valid", "val"),
         ("dev", "val"),
-        ("my_eval_rows", "all"),  # in the middle it may mean anything
+        ("my-test-set", "test"),
+        ("my_eval_rows", "val"),
+        ("a.train", "train"),
+        ("trainset", "train"),
+        ("my_testset_2", "test"),
+        ("human_eval_test", "test"),  # the ends come first
+        ("my_train_test_split", "all"),
         ("contest", "all"),
         ("latest", "all"),
         ("train_test", "all"),  # both
@@ -50,7 +56,7 @@ def look(tmp_path, write):
         ("0000", "all"),
     ],
 )
-def test_a_split_is_a_word_at_either_end_of_a_name(name, split):
+def test_a_split_is_a_word_of_a_name(name, split):
     assert split_named(name) == split
 
 
@@ -66,6 +72,11 @@ def test_data_files_stand_for_a_folder_by_name(look):
     [
         (["train.jsonl", "test.jsonl"], {"all": ["train.jsonl"], "test": ["test.jsonl"]}),
         (["a_train.json", "a_dev.json"], {"all": ["a_train.json"], "val": ["a_dev.json"]}),
+        (
+            ["a.train.jsonl", "a.dev.jsonl.gz", "a.test.jsonl"],
+            {"all": ["a.train.jsonl"], "val": ["a.dev.jsonl.gz"], "test": ["a.test.jsonl"]},
+        ),
+        (["my-train-set.jsonl", "my-test-set.jsonl"], {"all": ["my-train-set.jsonl"], "test": ["my-test-set.jsonl"]}),
         (["rows.json", "test.json"], {"all": ["rows.json"], "test": ["test.json"]}),
         (
             [
@@ -98,6 +109,22 @@ def test_beside_a_file_to_train_on_one_without_a_split_may_hold_all_rows_and_is_
         {"all": ["train.json"], "test": ["test.json"]},
         ["everything.json"],
     )
+
+
+def test_splits_below_win_over_a_file_whose_name_says_none(look):
+    files, unread = look("extra.jsonl", "data/train.jsonl", "data/test.jsonl", **{"config.json": '{"size": 3}'})
+    assert files == {"all": ["data/train.jsonl"], "test": ["data/test.jsonl"]}
+    assert unread == ["config.json", "extra.jsonl"]
+
+
+def test_rows_of_the_folder_itself_are_read_where_none_below_are_named_train(look):
+    assert look("rows.jsonl", "data/more.jsonl", "test/a.jsonl") == ({"all": ["rows.jsonl"]}, ["data", "test"])
+
+
+def test_settings_are_no_data_beside_data(look):
+    files, unread = look("a.jsonl", **{"config.json": '{"size": 3, "kinds": ["x"]}', "b.json": '{"prompt": "a"}'})
+    assert files == {"all": ["a.jsonl", "b.json"]}
+    assert unread == ["config.json"]
 
 
 def test_what_hf_download_leaves_besides_is_named(look):

@@ -514,3 +514,47 @@ def test_what_a_key_holds_is_carried_or_refused_or_known_to_be_no_part_of_what_i
             assert here or key in HARMLESS or key in ROLE_KEYS, (key, messages, tools)
             carried += here
     assert carried > 20
+
+
+# -- what is not carried -----------------------------------------------------------------------------------------------
+
+LONG = "The rent rises by three percent each year."
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "counted"),
+    [
+        ("hint", "Use the map", True),  # of no known key even a label
+        ("level", 3, True),
+        ("metadata", {"doc": LONG}, True),
+        ("citations", [{"id": 1, "quote": LONG}], True),
+        ("source", "维基百科自由的百科全书之一", True),
+        ("metadata", {"split": "train", "url": "https://a.example/some/long/path/to/it"}, False),
+        ("created", "Sat Nov 28 23:24:22 UTC 2026", False),
+        ("id", "1c9a0f5e-7d0f-4c6e-9f3a-0a4c6d0c6c52", False),
+        ("logprobs", [0.5] * 1000, False),
+        ("hint", None, False),
+        ("hint", "", False),
+    ],
+)
+def test_what_a_key_holds_and_nothing_carries_is_counted(key, value, counted):
+    messages = listed(*PAIR)
+    messages[0][key] = value
+    conversation, repaired = conversation_from(messages)
+    assert conversation == ANSWERED
+    assert repaired == Counter({f'message key "{key}" not used': 1} if counted else {})
+
+
+def test_words_beside_a_text_in_a_part_are_counted():
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Why?", "citations": [LONG]}]}, listed(*PAIR)[1]]
+    assert conversation_from(messages) == (ANSWERED, Counter({'message key "citations" not used': 1}))
+
+
+@pytest.mark.parametrize("turns", ["merge", "drop"])
+def test_of_texts_in_turn_the_last_without_an_answer_is_left_out(turns):
+    conversation, repaired = conversation_from(["Why?", "So.", "And?"], turns=turns)
+    assert (conversation, repaired) == (ANSWERED, Counter({"question after the last answer left out": 1}))
+    assert "has no answer (data.turns=drop leaves it out)" in refused(["Why?", "So.", "And?"])
+    assert refused(["Why?"], turns=turns).endswith(
+        "1 text without roles, read as user and assistant in turn: the last one has no answer"
+    )

@@ -79,6 +79,7 @@ def test_messages_without_their_root_and_other_records_stay_as_they_are():
     lost = flat("b", "a", "2")
     assert list(whole_trees([(1, lost)])) == [(1, lost)]
     assert list(whole_trees([(1, lost), (2, None), (3, lost)])) == [(1, lost), (2, None), (3, lost)]
+    assert list(whole_trees([(1, lost), (2, lost)])) == [(1, lost), (2, lost)]  # each is a row of the file
     others = [(1, {"instruction": "a"}), (2, lost)]
     assert list(whole_trees(others)) == others
 

@@ -248,6 +248,33 @@ def test_what_a_published_form_leaves_out_is_counted():
     assert reader.repaired == {"instances after the first of an instruction, not used": 1}
 
 
+TREE = {"role": "prompter", "text": "a", "replies": [{"role": "assistant", "text": "c"}]}
+
+
+@pytest.mark.parametrize(
+    ("record", "given"),
+    [
+        ({"instruction": "a", "instances": [{"input": "b", "output": "c"}], "doc": "d"}, "b\n\nd"),
+        ({"prompt": TREE, "doc": "d"}, "d"),
+        ({"input": "[|Human|] a [|AI|] c", "doc": "d"}, "d"),
+    ],
+)
+def test_a_column_named_as_the_input_is_used_in_published_forms_too(record, given):
+    assert row_of(record, input="doc") == Row("a", given, "c", file="f", number=4)
+    assert row_of(record, system="doc").system == "d"
+
+
+@pytest.mark.parametrize(
+    "record", [{"text": "a", "doc": "d"}, {"segments": [{"label": True, "text": "a"}], "doc": "d"}]
+)
+@pytest.mark.parametrize("part", ["input", "system"])
+def test_a_part_of_a_prompt_has_no_place_beside_text_alone(record, part):
+    with pytest.raises(
+        BadRow, match=rf"data.fields.{part}=doc: rows of \w+ alone have no prompt to put it into \(leave"
+    ):
+        row_of(record, plain=True, **{part: "doc"})
+
+
 def test_a_whole_emoji_is_no_half_character():
     assert row_of(json.loads('{"instruction": "a", "output": "\\ud83d\\ude00"}')).output == "😀"
 

@@ -9,6 +9,7 @@ from ift.data.reading.containers import read_records
 from ift.errors import DataError
 
 ROWS = [{"instruction": f"Say {i}.", "output": f"It is {i}, yes."} for i in range(9)]
+ROWS_SHORT = [{"instruction": f"Say {i}", "output": row["output"]} for i, row in enumerate(ROWS)]
 ODD = [*ROWS[:3], {"instruction": 'He said "hi"\tto me', "output": 'one\n"two"; x|y\n\nthree'}, *ROWS[3:]]
 
 
@@ -108,7 +109,10 @@ def test_where_lines_speak_for_both_meanings_the_line_is_named(write, content, m
         ("训练数据\n指令,输出\na,b\nc,d\n", "names stand in line 2"),
         ("How many are there?,,Three of them.\nHow few?,,Two of them.\n", "(put a line with them above it: "),
         ("a,b\n1,2\na,b\n", "a.csv:2: the header stands here again (take this line out)"),
-        ("a,b,\n1,2,3\n", "a.csv:1: more columns than the header has (quote the text)"),
+        ("a,b,\n1,2,3\n", "a.csv:1: column 3 holds text and has no name in the header (name it there"),
+        ("a,b\n1,2,3\n", "a.csv:1: more columns than the header has (quote the text)"),
+        ('a,b\n1, "2, 3"\n4,5,6,7\n', "a.csv:1: more columns than the header has (take out the blank before"),
+        ("My rows\n\ninstruction,input,output\na,b,c\nd,e,f\n", "names stand in line 3 (delete what"),
         ("| a | b |\n|---|---|\n| 1 | 2 |\n\nThe end.\n", "a.csv:1: line 5 is no row of the table (take it out)"),
         ("| a | b |\n|---|---|\n| 1 | 2 | 3 |\n", r"a.csv:1: more columns than the header has (write \| for a bar"),
     ],
@@ -150,6 +154,19 @@ def test_prose_is_no_table(write):
 )  # fmt: skip
 def test_the_names_of_columns_are_as_they_stand_without_white_space_round_them(write, content, first):
     assert read(write("a.csv", content))[0] == first
+
+
+def test_a_blank_between_comma_and_quote_belongs_to_no_field_where_rows_fit_the_header_so(write):
+    rows = "".join(f'Say {i}, "It is {i}, yes."\n' for i in range(9))
+    assert read(write("a.csv", f"instruction,output\n{rows}")) == ROWS_SHORT
+    assert read(write("b.csv", 'a,b\n1, "2"\n')) == [{"a": "1", "b": ' "2"'}]  # as it stands: it fits
+
+
+def test_blank_lines_as_excel_writes_them_are_no_rows(write):
+    assert read(write("a.csv", "a,b,c\n1,2,3\n,,\n , ,\n\n,5,\n,,\n")) == [
+        {"a": "1", "b": "2", "c": "3"},
+        {"a": "", "b": "5", "c": ""},
+    ]
 
 
 def test_columns_that_a_row_does_not_reach_are_none(write):

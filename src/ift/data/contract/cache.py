@@ -320,7 +320,12 @@ class _Tally:
         for dropped in checked.dropped:
             self._count(dropped.reason)
             if self.first_dropped is None and not dropped.marked:
-                self.first_dropped = {"file": dropped.file, "row": dropped.row, "reason": dropped.reason}
+                self.first_dropped = {
+                    "file": dropped.file,
+                    "row": dropped.row,
+                    "reason": dropped.reason,
+                    "helps": dropped.helps,
+                }
         self.turns_lost += sum(cut.get("turns_lost", 0) for cut in checked.cut)
         for warning, about in checked.warnings.items():
             counted = self.warnings.setdefault(warning, {"rows": 0, "first": [], "example": about.example})

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ift.data.contract.examples import CUTS, SHORTER, Example, TooLong, broken_law, make_example
+from ift.data.contract.examples import CUTS, Example, TooLong, broken_law, keep_a_part, make_example, what_keeps_a_part
 from ift.data.contract.hints import Found, hints
 from ift.data.contract.turns import count_turns
 from ift.data.contract.twins import NgramIndex, band_hashes
 from ift.data.reading.forms import Column, Columns
+from ift.data.reading.published import FlatTree, flat_plan
 from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row
 from ift.errors import DataError, one_line
 from ift.text.templates import FIELD, Template
@@ -97,6 +98,7 @@ class Checker:
         dropped: list[Dropped] = []
         cut: list[dict[str, Any]] = []
         self.reader.repaired, columns = Counter(), Columns()
+        told = False
 
         def drop(number: int, record: Any, error: Exception) -> None:
             reason = one_line(str(error), 300)  # the file's own names are in it, whatever they hold
@@ -117,6 +119,8 @@ class Checker:
                 pairs.append((example.shorter or row, example))
             except (BadRow, TooLong) as error:
                 drop(row.number, record, error)
+                if isinstance(error, TooLong) and not told:  # the line on a refusal is about the first one
+                    dropped[-1], told = replace(dropped[-1], helps=tuple(self._what_keeps_a_part(row))), True
         dropped.sort(key=lambda one: one.row)
         checked = self._pack(chunk, pairs)
         checked.dropped, checked.cut, checked.source = dropped, cut, chunk.source
@@ -137,6 +141,8 @@ class Checker:
 
     def _row(self, record: Any, chunk: Chunk, number: int, columns: Columns) -> Row:
         plan = self.reader.forms.plan(record) if isinstance(record, dict) else None
+        if isinstance(record, FlatTree):
+            return self._flat_tree(record, chunk, number, columns)
         if plan is not None:
             columns.count(record, plan)
             if plan.form is not None and chunk.format is not None and plan.form != chunk.format:
@@ -146,6 +152,22 @@ class Checker:
         row = self.reader.row(record, file=chunk.file, number=number, plan=plan)
         if plan is not None and (plan.unknown or plan.known):
             columns.look_at(record, plan, row)
+        return row
+
+    def _flat_tree(self, tree: FlatTree, chunk: Chunk, number: int, columns: Columns) -> Row:
+        """A row of several of the file's own: the columns are those of its messages."""
+        plans = [flat_plan(tuple(message), frozenset(self.ignore)) for message in tree.messages]
+        for message, plan in zip(tree.messages, plans, strict=True):
+            columns.count(message, plan)
+        for part, name in self.fields.items():
+            if name and any(name in message for message in tree.messages):
+                raise BadRow(
+                    f"data.fields.{part}={name}: a flat file of messages is read by its own names (leave it out)"
+                )
+        row = self.reader.row(tree, file=chunk.file, number=number)
+        for message, plan in zip(tree.messages, plans, strict=True):
+            if plan.unknown:
+                columns.look_at(message, plan, row)
         return row
 
     def _example(self, row: Row) -> Example:
@@ -163,10 +185,8 @@ class Checker:
             )
         except TooLong as error:
             if self.too_long == "error":
-                shorter = ", ".join(SHORTER)
-                raise DataError(
-                    f"{row.file}:{row.number}: {error} (data.too_long=drop leaves it out; {shorter} keep a part)"
-                ) from error
+                ways = ["data.too_long=drop leaves it out", keep_a_part(self._what_keeps_a_part(row))]
+                raise DataError(f"{row.file}:{row.number}: {error} ({'; '.join(filter(None, ways))})") from error
             raise
         broken = broken_law(example, self.tokenizer)
         if broken:
@@ -174,6 +194,9 @@ class Checker:
                 f"{row.file}:{row.number}: {broken} (prompt {self.template.name}, tokenizer {self.tokenizer.name})"
             )
         return example
+
+    def _what_keeps_a_part(self, row: Row) -> list[str]:
+        return what_keeps_a_part(row, self.template, self.tokenizer, max_length=self.max_length)
 
     def _pack(self, chunk: Chunk, pairs: list[tuple[Row, Example]]) -> Checked:
         index = np.zeros(len(pairs), INDEX)

@@ -99,6 +99,24 @@ def make_example(
     raise TooLong(length)
 
 
+def what_keeps_a_part(row: Row, template: Template, tokenizer: Tokenizer, *, max_length: int) -> list[str]:
+    """The policies under which this row fits, each tried: turns cannot be dropped where there is but one."""
+
+    def fits(policy: str) -> bool:
+        try:
+            make_example(row, template, tokenizer, max_length=max_length, too_long=policy)
+        except TooLong:
+            return False
+        return True
+
+    return [policy for policy in SHORTER if fits(policy)]
+
+
+def keep_a_part(policies: Sequence[str]) -> str:
+    """These policies as what is said to a person; an empty text for none."""
+    return f"{', '.join(policies)} keep{'s' * (len(policies) == 1)} a part" if policies else ""
+
+
 def encode(pieces: list[Piece], tokenizer: Tokenizer, row: int) -> Example:
     ids: list[int] = []
     runs: list[tuple[int, int]] = []

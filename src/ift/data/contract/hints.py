@@ -41,6 +41,8 @@ MOJIBAKE = re.compile(  # bytes of UTF-8 that were read as Latin-1 or Windows-12
 )
 MOJIBAKE_SIGNS = ("Ã", "Â", "â€", "ï»¿", "ðŸ", "\ufffd")
 REPEATED = 20  # characters of an instruction from which an answer that begins with it is no chance
+EMPTY = frozenset(("nan", "null", "none", "n/a", "#n/a", "na", "<na>", "nil", "<noinput>"))  # in small letters
+NO_VALUE = "an input that reads None or NaN (an empty cell written by another program?)"
 ONE_WORD = "an answer of one word (is that wanted?)"
 MANY = {ONE_WORD: (25, 0.3)}  # hints that say something only of so many rows, and of such a share
 AROUND, LONGEST = 30, 100  # characters of an excerpt: on each side of what was found, and in all
@@ -72,6 +74,10 @@ def hints(row: Row, text: str, own: str = "") -> Iterator[tuple[str, Found]]:
         yield "the answer begins with the prompt", Found(row.output)
     if len(answer) < 30 and len(answer.split()) < 2 and not CJK.search(answer):
         yield ONE_WORD, Found(row.output)
+    for given in (row.input, row.system):
+        if given and len(given) < 12 and given.strip().lower() in EMPTY:
+            yield NO_VALUE, Found(given)
+            break
     if row.output.endswith(STOPS_OF_ANSWER):
         yield _stop(row.output)
     elif (row.input or row.instruction).endswith(STOPS_OF_PROMPT):

@@ -14,7 +14,7 @@ import numpy as np
 
 from ift.data.contract.cache import Store, StoredExamples, StoredRows, open_store
 from ift.data.contract.check import CUT, Checker
-from ift.data.contract.examples import SHORTER, TOO_LONG, Example, length_summary
+from ift.data.contract.examples import TOO_LONG, Example, keep_a_part, length_summary
 from ift.data.contract.splits import SPLITS, split_rows
 from ift.data.contract.twins import NgramIndex, similarity
 from ift.data.reading.forms import no_such
@@ -185,8 +185,8 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
     if start < len(reason):  # what it says to do comes last, where no line is shortened
         advice = reason[start:].strip()[1:-1] + (f"; {raising}" if meta["rows"] else "")  # else no share would help
     elif TOO_LONG in reason:
-        shorter = ", ".join(policy for policy in SHORTER if policy != settings.too_long)
-        advice = f"data.too_long={shorter} keep a part; {raising}"
+        shorter = keep_a_part([policy for policy in first.get("helps", ()) if policy != settings.too_long])
+        advice = f"data.too_long={shorter}; {raising}" if shorter else raising.removeprefix("or ")
     else:
         advice = f"mend them {raising}"
     count = f"{dropped} of {meta['rows_in']} rows cannot be used and are in {rejected}"

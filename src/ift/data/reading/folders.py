@@ -17,6 +17,7 @@ from typing import Any
 
 from ift.data.reading.archives import is_zip, names_in
 from ift.data.reading.containers import PACKED, SUFFIXES, suffix_of
+from ift.data.reading.json_layouts import ROW_NAMES, Ambiguous, rows_of
 from ift.errors import DataError
 
 SPLITS = {
@@ -24,6 +25,8 @@ SPLITS = {
     "val": ("validation", "valid", "val", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
+PACKED_DATA = re.compile(f"({'|'.join(SUFFIXES)})({'|'.join(PACKED)})?$".replace(".", "[.]"), re.IGNORECASE)
+SET = re.compile("(?<=.)(sets?|splits?|data)$")  # of testset, traindata
 DESCRIPTION = 1_000_000  # bytes: a file that describes others is small
 # of LLaMA-Factory's dataset_info.json, of the files of `datasets`
 OF_AN_ENTRY = {"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"}
@@ -42,10 +45,16 @@ class Found:
 
 
 def split_named(name: str) -> str:
-    """The split that a name says: train, val or test, or "all" where it says none, or two."""
+    """The split that a name says: train, val or test, or "all" where it says none, or two.
+
+    The words at its ends are asked first, human_eval_test is test; then those in the middle, my-test-set is test too.
+    """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word != "of"]
-    found = {split for split, names in SPLITS.items() for word in (*words[:1], *words[-1:]) if word in names}
-    return found.pop() if len(found) == 1 else "all"
+    for asked in ((*words[:1], *words[-1:]), words):
+        found = {split for word in asked for split, names in SPLITS.items() if SET.sub("", word) in names}
+        if found:
+            return found.pop() if len(found) == 1 else "all"
+    return "all"
 
 
 def find_files(path: Path) -> Found:
@@ -94,13 +103,13 @@ def _in_folder(folder: Path) -> Found:
     files = [each for each in entries if not each.is_dir()]
     # a hidden one is no data: macOS leaves a ._rows.json beside each rows.json
     data = [file for file in files if _is_data(file.name) and not file.name.startswith(".") and not _describes(file)]
+    data = [file for file in data if not _holds_no_rows(file)] or data
+    inner = [each for each in entries if each.is_dir() and not each.name.startswith(".")]
+    found = _by_name(folder, data)
     if data:
-        found = _by_name(folder, data)
-        inner: list[Path] = []
+        data, inner, found = _unless_splits_below(folder, data, inner, found)
     else:
-        found, inner = _in_folders(
-            folder, [each for each in entries if each.is_dir() and not each.name.startswith(".")]
-        )
+        found, inner = _in_folders(folder, inner)
     taken = {*data, *inner}
     found.unread += [each for each in entries if each not in taken]
     return found
@@ -130,12 +139,28 @@ def _in_folders(folder: Path, inner: Sequence[Path]) -> tuple[Found, list[Path]]
     return found, []
 
 
+def _unless_splits_below(
+    folder: Path, data: list[Path], inner: Sequence[Path], found: Found
+) -> tuple[list[Path], list[Path], Found]:
+    """The data files that are read, the folders that are, and what is found. A folder's own files are its rows, unless
+    their names say no split and rows to train on stand below them under that name: train/, or train.jsonl in data/."""
+    below = [each for each in inner if each.name == "data" or split_named(each.name) != "all"]
+    if found.files.keys() <= {"all"} and below:
+        try:
+            splits, taken = _in_folders(folder, below)
+        except DataError:  # several data sets, one that is not whole
+            return data, [], found
+        if "train" in splits.files:
+            return [], taken, splits
+    return data, [], found
+
+
 def _by_name(folder: Path, files: Sequence[Path]) -> Found:
     found = Found()
     for file in files:
         # in a zip, the folders above say it too
         parts = PurePosixPath(file.relative_to(folder)).parts
-        stem = parts[-1].removesuffix("".join(file.suffixes)) or parts[-1]
+        stem = PACKED_DATA.sub("", parts[-1])
         splits = [split for part in (stem, *reversed(parts[:-1])) if (split := split_named(part)) != "all"]
         found.add(splits[0] if splits else "all", [file])
     return found
@@ -179,6 +204,15 @@ def _describes(file: Path) -> bool:
     return all(
         isinstance(entry, dict) and (OF_AN_ENTRY & entry.keys() or {"features"} <= entry.keys()) for entry in entries
     )
+
+
+def _holds_no_rows(file: Path) -> bool:
+    """Whether a JSON file is one object that reads like settings: neither a row nor rows, by any name of theirs."""
+    value = _json(file) if file.suffix.lower() == ".json" else None
+    try:
+        return isinstance(value, dict) and rows_of(value) is None and ROW_NAMES.isdisjoint(map(str.lower, value))
+    except Ambiguous:
+        return False
 
 
 def _json(file: Path) -> Any:

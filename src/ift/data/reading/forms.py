@@ -200,7 +200,10 @@ class Forms:
             if problem:
                 return None, problem
             form = _published(record, names)
+            if form == "segments":
+                return self._alone(form, names)
             if form:
+                names.take("input")
                 return form, ""
         talk = self._talk(record, names)
         if talk:
@@ -274,6 +277,15 @@ class Forms:
         for part in ("messages", "conversations"):
             if part in given and given[part] in names and record[given[part]] is not None:
                 return None, f'"{given[part]}" is {kind_of(record[given[part]])}, not a list of messages'
+        return self._alone(form, names) if form == "text" else (form, "")
+
+    def _alone(self, form: str, names: _Names) -> tuple[str | None, str]:
+        """A form of texts alone; none where the person gave a part of a prompt, which has no place there."""
+        for part in ("input", "system", "history"):
+            if self.given.get(part) in names:
+                what = setting(f"data.fields.{part}", self.given[part])
+                other = "leave it out" if form == "segments" else "leave it out, or add data.fields.instruction=COLUMN"
+                return None, f"{what}: rows of {form} alone have no prompt to put it into ({other})"
         return form, ""
 
     def _nearly(self, names: _Names) -> bool:
@@ -368,7 +380,9 @@ def _other_kind(record: Mapping[str, Any], names: _Names) -> str:
             what = f"{setting('data.fields.output', good)} {setting('data.ignore', bad, listed=True)}"
             return f"preference rows ({good}, {bad}), which are not learnt as pairs (for one of them: {what})"
     if names.find("message_id") and names.find("parent_id") and names.find("role"):
-        return "one message of a tree a row, and the tree is not whole (give the file of whole trees, or all of it)"
+        return (
+            "one message of a tree, whose others do not stand beside it (sort by message_tree_id, or give whole trees)"
+        )
     turns = names.find("turns")
     answered = turns and (is_messages(record[turns]) or any(names.find(last) for _, _, last in FORMS))
     if turns and isinstance(record[turns], list) and not answered:

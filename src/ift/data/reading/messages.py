@@ -9,7 +9,8 @@ reasoning     "reasoning_content", "reasoning", "thinking", parts of these types
 marks         which answers bear no loss: "weight", "train", "loss_weight" and others of MARKS; "train_detail"
 
 What a key of a message holds is carried, is known to be no part of what is said (HARMLESS), is short as a label is, or
-is an error that names it. A null is an absent key: columns of Parquet have one wherever another row has something.
+is an error that names it. What is not carried is counted, but for HARMLESS keys without a text of some words.
+A null is an absent key: columns of Parquet have one wherever another row has something.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from ift.data.reading.turns import Said, conversation_in_order, joined, united
 from ift.text.conversations import ROLES, Conversation, Message, conversation_of, role_of
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
+WORDS = re.compile(  # four in a row, or what is written without spaces
+    r"[^\W\d_]{2,}(?:[^\w\s]*\s+[^\w\s]*[^\W\d_]{2,}){3}"
+    "|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]{10}"
+)
 LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
 TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
@@ -168,14 +173,14 @@ def _plain(messages: Any, system: Any) -> list[Message] | None:
 def _is_plain(message: dict[Any, Any]) -> bool:
     """Whether the rest of a message with a role and a text is nulls and what does not matter."""
     for key, value in message.items():
-        if value is not None and key not in PLAIN_KEYS:
+        if value is not None and (key not in PLAIN_KEYS or (key in HARMLESS and _has_words(value))):
             return False
     one = message.get("role") is None or (message.get("from") is None and message.get("value") is None)
     return one and (message.get("from") is None or message.get("content") is None)
 
 
 def _conversation(messages: Any, system: Any, tools: Any, turns: str) -> tuple[Conversation, Counter[str]]:
-    listed = _listed(messages)
+    listed = _listed(messages, turns)
     if _has_filled_null(tools) or any(map(_has_null_calls, listed)):
         listed, tools = _without_nulls(listed), _without_nulls(tools)
     said: list[Said] = []
@@ -194,13 +199,14 @@ def _conversation(messages: Any, system: Any, tools: Any, turns: str) -> tuple[C
         if said and said[0].role == "system" and not own:
             del said[0]
         said.insert(0, Said(role="system", number=0, text=beside))  # before another it is a neighbour of one role
-    return conversation_in_order(said, tools=_tools(tools), turns=turns)
+    conversation, repaired = conversation_in_order(said, tools=_tools(tools), turns=turns)
+    return conversation, repaired + _unused(listed)
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
-def _listed(messages: Any) -> list[Any]:
+def _listed(messages: Any, turns: str = "error") -> list[Any]:
     """Messages, one an element, by whatever means they are listed."""
     if isinstance(messages, str):
         messages = _from_json(messages, "the messages are text that")
@@ -209,7 +215,7 @@ def _listed(messages: Any) -> list[Any]:
     if not isinstance(messages, list):
         raise ValueError(f"the messages are {kind_of(messages)}, not a list")
     if messages and all(isinstance(message, str) for message in messages):
-        return _of_texts(messages)
+        return _of_texts(messages, turns)
     listed: list[Any] = []
     for number, message in enumerate(messages, start=1):
         if isinstance(message, list):
@@ -235,14 +241,14 @@ def _across(columns: Mapping[str, Any]) -> list[Any]:
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
-def _of_texts(texts: Sequence[str]) -> list[Any]:
+def _of_texts(texts: Sequence[str], turns: str) -> list[Any]:
     """Texts without roles: user and assistant in turn (LIMA). Texts that are JSON of messages are those messages."""
     if all(is_messages(f"[{text}") for text in texts):
         return [_from_json(text, f"message {number} is text that") for number, text in enumerate(texts, start=1)]
-    if len(texts) % 2:
-        raise ValueError(
-            f"{_many(len(texts), 'text')} without roles, read as user and assistant in turn: the last one has no answer"
-        )
+    if len(texts) % 2 and (turns == "error" or len(texts) == 1):
+        advice = " (data.turns=drop leaves it out)" if len(texts) > 1 else ""
+        read = f"{_many(len(texts), 'text')} without roles, read as user and assistant in turn"
+        raise ValueError(f"{read}: the last one has no answer{advice}")
     return [_as_message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
 
 
@@ -369,6 +375,35 @@ def _must_not_matter(key: Any, value: Any, where: str) -> None:
         raise ValueError(
             f'{where} has "{name}", which nothing carries (take it out of the rows where it does not matter)'
         )
+
+
+def _unused(messages: Sequence[Any]) -> Counter[str]:
+    """What nothing carries of messages that can be read, by key."""
+    unused: Counter[str] = Counter()
+    for message in messages:
+        content = _only(message, TEXT_KEYS, "")
+        parts = content if isinstance(content, list) else ()
+        for holder in (message, *(part for part in parts if isinstance(part, dict))):
+            for key, value in holder.items():
+                if _has_words(value) if key in HARMLESS else value and holder is message and key not in KNOWN:
+                    unused[f'message key "{str(key)[:40]}" not used'] += 1
+    return unused
+
+
+def _has_words(value: Any) -> bool:
+    """Whether there is a text of some words in it: no id, date, label or link."""
+    if type(value) is str:  # quick: this is asked of every message of many files
+        return (value.count(" ") > 2 or not value.isascii()) and bool(WORDS.search(value[:500]))
+    if not isinstance(value, dict | list):
+        return False
+    waiting, seen = [value], 0
+    while waiting and seen < 100:  # log probabilities have thousands
+        value, seen = waiting.pop(), seen + 1
+        if isinstance(value, str) and WORDS.search(value[:500]):
+            return True
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+    return False
 
 
 # -- parts of a content ------------------------------------------------------------------------------------------------

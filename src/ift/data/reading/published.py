@@ -2,7 +2,7 @@
 
 OASST's trees   the best-ranked reply at every turn (the first where none is ranked) as far as an answer; the other
                 replies are counted as not used
-flat OASST      the messages of a tree, which stand together, as that tree: a row each
+flat OASST      the messages of a tree, which stand together, as that tree: a row each; others stay a row a message
 self-instruct   the first instance of an instruction; further ones are counted as not used
 baize           the turns after [|Human|] and [|AI|]
 segments        their texts one after the other, those of "label": false without a loss (axolotl's template-free rows)
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
+from ift.data.reading.forms import Plan
 from ift.data.reading.messages import kind_of
 from ift.text.conversations import Conversation, conversation_of
 
@@ -23,6 +25,22 @@ NOT_FIRST = "instances after the first of an instruction, not used"
 SPEAKERS = {"prompter": "user", "assistant": "assistant"}
 BAIZE = "The conversation between human and AI assistant."  # what its authors put before each
 FLAT = {"message_id", "parent_id", "message_tree_id", "text", "role"}
+RANKS = {"rank", "deleted"}  # which of several replies is taken
+
+
+class FlatTree(dict[str, Any]):
+    """A record of a tree, made of the messages of a flat file."""
+
+    messages: Sequence[dict[str, Any]] = ()
+
+
+@cache
+def flat_plan(names: tuple[str, ...], ignore: frozenset[str]) -> Plan:
+    """What becomes of the columns of messages of a flat file."""
+    used = {name: "messages" for name in names if name in FLAT | RANKS}
+    known = {name: "left out by data.ignore" for name in names if name in ignore and name not in used}
+    unknown = tuple(name for name in names if name not in used and name not in known)
+    return Plan("oasst", used=used, known=known, unknown=unknown)
 
 
 def of_tree(root: dict[str, Any]) -> tuple[Conversation, Counter[str]]:
@@ -64,9 +82,12 @@ def _size(root: dict[str, Any]) -> int:
 
 
 def whole_trees(records: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """Records as they are; but the messages of flat OASST files as trees, with the number of their first message."""
-    tree: list[dict[str, Any]] = []
-    number, flat = 0, None
+    """Records as they are; but the messages of flat OASST files as trees, with the number of their first message.
+
+    Messages of one tree that stand together and are no whole tree stay as they are.
+    """
+    tree: list[tuple[int, dict[str, Any]]] = []
+    flat = None
     for at, record in records:
         if flat is None:
             flat = isinstance(record, dict) and record.keys() >= FLAT
@@ -74,20 +95,22 @@ def whole_trees(records: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]
             yield at, record
             continue
         is_message = isinstance(record, dict) and record.keys() >= FLAT
-        if tree and not (is_message and record["message_tree_id"] == tree[0]["message_tree_id"]):
-            yield number, _joined(tree)
+        if tree and not (is_message and record["message_tree_id"] == tree[0][1]["message_tree_id"]):
+            yield from _joined(tree)
             tree = []
         if not is_message:
             yield at, record
             continue
-        number = number if tree else at
-        tree.append(record)
+        tree.append((at, record))
     if tree:
-        yield number, _joined(tree)
+        yield from _joined(tree)
 
 
-def _joined(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _joined(numbered: Sequence[tuple[int, dict[str, Any]]]) -> Sequence[tuple[int, dict[str, Any]]]:
     """The messages of a tree as the tree; as they stand, where they are not one whole tree."""
+    messages = [message for _, message in numbered]
+    if len(messages) == 1:
+        return numbered
     by_id = {message["message_id"]: {**message, "replies": []} for message in messages}
     roots = []
     for message in by_id.values():
@@ -97,8 +120,10 @@ def _joined(messages: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             roots.append(message)
     if len(roots) != 1 or roots[0]["parent_id"] is not None:
-        return messages[0]
-    return {"message_tree_id": roots[0]["message_tree_id"], "prompt": roots[0]}
+        return numbered
+    tree = FlatTree({"message_tree_id": roots[0]["message_tree_id"], "prompt": roots[0]})
+    tree.messages = messages
+    return [(numbered[0][0], tree)]
 
 
 def of_instances(instruction: Any, instances: Any) -> tuple[Conversation, Counter[str]]:

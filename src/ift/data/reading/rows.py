@@ -81,6 +81,7 @@ class Dropped:
     reason: str
     raw: Any
     marked: bool = False  # the file itself says that it is not to be learnt
+    helps: tuple[str, ...] = ()  # of the first one of a chunk that is too long: the policies that keep a part of it
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON file holds it: dates, bytes (Parquet) and NaN as their text, half characters as question marks."""
@@ -176,8 +177,12 @@ class Reader:
         for turn in conversation.turns():
             for text in (turn.instruction, turn.input, turn.output, turn.system):
                 checked_text(text, "a text")
-        system = _optional(record, keys.get("system"))
-        return (replace(conversation, system=system) if system else conversation), repaired
+        system, given = (_optional(record, keys.get(part)) for part in ("system", "input"))
+        if system:
+            conversation = replace(conversation, system="\n\n".join(filter(None, (conversation.system, system))))
+        if given:
+            conversation = replace(conversation, input="\n\n".join(filter(None, (conversation.input, given))))
+        return conversation, repaired
 
     def _messages(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[Conversation, Counter[str]]:
         messages = record[keys["messages"]]

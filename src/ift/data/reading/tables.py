@@ -75,10 +75,10 @@ def style_of(window: Window, path: Path, *, named: bool) -> Style | None:
     title = next((place for mark in marks if (place := _header_below(_split(lines, mark)))), 0)
     names = {cell.strip('" ').lower() for cell in re.split(r"[\t,;|]", lines[title])}
     if title and (named or ROW_NAMES & names):
-        what = f"a title above the table, whose columns' names stand in line {title + 1}"
+        what = f"a title above the table, whose columns' names stand in line {_number(window, title)}"
         raise DataError(f"{path}:1: {what} (delete what stands above that line)")
     if not delimiter or alike < 0.5:
-        return Style(delimiter or ",") if named else None
+        return Style(delimiter or ",", padded=_fits_padded(lines, delimiter or ",")) if named else None
     if _is_headerless(records) and (named or (alike >= 0.9 and len(lines) > 2)):
         example = {2: "instruction, output", 3: "instruction, input, output"}.get(len(records[0]), "one for each")
         what = f"no header: the first line reads like a row and has no names for its {len(records[0])} columns"
@@ -88,7 +88,7 @@ def style_of(window: Window, path: Path, *, named: bool) -> Style | None:
     first = [record[0] for record in records[1:] if record]
     return Style(
         delimiter,
-        padded=all(cell.startswith(" ") for cell in records[0][1:]),
+        padded=all(cell.startswith(" ") for cell in records[0][1:]) or _fits_padded(lines, delimiter),
         index=records[0][0].strip() in ("", "Unnamed: 0") and bool(first) and all(map(INTEGER.fullmatch, first)),
     )
 
@@ -105,10 +105,26 @@ def _first_lines(window: Window) -> list[str]:
     return [line for line in lines if line.strip()][:LINES]
 
 
-def _split(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+def _number(window: Window, place: int) -> int:
+    """The number of the line at this place (from 0) of those that are not blank."""
+    lines = NEWLINE.split(window.text[window.at : window.at + SAMPLE])
+    return [number for number, line in enumerate(lines, start=1) if line.strip()][place]
+
+
+def _fits_padded(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether all records are as long as the header only if a blank before a quote belongs to no field: a, "b, c"."""
+    if delimiter not in ",;" or not any(delimiter + ' "' in line for line in lines):
+        return False
+    columns = len(_split(lines[:1], delimiter)[0])
+    as_they_are, padded = (_split(lines, delimiter, padded=padded) for padded in (False, True))
+    return any(len(record) > columns for record in as_they_are) and all(len(record) <= columns for record in padded)
+
+
+def _split(lines: Sequence[str], delimiter: str, *, padded: bool = False) -> list[list[str]]:
     """Records of lines, in the way of CSV."""
     try:
-        return [record for record in csv.reader((line + "\n" for line in lines), delimiter=delimiter) if record]
+        reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, skipinitialspace=padded)
+        return [record for record in reader if record]
     except csv.Error:  # a quote that swallows all the rest
         return [line.split(delimiter) for line in lines]
 
@@ -222,8 +238,10 @@ def table_records(window: Window, path: Path, style: Style) -> Iterator[tuple[in
                 if not row:
                     continue
                 if any(cell.strip() for cell in row[columns:]):
-                    raise DataError(f"{path}:{number + 1}: more columns than the header has ({_more(style)})")
+                    raise DataError(f"{path}:{number + 1}: {_more(style, row, columns, len(header))}")
                 row = [*row[:columns], *itertools.repeat(None, columns - len(row))]
+            if not row[0].strip() and not any(cell and cell.strip() for cell in row):
+                continue  # Excel writes ,, for a blank line
             number += 1
             if row == header:
                 raise DataError(f"{path}:{number}: the header stands here again (take this line out)")
@@ -240,10 +258,19 @@ def table_records(window: Window, path: Path, style: Style) -> Iterator[tuple[in
         raise no_rows(path)
 
 
-def _more(style: Style) -> str:
+def _more(style: Style, row: Sequence[str], columns: int, named: int) -> str:
+    """What is wrong with a row of more than so many columns. named: cells of the header, those without a name too."""
+    if any(cell.strip() for cell in row[columns:named]) and not any(cell.strip() for cell in row[named:]):
+        return f"column {columns + 1} holds text and has no name in the header (name it there, or take it out)"
     if style.markdown:
-        return r"write \| for a bar in a text"
-    return "quote the text" if style.delimiter in ",;" else "does a text hold a delimiter? save the table as JSONL"
+        advice = r"write \| for a bar in a text"
+    elif style.delimiter not in ",;":
+        advice = "does a text hold a delimiter? save the table as JSONL"
+    elif any(cell.startswith(' "') for cell in row):
+        advice = "take out the blank before a quote"
+    else:
+        advice = "quote the text"
+    return f"more columns than the header has ({advice})"
 
 
 def _names(header: Sequence[str], path: Path, style: Style) -> list[str]:
