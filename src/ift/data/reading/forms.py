@@ -43,6 +43,8 @@ KNOWN = {
     "camel": dict.fromkeys(
         ("topic", "sub_topic", "role_1", "role_2", "original_task", "specified_task"), "who speaks of what"
     ),
+    "question and answer": {"title": "about the row"},
+    "orca": {"title": "about the row"},
     "query and response": {"original_question": "the question that this one was made from"},
     "self-instruct": dict.fromkeys(("name", "is_classification"), "a label"),
     "baize": {"topic": "the question that the conversation grew from"},
@@ -56,6 +58,7 @@ DEFAULTS = {
     "category": ("category",),
     "tools": ("tools", "functions"),
 }
+IGNORED = "left out by data.ignore"
 MEDIA = ("images", "image", "audio", "audios", "video", "videos")
 MARKS = ("media", "label", "weight")  # what is said of a whole row
 LABELS, WEIGHTS = ("label", "kto_tag"), ("weight", "loss_weight")
@@ -126,6 +129,34 @@ SYNONYMS = {
         *("a", "antwort", "respuesta", "resposta", "réponse", "ответ", "输出", "輸出", "回答", "答案", "出力", "답변"),
     ),
 }
+# parts of a prompt or an answer that no form above has: such a column is never a label, however often it says the same
+PARTS_BY_NAME = frozenset(
+    "instructions prompt_text sys persona role_play definition task_description guideline guidelines rules premise "
+    "hypothesis background scenario story paragraph paragraphs excerpt evidence facts knowledge schema table "
+    "table_schema db_schema code snippet hint hints examples few_shot demonstrations document documents passages "
+    "context contexts conversation_history chat_history memory review email letter abstract transcript dialogue".split()
+)
+# what stands before an answer and belongs to it
+REASONINGS = (
+    "reasoning",
+    "cot",
+    "explanation",
+    "rationale",
+    "thought",
+    "thoughts",
+    "thinking",
+    "chain",
+    "justification",
+)
+# what is known to be about a row, and no part of what is said, where it is no long text
+ABOUT = frozenset(
+    "source sources author authors url urls uri link links path file filename file_name file_path header headers "
+    "user_agent metadata meta license licence copyright citation dataset dataset_name data_source origin provider "
+    "publisher publication journal doi model model_name generator annotator annotators worker created_by date "
+    "timestamp created_at updated_at tag tags id ids uuid hash language split subset score scores rating ratings "
+    "rejected_reason reject_reason moderation detoxify toxicity stats usage statistics".split()
+)
+OPTION = re.compile(r"[a-h]|(option|choice|opt|alternative|distractor|ending)s?[\W_]*[a-z]?\d*(_text)?")
 # names whose kind of value decides, too
 BY_KIND = {*MESSAGES, *LISTS, "prompt", "completion", "input", "segments", *LABELS}
 MANY = 4096  # kinds of records that are remembered
@@ -172,12 +203,16 @@ class Forms:
             plan = self._plans[key] = self._planned(record)
         return plan
 
+    def leave(self, name: str) -> str:
+        """What to type to leave out a column, and those that are left out now."""
+        return setting("data.ignore", [*sorted(self.ignore), name])
+
     def _planned(self, record: dict[str, Any]) -> Plan:
         names = _Names([name for name in record if name not in self.ignore], self.given)
         form, problem = self._form(record, names)
         keys = names.taken
         used = {key: part for part, key in keys.items() if not part.startswith("media")}
-        known = {key: "left out by data.ignore" for key in record if key in self.ignore}
+        known = {key: IGNORED for key in record if key in self.ignore}
         known |= {key: "no text" for part, key in keys.items() if part.startswith("media")}
         if form is not None:
             about = KNOWN.get(form, {})
@@ -188,7 +223,7 @@ class Forms:
 
     def _form(self, record: Mapping[str, Any], names: _Names) -> tuple[str | None, str]:
         """The form, with its parts taken from the names; or None, or what is wrong with records of this kind."""
-        given = self.given
+        given, ignored = self.given, sorted(self.ignore)
         for part in ("category", "system"):
             names.take(part, *DEFAULTS[part])
         for mark, spelled in (("label", LABELS), ("weight", WEIGHTS), *(("media", (name,)) for name in MEDIA)):
@@ -196,7 +231,7 @@ class Forms:
             if key and (mark != "label" or _is_mark(record[key])):
                 names.taken[f"{mark} {key}" if mark == "media" else mark] = key
         if not given.keys() & {"instruction", "output", "messages", "conversations"}:
-            problem = _other_kind(record, names)
+            problem = _other_kind(record, names, ignored)
             if problem:
                 return None, problem
             form = _published(record, names)
@@ -354,18 +389,19 @@ class _Names:
         return [name for name in self.names if name not in busy]
 
 
-def _other_kind(record: Mapping[str, Any], names: _Names) -> str:
+def _other_kind(record: Mapping[str, Any], names: _Names, ignored: Sequence[str]) -> str:
     """What records are that no training of this kind can use, or nothing."""
     if names.find("input_ids"):
         return "tokens of another program (input_ids), not text (give the rows of text that they were made from)"
     for better, worse in PREFERENCES:
         good, bad = names.find(better), names.find(worse)
         if good and bad:
-            return f"preference rows ({good}, {bad}), which are not learnt as pairs {_plain(record, names, good, bad)}"
+            how = _plain(record, names, good, bad, ignored)
+            return f"preference rows ({good}, {bad}), which are not learnt as pairs {how}"
     for one, other in RIVALS:
         good, bad = names.find(one), names.find(other)
         if good and bad:
-            what = f"{setting('data.fields.output', good)} {setting('data.ignore', bad, listed=True)}"
+            what = f"{setting('data.fields.output', good)} {setting('data.ignore', [*ignored, bad])}"
             return f"preference rows ({good}, {bad}), which are not learnt as pairs (for one of them: {what})"
     if names.find("message_id") and names.find("parent_id") and names.find("role"):
         return "one message of a tree a row, and the tree is not whole (give the file of whole trees, or all of it)"
@@ -376,20 +412,20 @@ def _other_kind(record: Mapping[str, Any], names: _Names) -> str:
     return ""
 
 
-def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str) -> str:
+def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str, ignored: Sequence[str]) -> str:
     """What to type to learn the better answers of preference rows, in brackets."""
-    ignored = setting("data.ignore", bad, listed=True)
+    leave = setting("data.ignore", [*ignored, bad])
     prompt = names.find(*(first for _, first, _ in FORMS))
     if prompt and isinstance(record[prompt], dict):  # OpenAI's: {"messages": [...]}
         return f'(for the chosen answers alone: write rows of messages, those of "{prompt}" and then "{good}")'
     if _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
-        how = f"{setting('data.fields.messages', good)} {ignored}"
+        how = f"{setting('data.fields.messages', good)} {leave}"
     elif prompt and _is_talk(record[prompt]):
-        how = f"{setting('data.fields.messages', prompt)} {setting('data.fields.output', good)} {ignored}"
+        how = f"{setting('data.fields.messages', prompt)} {setting('data.fields.output', good)} {leave}"
     elif prompt:
-        how = f"{setting('data.fields.output', good)} {ignored}"
+        how = f"{setting('data.fields.output', good)} {leave}"
     else:  # Anthropic's HH: a whole conversation as one text
-        how = f"prompt=none {setting('data.fields.output', good)} {ignored}, or split them into messages"
+        how = f"prompt=none {setting('data.fields.output', good)} {leave}, or split them into messages"
     return f"(for the chosen answers alone: {how})"
 
 
@@ -431,18 +467,41 @@ class Column:
     texts: int = 0  # of them such as stand in prompts, and not elsewhere in their row
     different: int = 0  # of these
     copies: int = 0  # such as stand elsewhere in their row
+    long: int = 0  # of the texts: with more words than a label has
+    more: int = 0  # of the texts: that are what is left of a value that holds a part of its row
     lists: int = 0  # that are no plain text
 
     def add(self, other: Column) -> None:
         self.used, self.why = self.used or other.used, self.why or other.why
         self.example = self.example or other.example
-        for count in ("rows", "seen", "texts", "different", "copies", "lists"):
+        for count in ("rows", "seen", "texts", "different", "copies", "long", "more", "lists"):
             setattr(self, count, getattr(self, count) + getattr(other, count))
 
     @property
     def reads_like_a_prompt(self) -> bool:
-        """Whether its values are mostly different texts of some length that stand nowhere else in their rows."""
-        return not self.used and not self.why and self.texts * 3 >= self.seen > 0 and self.different * 2 > self.texts
+        """Whether it holds texts that stand nowhere else in their rows and that are no labels.
+
+        No labels are texts of a column with the name of a part, long ones, and short ones that are mostly different.
+        Their number decides, not their share: a passage may stand in few rows.
+        """
+        if self.used or self.why or not self.texts:
+            return False
+        if _is_about(self.name) and (self.lists or self.long * 2 <= self.texts):
+            return False
+        if self.is_options:
+            return self.texts * 2 > self.seen
+        if _is_part(self.name):
+            return True
+        if self.long >= ENOUGH or self.long * 100 >= self.seen > 0 < self.long:
+            return True
+        if self.seen < FEW and len(self.example) < 2 * 20:
+            return False  # one cannot tell texts from labels
+        many = self.texts * 3 >= self.seen or self.different >= ENOUGH
+        return many and self.different * 2 > self.texts
+
+    @property
+    def is_options(self) -> bool:
+        return bool(OPTION.fullmatch(_folded(self.name)))
 
     def to_json(self) -> dict[str, Any]:
         """As data_report.json has it: half characters, which UTF-8 does not have, as question marks."""
@@ -456,6 +515,8 @@ class Column:
     def _reason(self) -> str:
         if not self.rows:
             return "empty"
+        if _is_about(self.name) and not self.reads_like_a_prompt:
+            return "about the row"
         if self.reads_like_a_prompt:
             return "reads like a part of the prompt"
         return "a copy of what is used" if self.copies * 2 > self.seen else "labels, numbers, names or links"
@@ -487,29 +548,72 @@ class Columns:
 
     def look_at(self, record: Mapping[str, Any], plan: Plan, row: Conversation) -> None:
         """Judge the columns that nothing reads, of a record that became this row: they may be copies of parts of it."""
-        texts: list[str] = []
+        parts: list[str] | None = None
         for name in (*plan.unknown, *plan.known):
             column, value = self.columns[name], record[name]
-            if column.seen >= LOOKED_AT or not is_filled(value):
+            if column.texts + column.copies >= LOOKED_AT or not is_filled(value):
                 continue
             column.seen += 1
+            if column.seen > LOOKED_AT and not (isinstance(value, str | list | dict) and len(value) >= 20):
+                continue  # short as labels are, like many before it
             leaves = list(texts_in(value))
             text = " ".join(leaves)
             if not column.example:
                 column.example = (text or str(value))[:SHOWN]
-            if not is_wordy(text):
+            by_name = column.is_options or _is_part(name)
+            if not (is_wordy(text) or (by_name and WORD.search(text)) or (column.is_options and text.strip())):
                 continue
-            texts = texts or [row.instruction, row.input, row.output, row.system, *chain.from_iterable(row.history)]
-            whole = "\n".join(texts)
-            if all(leaf.strip() in whole for leaf in leaves) or all(part.strip() in text for part in texts[:3]):
+            if parts is None:
+                parts = [row.instruction, row.input, row.system, *chain.from_iterable(row.history), row.output]
+                parts = [" ".join(part.split()) for part in parts if part.strip()]
+            if column.is_options:
+                left = "" if _holds_options(parts[:-1], leaves) else text
+            else:
+                left = " ".join(filter(None, (_beyond(" ".join(leaf.split()), parts) for leaf in leaves)))
+            if not left or not (by_name or is_wordy(left)) or (left != text and not is_wordy(left)):
                 column.copies += 1
                 continue
             column.texts += 1
+            column.long += is_long(left) and (len(left) > 4 * LONG[0] or not _is_about(name))
+            column.more += len(left) < len(" ".join(text.split()))
             column.lists += not isinstance(value, str)
             said = self._texts.setdefault(name, set())
-            if text not in said:
-                said.add(text)
+            if left not in said:
+                said.add(left)
                 column.different += 1
+
+
+# texts that other programs put around a row, and that say nothing about it
+TEMPLATE = re.compile(
+    r"<\|[^|<>]{0,30}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>"
+    r"|^(below is|these are) an instruction that describes a task.{0,90}?appropriately completes the request\."
+    r"|a chat between a curious (user|human) and an artificial intelligence assistant\..{0,90}?questions\."
+    r"|you are (qwen, created by alibaba cloud\. you are )?a helpful(, respectful and honest)? (ai )?assistant\."
+    r"|(#+ *|\b)(instruction|input|response|user|human|assistant|question|answer|system|gpt|context|q|a) *:"
+    r"|(?<=\|>) ?(system|user|assistant)\b",
+    re.IGNORECASE,
+)
+
+
+def _beyond(text: str, parts: Sequence[str]) -> str:
+    """What a text says that no part of its row says, without the words of a template; nothing where it is a copy."""
+    if any(text in part for part in parts):
+        return ""
+    held, left = False, text
+    for part in sorted(parts, key=len, reverse=True):
+        if is_wordy(part):
+            held = held or part in left
+            left = left.replace(part, " ")
+        else:  # a short one: once, and as a word
+            left, count = re.subn(rf"(?<!\w){re.escape(part)}(?!\w)", " ", left, count=1)
+            held = held or (count > 0 and " " in part)
+    return " ".join(TEMPLATE.sub(" ", left).split()) if held else text
+
+
+def _holds_options(parts: Sequence[str], leaves: Sequence[str]) -> bool:
+    """Whether the choices stand in the prompt already."""
+    whole = "\n".join(parts)
+    return all(re.search(rf"(?<!\w){re.escape(' '.join(leaf.split()))}(?!\w)", whole) for leaf in leaves)
 
 
 def is_filled(value: Any) -> bool:
@@ -532,6 +636,9 @@ def texts_in(value: Any) -> Iterator[str]:
 WORD = re.compile(r"[^\W\d_]{2,}")
 LINK = re.compile(r"\w+://\S*$|www\.\S*$|[\w.+-]+@[\w.-]+$")
 CLOCK = re.compile(r"\d{1,2}:\d{2}|\d{4}-\d{2}-\d{2}")
+LONG = (60, 10, 25)  # characters, words, or characters of a script without spaces: more than a label has
+ENOUGH = 5  # texts that are more than a slip
+FEW = 5  # rows of a file in which one cannot tell texts from labels, unless they are long
 DENSE = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # written without spaces
 
 
@@ -545,27 +652,75 @@ def is_wordy(text: str) -> bool:
     return len(WORD.findall(text)) >= 4 and len(text.split()) >= 4
 
 
-FEW = 5  # rows of a file in which one cannot tell texts from labels, unless they are long
+def is_long(text: str) -> bool:
+    """Whether a text has more words than a label."""
+    return len(text) >= LONG[0] or len(text.split()) >= LONG[1] or len(DENSE.findall(text)) >= LONG[2]
 
 
-def unread(file: str, columns: Mapping[str, Column]) -> str | None:
-    """The line on the first column of a file that nothing reads though it reads like a part of the prompt, or None."""
-    for column in columns.values():
-        if not column.reads_like_a_prompt or (column.seen < FEW and len(column.example) < 2 * 20):
-            continue
-        what, key = f'{file}: column "{spelled(column.name)}" is not used, and reads like', column.name
-        leave = f"{setting('data.ignore', key, listed=True)} leaves it out"
-        uses = {other.used: other.name for other in columns.values() if other.used and other.rows}
-        if _is_answer(key) and column.lists * 2 <= column.texts:
-            answer = setting("data.fields.output", key)
-            return f"{what} another answer ({answer} learns it instead, {leave})"
-        if column.lists * 2 > column.texts:
-            return f"{what} a part of the prompt (it is no plain text: write it into the question, or {leave})"
-        how = f"{setting('data.fields.input', key)} uses it"
-        if "input" in uses:
-            how += f' in the place of "{spelled(uses["input"])}"'
-        return f"{what} a part of the prompt ({how}, {leave})"
-    return None
+def unread(files: Sequence[tuple[str, Mapping[str, Column]]]) -> str | None:
+    """The line on the first column that nothing reads though it reads like a part of a row, or None.
+
+    files: the name of each and its columns. What leaves out names all such columns, and those that are left out now.
+    """
+    stop: list[tuple[str, Mapping[str, Column], Column]] = []
+    for file, columns in files:
+        found = [column for column in columns.values() if column.reads_like_a_prompt]
+        letters = [column for column in found if len(_folded(column.name)) == 1]
+        stop += [(file, columns, column) for column in found if len(letters) > 1 or column not in letters]
+    if not stop:
+        return None
+    ignored = [name for _, columns in files for name, column in columns.items() if column.why == IGNORED]
+    names = list(dict.fromkeys([*ignored, *(column.name for *_, column in stop)]))
+    several = len({column.name for *_, column in stop}) > 1
+    leave = f"{setting('data.ignore', names)} leaves {'all such columns' if several else 'it'} out"
+    file, columns, column = stop[0]
+    what, key = f'{file}: column "{spelled(column.name)}" is not used, and reads like', column.name
+    uses = {other.used: other.name for other in columns.values() if other.used and other.rows}
+    if column.is_options and column.lists * 2 <= column.texts:
+        return f"{what} a choice of the question (write the choices into the question, or {leave})"
+    if _is_reasoning(key):
+        return f"{what} a part of the answer (write it into the answer, or {leave})"
+    if column.more * 2 > column.texts:
+        return f"{what} the row and more (write what is more into the question, or {leave})"
+    if _is_answer(key) and column.lists * 2 <= column.texts:
+        answer = setting("data.fields.output", key)
+        return f"{what} another answer ({answer} learns it instead, {leave})"
+    if column.lists * 2 > column.texts:
+        return f"{what} a part of the prompt (it is no plain text: write it into the question, or {leave})"
+    if _folded(key) in SYSTEMS and "system" not in uses:
+        return f"{what} a part of the prompt ({setting('data.fields.system', key)} uses it, {leave})"
+    how = f"{setting('data.fields.input', key)} uses it"
+    if "input" in uses:
+        how += f' in the place of "{spelled(uses["input"])}"'
+    return f"{what} a part of the prompt ({how}, {leave})"
+
+
+SYSTEMS = (
+    "system prompt",
+    "system-prompt",
+    "sys",
+    "persona",
+    "instructions",
+    "sys_prompt",
+    "definition",
+    *DEFAULTS["system"],
+)
+NAMES_OF_PARTS = frozenset(
+    name.casefold()
+    for name in chain(*SYNONYMS.values(), *(DEFAULTS[part] for part in ("input", "system")), SYSTEMS, PARTS_BY_NAME)
+) - frozenset("abcdefgh")
+
+
+def _is_part(name: str) -> bool:
+    return _folded(name) in NAMES_OF_PARTS
+
+
+def _is_about(name: str) -> bool:
+    return _folded(name) in ABOUT
+
+
+def _is_reasoning(name: str) -> bool:
+    return bool({*re.split(r"[\W_\d]+", _folded(name))} & {*REASONINGS})
 
 
 def _is_answer(name: str) -> bool:
@@ -604,11 +759,13 @@ def typed(name: str) -> str:
     return '"' + name[:60].replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def setting(key: str, name: str, *, listed: bool = False) -> str:
-    """A setting as it is typed in a shell."""
-    value = typed(name)
-    text = f"{key}=[{value}]" if listed else f"{key}={value}"
-    return text if value == name else shlex.quote(text)
+def setting(key: str, name: str | Sequence[str]) -> str:
+    """A setting as it is typed in a shell: a name, or a list of names."""
+    if isinstance(name, str):
+        plain, text = typed(name) == name, f"{key}={typed(name)}"
+    else:
+        plain, text = all(typed(each) == each for each in name), f"{key}=[{','.join(map(typed, name))}]"
+    return text if plain else shlex.quote(text)
 
 
 def _in_utf8(text: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
-from ift.data.reading.forms import Forms, Plan, is_filled, setting
+from ift.data.reading.forms import Forms, Plan, is_filled
 from ift.data.reading.messages import (
     HALF_CHARACTER,
     checked_text,
@@ -134,7 +134,7 @@ class Reader:
             raise BadRow(plan.problem)
         keys = plan.keys
         if plan.marks:
-            _obey(record, plan)
+            _obey(record, plan, self.forms)
         repaired: Counter[str] = NOTHING
         try:
             if plan.form in PUBLISHED:
@@ -158,7 +158,7 @@ class Reader:
         if "tools" in keys and is_filled(record[keys["tools"]]):
             raise BadRow(
                 f'"{keys["tools"]}" beside texts (write the row as messages, or '
-                f"{setting('data.ignore', keys['tools'], listed=True)} leaves it out)"
+                f"{self.forms.leave(keys['tools'])} leaves it out)"
             )
         return Conversation(
             _text(record, keys["instruction"]) if "instruction" in keys else "",
@@ -220,13 +220,13 @@ def make_row(record: Any, fields: Mapping[str, str | None], *, file: str, number
     return Reader(fields, **how).row(record, file=file, number=number)
 
 
-def _obey(record: Mapping[str, Any], plan: Plan) -> None:
+def _obey(record: Mapping[str, Any], plan: Plan, forms: Forms) -> None:
     """Raises BadRow for a row with something that is no text, or with a mark that it is not to be learnt."""
     for mark, key in plan.marks:
         value = record[key]
         if not is_filled(value):
             continue
-        leave = setting("data.ignore", key, listed=True)
+        leave = forms.leave(key)
         if mark == "media":
             raise BadRow(f'"{key}" holds something that is no text, and only text is learnt ({leave} leaves it out)')
         if mark == "label":
