@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from ift.data.reading.messages import is_messages, kind_of
-from ift.text.conversations import Conversation
+from ift.data.reading.messages import MARKS as LEARNT
+from ift.data.reading.messages import ROLE_KEYS, is_messages, kind_of
+from ift.text.conversations import Conversation, role_of
 
 PARTS = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
 
@@ -61,7 +62,9 @@ DEFAULTS = {
 IGNORED = "left out by data.ignore"
 MEDIA = ("images", "image", "audio", "audios", "video", "videos")
 MARKS = ("media", "label", "weight")  # what is said of a whole row
-LABELS, WEIGHTS = ("label", "kto_tag"), ("weight", "loss_weight")
+LABELS = ("label", "kto_tag", "desirable", "is_chosen")  # of KTO; the first only beside prompt and completion
+# a mark, and what its 1 or true says: that the row is learnt, or that it is not
+WEIGHTS = {**LEARNT, "loss_mask": True, "train_on_turn": True}
 # the better answer and the worse one; the second table: which is better stands in another column
 PREFERENCES = (
     ("chosen", "rejected"),
@@ -106,6 +109,11 @@ SYNONYMS = {
         "passage",
         "document",
         "article",
+        "dialogue",
+        "dialog",
+        "source",
+        "src",
+        "text",
         "kontext",
         "contexto",
         "输入",
@@ -125,6 +133,12 @@ SYNONYMS = {
             "chosen",
             "assistant",
             "solution",
+            "bot",
+            "gpt",
+            "tgt",
+            "sql",
+            "summary",
+            "highlights",
         ),
         *("a", "antwort", "respuesta", "resposta", "réponse", "ответ", "输出", "輸出", "回答", "答案", "出力", "답변"),
     ),
@@ -159,6 +173,13 @@ ABOUT = frozenset(
 OPTION = re.compile(r"[a-h]|(option|choice|opt|alternative|distractor|ending)s?[\W_]*[a-z]?\d*(_text)?")
 # names whose kind of value decides, too
 BY_KIND = {*MESSAGES, *LISTS, "prompt", "completion", "input", "segments", *LABELS}
+# names of answers and of messages: a column is of a form only where it holds something, as tables have been merged
+ANSWERS = {
+    *(name.casefold() for name in (*MESSAGES, *LISTS, "text", "segments", "instances", "input_ids")),
+    *(last for _, _, last in FORMS),
+    *(name.casefold() for name in chain(*PREFERENCES, *RIVALS)),
+}
+DECIDING = BY_KIND | ANSWERS
 MANY = 4096  # kinds of records that are remembered
 
 
@@ -194,8 +215,8 @@ class Forms:
             if len(self._kinds) >= MANY:
                 self._kinds.clear()
                 self._plans.clear()
-            given = {self.given.get(part) for part in ("messages", "conversations", "output")}
-            deciding = tuple(name for name in names if _folded(name) in BY_KIND or name in given)
+            given = {self.given.get(part) for part in ("messages", "conversations", "output", "instruction")}
+            deciding = tuple(name for name in names if _folded(name) in DECIDING or name in given)
             self._kinds[names] = deciding
         key: tuple[Any, ...] = (names, *(_kind(record[name]) for name in deciding)) if deciding else names
         plan = self._plans.get(key)
@@ -208,10 +229,16 @@ class Forms:
         return setting("data.ignore", [*sorted(self.ignore), name])
 
     def _planned(self, record: dict[str, Any]) -> Plan:
-        names = _Names([name for name in record if name not in self.ignore], self.given)
+        left = [name for name in record if name not in self.ignore]
+        given = {*self.given.values()}
+        filled = [name for name in left if name in given or _folded(name) not in ANSWERS or holds(record[name])]
+        names = _Names(filled, self.given)
         form, problem = self._form(record, names)
+        if form is None and filled != left:  # what is empty is all there is
+            names = _Names(left, self.given)
+            form, problem = self._form(record, names)
         keys = names.taken
-        used = {key: part for part, key in keys.items() if not part.startswith("media")}
+        used = {key: part.partition(" ")[0] for part, key in keys.items() if not part.startswith("media")}
         known = {key: IGNORED for key in record if key in self.ignore}
         known |= {key: "no text" for part, key in keys.items() if part.startswith("media")}
         if form is not None:
@@ -226,10 +253,12 @@ class Forms:
         given, ignored = self.given, sorted(self.ignore)
         for part in ("category", "system"):
             names.take(part, *DEFAULTS[part])
-        for mark, spelled in (("label", LABELS), ("weight", WEIGHTS), *(("media", (name,)) for name in MEDIA)):
-            key = names.find(*spelled)
-            if key and (mark != "label" or _is_mark(record[key])):
-                names.taken[f"{mark} {key}" if mark == "media" else mark] = key
+        is_kto = names.find("prompt") and names.find("completion")
+        for mark, known in (("label", LABELS), ("weight", WEIGHTS), ("media", MEDIA)):
+            for name in known:
+                key = names.find(name)
+                if key and (name != "label" or (is_kto and _is_mark(record[key]))):
+                    names.taken[f"{mark} {key}"] = key
         if not given.keys() & {"instruction", "output", "messages", "conversations"}:
             problem = _other_kind(record, names, ignored)
             if problem:
@@ -248,7 +277,16 @@ class Forms:
         chosen, pair = (given.get("messages"), given.get("conversations")), False
         prompt = names.find("prompt")
         has_prompt = prompt is not None and _is_talk(record[prompt])
-        if any(chosen):
+        key: str | None
+        said = given.get("output")
+        question = given.get("instruction") or names.find(*(first for _, first, _ in FORMS))
+        if (
+            said in names and question and question in names and is_messages(record[str(said)])
+        ):  # a text, and its answer as a message
+            key, pair = question, True
+            if "instruction" in given and given["instruction"] == question:
+                given = {part: name for part, name in given.items() if part != "instruction"}
+        elif any(chosen):
             key = next((name for name in chosen if name and name in names and _is_talk(record[name])), None)
         elif self._texts_are_chosen(names) and not has_prompt:
             return None
@@ -322,7 +360,7 @@ class Forms:
             if key in names and not names.find("instruction"):
                 return f'"{key}" is {kind_of(record[key])}, not a list of messages'
         lacks = {part: self.given.get(part, part) for part in ("instruction", "output")}
-        lacks = {part: name for part, name in lacks.items() if not names.find(name)}
+        lacks = {part: name for part, name in lacks.items() if not (name in names or names.find(name))}
         if "output" in lacks and names.find(*(first for _, first, _ in FORMS)):
             lacks.pop("instruction", None)
         first = next(iter(lacks), "output")
@@ -340,6 +378,12 @@ class Forms:
             key = next((key for known in SYNONYMS[part] for key in left if _means(key, known)), None)
             if key and key not in guesses.values():
                 guesses[part] = key
+        if "instruction" in lacks and "instruction" not in guesses and {"input", "output"} <= guesses.keys():
+            guesses["instruction"] = guesses.pop("input")  # a text and what was made of it
+            guesses = {part: guesses[part] for part in ("instruction", "output")}
+        texts = [key for key in names.left() if isinstance(record[key], str) and record[key].strip()]
+        if first not in guesses and not talk and len(texts) == 1 and not self.given and first == "instruction":
+            return f"prompt=none {setting('data.fields.output', texts[0])}"
         if first not in guesses:
             return setting("data.fields.messages", talk) if talk else f"data.fields.{first}=..."
         if names.find("input") or set(guesses) == {"input"} or "instruction" not in lacks:
@@ -401,7 +445,9 @@ def _other_kind(record: Mapping[str, Any], names: _Names, ignored: Sequence[str]
     for one, other in RIVALS:
         good, bad = names.find(one), names.find(other)
         if good and bad:
-            what = f"{setting('data.fields.output', good)} {setting('data.ignore', [*ignored, bad])}"
+            whole = _is_talk(record[good]) and not _begins_with_an_answer(record[good])
+            part = "data.fields.messages" if whole else "data.fields.output"
+            what = f"{setting(part, good)} {setting('data.ignore', [*ignored, bad])}"
             return f"preference rows ({good}, {bad}), which are not learnt as pairs (for one of them: {what})"
     if names.find("message_id") and names.find("parent_id") and names.find("role"):
         return "one message of a tree a row, and the tree is not whole (give the file of whole trees, or all of it)"
@@ -418,7 +464,10 @@ def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str, ignore
     prompt = names.find(*(first for _, first, _ in FORMS))
     if prompt and isinstance(record[prompt], dict):  # OpenAI's: {"messages": [...]}
         return f'(for the chosen answers alone: write rows of messages, those of "{prompt}" and then "{good}")'
-    if _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
+    talk = names.find(*MESSAGES)
+    if _begins_with_an_answer(record[good]) and (talk or (prompt and isinstance(record[prompt], str))):
+        how = f"{setting('data.fields.output', good)} {leave}"
+    elif _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
         how = f"{setting('data.fields.messages', good)} {leave}"
     elif prompt and _is_talk(record[prompt]):
         how = f"{setting('data.fields.messages', prompt)} {setting('data.fields.output', good)} {leave}"
@@ -620,6 +669,11 @@ def is_filled(value: Any) -> bool:
     return value is not None and value != "" and value != [] and value != {} and value == value  # NaN is not itself
 
 
+def holds(value: Any) -> bool:
+    """Whether a value is filled, and is not the JSON of nothing either."""
+    return is_filled(value) and not (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+
+
 def texts_in(value: Any) -> Iterator[str]:
     """The texts inside a value, but for the names and kinds that structure them."""
     if isinstance(value, str):
@@ -778,16 +832,22 @@ def _folded(name: str) -> str:
 
 def _means(key: str, known: str) -> bool:
     folded = _folded(key)
-    return known == folded or known in re.split(r"[\W_]+", folded)
+    return known == folded or (known != "sql" and known in re.split(r"[\W_]+", folded))
 
 
 def _kind(value: Any) -> Any:
     """What matters of a value's kind: text that holds a list, or a conversation, is another kind of text."""
-    if isinstance(value, str):
-        return (
-            "messages" if is_messages(value) else "[|" if "[|Human|]" in value else "mark" if _is_mark(value) else str
-        )
-    return (list, is_messages(value), _is_said(value)) if isinstance(value, list) else type(value)
+    if type(value) is str:
+        if not holds(value):
+            return None
+        if value[0] in " \t\r\n[" and is_messages(value):
+            return "messages"
+        return "[|" if "[|Human|]" in value else "mark" if len(value) < 6 and _is_mark(value) else str
+    if isinstance(value, list):
+        return (list, is_messages(value), _is_said(value), _begins_with_an_answer(value)) if value else None
+    if isinstance(value, dict):
+        return (dict, is_messages(value), _begins_with_an_answer(value), "replies" in value) if value else None
+    return "mark" if _is_mark(value) else type(value) if is_filled(value) else None
 
 
 def _is_talk(value: Any) -> bool:
@@ -799,5 +859,24 @@ def _is_said(value: Any) -> bool:
     return is_messages(value) or (isinstance(value, list) and len(value) > 1 and isinstance(value[0], str))
 
 
+def _begins_with_an_answer(value: Any) -> bool:
+    """Whether it is a message of the assistant, or messages of which the first is."""
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, dict):
+        return False
+    spoken = next((first[key] for key in ROLE_KEYS if first.get(key) is not None), None)
+    try:
+        return isinstance(spoken, str) and role_of(spoken, 1) == "assistant"
+    except ValueError:
+        return False
+
+
+def mark_of(value: Any) -> bool | None:
+    """A mark as true or false; None for what is no mark."""
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+
+
 def _is_mark(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false"))
+    return mark_of(value) is not None
