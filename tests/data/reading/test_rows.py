@@ -261,7 +261,11 @@ def test_a_mark_of_KTO_is_one_however_it_is_written(mark, value):
 
 def test_a_label_is_a_class_elsewhere():
     assert row_of({"text": "a b", "label": False}, plain=True).output == "a b"
-    assert row_of({"question": "Is it so?", "answer": "no", "label": 0}).output == "no"
+    for label in (0, False):
+        assert row_of({"question": "Is it so?", "answer": "no", "label": label}).output == "no"
+    assert row_of({"messages": turns("Is it so?", "no"), "label": 0}).output == "no"
+    with pytest.raises(BadRow, match="a KTO row"):
+        row_of({"messages": turns("Is it so?", "no"), "label": False})
 
 
 def test_a_conversation_of_which_nothing_is_learnt_is_one_that_the_file_leaves_out():

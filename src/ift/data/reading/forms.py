@@ -170,7 +170,8 @@ ABOUT = frozenset(
     "timestamp created_at updated_at tag tags id ids uuid hash language split subset score scores rating ratings "
     "rejected_reason reject_reason moderation detoxify toxicity stats usage statistics".split()
 )
-OPTION = re.compile(r"[a-h]|(option|choice|opt|alternative|distractor|ending)s?[\W_]*[a-z]?\d*(_text)?")
+OPTION = re.compile(r"[a-h]|op[a-e]|(option|choice|opt|alternative|distractor|ending)s?[\W_]*[a-z]?\d*(_text)?")
+OPTIONS = frozenset("options choices candidates alternatives distractors endings".split())
 # names whose kind of value decides, too
 BY_KIND = {*MESSAGES, *LISTS, "prompt", "completion", "input", "segments", *LABELS}
 # names of answers and of messages: a column is of a form only where it holds something, as tables have been merged
@@ -253,11 +254,12 @@ class Forms:
         given, ignored = self.given, sorted(self.ignore)
         for part in ("category", "system"):
             names.take(part, *DEFAULTS[part])
-        is_kto = names.find("prompt") and names.find("completion")
+        is_pair = bool(names.find("prompt") and names.find("completion"))
+        is_kto = is_pair or any(map(names.find, (*MESSAGES, "instruction")))  # elsewhere, 0 or 1 may be a class
         for mark, known in (("label", LABELS), ("weight", WEIGHTS), ("media", MEDIA)):
             for name in known:
                 key = names.find(name)
-                if key and (name != "label" or (is_kto and _is_mark(record[key]))):
+                if key and (name != "label" or (is_kto and _is_mark(record[key], plain=not is_pair))):
                     names.taken[f"{mark} {key}"] = key
         if not given.keys() & {"instruction", "output", "messages", "conversations"}:
             problem = _other_kind(record, names, ignored)
@@ -550,7 +552,9 @@ class Column:
 
     @property
     def is_options(self) -> bool:
-        return bool(OPTION.fullmatch(_folded(self.name)))
+        """Whether its name is that of choices of a question."""
+        name = _folded(self.name)
+        return bool(OPTION.fullmatch(name) or {*re.split(r"[\W_]+", name)} & OPTIONS)
 
     def to_json(self) -> dict[str, Any]:
         """As data_report.json has it: half characters, which UTF-8 does not have, as question marks."""
@@ -610,7 +614,11 @@ class Columns:
             if not column.example:
                 column.example = (text or str(value))[:SHOWN]
             by_name = column.is_options or _is_part(name)
-            if not (is_wordy(text) or (by_name and WORD.search(text)) or (column.is_options and text.strip())):
+            if not (
+                is_wordy(text)
+                or (by_name and WORD.search(text) and (" " in text.strip() or DENSE.search(text)))
+                or (column.is_options and text.strip())
+            ):
                 continue
             if parts is None:
                 parts = [row.instruction, row.input, row.system, *chain.from_iterable(row.history), row.output]
@@ -637,6 +645,7 @@ TEMPLATE = re.compile(
     r"<\|[^|<>]{0,30}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>"
     r"|^(below is|these are) an instruction that describes a task.{0,90}?appropriately completes the request\."
     r"|a chat between a curious (user|human) and an artificial intelligence assistant\..{0,90}?questions\."
+    r"|cutting knowledge date: [\w ]{3,20} today date: \d+ \w{3} \d{4}"
     r"|you are (qwen, created by alibaba cloud\. you are )?a helpful(, respectful and honest)? (ai )?assistant\."
     r"|(#+ *|\b)(instruction|input|response|user|human|assistant|question|answer|system|gpt|context|q|a) *:"
     r"|(?<=\|>) ?(system|user|assistant)\b",
@@ -749,24 +758,18 @@ def unread(files: Sequence[tuple[str, Mapping[str, Column]]]) -> str | None:
     return f"{what} a part of the prompt ({how}, {leave})"
 
 
-SYSTEMS = (
-    "system prompt",
-    "system-prompt",
-    "sys",
-    "persona",
-    "instructions",
-    "sys_prompt",
-    "definition",
-    *DEFAULTS["system"],
-)
+SYSTEMS = ("system prompt", "system-prompt", "sys", "persona", "sys_prompt", *DEFAULTS["system"])
 NAMES_OF_PARTS = frozenset(
     name.casefold()
-    for name in chain(*SYNONYMS.values(), *(DEFAULTS[part] for part in ("input", "system")), SYSTEMS, PARTS_BY_NAME)
-) - frozenset("abcdefgh")
+    for names in (SYNONYMS["instruction"], SYNONYMS["input"], DEFAULTS["system"], SYSTEMS, PARTS_BY_NAME)
+    for name in names
+) - {"user", "human", "q", "text", "source", "src", "request"}  # that are names of other things too
+LAST_WORDS = frozenset("prompt instruction instructions context passage document article schema".split())
 
 
 def _is_part(name: str) -> bool:
-    return _folded(name) in NAMES_OF_PARTS
+    folded = _folded(name)
+    return folded in NAMES_OF_PARTS or re.split(r"[\W_]+", folded)[-1] in LAST_WORDS
 
 
 def _is_about(name: str) -> bool:
@@ -842,12 +845,18 @@ def _kind(value: Any) -> Any:
             return None
         if value[0] in " \t\r\n[" and is_messages(value):
             return "messages"
-        return "[|" if "[|Human|]" in value else "mark" if len(value) < 6 and _is_mark(value) else str
+        return (
+            "[|"
+            if "[|Human|]" in value
+            else ("mark", _is_mark(value, plain=True))
+            if len(value) < 8 and _is_mark(value)
+            else str
+        )
     if isinstance(value, list):
         return (list, is_messages(value), _is_said(value), _begins_with_an_answer(value)) if value else None
     if isinstance(value, dict):
         return (dict, is_messages(value), _begins_with_an_answer(value), "replies" in value) if value else None
-    return "mark" if _is_mark(value) else type(value) if is_filled(value) else None
+    return ("mark", _is_mark(value, plain=True)) if _is_mark(value) else type(value) if is_filled(value) else None
 
 
 def _is_talk(value: Any) -> bool:
@@ -878,5 +887,6 @@ def mark_of(value: Any) -> bool | None:
     return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
-def _is_mark(value: Any) -> bool:
-    return mark_of(value) is not None
+def _is_mark(value: Any, *, plain: bool = False) -> bool:
+    """Whether it is a mark; plain: as true or false, not as a number."""
+    return mark_of(value) is not None and not (plain and str(value).strip().lower() not in ("true", "false"))
