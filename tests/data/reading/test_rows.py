@@ -283,6 +283,7 @@ def test_a_conversation_of_which_nothing_is_learnt_is_one_that_the_file_leaves_o
         {"instruction": None, "output": None, "question": "a", "answer": "b"},
         {"instruction": "", "output": "", "question": "a", "answer": "b"},
         {"prompt": "a", "completion": None, "response": "b"},
+        {"prompt": "a", "response": "b", "instruction": None, "output": None, "messages": []},
         {"prompt": "a", "completion": "b", "tools": "[]", "images": "[]"},
     ],
 )
@@ -295,6 +296,7 @@ def test_an_empty_answer_is_no_other_form():
     with pytest.raises(BadRow, match='"output" is empty'):
         row_of({"instruction": "a", "input": "", "output": ""})
     assert row_of({"instruction": "", "input": "a", "output": "b"}).input == "a"
+    assert row_of({"text": "a", "instruction": None, "output": None}, plain=True).output == "a"
 
 
 CHOSEN = "which are not learnt as pairs (for the chosen answers alone: "

@@ -167,7 +167,7 @@ ABOUT = frozenset(
     "source sources author authors url urls uri link links path file filename file_name file_path header headers "
     "user_agent metadata meta license licence copyright citation dataset dataset_name data_source origin provider "
     "publisher publication journal doi model model_name generator annotator annotators worker created_by date "
-    "timestamp created_at updated_at tag tags id ids uuid hash language split subset score scores rating ratings "
+    "timestamp created_at updated_at tag tags language split subset score scores rating ratings "
     "rejected_reason reject_reason moderation detoxify toxicity stats usage statistics".split()
 )
 OPTION = re.compile(r"[a-h]|op[a-e]|(option|choice|opt|alternative|distractor|ending)s?[\W_]*[a-z]?\d*(_text)?")
@@ -180,7 +180,8 @@ ANSWERS = {
     *(last for _, _, last in FORMS),
     *(name.casefold() for name in chain(*PREFERENCES, *RIVALS)),
 }
-DECIDING = BY_KIND | ANSWERS
+DROPPED = ANSWERS.union(first for _, first, _ in FORMS) - {"input"}
+DECIDING = BY_KIND | DROPPED
 MANY = 4096  # kinds of records that are remembered
 
 
@@ -232,7 +233,10 @@ class Forms:
     def _planned(self, record: dict[str, Any]) -> Plan:
         left = [name for name in record if name not in self.ignore]
         given = {*self.given.values()}
-        filled = [name for name in left if name in given or _folded(name) not in ANSWERS or holds(record[name])]
+        filled = [name for name in left if name in given or _folded(name) not in DROPPED or holds(record[name])]
+        first = next((name for name in left if _folded(name) == "instruction"), None)
+        if first is not None and first not in filled and any(_folded(name) == "output" for name in filled):
+            filled = [name for name in left if name in filled or name == first]  # the question may be in the input
         names = _Names(filled, self.given)
         form, problem = self._form(record, names)
         if form is None and filled != left:  # what is empty is all there is
@@ -383,7 +387,8 @@ class Forms:
         if "instruction" in lacks and "instruction" not in guesses and {"input", "output"} <= guesses.keys():
             guesses["instruction"] = guesses.pop("input")  # a text and what was made of it
             guesses = {part: guesses[part] for part in ("instruction", "output")}
-        texts = [key for key in names.left() if isinstance(record[key], str) and record[key].strip()]
+        texts = [key for key in names.left() if isinstance(record[key], str) and not _is_about(key)]
+        texts = [key for key in texts if is_wordy(record[key])] or texts
         if first not in guesses and not talk and len(texts) == 1 and not self.given and first == "instruction":
             return f"prompt=none {setting('data.fields.output', texts[0])}"
         if first not in guesses:
@@ -769,7 +774,7 @@ LAST_WORDS = frozenset("prompt instruction instructions context passage document
 
 def _is_part(name: str) -> bool:
     folded = _folded(name)
-    return folded in NAMES_OF_PARTS or re.split(r"[\W_]+", folded)[-1] in LAST_WORDS
+    return folded in NAMES_OF_PARTS or _is_reasoning(name) or re.split(r"[\W_]+", folded)[-1] in LAST_WORDS
 
 
 def _is_about(name: str) -> bool:
