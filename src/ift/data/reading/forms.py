@@ -84,6 +84,7 @@ RIVALS = (
     ("conversation_a", "conversation_b"),
     ("human_ref_A", "human_ref_B"),
 )
+BODIES = ("content", "page_content", "raw_content", "body")  # texts without a prompt
 # what data sets call a field: for the line to type, never to guess in silence
 SYNONYMS = {
     "instruction": (
@@ -388,7 +389,7 @@ class Forms:
             guesses["instruction"] = guesses.pop("input")  # a text and what was made of it
             guesses = {part: guesses[part] for part in ("instruction", "output")}
         texts = [key for key in names.left() if isinstance(record[key], str) and not _is_about(key)]
-        texts = [key for key in texts if is_wordy(record[key])] or texts
+        texts = [key for key in texts if is_wordy(record[key])] or [key for key in texts if _folded(key) in BODIES]
         if first not in guesses and not talk and len(texts) == 1 and not self.given and first == "instruction":
             return f"prompt=none {setting('data.fields.output', texts[0])}"
         if first not in guesses:
