@@ -610,11 +610,15 @@ class Columns:
         parts: list[str] | None = None
         for name in (*plan.unknown, *plan.known):
             column, value = self.columns[name], record[name]
-            if column.texts + column.copies >= LOOKED_AT or not is_filled(value):
+            if column.seen >= LOOKED_AT and (
+                type(value) not in (str, list, dict)
+                or len(value) < 20  # short as labels are, like many before it
+                or column.texts + column.copies >= LOOKED_AT
+            ):
+                continue
+            if not is_filled(value):
                 continue
             column.seen += 1
-            if column.seen > LOOKED_AT and not (isinstance(value, str | list | dict) and len(value) >= 20):
-                continue  # short as labels are, like many before it
             leaves = list(texts_in(value))
             text = " ".join(leaves)
             if not column.example:
@@ -847,21 +851,15 @@ def _means(key: str, known: str) -> bool:
 def _kind(value: Any) -> Any:
     """What matters of a value's kind: text that holds a list, or a conversation, is another kind of text."""
     if type(value) is str:
-        if not holds(value):
-            return None
-        if value[0] in " \t\r\n[" and is_messages(value):
-            return "messages"
-        return (
-            "[|"
-            if "[|Human|]" in value
-            else ("mark", _is_mark(value, plain=True))
-            if len(value) < 8 and _is_mark(value)
-            else str
-        )
+        if len(value) < 8:
+            return (_is_mark(value), _is_mark(value, plain=True)) if holds(value) else None
+        if value[0] in " \t\r\n[":
+            return None if not holds(value) else "messages" if is_messages(value) else str
+        return "[|" if "[|Human|]" in value else str
     if isinstance(value, list):
-        return (list, is_messages(value), _is_said(value), _begins_with_an_answer(value)) if value else None
+        return (list, is_messages(value), _is_said(value)) if value else None
     if isinstance(value, dict):
-        return (dict, is_messages(value), _begins_with_an_answer(value), "replies" in value) if value else None
+        return (dict, is_messages(value), "replies" in value) if value else None
     return ("mark", _is_mark(value, plain=True)) if _is_mark(value) else type(value) if is_filled(value) else None
 
 
