@@ -15,6 +15,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -558,9 +559,7 @@ class Column:
 
     @property
     def is_options(self) -> bool:
-        """Whether its name is that of choices of a question."""
-        name = _folded(self.name)
-        return bool(OPTION.fullmatch(name) or {*re.split(r"[\W_]+", name)} & OPTIONS)
+        return _is_options(self.name)
 
     def to_json(self) -> dict[str, Any]:
         """As data_report.json has it: half characters, which UTF-8 does not have, as question marks."""
@@ -623,6 +622,8 @@ class Columns:
             text = " ".join(leaves)
             if not column.example:
                 column.example = (text or str(value))[:SHOWN]
+            if not text:
+                continue
             by_name = column.is_options or _is_part(name)
             if not (
                 is_wordy(text)
@@ -777,6 +778,14 @@ NAMES_OF_PARTS = frozenset(
 LAST_WORDS = frozenset("prompt instruction instructions context passage document article schema".split())
 
 
+@lru_cache(MANY)
+def _is_options(name: str) -> bool:
+    """Whether a name is that of choices of a question."""
+    folded = _folded(name)
+    return bool(OPTION.fullmatch(folded) or {*re.split(r"[\W_]+", folded)} & OPTIONS)
+
+
+@lru_cache(MANY)
 def _is_part(name: str) -> bool:
     folded = _folded(name)
     return folded in NAMES_OF_PARTS or _is_reasoning(name) or re.split(r"[\W_]+", folded)[-1] in LAST_WORDS
