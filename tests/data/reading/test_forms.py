@@ -164,14 +164,14 @@ def test_records_of_no_use_say_what_they_are_and_what_to_type(value, problem):
 # -- columns that nothing reads --------------------------------------------------------------------------------------
 
 
-def columns_of(records, **fields):
+def columns_of(records, *, ignore=(), **fields):
     """The columns of a chunk of these records, and the line on the first that must not be left out, or None."""
-    reader, columns = Reader({**dict.fromkeys(NAMES), **fields}), Columns()
+    reader, columns = Reader({**dict.fromkeys(NAMES), **fields}, ignore=ignore), Columns()
     for number, value in enumerate(records, start=1):
         made = reader.forms.plan(value)
         columns.count(value, made)
         columns.look_at(value, made, reader.row(value, file="f", number=number))
-    return columns.columns, unread("f", columns.columns)
+    return columns.columns, unread([("f", columns.columns)])
 
 
 def rows(**column):
@@ -241,6 +241,114 @@ def test_a_column_that_reads_like_a_part_of_the_prompt_stops_with_the_line_to_ty
     assert columns_of(rows(**{name: value}))[1].startswith(line)
 
 
+def passages(**column):
+    """Rows that a question and an answer of some length are in, with a column by the row's number."""
+    return [
+        {
+            "question": f"What is the name of the river number {i} here?",
+            "answer": f"It is called the river of number {i}.",
+            **{name: value(i) for name, value in column.items()},
+        }
+        for i in range(24)
+    ]
+
+
+SCHEMA = "CREATE TABLE rivers (name TEXT)"
+PASSAGE = "The river number {} rises in the hills, and it has had the same name for as long as anyone remembers."
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"passage": lambda i: LONG.format(i // 4)},
+        {"definition": lambda i: "Name the river."},
+        {"system prompt": lambda i: "Talk as a pirate does."},
+        {"persona": lambda i: "You are a pirate of few words."},
+        {"schema": lambda i: SCHEMA},
+        {"sql_context": lambda i: SCHEMA},
+        {"instruction": lambda i: "Answer with the name only."},
+        {"wiki": lambda i: PASSAGE.format(i // 4)},
+        {"wiki": lambda i: PASSAGE.format(0)},
+        {"passage": lambda i: PASSAGE.format(i) if i % 6 == 0 else None},
+        {"notes": lambda i: PASSAGE.format(i) if i > 19 else "short"},
+        {"text": lambda i: f"{PASSAGE.format(i)} What is the name of the river number {i} here?"},
+        {"text": lambda i: f"{PASSAGE.format(0)} What is the name of the river number {i} here?"},
+        {"source": lambda i: 5 * PASSAGE.format(i)},
+    ],
+)
+def test_a_repeated_a_rare_and_a_mixed_text_is_no_label_and_no_copy(column):
+    ((name, _),) = column.items()
+    line = columns_of(passages(**column))[1]
+    assert f'column "{name}" is not used, and reads like ' in line
+    assert setting("data.ignore", [name]) in line
+
+
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {
+            "text": lambda i: (
+                f"{ALPACA}\n\n### Instruction:\nWhat is the name of the river number {i} here?\n\n### Response:"
+            )
+        },
+        {"prompt": lambda i: f"<|im_start|>user\nWhat is the name of the river number {i} here?<|im_end|>\n"},
+        {"text": lambda i: f"Assistant: It is called the river of number {i}."},
+        {"user": lambda i: "John Smith" if i % 2 else "Jane Smith"},
+        {"category": lambda i: "open question answering" if i % 2 else "closed question answering"},
+        {"source": lambda i: f"Rivers of the World, page {i}, by somebody"},
+        {"title": lambda i: f"The long river of number {i}"},
+        {"header": lambda i: f"Mozilla/5.0 (X11; Linux x86_64) Gecko build {i} Firefox browser"},
+        {"metadata": lambda i: {"note": PASSAGE.format(i), "by": "somebody"}},
+        {"rejected_reason": lambda i: f"This was not the best answer of {i}."},
+    ],
+)
+def test_formatted_copies_labels_and_what_is_about_the_row_stop_nothing(column):
+    assert columns_of(passages(**column))[1] is None
+
+
+def test_what_is_about_the_row_is_named_so():
+    columns, _ = columns_of(passages(author=lambda i: f"Somebody of the town number {i}"))
+    assert columns["author"].to_json()["why"] == "about the row"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {name: lambda i, name=name: f"{name}{i}" for name in "ABCD"},
+        {f"option_{name}": lambda i: "yes" for name in "ab"},
+        {"choices": lambda i: ["yes", "no"]},
+        {"answer_choices": lambda i: ["yes", "no"]},
+        {name: lambda i: "yes" for name in ("opa", "opb")},
+        {"options": lambda i: {"A": "3", "B": "4"}},
+    ],
+)
+def test_the_choices_of_a_question_stop_unless_it_holds_them(columns):
+    line = columns_of(passages(**columns))[1]
+    assert "into the question" in line
+    assert setting("data.ignore", list(columns)) in line
+    inside = [
+        {**value, "question": f"{value['question']} {' '.join(map(str, value.values()))} yes no 3 4"}
+        for value in passages(**columns)
+    ]
+    assert columns_of(inside)[1] is None
+
+
+def test_the_line_names_all_columns_to_leave_out_and_those_left_out_now():
+    reader_line = columns_of(passages(passage=LONG.format, wiki=PASSAGE.format, id=str), ignore=["id"])[1]
+    assert reader_line.endswith("data.ignore=[id,passage,wiki] leaves all such columns out)")
+
+
+def test_reasoning_is_said_to_be_of_the_answer():
+    line = columns_of(passages(Complex_CoT=PASSAGE.format))[1]
+    assert line == (
+        'f: column "Complex_CoT" is not used, and reads like a part of the answer (write it into the answer, or '
+        "data.ignore=[Complex_CoT] leaves it out)"
+    )
+
+
 def test_the_line_says_which_column_another_would_take_the_place_of():
     _, line = columns_of(rows(input=lambda i: f"input {i}", context=LONG.format))
     assert '(data.fields.input=context uses it in the place of "input", ' in line
@@ -301,7 +409,7 @@ def test_what_could_be_a_part_of_a_prompt(text, wordy):
 def test_names_are_typed_so_that_a_shell_and_the_command_line_take_them():
     assert setting("data.fields.input", "context") == "data.fields.input=context"
     assert setting("data.fields.input", "it's") == """'data.fields.input="it'"'"'s"'"""
-    assert setting("data.ignore", "a,b", listed=True) == """'data.ignore=["a,b"]'"""
+    assert setting("data.ignore", ["a,b"]) == """'data.ignore=["a,b"]'"""
 
 
 # -- the law ---------------------------------------------------------------------------------------------------------

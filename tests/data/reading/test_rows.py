@@ -226,6 +226,165 @@ def test_a_mark_that_says_nothing_changes_nothing(marks):
     assert row_of({"prompt": "a", "completion": "b", **marks}) == Row("a", "", "b", file="f", number=4)
 
 
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {name: value}
+        for name in ("train", "learn", "loss", "loss_mask", "train_on_turn", "Weight")
+        for value in (0, False, "0", "false")
+    ]
+    + [{"masked": True}, {"masked": "1"}, {"train": False, "masked": True}],
+)
+def test_every_mark_of_a_message_is_one_of_a_row(marks):
+    for record in ({"prompt": "a", "completion": "b"}, {"messages": turns("a", "b")}, {"question": "a", "answer": "b"}):
+        with pytest.raises(NotLearnt, match="the file says that the row is not to be learnt"):
+            row_of({**record, **marks})
+        with pytest.raises(BadRow, match="a row is learnt or not, 1 or 0"):
+            row_of({**record, next(iter(marks)): "a text"})
+
+
+def test_marks_that_contradict_each_other_are_refused():
+    with pytest.raises(BadRow) as caught:
+        row_of({"prompt": "a", "completion": "b", "weight": 1, "train": False})
+    assert str(caught.value) == (
+        '"weight" says that the row is learnt, and "train" that it is not (data.ignore=[train] or data.ignore=[weight] '
+        "goes by the other)"
+    )
+
+
+@pytest.mark.parametrize("mark", ["label", "kto_tag", "desirable", "is_chosen"])
+@pytest.mark.parametrize("value", [False, 0, "0", "False"])
+def test_a_mark_of_KTO_is_one_however_it_is_written(mark, value):
+    with pytest.raises(BadRow, match=f'"{mark}" is false: a KTO row'):
+        row_of({"prompt": "a", "completion": "b", mark: value})
+
+
+def test_a_label_is_a_class_elsewhere():
+    assert row_of({"text": "a b", "label": False}, plain=True).output == "a b"
+    for label in (0, False):
+        assert row_of({"question": "Is it so?", "answer": "no", "label": label}).output == "no"
+    assert row_of({"messages": turns("Is it so?", "no"), "label": 0}).output == "no"
+    with pytest.raises(BadRow, match="a KTO row"):
+        row_of({"messages": turns("Is it so?", "no"), "label": False})
+
+
+def test_a_conversation_of_which_nothing_is_learnt_is_one_that_the_file_leaves_out():
+    with pytest.raises(NotLearnt, match="no answer of it is to be learnt"):
+        row_of({"messages": [turns("a", "b")[0], {"role": "assistant", "content": "b", "weight": 0}]})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "a", "response": "b", "chosen": None, "rejected": None},
+        {"prompt": "a", "response": "b", "chosen": "", "rejected": []},
+        {"messages": [], "prompt": "a", "response": "b"},
+        {"messages": "[]", "prompt": "a", "response": "b"},
+        {"instruction": None, "output": None, "question": "a", "answer": "b"},
+        {"instruction": "", "output": "", "question": "a", "answer": "b"},
+        {"prompt": "a", "completion": None, "response": "b"},
+        {"prompt": "a", "response": "b", "instruction": None, "output": None, "messages": []},
+        {"prompt": "a", "completion": "b", "tools": "[]", "images": "[]"},
+    ],
+)
+def test_the_empty_columns_of_merged_tables_are_no_form(record):
+    row = row_of(record)
+    assert (row.instruction, row.output) == ("a", "b")
+
+
+def test_an_empty_answer_is_no_other_form():
+    with pytest.raises(BadRow, match='"output" is empty'):
+        row_of({"instruction": "a", "input": "", "output": ""})
+    assert row_of({"instruction": "", "input": "a", "output": "b"}).input == "a"
+    assert row_of({"text": "a", "instruction": None, "output": None}, plain=True).output == "a"
+
+
+CHOSEN = "which are not learnt as pairs (for the chosen answers alone: "
+
+
+@pytest.mark.parametrize(
+    ("record", "line", "fields", "ignore"),
+    [
+        (
+            {
+                "conversations": [{"from": "human", "value": "a"}],
+                "chosen": {"from": "gpt", "value": "b"},
+                "rejected": {"from": "gpt", "value": "c"},
+            },
+            "data.fields.output=chosen data.ignore=[rejected]",
+            {"output": "chosen"},
+            ["rejected"],
+        ),
+        (
+            {"prompt": "a", "chosen": turns("", "b")[1:], "rejected": turns("", "c")[1:]},
+            "data.fields.output=chosen data.ignore=[rejected]",
+            {"output": "chosen"},
+            ["rejected"],
+        ),
+        (
+            {"prompt": "a", "chosen": turns("", "b")[1], "rejected": turns("", "c")[1]},
+            "data.fields.output=chosen data.ignore=[rejected]",
+            {"output": "chosen"},
+            ["rejected"],
+        ),
+        (
+            {"prompt": "a", "chosen": turns("a", "b"), "rejected": turns("a", "c")},
+            "data.fields.messages=chosen data.ignore=[rejected]",
+            {"messages": "chosen"},
+            ["rejected"],
+        ),
+        (
+            {"prompt": turns("a"), "chosen": turns("", "b")[1:], "rejected": turns("", "c")[1:]},
+            "data.fields.messages=prompt data.fields.output=chosen data.ignore=[rejected]",
+            {"messages": "prompt", "output": "chosen"},
+            ["rejected"],
+        ),
+        (
+            {"conversation_a": turns("a", "b"), "conversation_b": turns("a", "c"), "winner": "model_a"},
+            "data.fields.messages=conversation_a data.ignore=[conversation_b]",
+            {"messages": "conversation_a"},
+            ["conversation_b"],
+        ),
+    ],
+)
+def test_what_a_line_on_preferences_says_to_type_works(record, line, fields, ignore):
+    with pytest.raises(BadRow) as caught:
+        row_of(record)
+    assert f": {line})" in str(caught.value)
+    row = row_of(record, ignore=ignore, **fields)
+    assert (row.instruction, row.output) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (
+            "sql_prompt sql_context sql",
+            "data.fields.instruction=sql_prompt data.fields.output=sql data.fields.input=sql_context",
+        ),
+        ("human bot", "data.fields.instruction=human data.fields.output=bot"),
+        ("source target", "data.fields.instruction=source data.fields.output=target"),
+        ("src tgt", "data.fields.instruction=src data.fields.output=tgt"),
+        ("dialogue summary", "data.fields.instruction=dialogue data.fields.output=summary"),
+        ("problem generated_solution", "data.fields.output=generated_solution"),
+        ("content", "prompt=none data.fields.output=content"),
+    ],
+)
+def test_what_a_line_on_other_names_says_to_type_works(columns, line):
+    record = {name: f"the {name}" for name in columns.split()}
+    with pytest.raises(BadRow) as caught:
+        row_of(record)
+    assert f"; set {line})" in str(caught.value)
+    settings = dict(setting.split("=") for setting in line.replace("data.fields.", "").split())
+    plain = settings.pop("prompt", None) == "none"
+    assert row_of(record, plain=plain, **settings).output == record[settings["output"]]
+
+
+def test_a_column_that_was_named_is_not_said_to_be_missing():
+    with pytest.raises(BadRow, match=r'no "output".*set data\.fields\.output=sql'):
+        row_of({"sql_prompt": "a", "sql": "b"}, instruction="sql_prompt")
+
+
 @pytest.mark.parametrize("weight", [0, 0.0, "0.0"])
 def test_a_row_without_weight_is_one_that_the_file_leaves_out(weight):
     with pytest.raises(NotLearnt, match='"weight" is 0: the file says that the row is not to be learnt'):

@@ -345,12 +345,11 @@ class _Tally:
         self.reasons[kind if kind in self.reasons or len(self.reasons) < MAX_REASONS else "other reasons"] += 1
 
     def to_json(self) -> dict[str, Any]:
-        pairs = list(zip(self.files, self.columns, strict=True))
-        for file, columns in pairs:
+        for file, columns in zip(self.files, self.columns, strict=True):
             file["columns"] = [column.to_json() for column in columns.values()]
         return {
             "files": self.files,
-            "unread": next(filter(None, (unread(file["file"], columns) for file, columns in pairs)), None),
+            "unread": unread([(file["file"], columns) for file, columns in zip(self.files, self.columns, strict=True)]),
             "rows_in": sum(file["rows_in"] for file in self.files),
             "rows": self.kept,
             "dropped": self.dropped,

@@ -15,11 +15,13 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from ift.data.reading.messages import is_messages, kind_of
-from ift.text.conversations import Conversation
+from ift.data.reading.messages import MARKS as LEARNT
+from ift.data.reading.messages import ROLE_KEYS, is_messages, kind_of
+from ift.text.conversations import Conversation, role_of
 
 PARTS = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
 
@@ -43,6 +45,8 @@ KNOWN = {
     "camel": dict.fromkeys(
         ("topic", "sub_topic", "role_1", "role_2", "original_task", "specified_task"), "who speaks of what"
     ),
+    "question and answer": {"title": "about the row"},
+    "orca": {"title": "about the row"},
     "query and response": {"original_question": "the question that this one was made from"},
     "self-instruct": dict.fromkeys(("name", "is_classification"), "a label"),
     "baize": {"topic": "the question that the conversation grew from"},
@@ -56,9 +60,12 @@ DEFAULTS = {
     "category": ("category",),
     "tools": ("tools", "functions"),
 }
+IGNORED = "left out by data.ignore"
 MEDIA = ("images", "image", "audio", "audios", "video", "videos")
 MARKS = ("media", "label", "weight")  # what is said of a whole row
-LABELS, WEIGHTS = ("label", "kto_tag"), ("weight", "loss_weight")
+LABELS = ("label", "kto_tag", "desirable", "is_chosen")  # of KTO; the first only beside prompt and completion
+# a mark, and what its 1 or true says: that the row is learnt, or that it is not
+WEIGHTS = {**LEARNT, "loss_mask": True, "train_on_turn": True}
 # the better answer and the worse one; the second table: which is better stands in another column
 PREFERENCES = (
     ("chosen", "rejected"),
@@ -78,6 +85,7 @@ RIVALS = (
     ("conversation_a", "conversation_b"),
     ("human_ref_A", "human_ref_B"),
 )
+BODIES = ("content", "page_content", "raw_content", "body")  # texts without a prompt
 # what data sets call a field: for the line to type, never to guess in silence
 SYNONYMS = {
     "instruction": (
@@ -103,6 +111,11 @@ SYNONYMS = {
         "passage",
         "document",
         "article",
+        "dialogue",
+        "dialog",
+        "source",
+        "src",
+        "text",
         "kontext",
         "contexto",
         "输入",
@@ -122,12 +135,55 @@ SYNONYMS = {
             "chosen",
             "assistant",
             "solution",
+            "bot",
+            "gpt",
+            "tgt",
+            "sql",
+            "summary",
+            "highlights",
         ),
         *("a", "antwort", "respuesta", "resposta", "réponse", "ответ", "输出", "輸出", "回答", "答案", "出力", "답변"),
     ),
 }
+# parts of a prompt or an answer that no form above has: such a column is never a label, however often it says the same
+PARTS_BY_NAME = frozenset(
+    "instructions prompt_text sys persona role_play definition task_description guideline guidelines rules premise "
+    "hypothesis background scenario story paragraph paragraphs excerpt evidence facts knowledge schema table "
+    "table_schema db_schema code snippet hint hints examples few_shot demonstrations document documents passages "
+    "context contexts conversation_history chat_history memory review email letter abstract transcript dialogue".split()
+)
+# what stands before an answer and belongs to it
+REASONINGS = (
+    "reasoning",
+    "cot",
+    "explanation",
+    "rationale",
+    "thought",
+    "thoughts",
+    "thinking",
+    "chain",
+    "justification",
+)
+# what is known to be about a row, and no part of what is said, where it is no long text
+ABOUT = frozenset(
+    "source sources author authors url urls uri link links path file filename file_name file_path header headers "
+    "user_agent metadata meta license licence copyright citation dataset dataset_name data_source origin provider "
+    "publisher publication journal doi model model_name generator annotator annotators worker created_by date "
+    "timestamp created_at updated_at tag tags language split subset score scores rating ratings "
+    "rejected_reason reject_reason moderation detoxify toxicity stats usage statistics".split()
+)
+OPTION = re.compile(r"[a-h]|op[a-e]|(option|choice|opt|alternative|distractor|ending)s?[\W_]*[a-z]?\d*(_text)?")
+OPTIONS = frozenset("options choices candidates alternatives distractors endings".split())
 # names whose kind of value decides, too
 BY_KIND = {*MESSAGES, *LISTS, "prompt", "completion", "input", "segments", *LABELS}
+# names of answers and of messages: a column is of a form only where it holds something, as tables have been merged
+ANSWERS = {
+    *(name.casefold() for name in (*MESSAGES, *LISTS, "text", "segments", "instances", "input_ids")),
+    *(last for _, _, last in FORMS),
+    *(name.casefold() for name in chain(*PREFERENCES, *RIVALS)),
+}
+DROPPED = ANSWERS.union(first for _, first, _ in FORMS) - {"input"}
+DECIDING = BY_KIND | DROPPED
 MANY = 4096  # kinds of records that are remembered
 
 
@@ -163,8 +219,8 @@ class Forms:
             if len(self._kinds) >= MANY:
                 self._kinds.clear()
                 self._plans.clear()
-            given = {self.given.get(part) for part in ("messages", "conversations", "output")}
-            deciding = tuple(name for name in names if _folded(name) in BY_KIND or name in given)
+            given = {self.given.get(part) for part in ("messages", "conversations", "output", "instruction")}
+            deciding = tuple(name for name in names if _folded(name) in DECIDING or name in given)
             self._kinds[names] = deciding
         key: tuple[Any, ...] = (names, *(_kind(record[name]) for name in deciding)) if deciding else names
         plan = self._plans.get(key)
@@ -172,12 +228,25 @@ class Forms:
             plan = self._plans[key] = self._planned(record)
         return plan
 
+    def leave(self, name: str) -> str:
+        """What to type to leave out a column, and those that are left out now."""
+        return setting("data.ignore", [*sorted(self.ignore), name])
+
     def _planned(self, record: dict[str, Any]) -> Plan:
-        names = _Names([name for name in record if name not in self.ignore], self.given)
+        left = [name for name in record if name not in self.ignore]
+        given = {*self.given.values()}
+        filled = [name for name in left if name in given or _folded(name) not in DROPPED or holds(record[name])]
+        first = next((name for name in left if _folded(name) == "instruction"), None)
+        if first is not None and first not in filled and any(_folded(name) == "output" for name in filled):
+            filled = [name for name in left if name in filled or name == first]  # the question may be in the input
+        names = _Names(filled, self.given)
         form, problem = self._form(record, names)
+        if form is None and filled != left:  # what is empty is all there is
+            names = _Names(left, self.given)
+            form, problem = self._form(record, names)
         keys = names.taken
-        used = {key: part for part, key in keys.items() if not part.startswith("media")}
-        known = {key: "left out by data.ignore" for key in record if key in self.ignore}
+        used = {key: part.partition(" ")[0] for part, key in keys.items() if not part.startswith("media")}
+        known = {key: IGNORED for key in record if key in self.ignore}
         known |= {key: "no text" for part, key in keys.items() if part.startswith("media")}
         if form is not None:
             about = KNOWN.get(form, {})
@@ -188,15 +257,18 @@ class Forms:
 
     def _form(self, record: Mapping[str, Any], names: _Names) -> tuple[str | None, str]:
         """The form, with its parts taken from the names; or None, or what is wrong with records of this kind."""
-        given = self.given
+        given, ignored = self.given, sorted(self.ignore)
         for part in ("category", "system"):
             names.take(part, *DEFAULTS[part])
-        for mark, spelled in (("label", LABELS), ("weight", WEIGHTS), *(("media", (name,)) for name in MEDIA)):
-            key = names.find(*spelled)
-            if key and (mark != "label" or _is_mark(record[key])):
-                names.taken[f"{mark} {key}" if mark == "media" else mark] = key
+        is_pair = bool(names.find("prompt") and names.find("completion"))
+        is_kto = is_pair or any(map(names.find, (*MESSAGES, "instruction")))  # elsewhere, 0 or 1 may be a class
+        for mark, known in (("label", LABELS), ("weight", WEIGHTS), ("media", MEDIA)):
+            for name in known:
+                key = names.find(name)
+                if key and (name != "label" or (is_kto and _is_mark(record[key], plain=not is_pair))):
+                    names.taken[f"{mark} {key}"] = key
         if not given.keys() & {"instruction", "output", "messages", "conversations"}:
-            problem = _other_kind(record, names)
+            problem = _other_kind(record, names, ignored)
             if problem:
                 return None, problem
             form = _published(record, names)
@@ -216,7 +288,16 @@ class Forms:
         chosen, pair = (given.get("messages"), given.get("conversations")), False
         prompt = names.find("prompt")
         has_prompt = prompt is not None and _is_talk(record[prompt])
-        if any(chosen):
+        key: str | None
+        said = given.get("output")
+        question = given.get("instruction") or names.find(*(first for _, first, _ in FORMS))
+        if (
+            said in names and question and question in names and is_messages(record[str(said)])
+        ):  # a text, and its answer as a message
+            key, pair = question, True
+            if "instruction" in given and given["instruction"] == question:
+                given = {part: name for part, name in given.items() if part != "instruction"}
+        elif any(chosen):
             key = next((name for name in chosen if name and name in names and _is_talk(record[name])), None)
         elif self._texts_are_chosen(names) and not has_prompt:
             return None
@@ -299,7 +380,7 @@ class Forms:
             if key in names and not names.find("instruction"):
                 return f'"{key}" is {kind_of(record[key])}, not a list of messages'
         lacks = {part: self.given.get(part, part) for part in ("instruction", "output")}
-        lacks = {part: name for part, name in lacks.items() if not names.find(name)}
+        lacks = {part: name for part, name in lacks.items() if not (name in names or names.find(name))}
         if "output" in lacks and names.find(*(first for _, first, _ in FORMS)):
             lacks.pop("instruction", None)
         first = next(iter(lacks), "output")
@@ -317,6 +398,13 @@ class Forms:
             key = next((key for known in SYNONYMS[part] for key in left if _means(key, known)), None)
             if key and key not in guesses.values():
                 guesses[part] = key
+        if "instruction" in lacks and "instruction" not in guesses and {"input", "output"} <= guesses.keys():
+            guesses["instruction"] = guesses.pop("input")  # a text and what was made of it
+            guesses = {part: guesses[part] for part in ("instruction", "output")}
+        texts = [key for key in names.left() if isinstance(record[key], str) and not _is_about(key)]
+        texts = [key for key in texts if is_wordy(record[key])] or [key for key in texts if _folded(key) in BODIES]
+        if first not in guesses and not talk and len(texts) == 1 and not self.given and first == "instruction":
+            return f"prompt=none {setting('data.fields.output', texts[0])}"
         if first not in guesses:
             return setting("data.fields.messages", talk) if talk else f"data.fields.{first}=..."
         if names.find("input") or set(guesses) == {"input"} or "instruction" not in lacks:
@@ -366,18 +454,21 @@ class _Names:
         return [name for name in self.names if name not in busy]
 
 
-def _other_kind(record: Mapping[str, Any], names: _Names) -> str:
+def _other_kind(record: Mapping[str, Any], names: _Names, ignored: Sequence[str]) -> str:
     """What records are that no training of this kind can use, or nothing."""
     if names.find("input_ids"):
         return "tokens of another program (input_ids), not text (give the rows of text that they were made from)"
     for better, worse in PREFERENCES:
         good, bad = names.find(better), names.find(worse)
         if good and bad:
-            return f"preference rows ({good}, {bad}), which are not learnt as pairs {_plain(record, names, good, bad)}"
+            how = _plain(record, names, good, bad, ignored)
+            return f"preference rows ({good}, {bad}), which are not learnt as pairs {how}"
     for one, other in RIVALS:
         good, bad = names.find(one), names.find(other)
         if good and bad:
-            what = f"{setting('data.fields.output', good)} {setting('data.ignore', bad, listed=True)}"
+            whole = _is_talk(record[good]) and not _begins_with_an_answer(record[good])
+            part = "data.fields.messages" if whole else "data.fields.output"
+            what = f"{setting(part, good)} {setting('data.ignore', [*ignored, bad])}"
             return f"preference rows ({good}, {bad}), which are not learnt as pairs (for one of them: {what})"
     if names.find("message_id") and names.find("parent_id") and names.find("role"):
         return (
@@ -390,20 +481,23 @@ def _other_kind(record: Mapping[str, Any], names: _Names) -> str:
     return ""
 
 
-def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str) -> str:
+def _plain(record: Mapping[str, Any], names: _Names, good: str, bad: str, ignored: Sequence[str]) -> str:
     """What to type to learn the better answers of preference rows, in brackets."""
-    ignored = setting("data.ignore", bad, listed=True)
+    leave = setting("data.ignore", [*ignored, bad])
     prompt = names.find(*(first for _, first, _ in FORMS))
     if prompt and isinstance(record[prompt], dict):  # OpenAI's: {"messages": [...]}
         return f'(for the chosen answers alone: write rows of messages, those of "{prompt}" and then "{good}")'
-    if _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
-        how = f"{setting('data.fields.messages', good)} {ignored}"
+    talk = names.find(*MESSAGES)
+    if _begins_with_an_answer(record[good]) and (talk or (prompt and isinstance(record[prompt], str))):
+        how = f"{setting('data.fields.output', good)} {leave}"
+    elif _is_talk(record[good]) and not (prompt and _is_talk(record[prompt])):
+        how = f"{setting('data.fields.messages', good)} {leave}"
     elif prompt and _is_talk(record[prompt]):
-        how = f"{setting('data.fields.messages', prompt)} {setting('data.fields.output', good)} {ignored}"
+        how = f"{setting('data.fields.messages', prompt)} {setting('data.fields.output', good)} {leave}"
     elif prompt:
-        how = f"{setting('data.fields.output', good)} {ignored}"
+        how = f"{setting('data.fields.output', good)} {leave}"
     else:  # Anthropic's HH: a whole conversation as one text
-        how = f"prompt=none {setting('data.fields.output', good)} {ignored}, or split them into messages"
+        how = f"prompt=none {setting('data.fields.output', good)} {leave}, or split them into messages"
     return f"(for the chosen answers alone: {how})"
 
 
@@ -445,18 +539,41 @@ class Column:
     texts: int = 0  # of them such as stand in prompts, and not elsewhere in their row
     different: int = 0  # of these
     copies: int = 0  # such as stand elsewhere in their row
+    long: int = 0  # of the texts: with more words than a label has
+    more: int = 0  # of the texts: that are what is left of a value that holds a part of its row
     lists: int = 0  # that are no plain text
 
     def add(self, other: Column) -> None:
         self.used, self.why = self.used or other.used, self.why or other.why
         self.example = self.example or other.example
-        for count in ("rows", "seen", "texts", "different", "copies", "lists"):
+        for count in ("rows", "seen", "texts", "different", "copies", "long", "more", "lists"):
             setattr(self, count, getattr(self, count) + getattr(other, count))
 
     @property
     def reads_like_a_prompt(self) -> bool:
-        """Whether its values are mostly different texts of some length that stand nowhere else in their rows."""
-        return not self.used and not self.why and self.texts * 3 >= self.seen > 0 and self.different * 2 > self.texts
+        """Whether it holds texts that stand nowhere else in their rows and that are no labels.
+
+        No labels are texts of a column with the name of a part, long ones, and short ones that are mostly different.
+        Their number decides, not their share: a passage may stand in few rows.
+        """
+        if self.used or self.why or not self.texts:
+            return False
+        if _is_about(self.name) and (self.lists or self.long * 2 <= self.texts):
+            return False
+        if self.is_options:
+            return self.texts * 2 > self.seen
+        if _is_part(self.name):
+            return True
+        if self.long >= ENOUGH or self.long * 100 >= self.seen > 0 < self.long:
+            return True
+        if self.seen < FEW and len(self.example) < 2 * 20:
+            return False  # one cannot tell texts from labels
+        many = self.texts * 3 >= self.seen or self.different >= ENOUGH
+        return many and self.different * 2 > self.texts
+
+    @property
+    def is_options(self) -> bool:
+        return _is_options(self.name)
 
     def to_json(self) -> dict[str, Any]:
         """As data_report.json has it: half characters, which UTF-8 does not have, as question marks."""
@@ -470,6 +587,8 @@ class Column:
     def _reason(self) -> str:
         if not self.rows:
             return "empty"
+        if _is_about(self.name) and not self.reads_like_a_prompt:
+            return "about the row"
         if self.reads_like_a_prompt:
             return "reads like a part of the prompt"
         return "a copy of what is used" if self.copies * 2 > self.seen else "labels, numbers, names or links"
@@ -501,33 +620,92 @@ class Columns:
 
     def look_at(self, record: Mapping[str, Any], plan: Plan, row: Conversation) -> None:
         """Judge the columns that nothing reads, of a record that became this row: they may be copies of parts of it."""
-        texts: list[str] = []
+        parts: list[str] | None = None
         for name in (*plan.unknown, *plan.known):
             column, value = self.columns[name], record[name]
-            if column.seen >= LOOKED_AT or not is_filled(value):
+            if column.seen >= LOOKED_AT and (
+                type(value) not in (str, list, dict)
+                or len(value) < 20  # short as labels are, like many before it
+                or column.texts + column.copies >= LOOKED_AT
+            ):
+                continue
+            if not is_filled(value):
                 continue
             column.seen += 1
             leaves = list(texts_in(value))
             text = " ".join(leaves)
             if not column.example:
                 column.example = (text or str(value))[:SHOWN]
-            if not is_wordy(text):
+            if not text:
                 continue
-            texts = texts or [row.instruction, row.input, row.output, row.system, *chain.from_iterable(row.history)]
-            whole = "\n".join(texts)
-            if all(leaf.strip() in whole for leaf in leaves) or all(part.strip() in text for part in texts[:3]):
+            by_name = column.is_options or _is_part(name)
+            if not (
+                is_wordy(text)
+                or (by_name and WORD.search(text) and (" " in text.strip() or DENSE.search(text)))
+                or (column.is_options and text.strip())
+            ):
+                continue
+            if parts is None:
+                parts = [row.instruction, row.input, row.system, *chain.from_iterable(row.history), row.output]
+                parts = [" ".join(part.split()) for part in parts if part.strip()]
+            if column.is_options:
+                left = "" if _holds_options(parts[:-1], leaves) else text
+            else:
+                left = " ".join(filter(None, (_beyond(" ".join(leaf.split()), parts) for leaf in leaves)))
+            if not left or not (by_name or is_wordy(left)) or (left != text and not is_wordy(left)):
                 column.copies += 1
                 continue
             column.texts += 1
+            column.long += is_long(left) and (len(left) > 4 * LONG[0] or not _is_about(name))
+            column.more += len(left) < len(" ".join(text.split()))
             column.lists += not isinstance(value, str)
             said = self._texts.setdefault(name, set())
-            if text not in said:
-                said.add(text)
+            if left not in said:
+                said.add(left)
                 column.different += 1
+
+
+# texts that other programs put around a row, and that say nothing about it
+TEMPLATE = re.compile(
+    r"<\|[^|<>]{0,30}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>"
+    r"|^(below is|these are) an instruction that describes a task.{0,90}?appropriately completes the request\."
+    r"|a chat between a curious (user|human) and an artificial intelligence assistant\..{0,90}?questions\."
+    r"|cutting knowledge date: [\w ]{3,20} today date: \d+ \w{3} \d{4}"
+    r"|you are (qwen, created by alibaba cloud\. you are )?a helpful(, respectful and honest)? (ai )?assistant\."
+    r"|(#+ *|\b)(instruction|input|response|user|human|assistant|question|answer|system|gpt|context|q|a) *:"
+    r"|(?<=\|>) ?(system|user|assistant)\b",
+    re.IGNORECASE,
+)
+
+
+def _beyond(text: str, parts: Sequence[str]) -> str:
+    """What a text says that no part of its row says, without the words of a template; nothing where it is a copy."""
+    if any(text in part for part in parts):
+        return ""
+    held, left = False, text
+    for part in sorted(parts, key=len, reverse=True):
+        if is_wordy(part):
+            held = held or part in left
+            left = left.replace(part, " ")
+        else:  # a short one: once, and as a word
+            left, count = re.subn(rf"(?<!\w){re.escape(part)}(?!\w)", " ", left, count=1)
+            held = held or (count > 0 and " " in part)
+    return " ".join(TEMPLATE.sub(" ", left).split()) if held else text
+
+
+def _holds_options(parts: Sequence[str], leaves: Sequence[str]) -> bool:
+    """Whether the choices stand in the prompt already."""
+    whole = "\n".join(parts)
+    return all(re.search(rf"(?<!\w){re.escape(' '.join(leaf.split()))}(?!\w)", whole) for leaf in leaves)
 
 
 def is_filled(value: Any) -> bool:
     return value is not None and value != "" and value != [] and value != {} and value == value  # NaN is not itself
+
+
+def holds(value: Any) -> bool:
+    """Whether a value is filled, and is not the JSON of nothing either."""
+    return is_filled(value) and not (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -546,6 +724,9 @@ def texts_in(value: Any) -> Iterator[str]:
 WORD = re.compile(r"[^\W\d_]{2,}")
 LINK = re.compile(r"\w+://\S*$|www\.\S*$|[\w.+-]+@[\w.-]+$")
 CLOCK = re.compile(r"\d{1,2}:\d{2}|\d{4}-\d{2}-\d{2}")
+LONG = (60, 10, 25)  # characters, words, or characters of a script without spaces: more than a label has
+ENOUGH = 5  # texts that are more than a slip
+FEW = 5  # rows of a file in which one cannot tell texts from labels, unless they are long
 DENSE = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")  # written without spaces
 
 
@@ -559,27 +740,77 @@ def is_wordy(text: str) -> bool:
     return len(WORD.findall(text)) >= 4 and len(text.split()) >= 4
 
 
-FEW = 5  # rows of a file in which one cannot tell texts from labels, unless they are long
+def is_long(text: str) -> bool:
+    """Whether a text has more words than a label."""
+    return len(text) >= LONG[0] or len(text.split()) >= LONG[1] or len(DENSE.findall(text)) >= LONG[2]
 
 
-def unread(file: str, columns: Mapping[str, Column]) -> str | None:
-    """The line on the first column of a file that nothing reads though it reads like a part of the prompt, or None."""
-    for column in columns.values():
-        if not column.reads_like_a_prompt or (column.seen < FEW and len(column.example) < 2 * 20):
-            continue
-        what, key = f'{file}: column "{spelled(column.name)}" is not used, and reads like', column.name
-        leave = f"{setting('data.ignore', key, listed=True)} leaves it out"
-        uses = {other.used: other.name for other in columns.values() if other.used and other.rows}
-        if _is_answer(key) and column.lists * 2 <= column.texts:
-            answer = setting("data.fields.output", key)
-            return f"{what} another answer ({answer} learns it instead, {leave})"
-        if column.lists * 2 > column.texts:
-            return f"{what} a part of the prompt (it is no plain text: write it into the question, or {leave})"
-        how = f"{setting('data.fields.input', key)} uses it"
-        if "input" in uses:
-            how += f' in the place of "{spelled(uses["input"])}"'
-        return f"{what} a part of the prompt ({how}, {leave})"
-    return None
+def unread(files: Sequence[tuple[str, Mapping[str, Column]]]) -> str | None:
+    """The line on the first column that nothing reads though it reads like a part of a row, or None.
+
+    files: the name of each and its columns. What leaves out names all such columns, and those that are left out now.
+    """
+    stop: list[tuple[str, Mapping[str, Column], Column]] = []
+    for file, columns in files:
+        found = [column for column in columns.values() if column.reads_like_a_prompt]
+        letters = [column for column in found if len(_folded(column.name)) == 1]
+        stop += [(file, columns, column) for column in found if len(letters) > 1 or column not in letters]
+    if not stop:
+        return None
+    ignored = [name for _, columns in files for name, column in columns.items() if column.why == IGNORED]
+    names = list(dict.fromkeys([*ignored, *(column.name for *_, column in stop)]))
+    several = len({column.name for *_, column in stop}) > 1
+    leave = f"{setting('data.ignore', names)} leaves {'all such columns' if several else 'it'} out"
+    file, columns, column = stop[0]
+    what, key = f'{file}: column "{spelled(column.name)}" is not used, and reads like', column.name
+    uses = {other.used: other.name for other in columns.values() if other.used and other.rows}
+    if column.is_options and column.lists * 2 <= column.texts:
+        return f"{what} a choice of the question (write the choices into the question, or {leave})"
+    if _is_reasoning(key):
+        return f"{what} a part of the answer (write it into the answer, or {leave})"
+    if column.more * 2 > column.texts:
+        return f"{what} the row and more (write what is more into the question, or {leave})"
+    if _is_answer(key) and column.lists * 2 <= column.texts:
+        answer = setting("data.fields.output", key)
+        return f"{what} another answer ({answer} learns it instead, {leave})"
+    if column.lists * 2 > column.texts:
+        return f"{what} a part of the prompt (it is no plain text: write it into the question, or {leave})"
+    if _folded(key) in SYSTEMS and "system" not in uses:
+        return f"{what} a part of the prompt ({setting('data.fields.system', key)} uses it, {leave})"
+    how = f"{setting('data.fields.input', key)} uses it"
+    if "input" in uses:
+        how += f' in the place of "{spelled(uses["input"])}"'
+    return f"{what} a part of the prompt ({how}, {leave})"
+
+
+SYSTEMS = ("system prompt", "system-prompt", "sys", "persona", "sys_prompt", *DEFAULTS["system"])
+NAMES_OF_PARTS = frozenset(
+    name.casefold()
+    for names in (SYNONYMS["instruction"], SYNONYMS["input"], DEFAULTS["system"], SYSTEMS, PARTS_BY_NAME)
+    for name in names
+) - {"user", "human", "q", "text", "source", "src", "request"}  # that are names of other things too
+LAST_WORDS = frozenset("prompt instruction instructions context passage document article schema".split())
+
+
+@lru_cache(MANY)
+def _is_options(name: str) -> bool:
+    """Whether a name is that of choices of a question."""
+    folded = _folded(name)
+    return bool(OPTION.fullmatch(folded) or {*re.split(r"[\W_]+", folded)} & OPTIONS)
+
+
+@lru_cache(MANY)
+def _is_part(name: str) -> bool:
+    folded = _folded(name)
+    return folded in NAMES_OF_PARTS or _is_reasoning(name) or re.split(r"[\W_]+", folded)[-1] in LAST_WORDS
+
+
+def _is_about(name: str) -> bool:
+    return _folded(name) in ABOUT
+
+
+def _is_reasoning(name: str) -> bool:
+    return bool({*re.split(r"[\W_\d]+", _folded(name))} & {*REASONINGS})
 
 
 def _is_answer(name: str) -> bool:
@@ -618,11 +849,13 @@ def typed(name: str) -> str:
     return '"' + name[:60].replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def setting(key: str, name: str, *, listed: bool = False) -> str:
-    """A setting as it is typed in a shell."""
-    value = typed(name)
-    text = f"{key}=[{value}]" if listed else f"{key}={value}"
-    return text if value == name else shlex.quote(text)
+def setting(key: str, name: str | Sequence[str]) -> str:
+    """A setting as it is typed in a shell: a name, or a list of names."""
+    if isinstance(name, str):
+        plain, text = typed(name) == name, f"{key}={typed(name)}"
+    else:
+        plain, text = all(typed(each) == each for each in name), f"{key}=[{','.join(map(typed, name))}]"
+    return text if plain else shlex.quote(text)
 
 
 def _in_utf8(text: str) -> str:
@@ -635,16 +868,22 @@ def _folded(name: str) -> str:
 
 def _means(key: str, known: str) -> bool:
     folded = _folded(key)
-    return known == folded or known in re.split(r"[\W_]+", folded)
+    return known == folded or (known != "sql" and known in re.split(r"[\W_]+", folded))
 
 
 def _kind(value: Any) -> Any:
     """What matters of a value's kind: text that holds a list, or a conversation, is another kind of text."""
-    if isinstance(value, str):
-        return (
-            "messages" if is_messages(value) else "[|" if "[|Human|]" in value else "mark" if _is_mark(value) else str
-        )
-    return (list, is_messages(value), _is_said(value)) if isinstance(value, list) else type(value)
+    if type(value) is str:
+        if len(value) < 8:
+            return (_is_mark(value), _is_mark(value, plain=True)) if holds(value) else None
+        if value[0] in " \t\r\n[":
+            return None if not holds(value) else "messages" if is_messages(value) else str
+        return "[|" if "[|Human|]" in value else str
+    if isinstance(value, list):
+        return (list, is_messages(value), _is_said(value)) if value else None
+    if isinstance(value, dict):
+        return (dict, is_messages(value), "replies" in value) if value else None
+    return ("mark", _is_mark(value, plain=True)) if _is_mark(value) else type(value) if is_filled(value) else None
 
 
 def _is_talk(value: Any) -> bool:
@@ -656,5 +895,25 @@ def _is_said(value: Any) -> bool:
     return is_messages(value) or (isinstance(value, list) and len(value) > 1 and isinstance(value[0], str))
 
 
-def _is_mark(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false"))
+def _begins_with_an_answer(value: Any) -> bool:
+    """Whether it is a message of the assistant, or messages of which the first is."""
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, dict):
+        return False
+    spoken = next((first[key] for key in ROLE_KEYS if first.get(key) is not None), None)
+    try:
+        return isinstance(spoken, str) and role_of(spoken, 1) == "assistant"
+    except ValueError:
+        return False
+
+
+def mark_of(value: Any) -> bool | None:
+    """A mark as true or false; None for what is no mark."""
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+
+
+def _is_mark(value: Any, *, plain: bool = False) -> bool:
+    """Whether it is a mark; plain: as true or false, not as a number."""
+    return mark_of(value) is not None and not (plain and str(value).strip().lower() not in ("true", "false"))

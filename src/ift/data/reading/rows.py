@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
-from ift.data.reading.forms import Forms, Plan, is_filled, setting
+from ift.data.reading.forms import WEIGHTS, Forms, Plan, holds, is_filled, mark_of
 from ift.data.reading.messages import (
     HALF_CHARACTER,
     checked_text,
@@ -24,6 +24,7 @@ from ift.data.reading.messages import (
     prompt_and_completion,
 )
 from ift.data.reading.published import PUBLISHED
+from ift.data.reading.turns import NothingLearnt
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl
@@ -135,7 +136,7 @@ class Reader:
             raise BadRow(plan.problem)
         keys = plan.keys
         if plan.marks:
-            _obey(record, plan)
+            _obey(record, plan, self.forms)
         repaired: Counter[str] = NOTHING
         try:
             if plan.form in PUBLISHED:
@@ -146,6 +147,8 @@ class Reader:
                 conversation = self._texts(record, keys)
         except BadRow:
             raise
+        except NothingLearnt as error:
+            raise NotLearnt(str(error)) from error
         except ValueError as error:
             raise BadRow(str(error)) from error
         self._refuse_empty(conversation, plan)
@@ -156,10 +159,10 @@ class Reader:
         return Row(*parts_of(conversation), file=file, number=number, category=category)
 
     def _texts(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> Conversation:
-        if "tools" in keys and is_filled(record[keys["tools"]]):
+        if "tools" in keys and holds(record[keys["tools"]]):
             raise BadRow(
                 f'"{keys["tools"]}" beside texts (write the row as messages, or '
-                f"{setting('data.ignore', keys['tools'], listed=True)} leaves it out)"
+                f"{self.forms.leave(keys['tools'])} leaves it out)"
             )
         return Conversation(
             _text(record, keys["instruction"]) if "instruction" in keys else "",
@@ -187,7 +190,10 @@ class Reader:
     def _messages(self, record: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[Conversation, Counter[str]]:
         messages = record[keys["messages"]]
         if "output" in keys:
-            messages = prompt_and_completion(messages, record[keys["output"]])
+            answer = record[keys["output"]]
+            if isinstance(answer, dict) and not any(isinstance(value, list) for value in answer.values()):
+                answer = [answer]  # one message
+            messages = prompt_and_completion(messages, answer)
         system, tools = (record[keys[part]] if part in keys else None for part in ("system", "tools"))
         conversation, repaired = conversation_from(
             messages,
@@ -225,32 +231,36 @@ def make_row(record: Any, fields: Mapping[str, str | None], *, file: str, number
     return Reader(fields, **how).row(record, file=file, number=number)
 
 
-def _obey(record: Mapping[str, Any], plan: Plan) -> None:
+def _obey(record: Mapping[str, Any], plan: Plan, forms: Forms) -> None:
     """Raises BadRow for a row with something that is no text, or with a mark that it is not to be learnt."""
+    said: dict[bool, str] = {}  # whether the row is learnt, and the column that says so
     for mark, key in plan.marks:
         value = record[key]
-        if not is_filled(value):
+        if not holds(value):
             continue
-        leave = setting("data.ignore", key, listed=True)
+        leave = forms.leave(key)
         if mark == "media":
             raise BadRow(f'"{key}" holds something that is no text, and only text is learnt ({leave} leaves it out)')
-        if mark == "label":
-            if value is False or (isinstance(value, str) and value.strip().lower() == "false"):
-                raise BadRow(
-                    f'"{key}" is false: a KTO row whose answer is not wanted (data.max_dropped=1 leaves such rows out, '
-                    f"{leave} learns them as well)"
-                )
-            continue
-        try:
-            weight = float(value)
-        except (TypeError, ValueError):
-            weight = -1.0
-        if weight == 0:
-            raise NotLearnt(f'"{key}" is 0: the file says that the row is not to be learnt')
-        if weight != 1:
+        is_set = mark_of(value)
+        if is_set is None:
             raise BadRow(
                 f'"{key}" is {str(value)[:20]}: a row is learnt or not, 1 or 0 ({leave} learns every row alike)'
             )
+        if mark == "label" and not is_set:
+            raise BadRow(
+                f'"{key}" is false: a KTO row whose answer is not wanted (data.max_dropped=1 leaves such rows out, '
+                f"{leave} learns them as well)"
+            )
+        if mark == "weight":
+            said[is_set == WEIGHTS[key.strip().casefold()]] = key
+    if len(said) == 2:
+        raise BadRow(
+            f'"{said[True]}" says that the row is learnt, and "{said[False]}" that it is not '
+            f"({forms.leave(said[False])} or {forms.leave(said[True])} goes by the other)"
+        )
+    if False in said:
+        key = said[False]
+        raise NotLearnt(f'"{key}" is {mark_of(record[key]):d}: the file says that the row is not to be learnt')
 
 
 def _listed(value: Any, key: str) -> list[Any]:
