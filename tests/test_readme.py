@@ -142,12 +142,15 @@ def opens_a_page(words: list[str]) -> None:
     command = [sys.executable, *words, "--port=0", "--no-browser"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        lines = iter(process.stdout.readline, "")
-        address = next(line for line in lines if line.startswith("open      ")).split()[1]
-        with urllib.request.urlopen(address, timeout=20) as page:
-            assert b"<title>" in page.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        try:
+            lines = iter(process.stdout.readline, "")
+            address = next(line for line in lines if line.startswith("open      ")).split()[1]
+            with urllib.request.urlopen(address, timeout=20) as page:
+                assert b"<title>" in page.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()  # else a page that does not end would be waited for without end
 
 
 def evaluation(words: list[str], things: Path) -> list[str]:
