@@ -161,7 +161,9 @@ def test_a_json_list_reads_back_as_it_was(tmp_path_factory, rows, indent, ascii,
 
 @settings(deadline=None)  # the machine may be busy
 @given(
-    rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=5),
+    rows=st.lists(
+        st.tuples(texts, texts).filter(lambda row: "".join(row).replace("\0", "").strip()), min_size=1, max_size=5
+    ),
     mark=st.sampled_from(",\t"),
     chunk=st.integers(1, 100),
 )
