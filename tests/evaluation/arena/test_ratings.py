@@ -278,7 +278,7 @@ def test_rows_that_are_no_battles_are_counted_with_their_reasons(tmp_path):
     }
     rows = [row for rows in bad.values() for row in rows]
     deep = "[" * 100 + "]" * 100
-    text = "".join(json.dumps(row) + "\n" for row in (GOOD, *rows)) + f'{{"model_a": {deep}}}\n' + '{"a": NaN}\n'
+    text = "".join(json.dumps(row) + "\n" for row in (GOOD, *rows)) + f'{{"model_a": {deep}}}\n' + '{"a": Infinity}\n'
     (tmp_path / "v.jsonl").write_text(text)
     found = read_votes(tmp_path / "v.jsonl")
     assert len(found.battles) == 1
