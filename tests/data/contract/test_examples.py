@@ -12,7 +12,9 @@ from ift.data.contract.examples import (
     make_example,
     what_keeps_a_part,
 )
-from ift.data.reading.rows import Row
+from ift.data.reading.messages import conversation_from
+from ift.data.reading.rows import Row, parts_of
+from ift.text.chat_templates import ChatTemplate
 from ift.text.encoding import encode_prompt
 from ift.text.templates import Piece, Segment, Template
 
@@ -278,3 +280,26 @@ def test_lengths_are_summed_up_in_percentiles_of_whole_tokens():
     assert length_summary(list(range(1, 101))) == {"mean": 50.5, "p50": 51, "p90": 91, "p99": 100, "max": 100}
     assert length_summary([3]) == {"mean": 3.0, "p50": 3, "p90": 3, "p99": 3, "max": 3}
     assert length_summary([]) == {}
+
+
+def test_of_messages_the_longest_text_of_the_last_prompt_is_cut_a_tools_result_too(byte_tokenizer):
+    source = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{{ eos_token }}"
+    )
+    source += "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    template = ChatTemplate("small", source=source, special=(("eos_token", "<end>"),))
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    messages = [
+        {"role": "user", "content": "where?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny " * 20},
+        {"role": "assistant", "content": "It is."},
+    ]
+    conversation, _ = conversation_from(messages)
+    whole = Row(*parts_of(conversation), file="a", number=1)
+    length = make_example(whole, template, byte_tokenizer, max_length=1000, too_long="drop").tokens
+    cut = make_example(whole, template, byte_tokenizer, max_length=length - 12, too_long="truncate_prompt")
+    shown = byte_tokenizer.decode(cut.ids[cut.ids != byte_tokenizer.end_of_text].tolist())
+    assert ("[user]where?" in shown, shown.count("sunny")) == (True, 18)
+    with pytest.raises(TooLong, match="answers, reasoning and tools fill the context"):
+        make_example(whole, template, byte_tokenizer, max_length=60, too_long="truncate_prompt")

@@ -558,3 +558,10 @@ def test_of_texts_in_turn_the_last_without_an_answer_is_left_out(turns):
     assert refused(["Why?"], turns=turns).endswith(
         "1 text without roles, read as user and assistant in turn: the last one has no answer"
     )
+
+
+def test_an_empty_system_text_is_counted_since_a_template_may_have_another():
+    messages = [{"role": "system", "content": ""}, {"role": "user", "content": "a"}]
+    messages.append({"role": "assistant", "content": "b"})
+    conversation, repaired = conversation_from(messages)
+    assert (conversation.system, dict(repaired)) == ("", {"empty system text left out": 1})

@@ -86,7 +86,7 @@ def make_example(
         while example.tokens > max_length:
             shorter, left = _shorten(shorter, tokenizer, by=example.tokens - max_length, start=truncate == "start")
             if not left:
-                raise TooLong(f"{length}: {_what_fills(row, template, tokenizer, max_length)}")
+                raise TooLong(f"{length}: {_what_fills(row, template, tokenizer, max_length, example.tokens)}")
             example = encode(template.pieces(shorter), tokenizer, row.number)
         what = "prompt start" if truncate == "start" else "prompt"
         return replace(example, truncated=what, pieces=template.pieces(shorter))
@@ -133,18 +133,32 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer, row: int) -> Example:
 
 
 def _shorten(row: Row, tokenizer: Tokenizer, *, by: int, start: bool) -> tuple[Row, bool]:
-    """Take `by` tokens off one end of the longer of instruction and input; False when there is nothing to take."""
+    """Take `by` tokens off one end of the longest text of the last prompt; False when there is nothing to take.
+
+    That is the longer of instruction and input; of messages, what user and tools have said since the last question.
+    """
+    if row.chat:
+        value = json.loads(row.chat)
+        messages = value["messages"]
+        last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+        asked = [message for message in messages[last:] if message["role"] in ("user", "tool")]
+        if not asked:
+            return row, False
+        longest = max(asked, key=lambda message: len(message["content"]))
+        text = longest["content"]
+        longest["content"] = shorter = _shortened(text, tokenizer, by=by, start=start)
+        return replace(row, chat=json.dumps(value, ensure_ascii=False)), shorter != text
     name = "input" if len(row.input) > len(row.instruction) else "instruction"
-    text: str = getattr(row, name)
+    text = getattr(row, name)
+    shorter = _shortened(text, tokenizer, by=by, start=start)
+    return (replace(row, input=shorter) if name == "input" else replace(row, instruction=shorter)), shorter != text
+
+
+def _shortened(text: str, tokenizer: Tokenizer, *, by: int, start: bool) -> str:
     ids = tokenizer.encode(text)
     kept = (ids[by:] if start else ids[:-by]) if by < len(ids) else []
     length = len(tokenizer.decode_bytes(kept).decode(errors="ignore"))  # without a character that was cut apart
-    shorter = _end_of(text, length) if start else _start_of(text, length)
-    if shorter == text:
-        return row, False
-    if row.chat:
-        row = replace(row, chat=_with_last_question(row.chat, text, shorter))
-    return (replace(row, input=shorter) if name == "input" else replace(row, instruction=shorter)), True
+    return _end_of(text, length) if start else _start_of(text, length)
 
 
 def _start_of(text: str, length: int) -> str:
@@ -166,21 +180,12 @@ def _is_joined(before: str, after: str) -> bool:
     return "\u200d" in (before, after) or category(after)[0] == "M" or "\U0001f3fb" <= after <= "\U0001f3ff"
 
 
-def _with_last_question(chat: str, text: str, shorter: str) -> str:
-    """The messages with another text in the last user's message, if that holds the text."""
-    value = json.loads(chat)
-    asked = [message for message in value["messages"] if message["role"] == "user" and text in message["content"]]
-    if asked:
-        asked[-1]["content"] = asked[-1]["content"].replace(text, shorter, 1)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _what_fills(row: Row, template: Template, tokenizer: Tokenizer, max_length: int) -> str:
-    """Why a row does not fit, however short its last question becomes."""
+def _what_fills(row: Row, template: Template, tokenizer: Tokenizer, max_length: int, tokens: int) -> str:
+    """Why a row of so many tokens does not fit, however short its last question becomes."""
     last = count_turns(row) - 1
-    alone = replace(only_turns(row, last, last + 1), instruction="", input="")
-    if alone.chat:
-        alone = replace(alone, chat=_with_last_question(alone.chat, row.instruction, ""))
+    alone, left = only_turns(row, last, last + 1), True
+    while left:  # without any text of its prompt
+        alone, left = _shorten(alone, tokenizer, by=tokens, start=False)
 
     def fits(part: Row) -> bool:
         return encode(template.pieces(part), tokenizer, row.number).tokens <= max_length
@@ -189,7 +194,7 @@ def _what_fills(row: Row, template: Template, tokenizer: Tokenizer, max_length: 
         return "the earlier turns fill the context (data.too_long=drop_turns leaves the oldest out)"
     if row.system and not row.chat and fits(replace(alone, system="")):
         return "the system text leaves no room"
-    return "the response alone fills the context"
+    return "answers, reasoning and tools fill the context" if row.chat else "the response alone fills the context"
 
 
 def _drop_turns(row: Row, template: Template, tokenizer: Tokenizer, max_length: int) -> Example | None:

@@ -75,6 +75,7 @@ PARTS = {
     **dict.fromkeys(CALL_PARTS, ("value",)),
     "tool_result": ("content", "value", "text"),
 }
+EMPTY_SYSTEM = ("empty system text left out",)  # a template may have a default for where there is none
 NULL_IN_SCHEMA = ("default", "const", "example")  # keywords of JSON Schema whose value can be null
 
 
@@ -96,7 +97,8 @@ def conversation_from(
     plain = None if tools else _plain(messages, system)
     if plain is not None:
         try:
-            return conversation_of(plain, answered=True), Counter()
+            conversation = conversation_of(plain, answered=True)
+            return conversation, Counter(EMPTY_SYSTEM if plain[0] == ("system", "") else ())
         except ValueError:  # out of order
             pass
     try:
