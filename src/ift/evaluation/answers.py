@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ift.data.reading.containers import read_records
-from ift.data.reading.messages import kind_of
+from ift.data.reading.values import kind_of
 from ift.data.reading.window import Unreadable
 from ift.errors import ConfigError, DataError
 from ift.run import RunFolder

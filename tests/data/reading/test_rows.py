@@ -1,10 +1,11 @@
 import json
 import math
+from collections import Counter
 from datetime import date
 
 import pytest
 
-from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row, make_row, read_stored_rows
+from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row, read_stored_rows
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl, write_jsonl
@@ -14,7 +15,7 @@ PARTS = ("instruction", "input", "output", "system", "history", "category", "too
 
 def row_of(record, *, ignore=(), turns="error", plain=False, **fields):
     how = {"ignore": ignore, "turns": turns, "plain": plain}
-    return make_row(record, {**dict.fromkeys(PARTS), **fields}, file="f", number=4, **how)
+    return Reader({**dict.fromkeys(PARTS), **fields}, **how).row(record, file="f", number=4)
 
 
 def form_of(record):
@@ -403,8 +404,9 @@ def test_text_alone_is_a_row_where_rows_may_be_plain():
 def test_what_a_published_form_leaves_out_is_counted():
     reader = Reader(dict.fromkeys(PARTS))
     record = {"instruction": "a", "instances": [{"input": "b", "output": "c"}, {"input": "d", "output": "e"}]}
-    assert reader.row(record, file="f", number=4) == Row("a", "b", "c", file="f", number=4)
-    assert reader.repaired == {"instances after the first of an instruction, not used": 1}
+    repairs = Counter()
+    assert reader.row(record, file="f", number=4, repairs=repairs) == Row("a", "b", "c", file="f", number=4)
+    assert repairs == {"instances after the first of an instruction, not used": 1}
 
 
 TREE = {"role": "prompter", "text": "a", "replies": [{"role": "assistant", "text": "c"}]}
@@ -481,3 +483,8 @@ def test_rows_that_a_run_kept_come_back_as_they_were(tmp_path):
     }
     with pytest.raises(DataError, match="no such file"):
         read_stored_rows(tmp_path / "none.jsonl")
+
+
+def test_the_text_of_a_row_has_each_part_once():
+    assert row_of({"instruction": "a", "input": "b", "output": "c"}).text == "a | b\nc"
+    assert row_of({"text": "a b"}, plain=True).text == "a b"

@@ -44,7 +44,7 @@ from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk
 from ift.data.contract.examples import TOO_LONG, Example
 from ift.data.contract.hints import MANY
 from ift.data.contract.twins import BANDS, find_twins
-from ift.data.reading.forms import Column, unread
+from ift.data.reading.columns import Column, unread
 from ift.data.reading.published import whole_trees
 from ift.data.reading.rows import Dropped, Row
 from ift.data.reading.sources import ROLES, Source

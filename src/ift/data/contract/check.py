@@ -17,9 +17,9 @@ import numpy as np
 
 from ift.data.contract.examples import CUTS, Example, TooLong, broken_law, keep_a_part, make_example, what_keeps_a_part
 from ift.data.contract.hints import Found, hints
-from ift.data.contract.turns import count_turns
+from ift.data.contract.fewer_turns import count_turns
 from ift.data.contract.twins import NgramIndex, band_hashes
-from ift.data.reading.forms import Column, Columns
+from ift.data.reading.columns import Column, Columns
 from ift.data.reading.published import FlatTree, flat_plan
 from ift.data.reading.rows import BadRow, Dropped, NotLearnt, Reader, Row
 from ift.errors import DataError, one_line
@@ -97,7 +97,7 @@ class Checker:
         pairs: list[tuple[Row, Example]] = []
         dropped: list[Dropped] = []
         cut: list[dict[str, Any]] = []
-        self.reader.repaired, columns = Counter(), Columns()
+        columns, repairs = Columns(), Counter[str]()
         told = False
 
         def drop(number: int, record: Any, error: Exception) -> None:
@@ -107,7 +107,7 @@ class Checker:
 
         for number, record in chunk.records:
             try:
-                rows.append((self._row(record, chunk, number, columns), record))
+                rows.append((self._row(record, chunk, number, columns, repairs), record))
             except BadRow as error:
                 drop(number, record, error)
         self.template.prepare([row for row, _ in rows])
@@ -124,14 +124,14 @@ class Checker:
         dropped.sort(key=lambda one: one.row)
         checked = self._pack(chunk, pairs)
         checked.dropped, checked.cut, checked.source = dropped, cut, chunk.source
-        checked.columns, checked.repaired = columns.columns, self.reader.repaired
+        checked.columns, checked.repaired = columns.columns, repairs
         for row, _ in pairs:
             for warning, found in self._warnings(row):
                 if warning not in checked.warnings:
                     checked.warnings[warning] = Warned(found.excerpt())
                 checked.warnings[warning].rows.append(row.number)
             if self.evaluation is not None:
-                for shared in self.evaluation.overlap(f"{row.prompt}\n{row.output}")[:5]:
+                for shared in self.evaluation.overlap(row.text)[:5]:
                     checked.overlaps.append({"file": row.file, "row": row.number, "evaluation_row": shared})
         return checked
 
@@ -139,22 +139,22 @@ class Checker:
     def reader(self) -> Reader:
         return Reader(self.fields, ignore=self.ignore, turns=self.turns, plain=self.template.plain)
 
-    def _row(self, record: Any, chunk: Chunk, number: int, columns: Columns) -> Row:
+    def _row(self, record: Any, chunk: Chunk, number: int, columns: Columns, repairs: Counter[str]) -> Row:
         plan = self.reader.forms.plan(record) if isinstance(record, dict) else None
         if isinstance(record, FlatTree):
-            return self._flat_tree(record, chunk, number, columns)
+            return self._flat_tree(record, chunk, number, columns, repairs)
         if plan is not None:
             columns.count(record, plan)
             if plan.form is not None and chunk.format is not None and plan.form != chunk.format:
                 raise BadRow(
                     f"{plan.form}, in a file of {chunk.format} rows (give each kind a file of its own: data.path=[A,B])"
                 )
-        row = self.reader.row(record, file=chunk.file, number=number, plan=plan)
+        row = self.reader.row(record, file=chunk.file, number=number, plan=plan, repairs=repairs)
         if plan is not None and (plan.unknown or plan.known):
             columns.look_at(record, plan, row)
         return row
 
-    def _flat_tree(self, tree: FlatTree, chunk: Chunk, number: int, columns: Columns) -> Row:
+    def _flat_tree(self, tree: FlatTree, chunk: Chunk, number: int, columns: Columns, repairs: Counter[str]) -> Row:
         """A row of several of the file's own: the columns are those of its messages."""
         plans = [flat_plan(tuple(message), frozenset(self.ignore)) for message in tree.messages]
         for message, plan in zip(tree.messages, plans, strict=True):
@@ -164,7 +164,7 @@ class Checker:
                 raise BadRow(
                     f"data.fields.{part}={name}: a flat file of messages is read by its own names (leave it out)"
                 )
-        row = self.reader.row(tree, file=chunk.file, number=number)
+        row = self.reader.row(tree, file=chunk.file, number=number, repairs=repairs)
         for message, plan in zip(tree.messages, plans, strict=True):
             if plan.unknown:
                 columns.look_at(message, plan, row)
@@ -241,7 +241,7 @@ class Checker:
 
     def _warnings(self, row: Row) -> Iterator[tuple[str, Found]]:
         """What a person should look at, though the row is used as it stands."""
-        text = f"{row.prompt}\n{row.output}"
+        text = row.text
         marker = next((marker for marker in self._markers if marker in text), "")
         if marker:
             at = text.index(marker)

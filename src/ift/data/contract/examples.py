@@ -16,7 +16,7 @@ from unicodedata import category
 
 import numpy as np
 
-from ift.data.contract.turns import count_turns, only_turns
+from ift.data.contract.fewer_turns import count_turns, only_turns
 from ift.data.reading.rows import Row
 from ift.text.encoding import encode_piece, encode_prompt
 from ift.text.templates import Piece, Template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from ift.data.contract.check import CUT, Checker
 from ift.data.contract.examples import TOO_LONG, Example, keep_a_part, length_summary
 from ift.data.contract.splits import SPLITS, split_rows
 from ift.data.contract.twins import NgramIndex, similarity
-from ift.data.reading.forms import no_such
+from ift.data.reading.names import no_such
 from ift.data.reading.rows import Row
 from ift.data.reading.sources import ROLES, Source, evaluation_sources, find_sources, unread_files
+from ift.data.reading.values import texts_in
 from ift.errors import ConfigError, DataError, advice_start
 from ift.forms import DATA_REPORT
 from ift.progress import progress
@@ -146,17 +147,8 @@ def prepare(
 def _evaluation_rows(settings: DataSettings) -> tuple[NgramIndex | None, list[Any]]:
     """An index over the texts of data.against, and what tells these files from others."""
     files = evaluation_sources(settings)
-    texts = ("\n".join(all_text(record)) for file in files for _, record in file.records())
+    texts = ("\n".join(texts_in(record)) for file in files for _, record in file.records())
     return (NgramIndex(texts) if files else None), [file.stamp for file in files]
-
-
-def all_text(value: Any) -> Iterator[str]:
-    """Every text inside a record of an unknown schema."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inside in value.values() if isinstance(value, dict) else value:
-            yield from all_text(inside)
 
 
 def _refuse_names_of_nothing(store: Store, settings: DataSettings) -> None:

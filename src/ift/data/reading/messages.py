@@ -19,17 +19,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ift.data.reading.json_records import DECODER
 from ift.data.reading.turns import Said, conversation_in_order, joined, united
+from ift.data.reading.values import checked_text, is_wordy, kind_of, texts_in
 from ift.text.conversations import ROLES, Conversation, Message, conversation_of, role_of
 
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one: "\ud83d" without its second half
-WORDS = re.compile(  # four in a row, or what is written without spaces
-    r"[^\W\d_]{2,}(?:[^\w\s]*\s+[^\w\s]*[^\W\d_]{2,}){3}"
-    "|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]{10}"
-)
 LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
 TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
@@ -129,24 +126,6 @@ def prompt_and_completion(prompt: Any, completion: Any) -> list[Any]:
     else:
         after = [_as_message("assistant", completion)]
     return [*(_unmarked_answer(message) for message in before), *after]
-
-
-def kind_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
-
-
-def checked_text(value: Any, what: str) -> str:
-    """A value as text that UTF-8 can hold. Raises ValueError where it is none."""
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is {kind_of(value)}, not text")
-    if not value.isascii() and HALF_CHARACTER.search(value):
-        raise ValueError(f"{what} holds half a character (a lone surrogate, no text in UTF-8)")
-    if "\0" in value:
-        raise ValueError(f"{what} holds a NUL character (is it text?)")
-    return value
 
 
 def _plain(messages: Any, system: Any) -> list[Message] | None:
@@ -393,19 +372,9 @@ def _unused(messages: Sequence[Any]) -> Counter[str]:
 
 
 def _has_words(value: Any) -> bool:
-    """Whether there is a text of some words in it: no id, date, label or link."""
     if type(value) is str:  # quick: this is asked of every message of many files
-        return (value.count(" ") > 2 or not value.isascii()) and bool(WORDS.search(value[:500]))
-    if not isinstance(value, dict | list):
-        return False
-    waiting, seen = [value], 0
-    while waiting and seen < 100:  # log probabilities have thousands
-        value, seen = waiting.pop(), seen + 1
-        if isinstance(value, str) and WORDS.search(value[:500]):
-            return True
-        if isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
-    return False
+        return (value.count(" ") > 2 or not value.isascii()) and is_wordy(value)
+    return any(map(is_wordy, islice(texts_in(value), 100)))  # log probabilities have thousands
 
 
 # -- parts of a content ------------------------------------------------------------------------------------------------

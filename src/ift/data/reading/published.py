@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from ift.data.reading.forms import Plan
-from ift.data.reading.messages import kind_of
+from ift.data.reading.forms import IGNORED, Plan
+from ift.data.reading.values import kind_of
 from ift.text.conversations import Conversation, conversation_of
 
 NOT_ON_THE_PATH = "replies of a tree that are not on its best-ranked path, and not used"
@@ -38,7 +38,7 @@ class FlatTree(dict[str, Any]):
 def flat_plan(names: tuple[str, ...], ignore: frozenset[str]) -> Plan:
     """What becomes of the columns of messages of a flat file."""
     used = {name: "messages" for name in names if name in FLAT | RANKS}
-    known = {name: "left out by data.ignore" for name in names if name in ignore and name not in used}
+    known = {name: IGNORED for name in names if name in ignore and name not in used}
     unknown = tuple(name for name in names if name not in used and name not in known)
     return Plan("oasst", used=used, known=known, unknown=unknown)
 

@@ -15,16 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ift.data.demo import demo_rows
-from ift.data.reading.forms import WEIGHTS, Forms, Plan, holds, is_filled, mark_of
-from ift.data.reading.messages import (
-    HALF_CHARACTER,
-    checked_text,
-    conversation_from,
-    kind_of,
-    prompt_and_completion,
-)
+from ift.data.reading.forms import WEIGHTS, Forms, Plan
+from ift.data.reading.messages import conversation_from, prompt_and_completion
 from ift.data.reading.published import PUBLISHED
 from ift.data.reading.turns import NothingLearnt
+from ift.data.reading.values import HALF_CHARACTER, checked_text, holds, is_filled, kind_of, mark_of
 from ift.data.reading.window import Unreadable
 from ift.errors import DataError
 from ift.run import read_jsonl
@@ -62,6 +57,12 @@ class Row(Conversation):
             return " | ".join(filter(None, (self.system, self.output)))
         earlier = [text for turn in self.history for text in turn]
         return " | ".join([*filter(None, (self.system, *earlier)), self.instruction, self.input])
+
+    @property
+    def text(self) -> str:
+        """All of its text, each part once."""
+        is_alone = not (self.instruction or self.input or self.history)
+        return self.prompt if is_alone else f"{self.prompt}\n{self.output}"
 
     @property
     def digest(self) -> bytes:
@@ -104,7 +105,6 @@ class Reader:
 
     fields: the file's own names for parts of a row, None where its form decides; ignore: columns to leave out; turns:
     what to do with messages that are not in turn (error, merge, drop). plain: rows may be text alone, without a prompt.
-    `repaired` counts what turns and forms left out or joined.
     """
 
     def __init__(
@@ -117,14 +117,18 @@ class Reader:
     ):
         self.forms = Forms(fields, ignore)
         self.turns, self.plain = turns, plain
-        self.repaired: Counter[str] = Counter()
 
     def form_of(self, record: Any) -> str | None:
         """The name of the form that a record's columns show, or None."""
         return self.forms.plan(record).form if isinstance(record, dict) else None
 
-    def row(self, record: Any, *, file: str, number: int, plan: Plan | None = None) -> Row:
-        """A record as a row; a missing or null input is an empty one. Raises BadRow with the reason if it is none."""
+    def row(
+        self, record: Any, *, file: str, number: int, plan: Plan | None = None, repairs: Counter[str] | None = None
+    ) -> Row:
+        """A record as a row; a missing or null input is an empty one. Raises BadRow with the reason if it is none.
+
+        repairs: is counted up by what was left out of the row or joined in it.
+        """
         if isinstance(record, Unreadable):
             raise BadRow(record.reason)
         if not isinstance(record, dict):
@@ -152,8 +156,8 @@ class Reader:
         except ValueError as error:
             raise BadRow(str(error)) from error
         self._refuse_empty(conversation, plan)
-        if repaired:
-            self.repaired += repaired
+        if repaired and repairs is not None:
+            repairs.update(repaired)
         category = record[keys["category"]] if "category" in keys else ""
         category = category if isinstance(category, str) and not HALF_CHARACTER.search(category) else ""
         return Row(*parts_of(conversation), file=file, number=number, category=category)
@@ -224,11 +228,6 @@ def _no_prompt(plan: Plan) -> str:
     if first in (None, "instruction") or "input" in plan.keys:
         return f"{first or 'instruction'} and {plan.keys.get('input', 'input')} are empty"
     return f'"{first}" is empty (prompt=none learns rows without a prompt)'
-
-
-def make_row(record: Any, fields: Mapping[str, str | None], *, file: str, number: int, **how: Any) -> Row:
-    """One record as a row, see `Reader`."""
-    return Reader(fields, **how).row(record, file=file, number=number)
 
 
 def _obey(record: Mapping[str, Any], plan: Plan, forms: Forms) -> None:

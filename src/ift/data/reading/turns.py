@@ -10,7 +10,6 @@ from typing import Any
 
 from ift.text.conversations import Conversation, conversation_of
 
-POLICIES = ("error", "merge", "drop")  # of data.turns
 # role -> the roles that may stand right before it; "" is the beginning
 AFTER = {
     "system": ("",),

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ift.data.reading.messages import kind_of
 from ift.data.reading.rows import Row
+from ift.data.reading.values import kind_of
 from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_line
 from ift.evaluation.answers import open_answers
 from ift.evaluation.journal import Journal

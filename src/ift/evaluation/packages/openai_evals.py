@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from ift.data.reading.messages import kind_of
 from ift.data.reading.rows import Row
+from ift.data.reading.values import kind_of
 from ift.errors import ConfigError, DataError, MachineError, one_line
 from ift.evaluation.journal import Journal
 from ift.evaluation.judging import JudgeClient, OnlyPlannedError, ReplyOptions, Request

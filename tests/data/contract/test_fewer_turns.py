@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ift.data.contract.turns import count_turns, only_turns
+from ift.data.contract.fewer_turns import count_turns, only_turns
 from ift.data.reading.rows import Row
 from ift.text.conversations import Conversation
 
