@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ift.data.contract.examples import CUTS, Example, TooLong, broken_law, keep_a_part, make_example, what_keeps_a_part
-from ift.data.contract.hints import Found, hints
 from ift.data.contract.fewer_turns import count_turns
+from ift.data.contract.hints import Found, hints
 from ift.data.contract.twins import NgramIndex, band_hashes
 from ift.data.reading.columns import Column, Columns
 from ift.data.reading.published import FlatTree, flat_plan
