@@ -3,7 +3,8 @@ from collections import Counter
 
 import pytest
 
-from ift.data.reading.messages import HARMLESS, KNOWN, ROLE_KEYS, conversation_from, is_messages, prompt_and_completion
+from ift.data.reading.messages import HARMLESS, KNOWN, conversation_from, is_messages, prompt_and_completion
+from ift.data.reading.names import ROLE_KEYS
 from ift.text.conversations import Conversation
 
 PAIR = [("user", "Why?"), ("assistant", "So.")]

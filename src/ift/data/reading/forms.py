@@ -16,27 +16,24 @@ from itertools import chain
 from typing import Any
 
 from ift.data.reading.messages import MARKS as LEARNT
-from ift.data.reading.messages import ROLE_KEYS, is_messages
-from ift.data.reading.names import DEFAULTS, MANY, SYNONYMS, folded_name, is_metadata_name, name_means, setting, spelled
+from ift.data.reading.messages import is_messages
+from ift.data.reading.names import (
+    DEFAULTS,
+    FORMS,
+    MANY,
+    MESSAGES,
+    ROLE_KEYS,
+    SYNONYMS,
+    folded_name,
+    is_metadata_name,
+    name_means,
+    setting,
+    spelled,
+)
 from ift.data.reading.values import holds, is_filled, is_mark, is_wordy, kind_of
 from ift.text.conversations import role_of
 
 PARTS = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
-# name, instruction, output: the first whose two columns a record has
-FORMS = (
-    ("alpaca", "instruction", "output"),
-    ("dolly", "instruction", "response"),
-    ("prompt", "prompt", "completion"),
-    ("prompt and response", "prompt", "response"),
-    ("question and answer", "question", "answer"),
-    ("orca", "question", "response"),
-    ("query and response", "query", "response"),
-    ("input and output", "input", "output"),
-    ("inputs and targets", "inputs", "targets"),
-    ("vertex", "input_text", "output_text"),
-    ("problem and solution", "problem", "solution"),
-    ("camel", "message_1", "message_2"),
-)
 # what further columns of a form are, where their texts would read like parts of a prompt
 KNOWN = {
     "camel": dict.fromkeys(
@@ -48,7 +45,6 @@ KNOWN = {
     "self-instruct": dict.fromkeys(("name", "is_classification"), "a label"),
     "baize": {"topic": "the question that the conversation grew from"},
 }
-MESSAGES = ("messages", "conversations", "conversation", "contents", "dialog", "dialogue", "chat", "talk")
 LISTS = ("turns", "data")  # that are messages only where they look like them
 IGNORED = "left out by data.ignore"
 MEDIA = ("images", "image", "audio", "audios", "video", "videos")

@@ -16,16 +16,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-TEXTS = frozenset(("instruction", "prompt", "question", "query", "output", "completion", "answer", "response"))
-# lower case; where an object holds objects, these tell names of columns from labels of rows
-ROW_NAMES = TEXTS | frozenset(
-    (
-        *("messages", "conversations", "conversation", "text", "chosen", "rejected", "system", "context", "input"),
-        *("inputs", "targets", "target", "reply", "human", "assistant", "bot", "gpt", "user", "content"),
-    )
+from ift.data.reading.names import FORMS, MESSAGES, ROLE_KEYS
+
+TEXTS = frozenset(name for _, first, last in FORMS for name in (first, last))
+# where an object holds objects, these tell names of columns from labels of rows
+ROW_NAMES = TEXTS.union(
+    MESSAGES, "text chosen rejected system context target reply human assistant bot gpt user content".split()
 )
 PARTS_OF_A_ROW = frozenset(("tools", "functions", "segments", "messages", "conversations", "images", "choices"))
-ROLE_NAMES = ("role", "from", "speaker", "author")
 INTEGER = re.compile(r"-?\d{1,18}")
 
 
@@ -35,7 +33,7 @@ class Ambiguous(ValueError):
 
 def is_message(value: Any) -> bool:
     """Whether it is one message of a conversation and no row."""
-    return isinstance(value, dict) and any(name in value for name in ROLE_NAMES) and not TEXTS & value.keys()
+    return isinstance(value, dict) and any(name in value for name in ROLE_KEYS) and not TEXTS & value.keys()
 
 
 def is_list_of_rows(key: str, first: Any) -> bool:

@@ -23,12 +23,12 @@ from itertools import islice
 from typing import Any
 
 from ift.data.reading.json_records import DECODER
+from ift.data.reading.names import ROLE_KEYS
 from ift.data.reading.turns import Said, conversation_in_order, joined, united
 from ift.data.reading.values import checked_text, is_wordy, kind_of, texts_in
 from ift.text.conversations import ROLES, Conversation, Message, conversation_of, role_of
 
 LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
-ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
 TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
 CALL_KEYS = ("tool_calls", "function_call")

@@ -1,4 +1,4 @@
-"""What the name of a column says, and how it is typed on a command line. To guess by, never in silence."""
+"""The names that data sets give to the parts of a row, what such a name says, and how it is typed on a command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
+# name, instruction, output: the first whose two columns a record has
+FORMS = (
+    ("alpaca", "instruction", "output"),
+    ("dolly", "instruction", "response"),
+    ("prompt", "prompt", "completion"),
+    ("prompt and response", "prompt", "response"),
+    ("question and answer", "question", "answer"),
+    ("orca", "question", "response"),
+    ("query and response", "query", "response"),
+    ("input and output", "input", "output"),
+    ("inputs and targets", "inputs", "targets"),
+    ("vertex", "input_text", "output_text"),
+    ("problem and solution", "problem", "solution"),
+    ("camel", "message_1", "message_2"),
+)
+MESSAGES = ("messages", "conversations", "conversation", "contents", "dialog", "dialogue", "chat", "talk")
+ROLE_KEYS = ("role", "from", "speaker", "sender", "author")  # of a message: who says it
 DEFAULTS = {
     "input": ("input", "context"),
     "system": ("system", "system_prompt", "system_instruction", "systemInstruction", "system_message"),
