@@ -372,6 +372,15 @@ def test_text_of_messages_is_ordinary_text_whatever_it_spells(trained):
     assert broken_law(encode(pieces, trained, row=1), trained) is None
 
 
+@pytest.mark.parametrize("found", ["m.content|length > 9", "m.content.isupper()", "['</x>'][0] in m.content"])
+def test_what_a_template_does_by_a_rule_that_cannot_be_seen_is_refused_with_the_first_rows(found):
+    source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ '!' if @ }}{{ eos_token }}{% endfor %}"
+    source = source.replace("@", found) + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    template = ChatTemplate("odd", source=source, special=(("eos_token", "<end>"),))
+    with pytest.raises(ConfigError, match=r"odd writes some texts in another way .* \(take another"):
+        template.prepare([Conversation(text, output="b") for text in ("a", "WHAT IS IT", "what is </x>")])
+
+
 def test_rows_of_a_chunk_are_rendered_in_one_process(monkeypatch):
     template = chat(*TOOL_STYLES["llama3"])
     begun = []

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ from ift.text.templates import Rendered as Pieces
 from ift.text.tokenizers import END_OF_TEXT
 
 SOURCE_LIMIT = 100_000  # characters of a template
+SAMPLE = 32  # rows
 KEPT_RENDERINGS = 2_000  # conversations whose renderings are kept at hand
 BLOCK = 8  # numbers of turns rendered by one process: starting it is what costs
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -146,9 +147,28 @@ class ChatTemplate(Template):
         return "system" if conversation.system and self._system_has_no_place and not conversation.chat else None
 
     def prepare(self, conversations: Sequence[Conversation]) -> None:
-        """Render all that are rendered themselves, in as few processes as can be. The ones before are forgotten."""
+        """Render all that are rendered themselves, in as few processes as can be. The ones before are forgotten.
+
+        Of the others the first ones are rendered too: what a template does with a text may not be seen in its source.
+        Raises ConfigError where one of them is not what its shape says.
+        """
         _kept.clear()
-        self._render_chats([_chat_of(one, self._reasoning) for one in conversations if self._is_rendered(one)])
+        itself = [self._is_rendered(one) for one in conversations]
+        sample: list[Conversation] = []
+        if self._about not in _sampled:
+            others = (one for one, whole in zip(conversations, itself, strict=True) if not whole)
+            sample = [one for one in islice(others, SAMPLE) if super(ChatTemplate, self).refusal(one) is None]
+        chosen = [one for one, whole in zip(conversations, itself, strict=True) if whole]
+        self._render_chats([_chat_of(one, self._reasoning) for one in (*chosen, *sample)])
+        for conversation in sample:
+            chat = _chat_of(conversation, self._reasoning)
+            whole = _kept[self._about, chat][len(json.loads(chat)["messages"]), False]
+            before, response, closing = self._by_shape(conversation)
+            text = "".join(END if piece.end else piece.text for piece in (*before, *response, *closing))
+            if whole.problem or not whole.rest.startswith(text):
+                raise self._error("writes some texts in another way than others, by a rule that is not seen in it")
+        if sample:
+            _sampled.add(self._about)
 
     def refusal(self, conversation: Conversation) -> str | None:
         if not self._is_rendered(conversation):
@@ -169,6 +189,9 @@ class ChatTemplate(Template):
                 return self._rendering(conversation).pieces(conversation)
             except Problem as problem:
                 raise self._error(str(problem)) from problem
+        return self._by_shape(conversation)
+
+    def _by_shape(self, conversation: Conversation) -> Pieces:
         texts = iter(_texts(conversation))
         shape = self._shape_of(conversation)
         before: list[Piece] = []
@@ -490,6 +513,7 @@ def _cut(rendered: Rendered, roles: list[str]) -> tuple[list[str], list[Slot]]:
 # ----------------------------------------------------------------------------------------------------------------------
 # conversations that are rendered themselves
 
+_sampled: set[tuple[Any, ...]] = set()  # templates whose first plain rows were rendered, and were as they should be
 _kept: dict[tuple[tuple[Any, ...], str], dict[tuple[int, bool], Rendered]] = {}  # the last renderings of this process
 
 

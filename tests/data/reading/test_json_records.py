@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 
 from ift.data.reading.containers import read_records
+from ift.data.reading.json_records import decode
 from ift.errors import DataError
 
 ROWS = [{"instruction": f"Say {i}", "output": "x" * 500} for i in range(4000)]  # 2 MB, more than a row may have
@@ -107,3 +108,10 @@ def test_nan_is_null_as_pandas_means_it(write):
     assert read(write("a.jsonl", '{"a": NaN, "b": [1, NaN], "c": {"d": NaN}}'))[0] == [
         {"a": None, "b": [1, None], "c": {"d": None}}
     ]
+
+
+def test_a_whole_text_is_one_value_with_nan_as_null():
+    assert decode(' {"a": [NaN, 1]}\n') == {"a": [None, 1]}
+    for text in ("1 2", '{"a": 1, "a": 2}', '{"a": Infinity}', ""):
+        with pytest.raises(ValueError, match=r"."):
+            decode(text)

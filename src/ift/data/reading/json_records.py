@@ -88,6 +88,15 @@ def _decode(text: str, at: int = 0) -> tuple[Any, int]:
     return value, end
 
 
+def decode(text: str) -> Any:
+    """The JSON value that is all of a text. Raises JSONDecodeError, or another ValueError for what no row may hold."""
+    text = text.strip(" \t\r\n")
+    value, end = _decode(text)
+    if end < len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
 def _is_too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
@@ -253,9 +262,7 @@ def json_lines(window: Window, path: Path) -> Iterator[tuple[int, Any]]:
 
 def _value(line: str, window: Window, path: Path, number: int, first: bool) -> Any:
     try:
-        value, end = _decode(line)
-        if end < len(line):
-            raise json.JSONDecodeError("Extra data", line, end)
+        value = decode(line)
     except _Unusable as error:
         return Unreadable(str(error), line)
     except json.JSONDecodeError as error:

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ift.data.reading.json_records import DECODER
+from ift.data.reading.json_records import decode
 from ift.data.reading.names import ROLE_KEYS
 from ift.data.reading.turns import Said, conversation_in_order, joined, united
 from ift.data.reading.values import checked_text, is_wordy, kind_of, texts_in
@@ -448,7 +448,7 @@ def _system_text(system: Any) -> str:
     """A system text that stands beside messages: text, or parts that are text, or the JSON of these."""
     if isinstance(system, str) and system.lstrip()[:1] in ("[", "{"):
         try:
-            parts = DECODER.decode(system)
+            parts = decode(system)
         except ValueError:
             parts = None
         system = parts if _is_parts(parts) else system
@@ -638,7 +638,7 @@ def _asks_too_much(role: str, where: str) -> str:
 def _from_json(text: str, what: str) -> Any:
     """The value of a text of JSON. what: how the sentence begins that says why it is none."""
     try:
-        return DECODER.decode(text)
+        return decode(text)
     except json.JSONDecodeError as error:
         if re.match(r"\s*[\[{][\s\[{]*'", text):
             reason = "is Python's spelling, not JSON (write it with json.dumps(...), not str(...))"

@@ -16,6 +16,7 @@ from typing import Any
 
 from ift.data.demo import demo_rows
 from ift.data.reading.forms import WEIGHTS, Forms, Plan
+from ift.data.reading.json_records import decode
 from ift.data.reading.messages import conversation_from, prompt_and_completion
 from ift.data.reading.published import PUBLISHED
 from ift.data.reading.turns import NothingLearnt
@@ -266,7 +267,7 @@ def _listed(value: Any, key: str) -> list[Any]:
     """A list, or the list that a text holds as JSON."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = decode(value)
         except ValueError:
             raise BadRow(f'"{key}" is text, and no list in JSON') from None
     if not isinstance(value, list):
