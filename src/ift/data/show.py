@@ -39,7 +39,7 @@ def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
     for reason, count in report["dropped_by_reason"].items():
         yield f"          dropped {count:,}: {reason} (see {folder / 'rejected.jsonl'})"
     for what, count in report["repaired"].items():
-        yield f"          {count:,} {what}"
+        yield f"          {what}: {count:,}"
     unused = dict.fromkeys(name for file in report["files"] for name in unused_columns(file))
     if unused:
         yield f"columns   not used: {one_line(', '.join(unused), 200)} (ift check shows what is in them)"
@@ -55,7 +55,8 @@ def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
     yield f"prompt    {report['prompt']} {report['prompt_hash']}, {in_loss} in the loss"
     for warning, about in report["warnings"].items():
         places = ", ".join(map(str, about["first"][:3])) + (", ..." if about["rows"] > 3 else "")
-        yield f"look at   {about['rows']:,} rows: {warning} (rows {places}: {excerpt(about['example'])})"
+        rows = "row" if about["rows"] == 1 else "rows"
+        yield f"look at   {about['rows']:,} {rows}: {warning} ({rows} {places}: {excerpt(about['example'])})"
     twins, leaks = report["twins"], report["leaks"]
     if report["pairs_compared"] is not None:
         yield f"twins     {report['pairs_compared']:,} pairs compared" + ("" if twins["rows"] else ", no near twins")

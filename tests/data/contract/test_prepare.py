@@ -369,7 +369,7 @@ def test_what_a_person_should_look_at_is_counted_and_the_row_is_kept(prepared, t
     assert about["example"].strip("…") in f"{text} | \nx" or about["example"] == "not shown"
     assert data.report["kept"] == 21
     shown = "\n".join(show_report(data.report))
-    assert f"look at   1 rows: {warning} (rows 21: " in shown
+    assert f"look at   1 row: {warning} (row 21: " in shown
     assert "AKIA" not in shown
 
 
