@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ift.data.reading.columns import Column, Columns, unread
-from ift.data.reading.names import setting
+from ift.data.reading.names import FORMS, setting
 from ift.data.reading.rows import BadRow, Reader
 
 NAMES = ("instruction", "input", "output", "system", "history", "category", "tools", "messages", "conversations")
@@ -246,8 +246,9 @@ COLUMNS = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None)
-@given(record=st.dictionaries(COLUMNS, TEXT, min_size=2, max_size=6))
-def test_the_text_of_every_column_is_in_the_row_or_the_column_is_named_as_not_used(record):
+@given(form=st.sampled_from(FORMS), pair=st.tuples(TEXT, TEXT), more=st.dictionaries(COLUMNS, TEXT, max_size=4))
+def test_the_text_of_every_column_is_in_the_row_or_the_column_is_named_as_not_used(form, pair, more):
+    record = {**more, **dict(zip(form[1:], pair, strict=True))}
     reader = Reader(dict.fromkeys(NAMES))
     try:
         row = reader.row(record, file="f", number=1)
