@@ -230,13 +230,15 @@ def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
     stands where a turn ends and nowhere else; none is learnt after a response that was cut or bears no loss.
     """
     pieces = example.pieces
-    is_end = example.ids == tokenizer.end_of_text
-    for supervised in (True, False):
-        part = example.supervised == supervised
-        if int((is_end & part).sum()) != sum(piece.end for piece in pieces if piece.supervised == supervised):
+    for supervised, part in ((True, example.supervised), (False, ~example.supervised)):
+        ids = example.ids[part].tolist()
+        ends = ids.count(tokenizer.end_of_text)
+        if ends != sum(piece.end for piece in pieces if piece.supervised == supervised):
             return "an end-of-text stands where no turn ends, or is missing where one does"
+        if ends:
+            ids = [id for id in ids if id != tokenizer.end_of_text]
         text = "".join([piece.text for piece in pieces if piece.supervised == supervised]).encode()
-        decoded = tokenizer.decode_bytes(example.ids[part & ~is_end].tolist())
+        decoded = tokenizer.decode_bytes(ids)
         if decoded != text and not (example.truncated == "response" and text.startswith(decoded)):
             what = ("supervised", "response") if supervised else ("unsupervised", "prompt")
             return f"{what[0]} tokens do not decode to the {what[1]}"
