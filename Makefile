@@ -1,6 +1,6 @@
 # make demo    trains the built-in default on a fresh machine and shows its answers
 # make test    runs the tests
-# make long    what takes longer than the tests: the properties of the data contract over 10,000 examples, some minutes
+# make long    what takes longer than the tests: tests/long, and the properties of the data contract over 10,000 examples
 # make soak    proves that training survives: trainings killed at some hundred places, disks that refuse, damaged files;
 #              a quarter of an hour, one line of JSON a case in results/soak.jsonl (make soak SHARE=0.1: a part of it)
 # make .venv-helm   what eval=helm needs, in an environment of its own
@@ -9,7 +9,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # a file stays with one worker, which has made its fixtures; tests/conftest.py says which begin
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TEST := $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder --ignore tests/long
 
 .PHONY: demo test check long soak format clean .venv-helm
 
@@ -27,7 +28,8 @@ check: .venv/dev
 	$(TEST)
 
 long: .venv/test
-	IFT_EXAMPLES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_bad_files.py -k "every_row or tokens_with_a_loss"
+	$(PYTEST) tests/long
+	IFT_EXAMPLES=10000 $(PYTEST) tests/test_bad_files.py -k "every_row or tokens_with_a_loss"
 
 SHARE ?= 1
 soak: .venv/test

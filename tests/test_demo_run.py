@@ -1,4 +1,4 @@
-"""The built-in default, run as a newcomer runs it: what it prints, what it leaves, and how good it is."""
+"""The built-in default on a tenth of its rows: what it prints and what it leaves. tests/long has all of it."""
 
 import json
 
@@ -16,11 +16,13 @@ FILES = """config.yaml data_report.json metrics.jsonl curves.png samples.jsonl t
     report.html checkpoints/LATEST
     model/config.json model/model.safetensors model/tokenizer.json model/prompt.json""".split()
 
+TENTH = ("data.demo_rows=400", "trainer.max_epochs=4")
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("demo") / "run")
-    result = run(TRAIN, f"output_dir={folder.path}")
+    result = run(TRAIN, f"output_dir={folder.path}", *TENTH)
     assert result.returncode == 0, result.stderr
     folder.printed = result.stdout
     return folder
@@ -28,25 +30,6 @@ def demo(tmp_path_factory):
 
 def test_every_file_of_the_run_folder_is_there(demo):
     assert [name for name in FILES if not (demo.path / name).is_file()] == []
-
-
-def test_nine_of_ten_answers_to_unseen_prompts_are_exactly_right(demo):
-    summary, responses = read_json(demo.summary), read_jsonl(demo.responses)
-    assert len(responses) == 400
-    assert sum(r["response"] == r["reference"] for r in responses) / 400 == summary["exact_match"] >= 0.9
-    assert summary["end_rate"] > 0.99
-    assert summary["val_loss"] < 0.1 * summary["untuned_val_loss"]
-
-
-def test_no_test_prompt_occurs_in_training_or_validation(demo):
-    from ift.data.demo import demo_rows, normalised
-
-    tested = {
-        normalised({"instruction": row.instruction, "input": row.input}) for row in read_stored_rows(demo.test_rows)
-    }
-    everything = [normalised(row) for row in demo_rows()]
-    assert len(tested) == 400
-    assert len(everything) - sum(prompt in tested for prompt in everything) == 3600
 
 
 def test_the_curves_begin_with_the_untuned_model(demo):
@@ -68,7 +51,7 @@ def test_the_summary_is_one_flat_object_and_names_the_best_step(demo):
 
 
 def test_what_it_prints_is_worth_reading(demo):
-    for words in ("4,000 rows in = 4,000 kept + 0 dropped", "the untuned model", "exact match", "report.html"):
+    for words in ("400 rows in = 400 kept + 0 dropped", "the untuned model", "exact match", "report.html"):
         assert words in demo.printed
     assert max(len(line) for line in demo.printed.splitlines()) < 200
 
@@ -97,7 +80,7 @@ def test_transformers_gives_the_same_logits_for_the_model_folder(demo):
 def test_evaluate_gives_the_same_answers_again(demo, warm):
     before, summary = demo.responses.read_text(), read_json(demo.summary)
     demo.responses.unlink()
-    result = warm.run("evaluate.py", f"run={demo.path}", "eval=responses")
+    result = warm.run("evaluate.py", f"run={demo.path}", "eval=responses", "eval.generate.max_new_tokens=48")
     assert result.returncode == 0, result.stderr
     again = read_jsonl(demo.responses)
     assert [r["response"] for r in again] == [json.loads(line)["response"] for line in before.splitlines()]
@@ -111,7 +94,7 @@ def test_the_same_command_again_says_that_the_run_is_finished_and_touches_nothin
         }
 
     before = state()
-    result = warm.run(TRAIN, f"output_dir={demo.path}")
+    result = warm.run(TRAIN, f"output_dir={demo.path}", *TENTH)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") == 1
     assert "this run is finished" in result.stdout
