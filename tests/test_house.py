@@ -132,7 +132,7 @@ DOORS = {  # library -> the files and folders that may import it
     "tokenizers": ("text/",),
     "sentencepiece": ("text/",),
     "jinja2": ("pages/", "text/", "export/card.py"),
-    "hydra": ("entry.py", "train.py", "evaluate.py"),
+    "hydra": ("entry.py", "commands/"),
     "wandb": ("training/loggers.py",),
     "lm_eval": ("evaluation/harness/",),
     "alpaca_eval": ("evaluation/packages/",),
@@ -166,7 +166,7 @@ def test_an_import_beside_the_door_is_found():
         "export/export.py": "from jinja2 import Template",
         "training/module.py": "import wandb_like",  # another library
         "cli.py": "from hydra.core import x",
-        "train.py": "import hydra",
+        "commands/train.py": "import hydra",
         "apps/page.py": "from http import server, HTTPStatus",
         "data/hub.py": "from http import server\nfrom urllib.parse import urlsplit",
         "apps/review.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import openai",

@@ -37,6 +37,10 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
+HYDRA_COMMANDS = {  # whose words are Hydra's
+    "train": "fine-tune a GPT on instructions",
+    "evaluate": "how good a run's best model is",
+}
 
 
 def option(*names: str, **how: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -70,6 +74,8 @@ def main() -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a row may hold what the terminal's encoding has not
     try:
+        if sys.argv[1:2] and sys.argv[1] in HYDRA_COMMANDS:
+            return hydra_command(sys.argv[1], sys.argv[2:])
         arguments = parse(sys.argv[1:])
         return COMMANDS[arguments.command].run(arguments) or 0
     except KeyboardInterrupt:
@@ -84,6 +90,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command and its options. Raises ConfigError for what no command takes."""
     parser = Parser(prog="ift", description="What works on files and run folders.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help in HYDRA_COMMANDS.items():
+        commands.add_parser(name, help=help)
     for name, each in COMMANDS.items():
         own = commands.add_parser(name, help=each.help, description=each.description, epilog=each.epilog)
         for names, how in each.options:
@@ -103,6 +111,23 @@ def files_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words with a = in them are overrides, unless there is a file of that name."""
     files = [word for word in words if "=" not in word or os.path.exists(word)]
     return files, [word for word in words if word not in files]
+
+
+# -- train and evaluate ----------------------------------------------------------------------------------------------
+
+
+def hydra_command(name: str, words: Sequence[str]) -> int:
+    """`ift train WORDS` or `ift evaluate WORDS`: as if `python -m ift.commands.NAME WORDS` had been typed.
+
+    So what starts this program again, for another rank or in another process, finds the module by its name.
+    """
+    if name == "train":
+        from ift.commands import train as module
+    else:
+        from ift.commands import evaluate as module  # type: ignore[no-redef]
+    sys.modules["__main__"].__spec__ = module.__spec__
+    sys.argv = [str(module.__file__), *words]
+    return module.command()
 
 
 # -- data ------------------------------------------------------------------------------------------------------------

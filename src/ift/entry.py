@@ -42,7 +42,7 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parent / "conf"  # a link to the checkout's own, a copy of it in what is installed
 
 # keys whose values are names of files and folders, or of lists of them
 LISTS = ("data.path", "data.test_path", "data.val_path", "data.against", "eval.against", "eval.registry", "data.ignore")
@@ -120,7 +120,7 @@ def each_evaluation(names: Sequence[str]) -> None:
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         print(f"\n[{number}/{len(names)}] eval={name}", flush=True)
-        command = [sys.executable, sys.argv[0], *arguments, f"eval={name}"]
+        command = [*program(), *arguments, f"eval={name}"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as child:
             try:
                 last = ""
@@ -141,6 +141,12 @@ def each_evaluation(names: Sequence[str]) -> None:
         )
 
 
+def program() -> list[str]:
+    """What starts this program again, as Lightning does it for other ranks: a script, or a module by its name."""
+    spec = sys.modules["__main__"].__spec__
+    return [sys.executable, sys.argv[0]] if spec is None else [sys.executable, "-m", spec.name]
+
+
 def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapping[str, Any] | None = None) -> T:
     """The settings that conf/NAME.yaml and overrides give, without a job of Hydra: for commands other than its own.
 
@@ -148,7 +154,7 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
     override of the same key wins. Raises ConfigError as train.py does.
     """
     if not CONF.is_dir():
-        raise ConfigError(f"{CONF}: no such folder (install ift from its checkout: pip install --editable .)")
+        raise ConfigError(f"{CONF}: no such folder (install ift again)")
     for word in overrides:
         if word.startswith("="):  # the parser would take it for a choice of the group ""
             raise ConfigError(f"{word}: not key=value (quote it: 'key=\"a value\"')")

@@ -95,7 +95,12 @@ def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "data": {**data, "fields": {**dict.fromkeys((*FIELDS, "history", "tools")), **fields}}}
 
 
-CONFIG = Form("config.yaml", (columns_by_form,))
+# Added with version 3, by the whole key: what the release before did. None of these was ever in an older file.
+SETTINGS_OF_3: dict[str, Any] = {
+}
+
+
+CONFIG = Form("config.yaml", (columns_by_form, added(SETTINGS_OF_3)))
 RESULTS = Form("results.json")
 DATA_REPORT = Form("data_report.json")
 MANIFEST = Form("manifest.json")

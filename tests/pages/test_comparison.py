@@ -1,6 +1,5 @@
 """The page of a comparison: its numbers are the statistics', its words only what tests support, in a real browser."""
 
-import importlib.util
 import json
 import random
 import re
@@ -10,6 +9,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from ift.commands.evaluate import evaluate
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError
 from ift.evaluation.answers import open_answers
@@ -296,14 +296,11 @@ def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, mon
     with folder.config.open("a") as file:
         file.write("logger:\n  project: tests\n  entity: null\n  group: sweep-7\n")
     (training,) = folder.path.glob("wandb/offline-run-*")
-    spec = importlib.util.spec_from_file_location("evaluate_entry", ROOT / "evaluate.py")
-    entry = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(entry)
     with JudgeServer(lambda body: "50") as there:
         words = [f"run={folder.path}", "eval=judge", "judge.model=m", f"judge.base_url={there.url}"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             settings = settings_from(compose("evaluate", words), EvaluateSettings)
-        entry.evaluate(settings)
+        evaluate(settings)
     (evaluation,) = set(folder.path.glob("wandb/offline-run-*")) - {training}
     assert evaluation.name.rpartition("-")[2] == training.name.rpartition("-")[2]
     (file,) = evaluation.glob("*.wandb")

@@ -15,7 +15,7 @@ from ift.errors import ConfigError, MachineError, one_line
 from ift.run import RunFolder
 from ift.sealed import steps_there
 
-TRAIN = Path(__file__).parents[3] / "train.py"
+TRAIN = (sys.executable, "-m", "ift.commands.train")
 SMALL = (  # where nothing else is said: dropout on, so that random states matter; epochs that end inside the run
     "model=nano", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.dropout=0.1", "data.demo_rows=60",
     "data.batch_size=4", "trainer.accumulate=2",
@@ -28,8 +28,6 @@ def prove(overrides: Sequence[str], *, kills: int, steps: int, seed: int) -> Ite
 
     Raises MachineError where the undisturbed training fails: then there is nothing to compare with.
     """
-    if not TRAIN.exists():
-        raise ConfigError(f"{TRAIN}: no such file (install ift from its checkout: pip install --editable .)")
     if steps < 2 or kills < 1:
         raise ConfigError(f"--steps {steps} --kills {kills}: must be at least 2 and 1")
     words = [*(overrides or SMALL), *ALWAYS, f"trainer.max_steps={steps}", "trainer.save_every=1"]
@@ -52,14 +50,14 @@ def prove(overrides: Sequence[str], *, kills: int, steps: int, seed: int) -> Ite
 
 
 def _train(words: list[str]) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, TRAIN, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([*TRAIN, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
 
 
 def _kill(words: list[str], run: RunFolder, step: int, pause: float) -> str:
     """Start a training and end it by SIGKILL some milliseconds after it has saved a step."""
     with subprocess.Popen(
-        [sys.executable, TRAIN, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        [*TRAIN, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     ) as process:
         while process.poll() is None and max(steps_there(run.checkpoints), default=0) < step:
             time.sleep(0.001)

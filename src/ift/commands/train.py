@@ -1,0 +1,147 @@
+"""Fine-tune a GPT on instructions.
+
+python train.py                                    the built-in demo, from scratch, two minutes on two cores
+python train.py model=gpt2-medium data=alpaca      the real thing
+python train.py resume=RUN                         go on where a run was stopped
+python train.py --help                             what there is to choose
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+from ift import entry, stops
+from ift.run import RunFolder, is_other_rank, read_json, write_json, write_lines
+from ift.settings import Settings, save_settings
+
+if TYPE_CHECKING:
+    from ift.artifacts.machine import Device
+    from ift.data.datamodule import SFTDataModule
+    from ift.training.inputs import Inputs
+    from ift.training.module import SFTModule
+
+
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="train")
+def main(config: DictConfig) -> float | None:
+    with entry.job():
+        run = RunFolder(entry.output_dir())
+        with run.claimed():
+            goes_on = run.begun
+            settings = entry.settings_of(config, run) if goes_on else None  # a refusal leaves the run as it is
+            if run.finished:
+                return show_finished(run)
+            with run.outcome(choices=entry.choices()):
+                settings = settings or entry.settings_of(config, run)
+                if not goes_on:
+                    save_settings(settings, run.config)
+                return fine_tune(settings, run)
+    return None
+
+
+def fine_tune(settings: Settings, run: RunFolder) -> float | None:
+    """Rows in; model, responses and report out. Returns the best validation loss, for sweeps."""
+    from ift.data.show import show_report
+    from ift.pages.data_report import write_page
+    from ift.training.inputs import check_inputs
+
+    inputs = check_inputs(settings, run)  # what can be wrong is found before torch is imported
+    if inputs.checkpoint:
+        print(f"goes on   from step {inputs.checkpoint.about['step']} in {run.path}", flush=True)
+    elif not is_other_rank():
+        write_page(run, inputs.data, inputs.tokenizer)
+        write_lines(run.test_rows, inputs.data.rows["test"].lines())
+        print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
+
+    from ift.artifacts.weights import build_model
+    from ift.data.datamodule import SFTDataModule
+    from ift.model.linear import compute_in
+    from ift.training.dry_run import dry_run
+    from ift.training.module import SFTModule
+    from ift.training.objectives import CrossEntropy
+    from ift.training.preflight import refuse_small_disk, try_longest_batch
+    from ift.training.trainer import set_up_process, total_steps
+
+    config, options, end_of_text = inputs.config, settings.trainer, inputs.tokenizer.end_of_text
+    device = set_up_process(settings, n_embd=config.n_embd)
+    data = SFTDataModule(
+        inputs.data.examples, settings.data,
+        end_of_text=end_of_text, accumulate=options.accumulate, dropout=config.dropout, seed=settings.seed,
+    )  # fmt: skip
+    steps = total_steps(options, data.steps_per_epoch(options.devices))
+    model = build_model(config, inputs.weights)
+    compute_in(model, device.dtype)
+    module = SFTModule(
+        model, objective=CrossEntropy(),
+        optim=settings.optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
+    )  # fmt: skip
+    if settings.dry_run:
+        dry_run(module, data, inputs.tokenizer, device)
+        return None
+    refuse_small_disk(run.path, module)
+    try_longest_batch(module, data, device)
+    return train(settings, run, inputs, device=device, data=data, module=module)
+
+
+def train(
+    settings: Settings, run: RunFolder, inputs: Inputs, *, device: Device, data: SFTDataModule, module: SFTModule
+) -> float | None:
+    from ift.evaluation.responses import Answerer, show_summary, write_responses
+    from ift.pages.report import write_report
+    from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
+    from ift.training.finish import test_best
+    from ift.training.loggers import open_loggers
+    from ift.training.resume import Checkpoints
+    from ift.training.spikes import Spikes
+    from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
+
+    options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
+    answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
+    sample_rows, sample_tokens = rows["val"][: settings.samples.rows], settings.samples.max_new_tokens
+    hint, group = f"go on with: python train.py resume={run.path}", entry.sweep_name()
+    with stops.deferred(hint), open_loggers(settings, run, group=group, fresh=not inputs.checkpoint) as opened:
+        metrics, loggers = opened
+        best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about)
+        stopping = early_stopping(options.early_stopping)
+        checkpoints = Checkpoints(
+            run.checkpoints, metrics,
+            about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(options.devices),
+            val_every=val_every(options, steps), save_every=options.save_every,
+        )  # fmt: skip
+        samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))
+        callbacks = [best, samples, ShowProgress(steps), stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints]
+        trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks)
+        fit(trainer, module, data, inputs.checkpoint)
+        about = {
+            "choices": entry.choices(),
+            "stop_reason": stop_reason(trainer, options, stopping),
+            "train_seconds": checkpoints.train_seconds,
+        }
+        test_best(run, trainer, module, data, best, device, **about)
+        if trainer.is_global_zero:
+            summary = write_responses(run, module.model, rows["test"], answer)
+            write_report(run)
+            write_json(run.summary, {**summary, "status": "finished"})  # last: what says so has nothing left to do
+        checkpoints.require_saved()
+    if trainer.is_global_zero:
+        show_summary(run)
+    return best.val_loss
+
+
+def show_finished(run: RunFolder) -> float | None:
+    loss: float | None = read_json(run.summary).get("val_loss")
+    if not is_other_rank():
+        print(f"ift: {run.path}: this run is finished; nothing was done (choose another output_dir to train again)")
+    return loss
+
+
+def command() -> int:
+    """The whole command, with the words of `sys.argv`. Returns the exit code."""
+    return entry.run(main, Settings)
+
+
+if __name__ == "__main__":  # as Lightning starts its other ranks
+    sys.exit(command())
