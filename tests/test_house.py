@@ -132,7 +132,7 @@ DOORS = {  # library -> the files and folders that may import it
     "tokenizers": ("text/",),
     "sentencepiece": ("text/",),
     "jinja2": ("pages/", "text/", "export/card.py"),
-    "hydra": ("entry.py", "commands/"),
+    "hydra": ("entry/", "commands/"),
     "wandb": ("training/loggers.py",),
     "lm_eval": ("evaluation/harness/",),
     "alpaca_eval": ("evaluation/packages/",),

@@ -1,4 +1,4 @@
-"""What a person types, and what it is taken for: settings.py and the door to Hydra in entry.py."""
+"""What a person types, and what it is taken for: settings.py and what Hydra says of it."""
 
 import dataclasses
 import os
@@ -7,8 +7,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from ift.entry import as_ift_error, into_the_resumed, options_first, refuse_secrets
-from ift.errors import ConfigError, DataError, MachineError
+from ift.entry.errors import as_ift_error
+from ift.errors import ConfigError
 from ift.forms import CONFIG
 from ift.settings import (
     RULES,
@@ -276,87 +276,6 @@ def test_the_nearest_key_is_looked_for_by_its_last_part_too():
     assert "did you mean eval.generate.top_k?" in str(unknown_key("top_k", EvaluateSettings))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# secrets, options, errors from below
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "wandb.api_key=0123",
-        "+token=0123",
-        "++logger.password=0123",
-        "WANDB_API_KEY=0123",
-        "apikey=0123",
-        "hub.token=0123",
-        "data.hub=hf_" + "a1B2" * 9,
-        "logger.entity='sk-" + "a1B2" * 9,
-        "x=ghp_" + "a1B2" * 9,
-        "x=AKIA" + "A1B2" * 4,
-    ],
-)
-def test_a_secret_on_the_command_line_is_refused_without_being_repeated(argument):
-    with pytest.raises(ConfigError) as caught:
-        refuse_secrets(["model=nano", argument])
-    assert str(caught.value).startswith(argument.split("=")[0] + ": a secret on the command line")
-    assert argument.split("=")[1] not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "argument",
-    ["model.tokenizer=gpt2", "data.path=hf_data.json", "data.path=sk-learn/rows.json", "generate.max_new_tokens=5"],
-)
-def test_an_argument_that_only_looks_a_little_like_a_secret_is_none(argument):
-    refuse_secrets([argument])
-
-
-def test_options_may_stand_anywhere_among_the_overrides():
-    typed = ["data=json", "--config-dir", "mine", "prompt=mine", "-m", "~optim.clip", "--cfg", "job"]
-    assert options_first(typed) == [
-        "--config-dir",
-        "mine",
-        "-m",
-        "--cfg",
-        "job",
-        "data=json",
-        "prompt=mine",
-        "~optim.clip",
-    ]
-
-
-def test_an_error_of_ours_is_found_below_those_it_caused():
-    ours = DataError("rows.json:3: no")
-    outer = RuntimeError("a job failed")
-    outer.__cause__ = ValueError("because")
-    outer.__cause__.__cause__ = ours
-    assert as_ift_error(outer, Settings) is ours
-
-
-def test_an_error_of_the_system_names_its_file():
-    error = as_ift_error(OSError(28, "No space left on device", "runs/a/metrics.jsonl"), Settings)
-    assert isinstance(error, MachineError)
-    assert str(error).startswith("runs/a/metrics.jsonl: No space left on device")
-
-
-def test_an_error_nobody_foresaw_stays_what_it_is():
-    error = ZeroDivisionError("division by zero")
-    assert as_ift_error(error, Settings) is error
-
-
 def test_settings_know_no_secret():
     names = {field.name for field in dataclasses.fields(Settings)} | {key.split(".")[-1] for key in keys(Settings)}
     assert not [name for name in names if name.endswith(("key", "token", "secret", "password"))]
-
-
-@pytest.mark.parametrize(
-    ("typed", "folder"),
-    [
-        (["resume=RUN", "logger=none"], ["output_dir=RUN"]),
-        (["resume='my run'"], ["output_dir='my run'"]),
-        (["resume=RUN", "output_dir=OTHER"], []),
-        (["resume=null"], []),
-        (["seed=1"], []),
-    ],
-)
-def test_a_run_goes_on_in_its_own_folder(typed, folder):
-    assert into_the_resumed(typed) == typed + folder

@@ -96,8 +96,7 @@ def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
 
 
 # Added with version 3, by the whole key: what the release before did. None of these was ever in an older file.
-SETTINGS_OF_3: dict[str, Any] = {
-}
+SETTINGS_OF_3: dict[str, Any] = {}
 
 
 CONFIG = Form("config.yaml", (columns_by_form, added(SETTINGS_OF_3)))

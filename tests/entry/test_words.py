@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ift.cli import check_settings, files_and_overrides
-from ift.entry import for_hydra
+from ift.entry.words import for_hydra, into_the_resumed, options_first, refuse_secrets
 from ift.errors import ConfigError
 from tests.running import ROOT
 
@@ -126,3 +126,61 @@ def test_the_entry_points_hand_hydra_the_name(tmp_path, warm_without_torch):
         assert done.stdout.count("it''s [my] folder, (1)") + done.stdout.count("it's [my] folder, (1)") >= 1
     done = warm_without_torch.run(str(ROOT / "evaluate.py"), "run=no (1)", cwd=tmp_path, timeout=60)
     assert (done.returncode, done.stderr[:39]) == (2, "ift: error: no (1): no such run folder ")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "wandb.api_key=0123",
+        "+token=0123",
+        "++logger.password=0123",
+        "WANDB_API_KEY=0123",
+        "apikey=0123",
+        "hub.token=0123",
+        "data.hub=hf_" + "a1B2" * 9,
+        "logger.entity='sk-" + "a1B2" * 9,
+        "x=ghp_" + "a1B2" * 9,
+        "x=AKIA" + "A1B2" * 4,
+    ],
+)
+def test_a_secret_on_the_command_line_is_refused_without_being_repeated(argument):
+    with pytest.raises(ConfigError) as caught:
+        refuse_secrets(["model=nano", argument])
+    assert str(caught.value).startswith(argument.split("=")[0] + ": a secret on the command line")
+    assert argument.split("=")[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["model.tokenizer=gpt2", "data.path=hf_data.json", "data.path=sk-learn/rows.json", "generate.max_new_tokens=5"],
+)
+def test_an_argument_that_only_looks_a_little_like_a_secret_is_none(argument):
+    refuse_secrets([argument])
+
+
+def test_options_may_stand_anywhere_among_the_overrides():
+    typed = ["data=json", "--config-dir", "mine", "prompt=mine", "-m", "~optim.clip", "--cfg", "job"]
+    assert options_first(typed) == [
+        "--config-dir",
+        "mine",
+        "-m",
+        "--cfg",
+        "job",
+        "data=json",
+        "prompt=mine",
+        "~optim.clip",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "folder"),
+    [
+        (["resume=RUN", "logger=none"], ["output_dir=RUN"]),
+        (["resume='my run'"], ["output_dir='my run'"]),
+        (["resume=RUN", "output_dir=OTHER"], []),
+        (["resume=null"], []),
+        (["seed=1"], []),
+    ],
+)
+def test_a_run_goes_on_in_its_own_folder(typed, folder):
+    assert into_the_resumed(typed) == typed + folder
