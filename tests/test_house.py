@@ -298,6 +298,7 @@ def test_a_wheel_has_every_template_and_every_folder():
 OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that name answers for
     "evaluation/test_all.py": "eval=all, which starts the others",
     "long/test_demo_run.py": "the built-in default, whole",
+    "long/test_wheel.py": "what pip installs",
     "pages/test_hostile_answers.py": "all pages, in a browser",
     "training/test_safeguards.py": "sealed files, checkpoints, resuming and the finite step, each taken out once",
     "training/test_seed_parity.py": "a whole training against a plain reference",
