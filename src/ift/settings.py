@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -20,6 +20,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ift.errors import ConfigError
 from ift.forms import CONFIG
+from ift.rules import ENGINES as ENGINES
+from ift.rules import EVALUATION_RULES, TRAINING_RULES, TRAINING_TOGETHER, Rule, Together
 
 
 @dataclass
@@ -260,124 +262,12 @@ class EvaluateSettings:
     judge: JudgeSettings
 
 
-Rule = tuple[Callable[[Any], bool], str]  # whether a value is right, and the words for it
-
-
-def _above(low: float) -> Rule:
-    return (lambda v: v > low), f"above {low:g}"
-
-
-def _at_least(low: float) -> Rule:
-    return (lambda v: v >= low), f"{low:g} or more"
-
-
-def _within(low: float, high: float) -> Rule:
-    return (lambda v: low <= v <= high), f"from {low:,} to {high:,}"
-
-
-def _one_of(*choices: str) -> Rule:
-    return (lambda v: v in choices), "one of " + ", ".join(choices)
-
-
-# What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
-ENGINES = ("lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
-
-SEED = _within(0, 2**32 - 1)
-ACCELERATOR, PRECISION = _one_of("auto", "cpu", "gpu"), _one_of("auto", "fp32", "bf16")
-GENERATE = {
-    "max_new_tokens": _at_least(1),
-    "temperature": _at_least(0),
-    "top_k": _at_least(1),
-    "top_p": _within(0.001, 1),
-    "batch_size": _at_least(1),
-}
-
-# By the whole key. None always means "not set", so no rule is asked about it.
-TRAINING_RULES: dict[str, Rule] = {
-    "seed": SEED,
-    "samples.rows": _at_least(0),
-    "samples.max_new_tokens": _at_least(1),
-    "model.n_layer": _at_least(1),
-    "model.n_head": _at_least(1),
-    "model.n_embd": _at_least(1),
-    "model.context_length": _at_least(2),
-    "model.dropout": _within(0, 0.99),
-    "data.demo_rows": _within(50, 20000),
-    "data.weights": _at_least(0),
-    "data.turns": _one_of("error", "merge", "drop"),
-    "data.split": _one_of("clustered", "random", "positional"),
-    "data.fractions.train": _within(0, 1),
-    "data.fractions.test": _within(0, 1),
-    "data.fractions.val": _within(0, 1),
-    "data.max_length": _at_least(2),
-    "data.too_long": _one_of("drop", "drop_turns", "truncate_prompt", "truncate_response", "error"),
-    "data.truncate": _one_of("end", "start"),
-    "data.max_dropped": _within(0, 1),
-    "data.duplicates": _one_of("merge", "keep"),
-    "data.twins": _within(0.5, 1),
-    "data.batching": _one_of("unpadded", "padded"),
-    "data.pad_to": _at_least(1),
-    "data.batch_size": _at_least(1),
-    "data.num_workers": _at_least(0),
-    "prompt.turns": _one_of("all", "last"),
-    "optim.lr": _above(0),
-    "optim.weight_decay": _at_least(0),
-    "optim.decay": _one_of("matrices", "all"),
-    "optim.beta1": _within(0, 0.9999),
-    "optim.beta2": _within(0, 0.99999),
-    "optim.schedule": _one_of("cosine", "constant"),
-    "optim.warmup": _within(0, 1),
-    "optim.min_lr": _within(0, 1),
-    "optim.clip": _above(0),
-    "trainer.max_epochs": _at_least(1),
-    "trainer.max_steps": _at_least(1),
-    "trainer.accumulate": _at_least(1),
-    "trainer.precision": PRECISION,
-    "trainer.accelerator": ACCELERATOR,
-    "trainer.devices": _at_least(1),
-    "trainer.strategy": _one_of("auto", "ddp"),
-    "trainer.val_every": _at_least(1),
-    "trainer.save_every": _at_least(1),
-    "trainer.skip_nonfinite": _at_least(0),
-    "trainer.early_stopping.patience": _at_least(1),
-    "trainer.early_stopping.min_delta": _at_least(0),
-    "logger.name": _one_of("wandb", "none"),
-    **{f"generate.{key}": rule for key, rule in GENERATE.items()},
-}
-EVALUATION_RULES: dict[str, Rule] = {
-    "seed": SEED,
-    "precision": PRECISION,
-    "accelerator": ACCELERATOR,
-    "eval.engine": _one_of("responses", "judge", *ENGINES, "all"),
-    "eval.limit": _at_least(1),
-    "eval.num_fewshot": _within(0, 64),
-    "eval.prompts": _one_of("raw", "template"),
-    "eval.attempts": _within(1, 1000),
-    "eval.sandbox.kind": _one_of("auto", "landlock", "namespaces", "bubblewrap", "container"),
-    "eval.sandbox.seconds": _within(0.1, 600),
-    "eval.sandbox.megabytes": _within(64, 65536),
-    **{f"eval.generate.{key}": rule for key, rule in GENERATE.items()},
-    "judge.reply": _one_of("score", "rubric", "winner"),
-    "judge.server": _one_of("ollama", "openai", "replay"),
-    "judge.limit": _at_least(1),
-    "judge.canaries": _within(0, 20),
-    "judge.max_characters": _at_least(1),
-    "judge.max_tokens": _at_least(1),
-    "judge.temperature": _at_least(0),
-    "judge.seed": SEED,
-    "judge.context_length": _at_least(2),
-    "judge.concurrency": _within(1, 64),
-    "judge.timeout": _above(0),
-    "judge.retries": _within(0, 20),
-    "judge.price_in": _at_least(0),
-    "judge.price_out": _at_least(0),
-    "judge.max_cost": _at_least(0),
-}
 RULES: dict[type, dict[str, Rule]] = {
     Settings: TRAINING_RULES,
     CheckSettings: TRAINING_RULES,  # its keys are some of training's
     EvaluateSettings: EVALUATION_RULES,
 }
+TOGETHER: dict[type, tuple[Together, ...]] = {Settings: TRAINING_TOGETHER}
 
 T = TypeVar("T", Settings, EvaluateSettings, CheckSettings)
 
@@ -385,7 +275,8 @@ T = TypeVar("T", Settings, EvaluateSettings, CheckSettings)
 def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
     """A composed configuration as `Settings` or `EvaluateSettings`.
 
-    Raises ConfigError with the key, the value and the rule for an unknown key, a wrong type or a value out of range.
+    Raises ConfigError with the key, the value and the rule for an unknown key, a wrong type, a value out of range or
+    one that does not go with another.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), literal(config))
@@ -405,6 +296,10 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
         is_right, words = rules.get(key, (None, ""))
         if is_right and value is not None and not is_right(value):
             raise ConfigError(f"{key}={value}: must be {words}")
+    values = dict(plain_leaves(dataclasses.asdict(settings)))
+    for rule in TOGETHER.get(kind, ()):
+        if problem := rule(values):
+            raise ConfigError(problem)
     return settings
 
 

@@ -1,0 +1,131 @@
+"""Which values a setting may have, and which settings go together. Needs no torch, and no settings object either.
+
+A rule of one value stands in a table by the whole key. A rule of several is a function of all values by their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Values = Mapping[str, Any]  # every setting by its whole key; of `ift check` only some are there
+Rule = tuple[Callable[[Any], bool], str]  # whether a value is right, and the words for it
+
+
+def above(low: float) -> Rule:
+    return (lambda v: v > low), f"above {low:g}"
+
+
+def at_least(low: float) -> Rule:
+    return (lambda v: v >= low), f"{low:g} or more"
+
+
+def within(low: float, high: float) -> Rule:
+    return (lambda v: low <= v <= high), f"from {low:,} to {high:,}"
+
+
+def one_of(*choices: str) -> Rule:
+    return (lambda v: v in choices), "one of " + ", ".join(choices)
+
+
+# What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
+ENGINES = ("lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
+
+SEED = within(0, 2**32 - 1)
+ACCELERATOR, PRECISION = one_of("auto", "cpu", "gpu"), one_of("auto", "fp32", "bf16")
+GENERATE = {
+    "max_new_tokens": at_least(1),
+    "temperature": at_least(0),
+    "top_k": at_least(1),
+    "top_p": within(0.001, 1),
+    "batch_size": at_least(1),
+}
+
+# By the whole key. None always means "not set", so no rule is asked about it.
+TRAINING_RULES: dict[str, Rule] = {
+    "seed": SEED,
+    "samples.rows": at_least(0),
+    "samples.max_new_tokens": at_least(1),
+    "model.n_layer": at_least(1),
+    "model.n_head": at_least(1),
+    "model.n_embd": at_least(1),
+    "model.context_length": at_least(2),
+    "model.dropout": within(0, 0.99),
+    "data.demo_rows": within(50, 20000),
+    "data.weights": at_least(0),
+    "data.turns": one_of("error", "merge", "drop"),
+    "data.split": one_of("clustered", "random", "positional"),
+    "data.fractions.train": within(0, 1),
+    "data.fractions.test": within(0, 1),
+    "data.fractions.val": within(0, 1),
+    "data.max_length": at_least(2),
+    "data.too_long": one_of("drop", "drop_turns", "truncate_prompt", "truncate_response", "error"),
+    "data.truncate": one_of("end", "start"),
+    "data.max_dropped": within(0, 1),
+    "data.duplicates": one_of("merge", "keep"),
+    "data.twins": within(0.5, 1),
+    "data.batching": one_of("unpadded", "padded"),
+    "data.pad_to": at_least(1),
+    "data.batch_size": at_least(1),
+    "data.num_workers": at_least(0),
+    "prompt.turns": one_of("all", "last"),
+    "optim.lr": above(0),
+    "optim.weight_decay": at_least(0),
+    "optim.decay": one_of("matrices", "all"),
+    "optim.beta1": within(0, 0.9999),
+    "optim.beta2": within(0, 0.99999),
+    "optim.schedule": one_of("cosine", "constant"),
+    "optim.warmup": within(0, 1),
+    "optim.min_lr": within(0, 1),
+    "optim.clip": above(0),
+    "trainer.max_epochs": at_least(1),
+    "trainer.max_steps": at_least(1),
+    "trainer.accumulate": at_least(1),
+    "trainer.precision": PRECISION,
+    "trainer.accelerator": ACCELERATOR,
+    "trainer.devices": at_least(1),
+    "trainer.strategy": one_of("auto", "ddp"),
+    "trainer.val_every": at_least(1),
+    "trainer.save_every": at_least(1),
+    "trainer.skip_nonfinite": at_least(0),
+    "trainer.early_stopping.patience": at_least(1),
+    "trainer.early_stopping.min_delta": at_least(0),
+    "logger.name": one_of("wandb", "none"),
+    **{f"generate.{key}": rule for key, rule in GENERATE.items()},
+}
+EVALUATION_RULES: dict[str, Rule] = {
+    "seed": SEED,
+    "precision": PRECISION,
+    "accelerator": ACCELERATOR,
+    "eval.engine": one_of("responses", "judge", *ENGINES, "all"),
+    "eval.limit": at_least(1),
+    "eval.num_fewshot": within(0, 64),
+    "eval.prompts": one_of("raw", "template"),
+    "eval.attempts": within(1, 1000),
+    "eval.sandbox.kind": one_of("auto", "landlock", "namespaces", "bubblewrap", "container"),
+    "eval.sandbox.seconds": within(0.1, 600),
+    "eval.sandbox.megabytes": within(64, 65536),
+    **{f"eval.generate.{key}": rule for key, rule in GENERATE.items()},
+    "judge.reply": one_of("score", "rubric", "winner"),
+    "judge.server": one_of("ollama", "openai", "replay"),
+    "judge.limit": at_least(1),
+    "judge.canaries": within(0, 20),
+    "judge.max_characters": at_least(1),
+    "judge.max_tokens": at_least(1),
+    "judge.temperature": at_least(0),
+    "judge.seed": SEED,
+    "judge.context_length": at_least(2),
+    "judge.concurrency": within(1, 64),
+    "judge.timeout": above(0),
+    "judge.retries": within(0, 20),
+    "judge.price_in": at_least(0),
+    "judge.price_out": at_least(0),
+    "judge.max_cost": at_least(0),
+}
+
+
+# -- settings that do not go together --------------------------------------------------------------------------------
+
+Together = Callable[[Values], str | None]  # what is wrong, as an error says it
+
+TRAINING_TOGETHER: tuple[Together, ...] = ()
