@@ -59,11 +59,12 @@ def make_plan(
         "optim.warmup=0",
         "trainer.accumulate=1",
         f"seed={seed}",
+        f"data.split_seed={seed}",
     ]
     settings = settings_of(overrides)
     template = template_from(settings.prompt)
     encoding = load_tokenizer(settings.model.tokenizer, template)
-    data = prepare(settings.data, template, encoding, context_length=context, seed=seed)
+    data = prepare(settings.data, template, encoding, context_length=context)
     examples = {name: list(data.examples[name]) for name in ("train", "val")}
     kept = [*examples["train"], *examples["val"]]
     train, val = list(range(len(examples["train"]))), list(range(len(examples["train"]), len(kept)))

@@ -1183,14 +1183,14 @@ def test_every_row_is_either_in_a_split_or_rejected_with_a_reason(
     shutil.rmtree(folder, ignore_errors=True)
     path = folder / "rows.json"
     make(folder, {"rows.json": "[" + ",\n".join(records) + "]" if listed else "\n".join(records)})
-    told = settings_of("data=json", "data.path=set.below", f"prompt={template}")
+    told = settings_of("data=json", "data.path=set.below", "data.split_seed=1", f"prompt={template}")
     data = dataclasses.replace(
         told.data, path=str(path), max_length=max_length, too_long=too_long, duplicates=duplicates, split=split,
         cache_dir=str(folder / "cache"), max_dropped=1.0, fractions=FractionSettings(0.8, 0.1, 0.1),
     )  # fmt: skip
     run = RunFolder(folder / "run")
     try:
-        prepared = prepare(data, template_from(told.prompt), byte_tokenizer, context_length=1024, seed=1, run=run)
+        prepared = prepare(data, template_from(told.prompt), byte_tokenizer, context_length=1024, run=run)
     except DataError as error:  # the one thing that stops it: a column of another format
         if " is not used, and reads like " not in str(error):
             raise

@@ -63,7 +63,7 @@ def test_what_training_will_see_is_what_the_check_saw(ift, settings_of, tmp_path
     assert ift("check", "rows.json", "model.tokenizer=bytes", *words, "--output=checked").returncode == 0
     monkeypatch.chdir(tmp_path)
     settings = settings_of("data=json", "data.path=rows.json", *words)
-    data = prepare(settings.data, template_from(settings.prompt), byte_tokenizer, context_length=1024, seed=123)
+    data = prepare(settings.data, template_from(settings.prompt), byte_tokenizer, context_length=1024)
     checked, seen = read_json(tmp_path / "checked/data_report.json"), json.loads(json.dumps(data.report))
     assert checked == seen
     assert data.store.meta["from_cache"]  # what the check made serves the training too

@@ -61,3 +61,10 @@ def test_a_manifest_of_a_later_release_is_not_taken_for_a_damaged_one(tmp_path, 
     manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(WeightsError, match="was changed after it was written"):
         check(tmp_path / "folder")
+
+
+def test_a_run_of_before_there_was_a_split_seed_drew_its_split_with_its_seed(tmp_path):
+    assert forms.CONFIG.current({"format": 2, "seed": 7, "data": {}}, tmp_path)["data"]["split_seed"] == 7
+    assert forms.CONFIG.current({"format": 3, "seed": 7, "data": {"split_seed": 5}}, tmp_path)["data"] == {
+        "split_seed": 5
+    }

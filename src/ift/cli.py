@@ -163,7 +163,6 @@ def check(arguments: argparse.Namespace) -> None:
         template,
         tokenizer,
         context_length=settings.model.context_length or 1024,
-        seed=settings.seed,
         run=run,
     )
 

@@ -99,7 +99,12 @@ def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
 SETTINGS_OF_3: dict[str, Any] = {}
 
 
-CONFIG = Form("config.yaml", (columns_by_form, added(SETTINGS_OF_3)))
+def settings_of_3(content: dict[str, Any]) -> dict[str, Any]:
+    """From version 2 to 3: what was added. The split was drawn with the run's seed."""
+    return added({**SETTINGS_OF_3, "data.split_seed": content.get("seed")})(content)
+
+
+CONFIG = Form("config.yaml", (columns_by_form, settings_of_3))
 RESULTS = Form("results.json")
 DATA_REPORT = Form("data_report.json")
 MANIFEST = Form("manifest.json")

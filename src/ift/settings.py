@@ -69,6 +69,7 @@ class DataSettings:
     ignore: list[str]
     turns: str
     split: str
+    split_seed: int
     fractions: FractionSettings
     max_length: int | None
     too_long: str
@@ -183,7 +184,6 @@ class Settings:
 class CheckSettings:
     """The settings of `ift check`: those of training that decide how rows become examples."""
 
-    seed: int
     model: ModelSettings
     data: DataSettings
     prompt: PromptSettings

@@ -38,10 +38,10 @@ def page(byte_tokenizer, settings_of, write, tmp_path):
 
     def page(records, *, change_report=None, leaks=(), **changes):
         run = RunFolder(tmp_path / "run")
-        settings = settings_of("data=json", "data.path=set.below").data
+        settings = settings_of("data=json", "data.path=set.below", "data.split_seed=1").data
         given = {"path": str(write("rows.json", records)), "cache_dir": str(tmp_path / "cache"), "max_dropped": 1.0}
         settings = dataclasses.replace(settings, **given, **changes)
-        data = prepare(settings, TEMPLATE, byte_tokenizer, context_length=200, seed=1, run=run)
+        data = prepare(settings, TEMPLATE, byte_tokenizer, context_length=200, run=run)
         data = dataclasses.replace(data, report={**data.report, **(change_report or {})}, leaks=[*data.leaks, *leaks])
         write_page(run, data, byte_tokenizer)
         return run.data_page.read_text(encoding="utf-8"), data.report, run.data_page

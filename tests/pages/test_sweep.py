@@ -78,3 +78,13 @@ def test_the_optuna_sweeper_minimises_the_best_validation_loss(sweep, tmp_path):
     page = (tmp_path / "compare.html").read_text()
     assert "2 runs compared" in page
     assert page.index(f"{rows[0]['job']} optim.lr=") < page.index(f"{rows[1]['job']} optim.lr=")  # the best comes first
+
+
+def test_a_sweep_over_seeds_tests_all_its_jobs_on_the_same_rows(tmp_path, warm_without_torch):
+    """Without torch each job ends after it has written its rows down."""
+    for number, seed in enumerate((1, 2)):
+        train(f"output_dir={tmp_path}/{number}", f"seed={seed}", "data.split=random", run=warm_without_torch.run)
+    train(f"output_dir={tmp_path}/2", "data.split_seed=1", "data.split=random", run=warm_without_torch.run)
+    first, second, other = ((tmp_path / f"{number}/test.jsonl").read_text() for number in range(3))
+    assert first == second != other
+    assert len(first.splitlines()) == 6

@@ -48,7 +48,6 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
         template,
         tokenizer,
         context_length=config.context_length,
-        seed=settings.seed,
         run=None if is_other_rank() or checkpoint else run,
     )
     if checkpoint:

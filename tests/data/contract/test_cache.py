@@ -249,7 +249,7 @@ settings = check_settings([sys.argv[1]], words)
 template = template_from(settings.prompt)
 tokenizer = load_tokenizer(settings.model.tokenizer, template)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-data = prepare(settings.data, template, tokenizer, context_length=10_000, seed=1)
+data = prepare(settings.data, template, tokenizer, context_length=10_000)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(data.store.meta["from_cache"], len(data.rows["train"]), (after - before) // 1024)
 """

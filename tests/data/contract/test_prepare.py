@@ -27,11 +27,11 @@ def rows(n, length=1, first=0):
 def prepared(byte_tokenizer, settings_of, write):
     """prepared(records, **changes to data settings): what `prepare` makes of a file that holds them."""
 
-    def prepared(records, *, context_length=64, seed=1, run=None, template=TEMPLATE, also=(), **changes):
+    def prepared(records, *, context_length=64, split_seed=1, run=None, template=TEMPLATE, also=(), **changes):
         settings = settings_of("data=json", "data.path=set.below", "data.split=random").data
         path = str(write("rows.json", records))
-        settings = dataclasses.replace(settings, path=[path, *also] if also else path, **changes)
-        return prepare(settings, template, byte_tokenizer, context_length=context_length, seed=seed, run=run)
+        settings = dataclasses.replace(settings, path=[path, *also] if also else path, split_seed=split_seed, **changes)
+        return prepare(settings, template, byte_tokenizer, context_length=context_length, run=run)
 
     return prepared
 
@@ -49,7 +49,7 @@ def test_the_split_follows_the_seed_and_positional_follows_the_file(prepared):
     def train(**options):
         return [row.number for row in prepared(rows(20), **options).rows["train"]]
 
-    assert train(seed=1) == train(seed=1) != train(seed=2)
+    assert train(split_seed=1) == train(split_seed=1) != train(split_seed=2)
     assert train(split="positional") == list(range(1, 18))
 
 
@@ -242,7 +242,7 @@ def test_rows_dropped_from_a_ready_made_split_count_too(prepared, write):
 def test_no_source_of_rows_at_all_is_an_error_of_the_settings(settings_of, byte_tokenizer):
     settings = dataclasses.replace(settings_of("data=json").data, path=None)
     with pytest.raises(ConfigError, match=r"data.path: not set"):
-        prepare(settings, TEMPLATE, byte_tokenizer, context_length=64, seed=1)
+        prepare(settings, TEMPLATE, byte_tokenizer, context_length=64)
 
 
 def test_a_file_wins_over_the_hub_and_the_demo(prepared):
@@ -492,8 +492,8 @@ def test_the_seed_leaks_by_position_and_not_in_clusters(settings_of, byte_tokeni
     if not path.exists():
         pytest.skip(f"{path.name}: not found (the seed's rows are no part of the repository)")
     for split, leaks in (("positional", {"test": 11, "val": 10}), ("clustered", {"test": 0, "val": 0})):
-        settings = settings_of("data=json", f"data.path={path}", f"data.split={split}").data
-        report = prepare(settings, NO_INPUT_LEFT_OUT, byte_tokenizer, context_length=1024, seed=1).report
+        settings = settings_of("data=json", f"data.path={path}", f"data.split={split}", "data.split_seed=1").data
+        report = prepare(settings, NO_INPUT_LEFT_OUT, byte_tokenizer, context_length=1024).report
         assert report["leaks"] == leaks
         assert report["splits"] == {"train": 935, "test": 110, "val": 55}
 

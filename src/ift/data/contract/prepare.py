@@ -67,7 +67,6 @@ def prepare(
     tokenizer: Tokenizer,
     *,
     context_length: int,
-    seed: int,
     run: RunFolder | None = None,
 ) -> Prepared:
     """Read, check, encode (or find all that in the cache) and split.
@@ -119,11 +118,11 @@ def prepare(
     _refuse_if_too_many(store, settings, folder / "rejected.jsonl")
     if store.meta["unread"]:
         raise DataError(store.meta["unread"])
-    order = _split(store, sources, settings, seed, folder / "rejected.jsonl")
+    order = _split(store, sources, settings, folder / "rejected.jsonl")
     leaks = find_leaks(store, order, settings.twins)
     report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
     report["unread"] = unread_files(settings)
-    order["train"] = _weigh(store, sources, order["train"], seed)
+    order["train"] = _weigh(store, sources, order["train"], settings.split_seed)
     report["rows_an_epoch"] = len(order["train"])
     report["pairs_compared"] = store.meta["compared"] if settings.twins is not None else None
     clean = _without_leaks(store, order["test"], leaks) if leaks else order["test"]
@@ -185,9 +184,7 @@ def _refuse_if_too_many(store: Store, settings: DataSettings, rejected: Path) ->
     raise DataError(f"{first['file']}:{first['row']}: {reason[:start]}; {count} ({advice})")
 
 
-def _split(
-    store: Store, sources: list[Source], settings: DataSettings, seed: int, rejected: Path
-) -> dict[str, np.ndarray]:
+def _split(store: Store, sources: list[Source], settings: DataSettings, rejected: Path) -> dict[str, np.ndarray]:
     """Indices of rows under train, test and val: what is not ready-made is split off data.path."""
     role = np.array([ROLES.index(source.role) for source in sources])[store.index["source"]]
     role[store.merged] = -1
@@ -199,7 +196,7 @@ def _split(
             raise DataError(f"{path}: no row of it can be used (see {rejected})")
     whole = np.flatnonzero(role == ROLES.index("all"))
     fractions = _remaining(settings.fractions, given)
-    parts = split_rows(store.clusters[whole], how=settings.split, fractions=fractions, seed=seed)
+    parts = split_rows(store.clusters[whole], how=settings.split, fractions=fractions, seed=settings.split_seed)
     return {name: given.get(name, whole[parts[name]]) for name in SPLITS}
 
 
