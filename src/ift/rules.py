@@ -31,6 +31,16 @@ def one_of(*choices: str) -> Rule:
 # What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
 ENGINES = ("lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
 
+# optim.name -> what it has to set besides a rate, decay and clipping
+OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "adamw": ("beta1", "beta2", "eps"),
+    "adafactor": (),  # its memory and both its eps are its own
+    "sgd": ("momentum",),
+    "lion": ("beta1", "beta2"),
+    "muon": ("momentum", "beta1", "beta2", "eps"),
+    "adamw8bit": ("beta1", "beta2", "eps"),
+}
+
 SEED = within(0, 2**32 - 1)
 ACCELERATOR, PRECISION = one_of("auto", "cpu", "gpu"), one_of("auto", "fp32", "bf16")
 GENERATE = {
@@ -69,13 +79,18 @@ TRAINING_RULES: dict[str, Rule] = {
     "data.batch_size": at_least(1),
     "data.num_workers": at_least(0),
     "prompt.turns": one_of("all", "last"),
+    "optim.name": one_of(*OPTIMIZERS),
     "optim.lr": above(0),
     "optim.weight_decay": at_least(0),
     "optim.decay": one_of("matrices", "all"),
     "optim.beta1": within(0, 0.9999),
     "optim.beta2": within(0, 0.99999),
-    "optim.schedule": one_of("cosine", "constant"),
+    "optim.eps": above(0),
+    "optim.momentum": within(0, 0.9999),
+    "optim.schedule": one_of("cosine", "linear", "constant", "wsd"),
     "optim.warmup": within(0, 1),
+    "optim.warmup_steps": at_least(0),
+    "optim.cooldown": within(0.001, 1),
     "optim.min_lr": within(0, 1),
     "optim.clip": above(0),
     "trainer.max_epochs": at_least(1),
@@ -128,4 +143,30 @@ EVALUATION_RULES: dict[str, Rule] = {
 
 Together = Callable[[Values], str | None]  # what is wrong, as an error says it
 
-TRAINING_TOGETHER: tuple[Together, ...] = ()
+
+def optimizer_has(values: Values) -> str | None:
+    """What this optimizer has is set, what it does not have is not."""
+    name = values["optim.name"]
+    for key in ("beta1", "beta2", "eps", "momentum"):
+        value, has = values[f"optim.{key}"], key in OPTIMIZERS[name]
+        if has and value is None:
+            return f"optim.{key}: not set, and optim={name} needs it (add optim.{key}=... to the command)"
+        if not has and value is not None:
+            others = ", ".join(other for other, keys in OPTIMIZERS.items() if key in keys)
+            return f"optim.{key}={value}: optim={name} has none (leave it out; {others} have it)"
+    return None
+
+
+def schedule_has(values: Values) -> str | None:
+    schedule, cooldown, steps = values["optim.schedule"], values["optim.cooldown"], values["optim.warmup_steps"]
+    if cooldown is None:
+        return None
+    if schedule != "wsd":
+        return f"optim.cooldown={cooldown}: optim.schedule={schedule} has none (leave it out, or optim.schedule=wsd)"
+    warmup = values["optim.warmup"]
+    if steps is None and warmup + cooldown > 1:
+        return f"optim.cooldown={cooldown}: with optim.warmup={warmup} more than all steps (lower one of them)"
+    return None
+
+
+TRAINING_TOGETHER: tuple[Together, ...] = (optimizer_has, schedule_has)

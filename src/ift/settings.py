@@ -105,13 +105,18 @@ class PromptSettings:
 
 @dataclass
 class OptimSettings:
+    name: str
     lr: float
     weight_decay: float
     decay: str
-    beta1: float
-    beta2: float
+    beta1: float | None
+    beta2: float | None
+    eps: float | None
+    momentum: float | None
     schedule: str
     warmup: float
+    warmup_steps: int | None
+    cooldown: float | None
     min_lr: float
     clip: float | None
 

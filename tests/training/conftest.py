@@ -43,8 +43,9 @@ def make_optim():
     def make(**changes) -> OptimSettings:
         """A constant rate, nothing clipped."""
         values = {
-            "lr": 1e-3, "weight_decay": 0.1, "decay": "matrices", "beta1": 0.9, "beta2": 0.999,
-            "schedule": "constant", "warmup": 0.0, "min_lr": 0.0, "clip": None,
+            "name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "decay": "matrices",
+            "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": None,
+            "schedule": "constant", "warmup": 0.0, "warmup_steps": None, "cooldown": None, "min_lr": 0.0, "clip": None,
         }  # fmt: skip
         return OptimSettings(**values | changes)
 

@@ -28,6 +28,12 @@ from ift.training.trainer import early_stopping, make_trainer
 
 END, STEPS, AN_EPOCH, MICRO = 49, 8, 4, 2  # 15 rows, two micro-batches of 2: the last step of an epoch has 3 rows
 
+OPTIM = {
+    "name": "adamw", "lr": 1e-2, "weight_decay": 0.1, "decay": "matrices",
+    "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": None,
+    "schedule": "cosine", "warmup": 0.3, "warmup_steps": None, "cooldown": None, "min_lr": 0.1, "clip": 0.5,
+}  # fmt: skip
+
 
 class Killed(BaseException):
     pass
@@ -57,18 +63,25 @@ def rows(number: int, seed: int) -> list[Example]:
 
 
 def train(
-    folder: Path, *, end: Callback | None = None, seed: int = 0, save_every: int | None = 1, patience: int | None = None
+    folder: Path,
+    *,
+    end: Callback | None = None,
+    seed: int = 0,
+    save_every: int | None = 1,
+    patience: int | None = None,
+    optim: dict[str, Any] | None = None,
+    n_embd: int = 8,
 ) -> dict[str, Any]:
     """Begin a run, or let the one in the folder go on; what it is at its end.
 
-    seed: of weights and random states that a checkpoint replaces.
+    seed: of weights and random states that a checkpoint replaces. optim: settings of it that are others.
     """
     point = newest(folder / "checkpoints")
     torch.manual_seed(seed if point else 0)
     np.random.seed(seed if point else 0)
     random.seed(seed if point else 0)
-    model = GPT(GPTConfig(50, 16, n_layer=1, n_head=2, n_embd=8, dropout=0.2))
-    optim = OptimSettings(1e-2, 0.1, "matrices", 0.9, 0.999, "cosine", warmup=0.3, min_lr=0.1, clip=0.5)
+    model = GPT(GPTConfig(50, 16, n_layer=1, n_head=2, n_embd=n_embd, dropout=0.2))
+    optim = OptimSettings(**OPTIM | (optim or {}))
     module = SFTModule(model, optim=optim, total_steps=STEPS)
     settings = SimpleNamespace(
         batch_size=2, batching="unpadded", share_prefix=False, pad_to=None, drop_last=False, num_workers=0

@@ -1,42 +1,10 @@
-"""What decays, and which learning rate each step has."""
+"""Which learning rate each step has, and by what a gradient is multiplied."""
 
 import pytest
 import torch
 
-from ift.training.optim import clip_coefficient, lr_factor, make_optimizer, make_schedule
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_matrices_decay_and_biases_and_norms_do_not(make_model, make_optim, tied):
-    model = make_model(tie_weights=tied)
-    decayed, plain = make_optimizer(model, make_optim(weight_decay=0.1)).param_groups
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    matrices = {"wte", "wpe", "c_attn", "c_proj", "c_fc"} | (set() if tied else {"lm_head"})
-    assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == matrices
-    assert all(name.endswith("bias") or ".ln_" in f".{name}" for name in (names[id(p)] for p in plain["params"]))
-    assert len(decayed["params"]) + len(plain["params"]) == len(names)  # each once, the shared matrix too
-
-
-def test_decay_all_takes_every_parameter(make_model, make_optim):
-    model = make_model()
-    (group,) = make_optimizer(model, make_optim(weight_decay=0.1, decay="all")).param_groups
-    assert group["weight_decay"] == 0.1
-    assert len(group["params"]) == len(list(model.parameters()))
-
-
-def test_frozen_parameters_are_left_out(make_model, make_optim):
-    model = make_model()
-    model.wpe.requires_grad_(False)
-    optimizer = make_optimizer(model, make_optim())
-    assert all(p is not model.wpe.weight for group in optimizer.param_groups for p in group["params"])
-
-
-def test_the_optimizer_is_the_fused_one_with_the_settings_asked_for(make_model, make_optim):
-    optimizer = make_optimizer(make_model(), make_optim(lr=3e-4, beta1=0.8, beta2=0.95))
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert all(group["fused"] for group in optimizer.param_groups)
-    assert all((group["lr"], group["betas"]) == (3e-4, (0.8, 0.95)) for group in optimizer.param_groups)
+from ift.training.optim import clip_coefficient, lr_factor, make_schedule
+from ift.training.optimizers import make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -60,6 +28,30 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(make_optim, step, share):
 def test_a_constant_rate_warms_up_too(make_optim):
     settings = make_optim(schedule="constant", warmup=0.2, min_lr=0.1)
     assert [lr_factor(step, settings, 10) for step in (0, 1, 2, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+
+
+def test_a_linear_rate_falls_along_a_line(make_optim):
+    settings = make_optim(schedule="linear", warmup=0.2, min_lr=0.1)
+    shares = [lr_factor(step, settings, 10) for step in (0, 1, 2, 4, 6, 8, 10, 12)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1, 0.775, 0.55, 0.325, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("cooldown", "shares"),
+    [
+        (0.5, [1 / 2, 1, 1, 1, 1, 1, 0.82, 0.64, 0.46, 0.28]),  # five of ten steps fall, by 0.9 / 5 each
+        (None, [1 / 2, 1, 1, 1, 1, 1, 1, 1, 1, 0.55]),  # two
+    ],
+)
+def test_a_rate_that_is_stable_falls_in_its_last_part(make_optim, cooldown, shares):
+    settings = make_optim(schedule="wsd", warmup=0.1, cooldown=cooldown, min_lr=0.1)
+    assert [lr_factor(step, settings, 10) for step in range(10)] == pytest.approx(shares)
+
+
+def test_a_warm_up_in_steps_counts_instead_of_the_share(make_optim):
+    settings = make_optim(schedule="constant", warmup=0.5, warmup_steps=3)
+    assert [lr_factor(step, settings, 100) for step in range(5)] == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1])
+    assert lr_factor(0, make_optim(warmup=0.5, warmup_steps=0), 100) == 1
 
 
 def test_without_warm_up_the_first_step_has_the_whole_rate(make_optim):

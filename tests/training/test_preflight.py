@@ -17,15 +17,19 @@ from ift.training.preflight import bytes_on_disk, fits, refuse_large_batch, refu
 CPU = Device("cpu", "fp32")
 
 
-def test_a_disk_without_room_for_one_checkpoint_is_refused_before_training(monkeypatch, tmp_path, make_model):
-    model = make_model(tie_weights=False)
-    parameters = sum(p.numel() for p in model.parameters())  # 12 bytes of each in a checkpoint, 4 in the model folder
+def test_a_disk_without_room_for_one_checkpoint_is_refused_before_training(
+    monkeypatch, tmp_path, make_model, make_optim
+):
+    module = SFTModule(make_model(tie_weights=False), optim=make_optim(), total_steps=1)
+    parameters = sum(
+        p.numel() for p in module.model.parameters()
+    )  # 12 bytes of each in a checkpoint, 4 in the model folder
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 16 * parameters))
-    refuse_small_disk(tmp_path, model)
+    refuse_small_disk(tmp_path, module)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 16 * parameters - 1))
     with pytest.raises(MachineError, match=r"0.0 GB free, a checkpoint and the model take 0.0 GB \(choose another"):
-        refuse_small_disk(tmp_path, model)
+        refuse_small_disk(tmp_path, module)
 
 
 def test_room_on_disk_is_counted_as_taken(tmp_path, make_model, make_optim, make_examples, make_data, make_trainer):
@@ -33,14 +37,14 @@ def test_room_on_disk_is_counted_as_taken(tmp_path, make_model, make_optim, make
     model = make_model()  # tied: the head's 50 x 16 weights stand in a checkpoint under both names
     model.h.requires_grad_(False)
     weights, frozen = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in model.h.parameters())
-    assert bytes_on_disk(model) == 4 * (weights + 800) + 8 * (weights - frozen) + 4 * weights
-
     module = SFTModule(model, optim=make_optim(), total_steps=1)
+    assert bytes_on_disk(module) == 4 * (weights + 800) + 8 * (weights - frozen) + 4 * weights
+
     trainer = make_trainer(max_steps=1, plugins=[SealedCheckpointIO()])
     trainer.fit(module, make_data(make_examples(8)))
     trainer.save_checkpoint(tmp_path / "step")
     written = sum(path.stat().st_size for path in (tmp_path / "step").iterdir())
-    assert 0 < written + 4 * weights - bytes_on_disk(model) < 12_000  # names, counters and the manifest
+    assert 0 < written + 4 * weights - bytes_on_disk(module) < 12_000  # names, counters and the manifest
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------
@@ -113,14 +117,14 @@ def test_another_error_than_memory_is_not_taken_for_it(tight, monkeypatch):
 
 
 class Room:
-    """Counts the bytes that `torch.empty_like` gives."""
+    """Counts the bytes that `torch.empty` is asked for."""
 
     def __init__(self):
-        self.bytes, self.real = 0, torch.empty_like
+        self.bytes, self.real = 0, torch.empty
 
-    def __call__(self, tensor, **options):
-        self.bytes += tensor.nbytes
-        return self.real(tensor, **options)
+    def __call__(self, size, *, dtype, **options):
+        self.bytes += size * dtype.itemsize
+        return self.real(size, dtype=dtype, **options)
 
 
 def test_only_what_is_trained_has_moments(tight, monkeypatch):
@@ -129,7 +133,7 @@ def test_only_what_is_trained_has_moments(tight, monkeypatch):
     trained = sum(p.nbytes for p in module.model.parameters() if p.requires_grad)
     made, batch = Room(), data.longest_batch()
     monkeypatch.setattr(module, "objective", lambda model, batch: (sum(p.sum() for p in model.parameters()), 1, {}))
-    monkeypatch.setattr("ift.training.preflight.torch.empty_like", made)
+    monkeypatch.setattr("ift.training.preflight.torch.empty", made)
     assert fits(module, batch, CPU)
     assert made.bytes == 2 * trained
 

@@ -1,5 +1,6 @@
 """Dividing, clipping and leaving out a step: any optimizer; and how long a step took where it is known later."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from ift.training import module as module_file
 from ift.training.module import SFTModule
 from ift.training.objectives import CrossEntropy
 from ift.training.optim import scales_by_itself
+from ift.training.optimizers import Lion, Several, _eight_bits
 
 END = 49
 OPTIMIZERS = {
@@ -23,9 +25,16 @@ OPTIMIZERS = {
     "SGD fused": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, fused=True),
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-3),
     "Adagrad fused": lambda p: torch.optim.Adagrad(p, lr=1e-3, fused=True),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-3),
+    "Lion": lambda p: Lion(p, lr=1e-5, betas=(0.9, 0.99)),  # where a gradient is next to nothing, its sign may differ
+    "Muon": lambda p: torch.optim.Muon(p, lr=1e-3),  # takes matrices only
+    "Muon and AdamW": lambda p: Several(
+        torch.optim.Muon([x for x in p if x.dim() == 2], lr=1e-3),
+        torch.optim.AdamW([x for x in p if x.dim() < 2], lr=1e-3, fused=True),
+    ),
 }
-if hasattr(torch.optim, "Muon"):
-    OPTIMIZERS["Muon"] = lambda p: torch.optim.Muon(p, lr=1e-3)  # takes matrices only
+if importlib.util.find_spec("bitsandbytes"):
+    OPTIMIZERS["AdamW of 8 bits"] = lambda p: _eight_bits()(p, lr=1e-3)
 
 
 def trained(model, name):
@@ -135,7 +144,8 @@ def test_both_ways_of_dividing_and_clipping_give_the_same_weights(fit_with, monk
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("AdamW fused", "Adagrad fused")])
 def test_only_fused_optimizers_scale_by_themselves(name):
-    assert not scales_by_itself(OPTIMIZERS[name]([torch.zeros(2, 2)]))
+    parameters = [torch.zeros(2, 2), torch.zeros(2)]
+    assert not scales_by_itself(OPTIMIZERS[name](parameters[:1] if name == "Muon" else parameters))
 
 
 # -- time -----------------------------------------------------------------------------------------------------------

@@ -86,7 +86,10 @@ def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: b
         strategy="ddp" if devices > 1 else "auto", val_every=3, save_every=None, skip_nonfinite=0,
         early_stopping=EarlyStoppingSettings(patience=3, min_delta=0.0),
     )  # fmt: skip
-    optim = OptimSettings(1e-3, 0.1, "matrices", 0.9, 0.999, "cosine", warmup=0.2, min_lr=0.1, clip=0.5)
+    optim = OptimSettings(
+        name="adamw", lr=1e-3, weight_decay=0.1, decay="matrices", beta1=0.9, beta2=0.999, eps=1e-8, momentum=None,
+        schedule="cosine", warmup=0.2, warmup_steps=None, cooldown=None, min_lr=0.1, clip=0.5,
+    )  # fmt: skip
     module = SFTModule(GPT(GPTConfig(257, 16, n_layer=2, n_head=2, n_embd=16)), optim=optim, total_steps=STEPS)
     settings = SimpleNamespace(
         batch_size=batch_size, batching="unpadded", share_prefix=True, pad_to=None, drop_last=False, num_workers=0

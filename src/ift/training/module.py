@@ -24,7 +24,8 @@ from ift.errors import DivergedError
 from ift.model.gpt import GPT
 from ift.settings import OptimSettings
 from ift.training.objectives import CrossEntropy, Objective, Sums
-from ift.training.optim import clip_coefficient, make_optimizer, make_schedule, scale_gradients
+from ift.training.optim import clip_coefficient, make_schedule, scale_gradients
+from ift.training.optimizers import make_optimizer
 from ift.training.ranks import gather_rows
 
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step

@@ -1,27 +1,13 @@
-"""AdamW (Loshchilov & Hutter 2019) with decay where it belongs, and warm-up into a cosine."""
+"""The learning rate of each step, and how a gradient is divided, clipped or left out for any optimizer."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ift.settings import OptimSettings
-
-
-def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
-    """Weight decay on matrices only (embeddings included), or on all parameters with decay=all; fused kernel."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.dim() >= 2 or settings.decay == "all"]
-    plain = [p for p in parameters if p.dim() < 2 and settings.decay != "all"]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        fused=True,
-    )
 
 
 def make_schedule(
@@ -30,18 +16,31 @@ def make_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, settings, total_steps))
 
 
-def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
-    """Share of the peak rate at a step, counted from 0: linear warm-up, then a cosine down to min_lr, or constant.
+COOLDOWN = 0.2  # share of all steps, where optim.cooldown is not set (Hägele et al. 2024, arXiv:2405.18392)
 
-    warmup and min_lr are shares: of all steps, and of the peak rate.
+
+def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
+    """Share of the peak rate at a step, counted from 0: a linear warm-up, then what the schedule says.
+
+    constant  stays
+    cosine    falls to min_lr along half a cosine
+    linear    falls to min_lr along a line
+    wsd       stays, and falls to min_lr along a line in its last part (warm-up-stable-decay, Hu et al. 2024)
+
+    warmup, cooldown and min_lr are shares: of all steps, and of the peak rate.
     """
-    warmup = math.ceil(settings.warmup * total_steps)
+    warmup = math.ceil(settings.warmup * total_steps) if settings.warmup_steps is None else settings.warmup_steps
+    warmup = min(warmup, total_steps - 1)  # a step at least has the rate itself
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if settings.schedule == "constant":
         return 1.0
-    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    return settings.min_lr + (1 - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    begin = warmup
+    if settings.schedule == "wsd":
+        begin = max(warmup, total_steps - math.ceil((settings.cooldown or COOLDOWN) * total_steps))
+    done = min(1.0, max(0, step - begin) / max(1, total_steps - begin))
+    left = 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1 - done
+    return settings.min_lr + (1 - settings.min_lr) * left
 
 
 def clip_coefficient(norm: Tensor, clip: float | None) -> Tensor:

@@ -6,18 +6,18 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ift.artifacts.machine import Device
 from ift.data.batches import Batch
 from ift.data.datamodule import SFTDataModule
 from ift.errors import MachineError
 from ift.training.module import SFTModule
+from ift.training.optimizers import state_bytes
 
 
-def refuse_small_disk(folder: Path, model: nn.Module) -> None:
+def refuse_small_disk(folder: Path, module: SFTModule) -> None:
     """Raises MachineError where not even one checkpoint and one model folder fit: now, not at the first save."""
-    needed, free = bytes_on_disk(model), shutil.disk_usage(folder).free
+    needed, free = bytes_on_disk(module), shutil.disk_usage(folder).free
     if free < needed:
         raise MachineError(
             f"{folder}: {free / 1e9:.1f} GB free, a checkpoint and the model take {needed / 1e9:.1f} GB "
@@ -25,11 +25,11 @@ def refuse_small_disk(folder: Path, model: nn.Module) -> None:
         )
 
 
-def bytes_on_disk(model: nn.Module) -> int:
-    """Of a checkpoint (all weights, a tied one under each of its names, and AdamW's moments) and of a model folder."""
+def bytes_on_disk(module: SFTModule) -> int:
+    """Of a checkpoint (all weights, a tied one under each of its names, and the optimizer) and of a model folder."""
+    model = module.model
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    moments = sum(2 * p.nbytes for p in model.parameters() if p.requires_grad)  # frozen weights have none
-    return weights + moments + sum(p.nbytes for p in model.parameters())
+    return weights + state_bytes(model, module.optim) + sum(p.nbytes for p in model.parameters())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -49,8 +49,8 @@ def fits(module: SFTModule, batch: Batch, device: Device) -> bool:
     devices = [device.torch_device] if device.accelerator == "gpu" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            trained = [p for p in module.model.parameters() if p.requires_grad]
-            states = [torch.empty_like(p) for p in trained for _ in range(2)]  # AdamW's moments
+            kept = state_bytes(module.model, module.optim)
+            states = [torch.empty(kept, dtype=torch.uint8, device=device.torch_device)]  # the optimizer's
             run_once(module, batch, device)
         return True
     except (torch.OutOfMemoryError, RuntimeError) as error:

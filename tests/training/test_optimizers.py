@@ -1,0 +1,173 @@
+"""Which optimizer a name gives, what it decays and keeps, and that a run goes on with it bit for bit."""
+
+import importlib.util
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ift.errors import ConfigError, MachineError
+from ift.rules import OPTIMIZERS
+from ift.training.optimizers import Lion, Several, make_optimizer, require_package, state_bytes
+from tests.training.small_run import EndAt, Killed, compare, train
+
+HAS_8_BITS = importlib.util.find_spec("bitsandbytes") is not None
+SETTINGS = {  # what each needs, beside AdamW's betas and eps
+    "adamw": {},
+    "adafactor": {"beta1": None, "beta2": None, "eps": None},
+    "sgd": {"beta1": None, "beta2": None, "eps": None, "momentum": 0.9},
+    "lion": {"eps": None},
+    "muon": {"momentum": 0.95},
+    "adamw8bit": {},
+}
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def chosen(request):
+    """The settings of one optimizer after the other."""
+    if request.param == "adamw8bit" and not HAS_8_BITS:
+        pytest.skip("bitsandbytes is not installed")
+    return {"name": request.param, **SETTINGS[request.param]}
+
+
+def take_a_step(model, optimizer):
+    logits = model(torch.arange(32).reshape(2, 16))
+    F.cross_entropy(logits.flatten(0, 1), torch.arange(32)).backward()
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_matrices_decay_and_biases_and_norms_do_not(make_model, make_optim, tied):
+    model = make_model(tie_weights=tied)
+    decayed, plain = make_optimizer(model, make_optim(weight_decay=0.1)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    matrices = {"wte", "wpe", "c_attn", "c_proj", "c_fc"} | (set() if tied else {"lm_head"})
+    assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == matrices
+    assert all(name.endswith("bias") or ".ln_" in f".{name}" for name in (names[id(p)] for p in plain["params"]))
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)  # each once, the shared matrix too
+
+
+def test_decay_all_takes_every_parameter(make_model, make_optim):
+    model = make_model()
+    (group,) = make_optimizer(model, make_optim(weight_decay=0.1, decay="all")).param_groups
+    assert group["weight_decay"] == 0.1
+    assert len(group["params"]) == len(list(model.parameters()))
+
+
+def test_frozen_parameters_are_left_out(make_model, make_optim):
+    model = make_model()
+    model.wpe.requires_grad_(False)
+    optimizer = make_optimizer(model, make_optim())
+    assert all(p is not model.wpe.weight for group in optimizer.param_groups for p in group["params"])
+
+
+def test_adamw_is_the_fused_one_with_the_settings_asked_for(make_model, make_optim):
+    optimizer = make_optimizer(make_model(), make_optim(lr=3e-4, beta1=0.8, beta2=0.95))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    assert all((group["lr"], group["betas"]) == (3e-4, (0.8, 0.95)) for group in optimizer.param_groups)
+    (group,) = make_optimizer(make_model(), make_optim(eps=1e-6, decay="all")).param_groups
+    assert group["eps"] == 1e-6
+
+
+def test_each_has_the_rate_and_the_decay_that_were_asked_for(make_model, make_optim, chosen):
+    model = make_model(n_embd=32)
+    optimizer = make_optimizer(model, make_optim(lr=1e-2, weight_decay=0.3, **chosen))
+    ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    for group in optimizer.param_groups:
+        assert group["lr"] == 1e-2
+        assert {group["weight_decay"]} == {0.3 if p.dim() > 1 else 0.0 for p in group["params"]}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    take_a_step(model, optimizer)
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_lion_takes_the_steps_of_its_paper():
+    """One weight of 2, a rate of 0.1, a decay of 0.5: gradients 1, then -0.2 (not enough to turn the sign), then -5."""
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = Lion([weight], lr=0.1, betas=(0.9, 0.5), weight_decay=0.5)
+    seen = []
+    for gradient in (1.0, -0.2, -5.0):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        seen.append((weight.item(), optimizer.state[weight]["exp_avg"].item()))
+    # m: 0.5, 0.15, -2.425; c: 0.1, 0.43, -0.365; w: 2 - 0.1 (1 + 0.5 x 2) = 1.8, ...
+    assert seen == [pytest.approx(each) for each in ((1.8, 0.5), (1.61, 0.15), (1.6295, -2.425))]
+
+
+def test_muon_trains_the_matrices_of_blocks_and_adamw_all_else(make_model, make_optim):
+    """The steps are those of torch's two optimizers side by side."""
+    model, twin = make_model(), make_model()
+    optimizer = make_optimizer(model, make_optim(name="muon", lr=1e-2, weight_decay=0.3, **SETTINGS["muon"]))
+    assert isinstance(optimizer, Several)
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices = {f"h.{i}.{name}.weight" for i in (0, 1) for name in
+                ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}  # fmt: skip
+    assert {names[id(p)] for p in optimizer.param_groups[0]["params"]} == matrices
+    own = dict(twin.named_parameters())
+    muon = torch.optim.Muon(
+        [own[name] for name in own if name in matrices],
+        lr=1e-2, weight_decay=0.3, momentum=0.95, adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    rest = [p for name, p in own.items() if name not in matrices]
+    groups = [
+        {"params": [p for p in rest if p.dim() == 2], "weight_decay": 0.3},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), fused=True)
+    for _ in range(3):
+        take_a_step(model, optimizer)
+        take_a_step(twin, muon)
+        adamw.step()
+        optimizer.zero_grad(), muon.zero_grad(), adamw.zero_grad()
+    assert all(torch.equal(p, own[name]) for name, p in model.named_parameters())
+
+
+def test_muon_without_a_matrix_is_refused_and_with_matrices_alone_is_muon(make_model, make_optim):
+    model = make_model()
+    model.h.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"^optim=muon: no matrix of a block is trained \(optim=adamw"):
+        make_optimizer(model, make_optim(name="muon", **SETTINGS["muon"]))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.h[0].mlp.c_fc.weight.requires_grad_(True)
+    assert isinstance(make_optimizer(model, make_optim(name="muon", **SETTINGS["muon"])), torch.optim.Muon)
+
+
+def test_what_it_will_keep_is_known_before(make_model, make_optim, chosen):
+    """Of a model half frozen; counters and, of 8 bits, the two tables of 256 numbers are beside it."""
+    model = make_model(n_embd=32)
+    model.h[0].requires_grad_(False)
+    settings = make_optim(**chosen)
+    optimizer = make_optimizer(model, settings)
+    take_a_step(model, optimizer)
+    kept = [
+        v for state in optimizer.state.values() for k, v in state.items()
+        if torch.is_tensor(v) and k != "step" and not k.startswith("qmap")
+    ]  # fmt: skip
+    assert len({p for p in model.parameters() if p.requires_grad}) == len(optimizer.state)
+    assert sum(v.nbytes for v in kept) == state_bytes(model, settings)
+    assert {v.dtype for v in kept} == {torch.float32} | ({torch.uint8} if settings.name == "adamw8bit" else set())
+
+
+def test_a_run_goes_on_with_it_bit_for_bit(tmp_path, chosen):
+    """Weights, moments, rate and metrics after 8 steps; the second run was ended in the sixth."""
+    options = {"optim": chosen, "n_embd": 32}
+    (tmp_path / "whole").mkdir(), (tmp_path / "ended").mkdir()
+    whole = train(tmp_path / "whole", **options)
+    assert whole["moments"]
+    with pytest.raises(Killed):
+        train(tmp_path / "ended", end=EndAt("on_train_batch_end", 11), **options)
+    assert compare(whole, train(tmp_path / "ended", seed=99, **options)) == []
+
+
+def test_without_its_package_8_bits_are_one_line(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    require_package("adamw")
+    with pytest.raises(MachineError, match=r'^this needs the package bitsandbytes \(pip install "ift\[adamw8bit\]"\)$'):
+        require_package("adamw8bit")
