@@ -115,7 +115,15 @@ def test_a_value_of_the_wrong_type_is_an_error_with_its_key(refusal, override, m
         ("data.fractions.val=1.5", "from 0 to 1"),
         ("data.split=alphabetical", "one of clustered, random, positional"),
         ("data.too_long=cut", "one of drop, drop_turns, truncate_prompt, truncate_response, error"),
-        ("trainer.precision=fp16", "one of auto, fp32, bf16"),
+        ("trainer.deterministic=maybe", "one of false, true, warn"),
+        *(
+            (given, "a number of batches (a whole number, 1 or more) or a share of them (above 0, 1.0 at most)")
+            for given in ("trainer.limit_train_batches=0", "trainer.limit_train_batches=1.5")
+        ),
+        (
+            "trainer.val_every=0.0",
+            "a number of steps (a whole number, 1 or more) or a share of an epoch (above 0, 1.0 at most)",
+        ),
         ("data.demo_rows=10", "from 50 to 20,000"),
         ("generate.top_p=0.0", "from 0.001 to 1"),
         ("trainer.early_stopping.patience=0", "1 or more"),
@@ -123,6 +131,18 @@ def test_a_value_of_the_wrong_type_is_an_error_with_its_key(refusal, override, m
 )
 def test_a_value_out_of_range_is_an_error_with_its_rule(refusal, override, rule):
     assert refusal(override) == f"{override}: must be {rule}"
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ("resume=RUN", "a run that goes on would keep nothing of it (leave one of the two out)"),
+        ("dry_run=true", "dry_run=true takes no step (leave one of the two out)"),
+        ("trainer.profiler=simple", "keeps no profile (use trainer.max_steps=3)"),
+    ],
+)
+def test_a_fast_development_run_keeps_nothing(refusal, others, words):
+    assert refusal("trainer.fast_dev_run=3", others) == f"trainer.fast_dev_run=3: {words}"
 
 
 def test_a_rule_holds_in_a_list_too(refusal):

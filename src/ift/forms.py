@@ -102,6 +102,10 @@ SETTINGS_OF_3: dict[str, Any] = {
     "optim.momentum": None,
     "optim.warmup_steps": None,
     "optim.cooldown": None,
+    **dict.fromkeys(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
+    "trainer.fast_dev_run": 0,
+    "trainer.deterministic": False,
+    "trainer.profiler": None,
 }
 
 

@@ -24,8 +24,19 @@ def within(low: float, high: float) -> Rule:
     return (lambda v: low <= v <= high), f"from {low:,} to {high:,}"
 
 
-def one_of(*choices: str) -> Rule:
-    return (lambda v: v in choices), "one of " + ", ".join(choices)
+def one_of(*choices: str | bool) -> Rule:
+    return (lambda v: v in choices), "one of " + ", ".join(str(c).lower() for c in choices)
+
+
+def number_or_share(what: str, *, of: str, least: int = 1) -> Rule:
+    """As Lightning's limits: 1 is one of them, 1.0 all of them."""
+
+    def is_right(v: Any) -> bool:
+        if isinstance(v, float):
+            return 0 < v <= 1
+        return isinstance(v, int) and not isinstance(v, bool) and v >= least
+
+    return is_right, f"a number of {what} (a whole number, {least} or more) or a share of {of} (above 0, 1.0 at most)"
 
 
 # What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
@@ -42,7 +53,6 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
 }
 
 SEED = within(0, 2**32 - 1)
-ACCELERATOR, PRECISION = one_of("auto", "cpu", "gpu"), one_of("auto", "fp32", "bf16")
 GENERATE = {
     "max_new_tokens": at_least(1),
     "temperature": at_least(0),
@@ -96,11 +106,13 @@ TRAINING_RULES: dict[str, Rule] = {
     "trainer.max_epochs": at_least(1),
     "trainer.max_steps": at_least(1),
     "trainer.accumulate": at_least(1),
-    "trainer.precision": PRECISION,
-    "trainer.accelerator": ACCELERATOR,
-    "trainer.devices": at_least(1),
     "trainer.strategy": one_of("auto", "ddp"),
-    "trainer.val_every": at_least(1),
+    "trainer.val_every": number_or_share("steps", of="an epoch"),
+    "trainer.limit_train_batches": number_or_share("batches", of="them"),
+    "trainer.limit_val_batches": number_or_share("batches", of="them", least=0),
+    "trainer.limit_test_batches": number_or_share("batches", of="them", least=0),
+    "trainer.deterministic": one_of(False, True, "warn"),
+    "trainer.profiler": one_of("simple", "advanced", "pytorch"),
     "trainer.save_every": at_least(1),
     "trainer.skip_nonfinite": at_least(0),
     "trainer.early_stopping.patience": at_least(1),
@@ -110,8 +122,6 @@ TRAINING_RULES: dict[str, Rule] = {
 }
 EVALUATION_RULES: dict[str, Rule] = {
     "seed": SEED,
-    "precision": PRECISION,
-    "accelerator": ACCELERATOR,
     "eval.engine": one_of("responses", "judge", *ENGINES, "all"),
     "eval.limit": at_least(1),
     "eval.num_fewshot": within(0, 64),
@@ -169,4 +179,18 @@ def schedule_has(values: Values) -> str | None:
     return None
 
 
-TRAINING_TOGETHER: tuple[Together, ...] = (optimizer_has, schedule_has)
+def fast_dev_run_alone(values: Values) -> str | None:
+    """It keeps nothing, so nothing can go on from it or be looked at afterwards."""
+    if not values["trainer.fast_dev_run"]:
+        return None
+    key = f"trainer.fast_dev_run={values['trainer.fast_dev_run']}"
+    if values["resume"]:
+        return f"{key}: a run that goes on would keep nothing of it (leave one of the two out)"
+    if values["dry_run"]:
+        return f"{key}: dry_run=true takes no step (leave one of the two out)"
+    if values["trainer.profiler"]:
+        return f"{key}: keeps no profile (use trainer.max_steps={values['trainer.fast_dev_run']})"
+    return None
+
+
+TRAINING_TOGETHER: tuple[Together, ...] = (optimizer_has, schedule_has, fast_dev_run_alone)

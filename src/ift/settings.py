@@ -22,6 +22,7 @@ from ift.errors import ConfigError
 from ift.forms import CONFIG
 from ift.rules import ENGINES as ENGINES
 from ift.rules import EVALUATION_RULES, TRAINING_RULES, TRAINING_TOGETHER, Rule, Together
+from ift.spellings import spell
 
 
 @dataclass
@@ -134,11 +135,17 @@ class TrainerSettings:
     accumulate: int
     precision: str
     accelerator: str
-    devices: int
+    devices: Any  # "auto", a number, or a list of the numbers of GPUs
     strategy: str
-    val_every: int | None
+    val_every: Any  # optimizer steps (int), or a share of an epoch (float)
     save_every: int | None
     skip_nonfinite: int
+    limit_train_batches: Any  # a number of batches (int), or a share of them (float)
+    limit_val_batches: Any
+    limit_test_batches: Any
+    fast_dev_run: Any  # steps; 0: a real run
+    deterministic: Any  # false, true or "warn"
+    profiler: str | None
     early_stopping: EarlyStoppingSettings
 
 
@@ -294,6 +301,7 @@ def read_settings(config: Mapping[str, Any], kind: type[T]) -> T:
     except OmegaConfBaseException as error:
         what = str(error).split("\n")[0]
         raise ConfigError(f"{error.full_key}: {what}") from error
+    spell(settings)
     rules = RULES[kind]
     for key, value in leaves(settings):
         if isinstance(value, float) and not math.isfinite(value):
@@ -320,6 +328,7 @@ def literal(value: Any) -> Any:
 # What may differ when a run goes on: it changes what is seen of the training, or how fast it is, not what it learns.
 MAY_CHANGE = (
     "output_dir", "resume", "dry_run", "logger", "samples", "trainer.save_every", "trainer.skip_nonfinite",
+    "trainer.profiler",
     "data.num_workers", "data.cache_dir",
     "data.ignore",  # of a column that this release reads and the run's did not: the fingerprint says if rows changed
 )  # fmt: skip

@@ -54,3 +54,36 @@ def test_bf16_is_chosen_where_the_machine_is_fast_at_it_and_the_model_is_wide_en
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(MachineError, match=r"trainer\.accelerator=gpu: no CUDA device here"):
         choose_device("gpu", "auto", n_embd=768)
+
+
+@pytest.mark.parametrize(
+    ("devices", "count", "numbers", "place"),
+    [("auto", 4, (), "cuda:1"), (2, 2, (), "cuda:1"), ([3, 2], 2, (3, 2), "cuda:2"), ([0], 1, (0,), None)],
+)
+def test_gpus_are_all_so_many_or_those_of_a_list(monkeypatch, devices, count, numbers, place):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    device = choose_device("auto", "fp32", n_embd=8, devices=devices)
+    assert (device.accelerator, device.count, device.numbers) == ("gpu", count, numbers)
+    if place:  # of the second rank
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert str(device.torch_device) == place
+
+
+def test_on_a_cpu_devices_are_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [choose_device("cpu", "fp32", n_embd=8, devices=n).count for n in ("auto", 1, 3)] == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "words"),
+    [
+        ("gpu", 3, "trainer.devices=3: this machine has 2 (set it to that)"),
+        ("gpu", [0, 2], "trainer.devices=[0,2]: the GPUs of this machine have the numbers 0 to 1"),
+        ("cpu", [0, 1], "trainer.devices=[0,1]: numbers of GPUs, and this is a CPU (trainer.devices=1 is one process)"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(monkeypatch, accelerator, devices, words):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(MachineError) as refused:
+        choose_device(accelerator, "fp32", n_embd=8, devices=devices)
+    assert str(refused.value) == words

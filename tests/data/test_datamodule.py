@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ift.data.contract.examples import Example
-from ift.data.datamodule import SFTDataModule
+from ift.data.datamodule import Limits, SFTDataModule
 
 
 def examples(*lengths):
@@ -18,10 +18,10 @@ def examples(*lengths):
 
 @pytest.fixture
 def datamodule(settings_of):
-    def datamodule(accumulate=1, **changes):
+    def datamodule(accumulate=1, limits=Limits(), **changes):  # noqa: B008
         settings = dataclasses.replace(settings_of("data.batch_size=2").data, **changes)
         parts = {"train": examples(5, 1, 3, 2, 4), "val": examples(9, 7, 8), "test": examples(6)}
-        return SFTDataModule(parts, settings, end_of_text=99, accumulate=accumulate, seed=1)
+        return SFTDataModule(parts, settings, end_of_text=99, accumulate=accumulate, seed=1, limits=limits)
 
     return datamodule
 
@@ -86,3 +86,29 @@ def test_workers_bring_the_same_batches(datamodule):
     for here, there in zip(datamodule().train_dataloader(), datamodule(num_workers=1).train_dataloader(), strict=True):
         assert here.rows == there.rows
         assert torch.equal(here.targets, there.targets)
+
+
+@pytest.mark.parametrize(
+    ("limit", "accumulate", "steps", "rows"),
+    [(None, 1, 3, [2, 2, 1]), (2, 1, 2, [2, 2]), (0.34, 1, 1, [2]), (9, 1, 3, [2, 2, 1]), (1, 2, 1, [2, 2])],
+)
+def test_a_limit_ends_each_epoch_after_so_many_batches_in_whole_steps(datamodule, limit, accumulate, steps, rows):
+    """5 rows are 3 batches of 2; with two micro-batches a step, one batch is rounded up to both."""
+    module = datamodule(accumulate=accumulate, limits=Limits(train=limit))
+    assert module.steps_per_epoch(1) == steps
+    for epoch in range(2):
+        loader = module.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        assert [len(batch.rows) for batch in loader] == rows
+
+
+def test_a_limit_of_validation_takes_rows_from_the_front_not_the_shortest(datamodule):
+    """Rows of 9, 7 and 8 tokens, batches of 2: the first batch is rows 1 and 2, the shorter one before."""
+    module = datamodule(limits=Limits(val=1, test=0))
+    assert [batch.rows for batch in module.val_dataloader()] == [[2, 1]]
+    assert [list(loader) for loader in module.test_dataloader()] == [[]]
+    assert [example.row for example in datamodule(limits=Limits(val=0.5)).used("val")] == [1, 2]
+    assert (
+        module.shortened(1) == "limits    3 of 3 training steps in an epoch, 2 of 3 validation rows, 0 of 1 test rows"
+    )
+    assert datamodule().shortened(1) is None

@@ -18,13 +18,14 @@ from ift.data.datamodule import SFTDataModule
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.sealed import newest
-from ift.settings import EarlyStoppingSettings, OptimSettings, TrainerSettings
+from ift.settings import OptimSettings
 from ift.training.callbacks import ValidateAtTheEnd
 from ift.training.loggers import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.resume import Checkpoints, random_state
 from ift.training.spikes import Spikes
 from ift.training.trainer import early_stopping, make_trainer
+from tests.training.options import trainer_options
 
 END, STEPS, AN_EPOCH, MICRO = 49, 8, 4, 2  # 15 rows, two micro-batches of 2: the last step of an epoch has 3 rows
 
@@ -91,11 +92,7 @@ def train(
     if not point:
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     metrics = MetricsFile(folder / "metrics.jsonl")
-    options = TrainerSettings(
-        max_epochs=2, max_steps=None, accumulate=MICRO, precision="fp32", accelerator="cpu", devices=1, strategy="auto",
-        val_every=3, save_every=save_every, skip_nonfinite=0,
-        early_stopping=EarlyStoppingSettings(patience=patience, min_delta=0.0),
-    )  # fmt: skip
+    options = trainer_options(max_epochs=2, accumulate=MICRO, val_every=3, save_every=save_every, patience=patience)
     stopping = early_stopping(options.early_stopping)
     checkpoints = Checkpoints(
         folder / "checkpoints", metrics,

@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks import Callback
 
 from ift.artifacts.model_folder import save_model_folder
 from ift.artifacts.weights import inspect_folder, load_model
-from ift.settings import EarlyStoppingSettings, TrainerSettings
 from ift.text.templates import Segment, Template
 from ift.training.callbacks import KeepBest, ValidateAtTheEnd
 from ift.training.module import SFTModule
 from ift.training.trainer import early_stopping, stop_reason, total_steps, val_every
+from tests.training.options import trainer_options
 
 TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{output}", supervised=True)))
 
@@ -43,11 +43,9 @@ class Validations(Callback):
 def run(tmp_path, make_examples, make_model, make_optim, make_data, make_trainer, byte_tokenizer):
     def run(losses, *, rows=40, max_epochs=2, max_steps=None, every=1, accumulate=1, patience=None, untuned=False):
         """As train.py puts it together: 8 rows a step. Returns what happened."""
-        settings = TrainerSettings(
-            max_epochs=max_epochs, max_steps=max_steps, accumulate=accumulate, precision="fp32", accelerator="cpu",
-            devices=1, strategy="auto", val_every=every, save_every=None, skip_nonfinite=0,
-            early_stopping=EarlyStoppingSettings(patience=patience, min_delta=0.0),
-        )  # fmt: skip
+        settings = trainer_options(
+            max_epochs=max_epochs, max_steps=max_steps, accumulate=accumulate, val_every=every, patience=patience
+        )
         data = make_data(make_examples(rows), make_examples(3), batch_size=8 // accumulate, accumulate=accumulate)
         steps = total_steps(settings, data.steps_per_epoch(1))
         module = Scripted(make_model(vocab_size=byte_tokenizer.vocab_size), optim=make_optim(), total_steps=steps)

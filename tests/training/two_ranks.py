@@ -23,7 +23,7 @@ from ift.data.contract.examples import Example
 from ift.data.datamodule import SFTDataModule
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.settings import EarlyStoppingSettings, OptimSettings, TrainerSettings
+from ift.settings import OptimSettings
 from ift.text.templates import Segment, Template
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 from ift.training import callbacks
@@ -33,6 +33,9 @@ from ift.training.module import SFTModule
 from ift.training.resume import Checkpoints
 from ift.training.spikes import Spikes
 from ift.training.trainer import early_stopping, fit, make_trainer, quiet_lightning
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # Lightning starts the other rank as a script
+from tests.training.options import trainer_options
 
 END = 49
 STEPS, AN_EPOCH = 6, 3
@@ -81,11 +84,9 @@ def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: b
     """Two epochs of 17 rows, 8 rows a step and the last row alone; 5 rows validate. Each rank writes what it saw."""
     quiet_lightning()
     torch.manual_seed(0)
-    options = TrainerSettings(
-        max_epochs=2, max_steps=None, accumulate=accumulate, precision="fp32", accelerator="cpu", devices=devices,
-        strategy="ddp" if devices > 1 else "auto", val_every=3, save_every=None, skip_nonfinite=0,
-        early_stopping=EarlyStoppingSettings(patience=3, min_delta=0.0),
-    )  # fmt: skip
+    options = trainer_options(
+        max_epochs=2, accumulate=accumulate, strategy="ddp" if devices > 1 else "auto", val_every=3, patience=3
+    )
     optim = OptimSettings(
         name="adamw", lr=1e-3, weight_decay=0.1, decay="matrices", beta1=0.9, beta2=0.999, eps=1e-8, momentum=None,
         schedule="cosine", warmup=0.2, warmup_steps=None, cooldown=None, min_lr=0.1, clip=0.5,
@@ -106,7 +107,7 @@ def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: b
     own = [best, samples, ShowProgress(STEPS), early_stopping(options.early_stopping), ValidateAtTheEnd()]
     trainer = make_trainer(
         options,
-        Device("cpu", "fp32"),
+        Device("cpu", "fp32", count=devices),
         steps=STEPS,
         loggers=[metrics],
         callbacks=[*own, Spikes(metrics), checkpoints, seen],

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -20,6 +21,8 @@ PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "saf
 class Device:
     accelerator: str  # "gpu" or "cpu"
     precision: str  # of matrix products, "fp32" or "bf16"; weights, gradients and all else are fp32
+    count: int = 1  # of this machine that take part: GPUs, or processes on a CPU
+    numbers: tuple[int, ...] = ()  # of the GPUs, where some were chosen
 
     @property
     def dtype(self) -> torch.dtype:
@@ -30,25 +33,46 @@ class Device:
         """Of this process: each rank of a machine has a GPU of its own, from the first moment on."""
         if self.accelerator != "gpu":
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", self.numbers[rank] if self.numbers else rank)
 
 
-def choose_device(accelerator: str, precision: str, *, n_embd: int, devices: int = 1) -> Device:
+def choose_device(
+    accelerator: str, precision: str, *, n_embd: int, devices: str | int | Sequence[int] = 1, group: str = "trainer."
+) -> Device:
     """auto takes a CUDA device if there is one, and bf16 where the machine computes it fast.
 
     Models narrower than 256 stay at fp32: there casting costs more than the products save.
+    devices: "auto" for all GPUs (one process on a CPU), how many, or their numbers; group: of the settings, in messages
     Raises MachineError for a device that is not there.
     """
     gpus = torch.cuda.device_count()
     if accelerator == "gpu" and not gpus:
-        raise MachineError("trainer.accelerator=gpu: no CUDA device here (use trainer.accelerator=cpu)")
+        raise MachineError(f"{group}accelerator=gpu: no CUDA device here (use {group}accelerator=cpu)")
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
-    if accelerator == "gpu" and devices > gpus:
-        raise MachineError(f"trainer.devices={devices}: this machine has {gpus} (set it to that)")
+    count, numbers = _how_many(devices, gpus if accelerator == "gpu" else None)
     if precision == "auto":
         precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
-    return Device(accelerator, precision)
+    return Device(accelerator, precision, count, numbers)
+
+
+def _how_many(devices: str | int | Sequence[int], gpus: int | None) -> tuple[int, tuple[int, ...]]:
+    """How many devices take part, and which where they were chosen. gpus: of this machine; None: on a CPU."""
+    if devices == "auto":
+        return gpus or 1, ()
+    if isinstance(devices, int):
+        if gpus is not None and devices > gpus:
+            raise MachineError(f"trainer.devices={devices}: this machine has {gpus} (set it to that)")
+        return devices, ()
+    numbers = [int(number) for number in devices]
+    words = f"trainer.devices={numbers}".replace(" ", "")
+    if gpus is None:
+        raise MachineError(f"{words}: numbers of GPUs, and this is a CPU (trainer.devices=1 is one process)")
+    if max(numbers) >= gpus:
+        there = "0" if gpus == 1 else f"0 to {gpus - 1}"
+        raise MachineError(f"{words}: the GPUs of this machine have the numbers {there}")
+    return len(numbers), tuple(numbers)
 
 
 def fast_bf16(accelerator: str) -> bool:

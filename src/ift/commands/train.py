@@ -9,6 +9,8 @@ python train.py --help                             what there is to choose
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import hydra
@@ -57,21 +59,28 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
         print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
 
     from ift.artifacts.weights import build_model
-    from ift.data.datamodule import SFTDataModule
+    from ift.data.datamodule import Limits, SFTDataModule
     from ift.model.linear import compute_in
-    from ift.training.dry_run import dry_run
+    from ift.training.dry_run import dry_run, few_steps, nothing_kept
     from ift.training.module import SFTModule
     from ift.training.objectives import CrossEntropy
     from ift.training.preflight import refuse_small_disk, try_longest_batch
-    from ift.training.trainer import set_up_process, total_steps
+    from ift.training.trainer import in_steps, set_up_process, total_steps
 
+    if settings.trainer.fast_dev_run:
+        settings = few_steps(settings)
     config, options, end_of_text = inputs.config, settings.trainer, inputs.tokenizer.end_of_text
     device = set_up_process(settings, n_embd=config.n_embd)
     data = SFTDataModule(
         inputs.data.examples, settings.data,
         end_of_text=end_of_text, accumulate=options.accumulate, dropout=config.dropout, seed=settings.seed,
+        limits=Limits(options.limit_train_batches, options.limit_val_batches, options.limit_test_batches),
     )  # fmt: skip
-    steps = total_steps(options, data.steps_per_epoch(options.devices))
+    epoch = data.steps_per_epoch(device.count)
+    steps = total_steps(options, epoch)
+    settings = replace(settings, trainer=in_steps(options, epoch))
+    if (limits := data.shortened(device.count)) and not is_other_rank():
+        print(limits, flush=True)
     model = build_model(config, inputs.weights)
     compute_in(model, device.dtype)
     module = SFTModule(
@@ -83,7 +92,8 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
         return None
     refuse_small_disk(run.path, module)
     try_longest_batch(module, data, device)
-    return train(settings, run, inputs, device=device, data=data, module=module)
+    with nothing_kept(run) if options.fast_dev_run else nullcontext(run) as folder:
+        return train(settings, folder, inputs, device=device, data=data, module=module)
 
 
 def train(
@@ -96,7 +106,7 @@ def train(
     from ift.training.loggers import open_loggers
     from ift.training.resume import Checkpoints
     from ift.training.spikes import Spikes
-    from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
+    from ift.training.trainer import early_stopping, fit, make_trainer, open_profiler, stop_reason, val_every
 
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
     answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
@@ -108,12 +118,13 @@ def train(
         stopping = early_stopping(options.early_stopping)
         checkpoints = Checkpoints(
             run.checkpoints, metrics,
-            about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(options.devices),
+            about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.count),
             val_every=val_every(options, steps), save_every=options.save_every,
         )  # fmt: skip
         samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))
         callbacks = [best, samples, ShowProgress(steps), stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints]
-        trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks)
+        profiler = open_profiler(options.profiler, run.path / "profile")
+        trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks, profiler=profiler)
         fit(trainer, module, data, inputs.checkpoint)
         about = {
             "choices": entry.choices(),
@@ -122,11 +133,11 @@ def train(
         }
         test_best(run, trainer, module, data, best, device, **about)
         if trainer.is_global_zero:
-            summary = write_responses(run, module.model, rows["test"], answer)
+            summary = write_responses(run, module.model, rows["test"][: len(data.used("test"))], answer)
             write_report(run)
             write_json(run.summary, {**summary, "status": "finished"})  # last: what says so has nothing left to do
         checkpoints.require_saved()
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not options.fast_dev_run:
         show_summary(run)
     return best.val_loss
 

@@ -91,6 +91,16 @@ def _common_prefix(examples: Sequence[Example]) -> int:
     return shared
 
 
+Limit = int | float | None  # of batches: how many, a share of them, or None for all
+
+
+def limited(batches: int, limit: Limit) -> int:
+    """How many of them are used, as Lightning's limits count: 1 is one batch, 1.0 all. A share is at least one."""
+    if limit is None:
+        return batches
+    return min(batches, limit if isinstance(limit, int) else max(1, int(batches * limit)))
+
+
 class StepSampler(Sampler[list[int]]):
     """Lists of row indices, one micro-batch each, so that every optimizer step is the same number of micro-batches.
 
@@ -109,10 +119,15 @@ class StepSampler(Sampler[list[int]]):
         world: int = 1,
         seed: int | None = None,
         drop_last: bool = False,
+        limit: Limit = None,
     ):
-        """seed=None keeps the rows in order (validation, test)."""
+        """
+        seed: None keeps the rows in order (validation, test)
+        limit: batches of each rank in an epoch, rounded up to whole steps; the first ones of its order
+        """
         self.rows, self.batch_size, self.accumulate = rows, batch_size, accumulate
         self.rank, self.world, self.seed, self.drop_last = rank, world, seed, drop_last
+        self.limit = limit
         self.epoch = 0
         self._begin = (0, 0)
 
@@ -120,7 +135,8 @@ class StepSampler(Sampler[list[int]]):
     def steps(self) -> int:
         """Optimizer steps in an epoch."""
         a_step = self.batch_size * self.accumulate * self.world
-        return self.rows // a_step if self.drop_last else -(-self.rows // a_step)
+        steps = self.rows // a_step if self.drop_last else -(-self.rows // a_step)
+        return -(-limited(steps * self.accumulate, self.limit) // self.accumulate)
 
     def __len__(self) -> int:
         return self.steps * self.accumulate

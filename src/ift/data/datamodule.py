@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import lightning as L
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ift.data.batches import Batch, StepSampler, collate_padded, collate_unpadded
-from ift.data.contract.cache import lengths
+from ift.data.batches import Batch, Limit, StepSampler, collate_padded, collate_unpadded, limited
+from ift.data.contract.cache import StoredExamples, lengths
 from ift.data.contract.examples import Example
 from ift.settings import DataSettings
 
@@ -31,11 +32,21 @@ class Examples(Dataset[list[Example]]):
         return [self.examples[self.order[i]] for i in indices]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How many batches of each split are used."""
+
+    train: Limit = None
+    val: Limit = None
+    test: Limit = None
+
+
 class SFTDataModule(L.LightningDataModule):
     """
     examples: under train, test and val (and clean_test), as `prepare` makes them
     settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
     dropout: the model's; with it rows share no prefix, since each has dropped units of its own
+    limits: rows of validation and test are taken from the front, before they are put in the order of their lengths
     """
 
     def __init__(
@@ -47,8 +58,10 @@ class SFTDataModule(L.LightningDataModule):
         accumulate: int = 1,
         dropout: float = 0.0,
         seed: int = 0,
+        limits: Limits = Limits(),
     ):
         super().__init__()
+        self.limits = limits
         self.examples, self.settings = examples, settings
         self.batch_size, self.accumulate, self.seed = settings.batch_size, accumulate, seed
         if settings.batching == "padded":
@@ -63,29 +76,57 @@ class SFTDataModule(L.LightningDataModule):
 
     def steps_per_epoch(self, world: int) -> int:
         """Optimizer steps in an epoch on `world` ranks."""
-        return self._sampler(len(self.examples["train"]), train=True, rank=0, world=world).steps
+        rows, limit = len(self.examples["train"]), self.limits.train
+        return self._sampler(rows, train=True, rank=0, world=world, limit=limit).steps
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.examples["train"], train=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.examples["val"])
+        return self._loader(self.used("val"))
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """The test rows and, where some have a near twin in training, those that have none."""
-        return [self._loader(self.examples[name]) for name in ("test", "clean_test") if name in self.examples]
+        return [self._loader(self.used(name)) for name in ("test", "clean_test") if name in self.examples]
 
     def baseline_dataloaders(self) -> list[DataLoader[Batch]]:
         """Validation rows and as many training rows: what the untuned model is measured on."""
-        train = self.examples["train"][: max(len(self.examples["val"]), self.batch_size)]
-        return [self._loader(part) for part in (self.examples["val"], train)]
+        val = self.used("val")
+        return [self._loader(part) for part in (val, self.examples["train"][: max(len(val), self.batch_size)])]
+
+    def used(self, name: str, world: int | None = None) -> Sequence[Example]:
+        """The examples of val, test or clean_test that the limits leave. world: of a trainer that is not there yet."""
+        examples = self.examples[name]
+        if name == "clean_test":  # those of the test rows that are used
+            if self.limits.test is None or not isinstance(examples, StoredExamples):
+                return examples
+            test = self.used("test", world)
+            return examples[: int(np.isin(examples.order, test.order).sum())]  # type: ignore[attr-defined]
+        limit = self.limits.val if name == "val" else self.limits.test
+        a_batch = self.batch_size * (world or self._place[1])
+        return examples if limit is None else examples[: limited(-(-len(examples) // a_batch), limit) * a_batch]
+
+    def shortened(self, world: int) -> str | None:
+        """The line that says what the limits leave; None without limits."""
+        if self.limits == Limits():
+            return None
+        whole = self._sampler(len(self.examples["train"]), train=True, rank=0, world=world, limit=None).steps
+        parts = [f"{self.steps_per_epoch(world):,} of {whole:,} training steps in an epoch"]
+        for name, words in (("val", "validation"), ("test", "test")):
+            parts.append(f"{len(self.used(name, world)):,} of {len(self.examples[name]):,} {words} rows")
+        return f"limits    {', '.join(parts)}"
 
     def longest_batch(self, rows: int | None = None) -> Batch:
         """The training batch that needs most memory; rows: of another size than batch_size."""
         longest = np.argsort(-lengths(self.examples["train"]), kind="stable")[: rows or self.batch_size]
         return self.collate([self.examples["train"][int(i)] for i in longest])
 
-    def _sampler(self, rows: int, *, train: bool, rank: int, world: int) -> StepSampler:
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of ranks."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _sampler(self, rows: int, *, train: bool, rank: int, world: int, limit: Limit) -> StepSampler:
         return StepSampler(
             rows,
             batch_size=self.batch_size,
@@ -94,13 +135,15 @@ class SFTDataModule(L.LightningDataModule):
             world=world,
             seed=self.seed if train else None,
             drop_last=self.settings.drop_last and train,
+            limit=limit,
         )
 
     def _loader(self, examples: Sequence[Example], *, train: bool = False) -> DataLoader[Batch]:
         # validation has no order to keep: rows of one length side by side need least padding
         order = None if train else np.argsort(lengths(examples), kind="stable")
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = self._sampler(len(examples), train=train, rank=rank, world=world)
+        rank, world = self._place
+        limit = self.limits.train if train else None
+        sampler = self._sampler(len(examples), train=train, rank=rank, world=world, limit=limit)
         if train:
             sampler.begin_at(*self.begin)
         return DataLoader(

@@ -143,7 +143,8 @@ class Bench:
         from ift.artifacts.machine import choose_device
         from ift.model.linear import compute_in
 
-        device = choose_device(self.settings.accelerator, self.settings.precision, n_embd=model.config.n_embd)
+        accelerator, precision = self.settings.accelerator, self.settings.precision
+        device = choose_device(accelerator, precision, n_embd=model.config.n_embd, group="")
         model.to(device.torch_device).eval()
         compute_in(model, device.dtype)
         return model

@@ -1,14 +1,24 @@
-"""`dry_run=true`: what is supervised, seen by eye, and the batch that needs most memory, forward and backward."""
+"""Two short ways: `dry_run=true` shows what would be trained, `trainer.fast_dev_run` goes all the way; none is kept.
+
+A dry run shows what is supervised and runs the batch that needs most memory, forward and backward. A fast development
+run (Lightning's word) takes N steps, validates, tests, answers and writes its pages, and then removes all of it.
+"""
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 
 from ift.artifacts.machine import Device, peak_memory_bytes
 from ift.data.datamodule import SFTDataModule
 from ift.data.show import show_examples
+from ift.run import RunFolder, is_other_rank, read_json
+from ift.settings import Settings
 from ift.text.tokenizers import Tokenizer
 from ift.training.module import SFTModule
 from ift.training.preflight import run_once
@@ -30,3 +40,47 @@ def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, 
         highlight=False,
     )
     console.print("dry run: nothing was trained")
+
+
+def few_steps(settings: Settings) -> Settings:
+    """What trainer.fast_dev_run=N means for other settings: N steps, N batches of each split, no logger."""
+    n = settings.trainer.fast_dev_run
+    trainer = replace(
+        settings.trainer,
+        max_steps=n,
+        val_every=n,
+        save_every=None,
+        limit_val_batches=n,
+        limit_test_batches=n,
+        early_stopping=replace(settings.trainer.early_stopping, patience=None),
+    )
+    return replace(settings, trainer=trainer, logger=replace(settings.logger, name="none"))
+
+
+@contextmanager
+def nothing_kept(run: RunFolder) -> Iterator[RunFolder]:
+    """A folder in the run's folder for a fast development run, which is removed at its end."""
+    passing = RunFolder(run.path / "fast_dev_run")
+    if not is_other_rank():
+        shutil.rmtree(passing.path, ignore_errors=True)  # of one that was killed
+        passing.path.mkdir()
+    try:
+        yield passing
+        if not is_other_rank():
+            print(_outcome(passing), flush=True)
+    finally:
+        if not is_other_rank():
+            shutil.rmtree(passing.path, ignore_errors=True)
+
+
+def _outcome(run: RunFolder) -> str:
+    summary = read_json(run.summary)
+    losses = ", ".join(
+        f"{name} loss {summary[key]:.3f}"
+        for name, key in (("validation", "val_loss"), ("test", "test_loss"))
+        if summary.get(key) is not None
+    )
+    return (
+        f"fast_dev_run: {summary['steps']} steps{', ' if losses else ''}{losses}, {summary['responses']} answers; "
+        "nothing was kept (leave out trainer.fast_dev_run to train)"
+    )

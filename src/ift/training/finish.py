@@ -29,7 +29,7 @@ def test_best(
     """
     trainer.strategy.barrier()  # rank 0 may still be writing the model
     load_weights(module.model, inspect_folder(run.model))
-    if len(datamodule.examples["test"]):
+    if len(datamodule.used("test")):
         trainer.test(module, datamodule, verbose=False)
     if not trainer.is_global_zero:
         return

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from ift.artifacts.machine import Device, choose_device, keep_freed_memory
 from ift.data.datamodule import SFTDataModule
@@ -39,10 +44,15 @@ def quiet_lightning() -> None:
 
 def set_up_process(settings: Settings, *, n_embd: int) -> Device:
     """Random states, memory and messages of this process; which device and precision it has. Raises MachineError."""
+    trainer = settings.trainer
     quiet_lightning()
     keep_freed_memory()
     L.seed_everything(settings.seed, verbose=False)
-    trainer = settings.trainer
+    if trainer.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # what cuBLAS needs for it, before its first product
+        torch.use_deterministic_algorithms(True, warn_only=trainer.deterministic == "warn")
     return choose_device(trainer.accelerator, trainer.precision, n_embd=n_embd, devices=trainer.devices)
 
 
@@ -53,12 +63,13 @@ def make_trainer(
     steps: int,
     loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
+    profiler: Profiler | None = None,
 ) -> Trainer:
     """Lightning's trainer, without what we do ourselves. steps: of the whole run; callbacks: one is a Checkpoints."""
     (checkpoints,) = (callback for callback in callbacks if isinstance(callback, Checkpoints))
     return Trainer(
         accelerator=device.accelerator,
-        devices=settings.devices,
+        devices=list(device.numbers) or device.count,
         strategy=settings.strategy,
         precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
         max_epochs=-1,
@@ -69,6 +80,7 @@ def make_trainer(
         logger=list(loggers),
         log_every_n_steps=1,
         callbacks=list(callbacks),
+        profiler=profiler,
         plugins=[checkpoints.files],
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         use_distributed_sampler=False,  # StepSampler knows about ranks
@@ -94,8 +106,28 @@ def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:
 
 
 def val_every(settings: TrainerSettings, steps: int) -> int:
-    """Optimizer steps between validations."""
+    """Optimizer steps between validations, where val_every is no share of an epoch (see `in_steps`)."""
     return settings.val_every or math.ceil(steps / VALIDATIONS)
+
+
+def in_steps(settings: TrainerSettings, steps_per_epoch: int) -> TrainerSettings:
+    """The same with val_every in steps, where it is a share of an epoch (1.0: once an epoch); at least one."""
+    if not isinstance(settings.val_every, float):
+        return settings
+    return replace(settings, val_every=max(1, int(settings.val_every * steps_per_epoch)))
+
+
+def open_profiler(kind: str | None, folder: Path) -> Profiler | None:
+    """Lightning's, which writes a file for validation, training and test each; pytorch's traces open in Perfetto."""
+    if kind is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    if kind == "simple":
+        return SimpleProfiler(dirpath=folder, filename="simple")
+    if kind == "advanced":
+        return AdvancedProfiler(dirpath=folder, filename="advanced")
+    few = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)  # steps of each: a trace of all would be huge
+    return PyTorchProfiler(dirpath=folder, filename="pytorch", schedule=few)
 
 
 def early_stopping(settings: EarlyStoppingSettings) -> EarlyStopping:
