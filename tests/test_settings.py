@@ -146,6 +146,8 @@ def test_a_fast_development_run_keeps_nothing(refusal, others, words):
 
 
 def test_a_rule_holds_in_a_list_too(refusal):
+    words = "must be a list of classes: [{_target_: my.module.Class, argument: 1}]"
+    assert refusal("trainer.callbacks=[my.Class]") == f"trainer.callbacks=my.Class: {words}"
     assert refusal("data.weights=[1,-1]") == "data.weights=-1.0: must be 0 or more"
 
 
@@ -287,7 +289,7 @@ def test_leaves_are_the_values_and_keys_are_their_names(settings_of):
     values = dict(leaves(settings_of("seed=5", "data.fields.input=context")))
     assert (values["seed"], values["data.fields.input"], values["trainer.early_stopping.patience"]) == (5, "context", 3)
     groups = {key for key in keys(Settings) if any(other.startswith(key + ".") for other in keys(Settings))}
-    lists = {"prompt.segments", "data.against", "data.ignore"}  # an empty list has no values
+    lists = {"prompt.segments", "data.against", "data.ignore", "trainer.callbacks"}  # an empty list has no values
     assert set(keys(Settings)) - groups == {key for key in values if not key.startswith("prompt.segments.")} | lists
 
 

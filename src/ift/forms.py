@@ -103,9 +103,11 @@ SETTINGS_OF_3: dict[str, Any] = {
     "optim.warmup_steps": None,
     "optim.cooldown": None,
     **dict.fromkeys(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
+    "data.limit": None,
     "trainer.fast_dev_run": 0,
     "trainer.deterministic": False,
     "trainer.profiler": None,
+    "trainer.callbacks": [],
 }
 
 

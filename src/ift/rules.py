@@ -39,6 +39,12 @@ def number_or_share(what: str, *, of: str, least: int = 1) -> Rule:
     return is_right, f"a number of {what} (a whole number, {least} or more) or a share of {of} (above 0, 1.0 at most)"
 
 
+def is_target(value: Any) -> bool:
+    """Whether Hydra's instantiate could make something of it: a mapping with the dotted name of a class."""
+    target = value.get("_target_") if isinstance(value, dict) else None
+    return isinstance(target, str) and "." in target.strip(".")
+
+
 # What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
 ENGINES = ("lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
 
@@ -72,6 +78,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "model.context_length": at_least(2),
     "model.dropout": within(0, 0.99),
     "data.demo_rows": within(50, 20000),
+    "data.limit": at_least(1),
     "data.weights": at_least(0),
     "data.turns": one_of("error", "merge", "drop"),
     "data.split": one_of("clustered", "random", "positional"),
@@ -113,6 +120,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "trainer.limit_test_batches": number_or_share("batches", of="them", least=0),
     "trainer.deterministic": one_of(False, True, "warn"),
     "trainer.profiler": one_of("simple", "advanced", "pytorch"),
+    "trainer.callbacks": (is_target, "a list of classes: [{_target_: my.module.Class, argument: 1}]"),
     "trainer.save_every": at_least(1),
     "trainer.skip_nonfinite": at_least(0),
     "trainer.early_stopping.patience": at_least(1),

@@ -66,6 +66,7 @@ class DataSettings:
     test_path: Any
     hub: str | None
     demo_rows: int | None
+    limit: int | None
     fields: FieldSettings
     ignore: list[str]
     turns: str
@@ -146,6 +147,7 @@ class TrainerSettings:
     fast_dev_run: Any  # steps; 0: a real run
     deterministic: Any  # false, true or "warn"
     profiler: str | None
+    callbacks: list[Any]  # what Hydra's instantiate takes; made from the command alone, never from a run's config.yaml
     early_stopping: EarlyStoppingSettings
 
 

@@ -13,5 +13,6 @@ CONF = Path(__file__).parents[2] / "conf/trainer/auto.yaml"
 def trainer_options(*, patience: int | None = None, **changes: Any) -> TrainerSettings:
     """What conf/trainer/auto.yaml says, in fp32 on a CPU; patience: of early stopping, by default none."""
     values = yaml.safe_load(CONF.read_text()) | {"precision": "fp32", "accelerator": "cpu"}
+    values |= {"fast_dev_run": 0, "callbacks": []}
     stopping = EarlyStoppingSettings(patience=patience, min_delta=0.0)
-    return TrainerSettings(**values | {"early_stopping": stopping, "fast_dev_run": 0} | changes)
+    return TrainerSettings(**values | {"early_stopping": stopping} | changes)

@@ -9,14 +9,17 @@ python train.py --help                             what there is to choose
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
 from ift import entry, stops
+from ift.entry.callbacks import own_callbacks
 from ift.run import RunFolder, is_other_rank, read_json, write_json, write_lines
 from ift.settings import Settings, save_settings
 
@@ -40,12 +43,15 @@ def main(config: DictConfig) -> float | None:
                 settings = settings or entry.settings_of(config, run)
                 if not goes_on:
                     save_settings(settings, run.config)
-                return fine_tune(settings, run)
+                return fine_tune(settings, run, own=partial(own_callbacks, config))
     return None
 
 
-def fine_tune(settings: Settings, run: RunFolder) -> float | None:
-    """Rows in; model, responses and report out. Returns the best validation loss, for sweeps."""
+def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]] = list) -> float | None:
+    """Rows in; model, responses and report out. Returns the best validation loss, for sweeps.
+
+    own: makes the callbacks of trainer.callbacks
+    """
     from ift.data.show import show_report
     from ift.pages.data_report import write_page
     from ift.training.inputs import check_inputs
@@ -69,6 +75,7 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
 
     if settings.trainer.fast_dev_run:
         settings = few_steps(settings)
+    callbacks = own()
     config, options, end_of_text = inputs.config, settings.trainer, inputs.tokenizer.end_of_text
     device = set_up_process(settings, n_embd=config.n_embd)
     data = SFTDataModule(
@@ -93,11 +100,18 @@ def fine_tune(settings: Settings, run: RunFolder) -> float | None:
     refuse_small_disk(run.path, module)
     try_longest_batch(module, data, device)
     with nothing_kept(run) if options.fast_dev_run else nullcontext(run) as folder:
-        return train(settings, folder, inputs, device=device, data=data, module=module)
+        return train(settings, folder, inputs, device=device, data=data, module=module, own=callbacks)
 
 
 def train(
-    settings: Settings, run: RunFolder, inputs: Inputs, *, device: Device, data: SFTDataModule, module: SFTModule
+    settings: Settings,
+    run: RunFolder,
+    inputs: Inputs,
+    *,
+    device: Device,
+    data: SFTDataModule,
+    module: SFTModule,
+    own: Sequence[Any] = (),
 ) -> float | None:
     from ift.evaluation.responses import Answerer, show_summary, write_responses
     from ift.pages.report import write_report
@@ -122,7 +136,16 @@ def train(
             val_every=val_every(options, steps), save_every=options.save_every,
         )  # fmt: skip
         samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))
-        callbacks = [best, samples, ShowProgress(steps), stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints]
+        callbacks = [
+            best,
+            samples,
+            ShowProgress(steps),
+            stopping,
+            ValidateAtTheEnd(),
+            Spikes(metrics),
+            *own,
+            checkpoints,
+        ]
         profiler = open_profiler(options.profiler, run.path / "profile")
         trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks, profiler=profiler)
         fit(trainer, module, data, inputs.checkpoint)

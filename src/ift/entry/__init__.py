@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ift import stops
+from ift.entry.callbacks import refuse_callbacks_of_a_file
 from ift.entry.errors import as_ift_error
 from ift.entry.words import for_hydra, into_the_resumed, options_first, refuse_secrets
 from ift.errors import ConfigError, MachineError, Stopped, one_line, report
@@ -188,7 +189,9 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
     given = [word.lstrip("+").partition("=")[0] for word in _typed()]
     if given_now.resume and "experiment" in given:
         raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
-    return settings_to_go_on(load_settings(run.config), given_now, given if given_now.resume else None)
+    settings = settings_to_go_on(load_settings(run.config), given_now, given if given_now.resume else None)
+    refuse_callbacks_of_a_file(settings, given_now, run)
+    return settings
 
 
 def output_dir() -> Path:

@@ -514,3 +514,21 @@ def test_plain_texts_are_compared_by_what_they_say():
     """Nothing stands before them: by that they would all be twins."""
     texts = [Row("", output=f"{i} {i * i} {i**3}", file="f.json", number=i) for i in range(3)]
     assert len({row.prompt for row in texts}) == 3
+
+
+def test_a_limit_takes_the_first_usable_rows_and_counts_the_others_as_dropped(prepared, tmp_path, write):
+    """24 rows, of which the third cannot be used and two are equal: 10 stay, of the first 12. Test rows stay whole."""
+    run = RunFolder(tmp_path / "run")
+    records = [*rows(2), {"instruction": "a"}, *rows(2), *rows(17, first=2), *rows(2, first=50)]
+    tests = str(write("tests.json", rows(3, first=90)))
+    data = prepared(records, limit=10, max_dropped=0.1, run=run, test_path=tests)
+    report = data.report
+    assert report["rows_in"] == 27 == report["kept"] + report["dropped"] + report["merged"]
+    assert (report["kept"], report["dropped"], report["merged"]) == (13, 12, 2)
+    assert report["splits"]["test"] == 3
+    assert sorted(row.number for name in ("train", "val") for row in data.rows[name]) == [1, 2, *range(6, 14)]
+    assert report["dropped_by_reason"]["after the first rows that data.limit=10 keeps"] == 11
+    rejected = read_jsonl(run.rejected)
+    assert len(rejected) == report["dropped"] + report["merged"]
+    assert rejected[-1] == {"file": data.rows["train"][0].file, "row": 24, "reason": rejected[-1]["reason"]}
+    assert prepared(records, limit=10**6, max_dropped=0.1).report["kept"] == 21

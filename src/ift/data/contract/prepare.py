@@ -72,7 +72,8 @@ def prepare(
     """Read, check, encode (or find all that in the cache) and split.
 
     Raises ConfigError or DataError at the first thing a person must mend. A row too long for the context follows
-    `data.too_long`. Dropped rows are an error only where they are more than `data.max_dropped` of all. With a run
+    `data.too_long`. Dropped rows are an error only where they are more than `data.max_dropped` of all; those that
+    `data.limit` leaves out are counted with them, and never too many. With a run
     folder its data_report.json, rejected.jsonl, cut.jsonl, leaks.jsonl and overlaps.jsonl are written.
     """
     max_length = settings.max_length or context_length
@@ -121,6 +122,8 @@ def prepare(
     order = _split(store, sources, settings, folder / "rejected.jsonl")
     leaks = find_leaks(store, order, settings.twins)
     report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
+    if settings.limit is not None:
+        _leave_out(store, order, settings.limit, report, None if run is None else run.rejected)
     report["unread"] = unread_files(settings)
     order["train"] = _weigh(store, sources, order["train"], settings.split_seed)
     report["rows_an_epoch"] = len(order["train"])
@@ -194,10 +197,28 @@ def _split(store: Store, sources: list[Source], settings: DataSettings, rejected
         if not len(rows):
             path = next(source.name for source in sources if source.role == name)
             raise DataError(f"{path}: no row of it can be used (see {rejected})")
-    whole = np.flatnonzero(role == ROLES.index("all"))
+    whole = np.flatnonzero(role == ROLES.index("all"))[: settings.limit]
     fractions = _remaining(settings.fractions, given)
     parts = split_rows(store.clusters[whole], how=settings.split, fractions=fractions, seed=settings.split_seed)
     return {name: given.get(name, whole[parts[name]]) for name in SPLITS}
+
+
+def _leave_out(
+    store: Store, order: dict[str, np.ndarray], limit: int, report: dict[str, Any], rejected: Path | None
+) -> None:
+    """Count the rows after the first `limit` of data.path as dropped; list them, without their texts, in a file."""
+    rows = np.setdiff1d(np.flatnonzero(~store.merged), np.concatenate(list(order.values())))
+    if not len(rows):
+        return
+    reason = f"after the first rows that data.limit={limit} keeps"
+    report["dropped"] += len(rows)
+    report["dropped_by_reason"] = {**report["dropped_by_reason"], reason: len(rows)}
+    if rejected is not None:
+        files = [file["file"] for file in store.meta["files"]]
+        places = zip(store.index["source"][rows].tolist(), store.index["number"][rows].tolist(), strict=True)
+        with rejected.open("a", encoding="utf-8") as file:
+            for source, number in places:
+                file.write(json.dumps({"file": files[source], "row": number, "reason": reason}) + "\n")
 
 
 def _remaining(fractions: FractionSettings, given: dict[str, Any]) -> FractionSettings:
