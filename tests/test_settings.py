@@ -115,6 +115,8 @@ def test_a_value_of_the_wrong_type_is_an_error_with_its_key(refusal, override, m
         ("data.fractions.val=1.5", "from 0 to 1"),
         ("data.split=alphabetical", "one of clustered, random, positional"),
         ("data.too_long=cut", "one of drop, drop_turns, truncate_prompt, truncate_response, error"),
+        ("trainer.monitor=val_loss", "one of val/loss, val/perplexity, val/accuracy, train/loss"),
+        ("trainer.save_top_k=0", "1 or more, or -1 for all"),
         ("trainer.deterministic=maybe", "one of false, true, warn"),
         *(
             (given, "a number of batches (a whole number, 1 or more) or a share of them (above 0, 1.0 at most)")
@@ -143,6 +145,11 @@ def test_a_value_out_of_range_is_an_error_with_its_rule(refusal, override, rule)
 )
 def test_a_fast_development_run_keeps_nothing(refusal, others, words):
     assert refusal("trainer.fast_dev_run=3", others) == f"trainer.fast_dev_run=3: {words}"
+
+
+def test_several_models_are_compared_by_validation(refusal):
+    words = "no validation compares models (leave out trainer.limit_val_batches=0)"
+    assert refusal("trainer.save_top_k=2", "trainer.limit_val_batches=0") == f"trainer.save_top_k=2: {words}"
 
 
 def test_a_rule_holds_in_a_list_too(refusal):

@@ -107,6 +107,8 @@ SETTINGS_OF_3: dict[str, Any] = {
     "trainer.fast_dev_run": 0,
     "trainer.deterministic": False,
     "trainer.profiler": None,
+    "trainer.monitor": "val/loss",
+    "trainer.save_top_k": 1,
     "trainer.callbacks": [],
 }
 

@@ -58,6 +58,8 @@ OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw8bit": ("beta1", "beta2", "eps"),
 }
 
+MONITORS = {"val/loss": "min", "val/perplexity": "min", "val/accuracy": "max", "train/loss": "min"}
+
 SEED = within(0, 2**32 - 1)
 GENERATE = {
     "max_new_tokens": at_least(1),
@@ -120,6 +122,8 @@ TRAINING_RULES: dict[str, Rule] = {
     "trainer.limit_test_batches": number_or_share("batches", of="them", least=0),
     "trainer.deterministic": one_of(False, True, "warn"),
     "trainer.profiler": one_of("simple", "advanced", "pytorch"),
+    "trainer.monitor": one_of(*MONITORS),
+    "trainer.save_top_k": (lambda v: v == -1 or v >= 1, "1 or more, or -1 for all"),
     "trainer.callbacks": (is_target, "a list of classes: [{_target_: my.module.Class, argument: 1}]"),
     "trainer.save_every": at_least(1),
     "trainer.skip_nonfinite": at_least(0),
@@ -201,4 +205,11 @@ def fast_dev_run_alone(values: Values) -> str | None:
     return None
 
 
-TRAINING_TOGETHER: tuple[Together, ...] = (optimizer_has, schedule_has, fast_dev_run_alone)
+def several_need_validation(values: Values) -> str | None:
+    k, limit = values["trainer.save_top_k"], values["trainer.limit_val_batches"]
+    if k != 1 and isinstance(limit, int) and limit == 0:
+        return f"trainer.save_top_k={k}: no validation compares models (leave out trainer.limit_val_batches=0)"
+    return None
+
+
+TRAINING_TOGETHER: tuple[Together, ...] = (optimizer_has, schedule_has, fast_dev_run_alone, several_need_validation)

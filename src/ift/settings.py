@@ -147,6 +147,8 @@ class TrainerSettings:
     fast_dev_run: Any  # steps; 0: a real run
     deterministic: Any  # false, true or "warn"
     profiler: str | None
+    monitor: str
+    save_top_k: int
     callbacks: list[Any]  # what Hydra's instantiate takes; made from the command alone, never from a run's config.yaml
     early_stopping: EarlyStoppingSettings
 
@@ -330,7 +332,7 @@ def literal(value: Any) -> Any:
 # What may differ when a run goes on: it changes what is seen of the training, or how fast it is, not what it learns.
 MAY_CHANGE = (
     "output_dir", "resume", "dry_run", "logger", "samples", "trainer.save_every", "trainer.skip_nonfinite",
-    "trainer.profiler",
+    "trainer.profiler", "trainer.save_top_k",
     "data.num_workers", "data.cache_dir",
     "data.ignore",  # of a column that this release reads and the run's did not: the fingerprint says if rows changed
 )  # fmt: skip

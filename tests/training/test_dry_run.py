@@ -1,6 +1,9 @@
 """The two short ways, and limits, by real commands."""
 
+import pytest
+
 from ift.run import RunFolder, read_json, read_jsonl
+from ift.sealed import read_manifest
 from tests.running import train
 
 
@@ -22,6 +25,7 @@ def test_a_fast_development_run_goes_all_the_way_and_keeps_nothing(tmp_path, war
         "trainer.limit_train_batches=4", "trainer.val_every=0.5", "trainer.limit_val_batches=1",
         "trainer.limit_test_batches=0.5", "trainer.deterministic=true", "trainer.profiler=pytorch",
         "trainer.devices=-1", "trainer.accelerator=cpu", "trainer.precision=32-true",
+        "trainer.monitor=train/loss", "trainer.save_top_k=2", "trainer.early_stopping.patience=null",
         run=warm.run,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -32,3 +36,7 @@ def test_a_fast_development_run_goes_all_the_way_and_keeps_nothing(tmp_path, war
     assert (read_json(run.summary)["steps"], len(read_jsonl(run.responses))) == (8, 2)
     assert any("ProfilerStep" in path.read_text() for path in (run.path / "profile").glob("*.txt"))
     assert list((run.path / "profile").glob("*.json"))
+    scores = sorted(read_manifest(path)["about"]["score"] for path in (run.path / "best").iterdir())
+    by_step = {line["step"]: line["train/loss"] for line in metrics if "val/loss" in line}
+    assert scores == pytest.approx(sorted(by_step.values())[:2])
+    assert by_step[read_json(run.summary)["best_step"]] == pytest.approx(scores[0])

@@ -120,6 +120,7 @@ def train(
     from ift.training.loggers import open_loggers
     from ift.training.resume import Checkpoints
     from ift.training.spikes import Spikes
+    from ift.training.top import KeepTop
     from ift.training.trainer import early_stopping, fit, make_trainer, open_profiler, stop_reason, val_every
 
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
@@ -128,8 +129,10 @@ def train(
     hint, group = f"go on with: python train.py resume={run.path}", entry.sweep_name()
     with stops.deferred(hint), open_loggers(settings, run, group=group, fresh=not inputs.checkpoint) as opened:
         metrics, loggers = opened
-        best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about)
-        stopping = early_stopping(options.early_stopping)
+        best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about, monitor=options.monitor)
+        stopping = early_stopping(options.early_stopping, options.monitor)
+        if options.save_top_k != 1:
+            own = [*own, KeepTop(run.path / "best", best, k=options.save_top_k, fresh=not inputs.checkpoint)]
         checkpoints = Checkpoints(
             run.checkpoints, metrics,
             about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.count),

@@ -25,6 +25,7 @@ from ift.sealed import check, recover_folder, set_aside
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 from ift.training.loggers import Wandb
+from ift.training.monitor import monitored
 from ift.training.ranks import agree
 
 
@@ -37,11 +38,23 @@ class ValidateAtTheEnd(Callback):
 
 
 class KeepBest(Callback):
-    """`model/` is always the best model so far by val/loss, the untuned one included; without validation, the last."""
+    """`model/` is always the best model so far, the untuned one included; without validation, the last.
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, template: Template, about: dict[str, Any] | None = None):
+    monitor: by which number it is the best; its own val/loss is known whatever that is
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        template: Template,
+        about: dict[str, Any] | None = None,
+        monitor: str = "val/loss",
+    ):
         self.path, self.tokenizer, self.template, self.about = path, tokenizer, template, about or {}
+        self.monitor = monitor
         self.best_loss, self.best_step = math.inf, 0
+        self.best_score = math.inf  # less is better
 
     @property
     def val_loss(self) -> float | None:
@@ -49,10 +62,11 @@ class KeepBest(Callback):
         return None if self.best_loss == math.inf else self.best_loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self.best_loss, "best_step": self.best_step}
+        return {"best_loss": self.best_loss, "best_step": self.best_step, "best_score": self.best_score}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self.best_score = state.get("best_score", self.best_loss)  # an earlier release knew the loss alone
         self._look()
 
     @rank_zero_only
@@ -67,27 +81,31 @@ class KeepBest(Callback):
             if self.path.exists():
                 set_aside(self.path)
             print(f"ift: {one_line(str(error), 120)}: the best model from here on is kept", flush=True)
-            self.best_loss, self.best_step = math.inf, 0
+            self.best_loss, self.best_step, self.best_score = math.inf, 0, math.inf
             return
         if about.get("val_loss") is not None:
             self.best_loss, self.best_step = about["val_loss"], about["step"]
+            self.best_score = about.get("score", self.best_loss)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         loss = float(trainer.callback_metrics.get("val/loss", math.inf))
-        if agree(trainer, trainer.is_global_zero and loss < self.best_loss):  # rank 0 knows what is in the folder
-            self.keep(trainer, module, loss)
+        score = monitored(trainer, self.monitor)
+        if agree(trainer, trainer.is_global_zero and score < self.best_score):  # rank 0 knows what is in the folder
+            self.keep(trainer, module, loss, score)
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         if agree(trainer, trainer.is_global_zero and self.best_loss == math.inf):  # no validation rows
             self.keep(trainer, module, math.inf)
 
-    def keep(self, trainer: L.Trainer, module: Any, loss: float) -> None:
+    def keep(self, trainer: L.Trainer, module: Any, loss: float, score: float = math.inf) -> None:
         """Rank 0 writes the folder. Where it cannot and there is no later try, every rank raises: none waits for it."""
         step = trainer.global_step
         about = {**self.about, "step": step, "val_loss": None if loss == math.inf else loss}
+        if self.monitor != "val/loss" and score != math.inf:
+            about["score"] = score
         error = self._write(module.model, about) if trainer.is_global_zero else None
         if not agree(trainer, error is not None):
-            self.best_loss, self.best_step = loss, step
+            self.best_loss, self.best_step, self.best_score = loss, step, score
             return
         # a full disk is no end while the one before is whole: a later one that is better is tried again
         can_wait = isinstance(error, OSError) and self.path.exists() and step < trainer.max_steps

@@ -50,6 +50,7 @@ def few_steps(settings: Settings) -> Settings:
         max_steps=n,
         val_every=n,
         save_every=None,
+        save_top_k=1,
         limit_val_batches=n,
         limit_test_batches=n,
         early_stopping=replace(settings.trainer.early_stopping, patience=None),

@@ -227,6 +227,8 @@ class SFTModule(L.LightningModule):
             values |= {f"{split}/{name}": mean for name, mean in means.items()}
         # every rank has the same values: nothing is left to be reduced
         tensors = {key: torch.tensor(value, dtype=torch.float64, device=self.device) for key, value in values.items()}
+        if "train/loss" not in values and not math.isnan(self.last_loss):  # for trainer.monitor: of the step before
+            tensors["train/loss"] = torch.tensor(self.last_loss, dtype=torch.float64, device=self.device)
         self.log_dict(tensors, logger=False)
         self.record(self.trainer.global_step, values)
 

@@ -20,6 +20,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from ift.artifacts.machine import Device, choose_device, keep_freed_memory
 from ift.data.datamodule import SFTDataModule
 from ift.errors import DataError
+from ift.rules import MONITORS
 from ift.sealed import Sealed
 from ift.settings import EarlyStoppingSettings, Settings, TrainerSettings
 from ift.training.loops import Trainer
@@ -130,9 +131,10 @@ def open_profiler(kind: str | None, folder: Path) -> Profiler | None:
     return PyTorchProfiler(dirpath=folder, filename="pytorch", schedule=few)
 
 
-def early_stopping(settings: EarlyStoppingSettings) -> EarlyStopping:
+def early_stopping(settings: EarlyStoppingSettings, monitor: str = "val/loss") -> EarlyStopping:
     return EarlyStopping(
-        monitor="val/loss",
+        monitor=monitor,
+        mode=MONITORS[monitor],
         patience=settings.patience or 10**9,
         min_delta=settings.min_delta,
         check_on_train_epoch_end=False,  # patience counts validations, not epochs
@@ -142,9 +144,9 @@ def early_stopping(settings: EarlyStoppingSettings) -> EarlyStopping:
 
 def stop_reason(trainer: L.Trainer, settings: TrainerSettings, stopping: EarlyStopping) -> str:
     if stopping.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
-        return "early stopping: val/loss is no finite number"
+        return f"early stopping: {stopping.monitor} is no finite number"
     if stopping.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
-        return f"early stopping: no better val/loss in {stopping.patience} validations"
+        return f"early stopping: no better {stopping.monitor} in {stopping.patience} validations"
     if settings.max_steps is not None and trainer.global_step >= settings.max_steps:
         return f"max_steps={settings.max_steps}"
     return f"max_epochs={settings.max_epochs}"

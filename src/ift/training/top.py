@@ -1,0 +1,77 @@
+"""`trainer.save_top_k`: more models than the best one, each a whole model folder under its step."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+from ift.artifacts.model_folder import save_model_folder
+from ift.errors import WeightsError, refused_by_disk
+from ift.sealed import read_manifest, remove_folder
+from ift.training.callbacks import KeepBest
+from ift.training.monitor import monitored
+
+
+class KeepTop(Callback):
+    """`best/step-000012`: the k best models of a run by the monitored number. `model/` is the best, whatever k is.
+
+    The folders are all there is to know, so a run that goes on finds what it has kept. k = -1 keeps every one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        best: KeepBest,
+        *,
+        k: int,
+        fresh: bool,
+    ):
+        """best: what a model folder holds besides weights, and the monitor, are its. fresh: the run begins."""
+        self.folder, self.best, self.k = folder, best, k
+        self.fresh = fresh  # then what an earlier one left in the folder goes
+
+    @rank_zero_only
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        if self.fresh:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.fresh = False
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        score, step = monitored(trainer, self.best.monitor), trainer.global_step
+        others = [other for path, other in self.kept().items() if path.name != _name(step)]
+        if not math.isfinite(score) or (self.k >= 0 and sum(other <= score for other in others) >= self.k):
+            return
+        loss = trainer.callback_metrics.get("val/loss")
+        about = {**self.best.about, "step": step, "val_loss": None if loss is None else float(loss), "score": score}
+        try:
+            save_model_folder(self.folder / _name(step), module.model, self.best.tokenizer, self.best.template, about)
+        except OSError as error:
+            print(f"ift: {refused_by_disk(error, str(self.folder))}: training goes on", flush=True)
+            return
+        by_score = sorted(self.kept().items(), key=lambda item: item[1])
+        for path, _ in by_score[self.k :] if self.k >= 0 else ():
+            remove_folder(path)
+
+    def kept(self) -> dict[Path, float]:
+        """The model folders and their scores, of which less is better."""
+        scores = {}
+        for path in self.folder.glob("step-*"):
+            if not re.fullmatch(r"step-\d+", path.name):  # of a write that was cut off
+                continue
+            try:
+                scores[path] = float(read_manifest(path)["about"]["score"])
+            except (WeightsError, KeyError, TypeError, ValueError):
+                continue
+        return scores
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
