@@ -2,10 +2,9 @@
 
 import json
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,40 +47,30 @@ def train(*overrides: str, run: Callable[..., subprocess.CompletedProcess] = run
     return run(TRAIN, *overrides, *tiny, **environment)
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of an offline file: protobufs in LevelDB's log format, blocks of 32 KiB after 7 bytes of header."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:  # too little left of the block for a header
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
 def read_offline_run(folder: Path) -> dict[str, list[Any]]:
-    """What real W&B wrote: history rows, configuration, group, summary keys and exit code."""
+    """What real W&B wrote into the one offline file of a run."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    found: dict[str, list[Any]] = {"history": [], "exit": [], "config": [], "group": [], "summary": []}
+    return read_offline_file(path)
+
+
+def read_offline_file(path: Path) -> dict[str, list[Any]]:
+    """History rows, configuration, group, other facts of the run, summary keys and exit code."""
+    from ift.training.weights_and_biases import records
+
+    found: dict[str, list[Any]] = {"history": [], "exit": [], "config": [], "group": [], "summary": [], "run": []}
 
     def key(item: Any) -> str:
         return item.key or "/".join(item.nested_key)
 
-    for record in wandb_records(path):
+    for record in records(path):
         if record.HasField("history"):
             found["history"].append({key(item): json.loads(item.value_json) for item in record.history.item})
         elif record.HasField("exit"):
             found["exit"].append(record.exit.exit_code)
         elif record.HasField("run"):
             found["group"].append(record.run.run_group)
+            names = ("run_id", "project", "entity", "display_name", "notes", "job_type", "sweep_id")
+            found["run"].append({name: getattr(record.run, name) for name in names} | {"tags": [*record.run.tags]})
             found["config"].append({key(item): json.loads(item.value_json) for item in record.run.config.update})
         elif record.HasField("summary"):
             found["summary"] += [key(item) for item in record.summary.update]

@@ -68,7 +68,7 @@ PLACES = {  # where a process can be hit -> a function called there, and how oft
     "pointer": ("ift.training.checkpoint:point_to", STEPS),
     "prune": ("ift.training.checkpoint:prune", STEPS),
     "best": ("ift.training.callbacks:save_model_folder", 7),
-    "numbers": ("ift.training.loggers:MetricsFile.log_metrics", 30),
+    "numbers": ("ift.training.metrics_file:MetricsFile.log_metrics", 30),
     "answers": ("ift.evaluation.responses:generate", 9),
 }
 SAVING = ("write", "tensors", "seal", "rename", "pointer", "prune")

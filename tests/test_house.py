@@ -134,7 +134,7 @@ DOORS = {  # library -> the files and folders that may import it
     "sentencepiece": ("text/",),
     "jinja2": ("pages/", "text/", "export/card.py"),
     "hydra": ("entry/", "commands/"),
-    "wandb": ("training/loggers.py",),
+    "wandb": ("training/weights_and_biases.py",),
     "lm_eval": ("evaluation/harness/",),
     "alpaca_eval": ("evaluation/packages/",),
     "evals": ("evaluation/packages/",),  # in a process of its own, as alpaca_eval
@@ -299,6 +299,7 @@ def test_a_wheel_has_every_template_and_every_folder():
 OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that name answers for
     "evaluation/test_all.py": "eval=all, which starts the others",
     "long/test_demo_run.py": "the built-in default, whole",
+    "long/test_weights_and_biases.py": "W&B with real processes",
     "long/test_wheel.py": "what pip installs",
     "pages/test_hostile_answers.py": "all pages, in a browser",
     "training/test_safeguards.py": "sealed files, checkpoints, resuming and the finite step, each taken out once",

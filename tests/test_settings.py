@@ -75,7 +75,7 @@ def test_a_key_that_nothing_reads_is_an_error_with_the_nearest_one(refusal, over
     ("override", "choices"),
     [
         ("model=gpt9", "gpt2-large, gpt2-medium, gpt2-small, gpt2-xl, nano, pretrained"),
-        ("logger=mlflow", "none, wandb"),
+        ("logger=mlflow", "csv, none, tensorboard, wandb"),
         ("trainer=tpu", "auto, ddp"),
     ],
 )

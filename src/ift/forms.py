@@ -110,12 +110,25 @@ SETTINGS_OF_3: dict[str, Any] = {
     "trainer.monitor": "val/loss",
     "trainer.save_top_k": 1,
     "trainer.callbacks": [],
+    "logger.tensorboard": False,
+    "logger.csv": False,
+    "logger.tags": None,
+    "logger.notes": None,
+    "logger.job_type": None,
 }
 
 
 def settings_of_3(content: dict[str, Any]) -> dict[str, Any]:
-    """From version 2 to 3: what was added. The split was drawn with the run's seed."""
-    return added({**SETTINGS_OF_3, "data.split_seed": content.get("seed")})(content)
+    """From version 2 to 3: what was added. The split was drawn with the run's seed; one logger or none had its name."""
+    added_since = {**SETTINGS_OF_3, "data.split_seed": content.get("seed")}
+    return added(added_since)(loggers_apart(content))
+
+
+def loggers_apart(content: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(content.get("logger"), Mapping):
+        return content
+    logger = {key: value for key, value in content["logger"].items() if key != "name"}
+    return {**content, "logger": {"wandb": content["logger"].get("name") == "wandb", **logger}}
 
 
 CONFIG = Form("config.yaml", (columns_by_form, settings_of_3))

@@ -170,11 +170,16 @@ class SamplesSettings:
 
 @dataclass
 class LoggerSettings:
-    name: str
-    project: str
+    wandb: bool
+    tensorboard: bool
+    csv: bool
+    project: str | None
     entity: str | None
     group: str | None
     run_name: str | None
+    tags: list[str] | None
+    notes: str | None
+    job_type: str | None
     log_model: bool
 
 

@@ -19,8 +19,9 @@ from ift.pages.comparison import agreements, compare, differing_keys, names_apar
 from ift.pages.plots import curves_drawing, round_ticks
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import EvaluateSettings
+from ift.training.weights_and_biases import records
 from tests.evaluation.judge.judge_server import JudgeServer
-from tests.running import ROOT, wandb_records
+from tests.running import ROOT
 
 
 @pytest.fixture
@@ -285,14 +286,13 @@ def test_the_command_needs_two_runs_and_no_torch(a_run, tmp_path):
     assert (tmp_path / "runs/compare/one-two.html").exists()
 
 
-def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, monkeypatch):
-    from ift.settings import LoggerSettings
-    from ift.training.loggers import start_wandb, wandb_id
+def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, monkeypatch, settings_of):
+    from ift.training.weights_and_biases import start_wandb, wandb_id
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = a_run("one", [True, False] * 5)
-    options = LoggerSettings("wandb", "tests", None, "sweep-7", None, False)
-    start_wandb(options, folder=folder.path, config={}, group=None, run_id=wandb_id(folder)).finish()
+    options = settings_of("logger.project=tests", "logger.group=sweep-7").logger
+    start_wandb(options, folder=folder.path, config={}, run_id=wandb_id(folder)).finish()
     with folder.config.open("a") as file:
         file.write("logger:\n  project: tests\n  entity: null\n  group: sweep-7\n")
     (training,) = folder.path.glob("wandb/offline-run-*")
@@ -305,7 +305,7 @@ def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, mon
     assert evaluation.name.rpartition("-")[2] == training.name.rpartition("-")[2]
     (file,) = evaluation.glob("*.wandb")
     summary, history, groups = {}, {}, set()
-    for record in wandb_records(file):
+    for record in records(file):
         if record.HasField("run"):
             groups.add(record.run.run_group)
         for kind, found, items in (("summary", summary, "update"), ("history", history, "item")):
@@ -317,4 +317,4 @@ def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, mon
     assert summary["eval/judge-score-m/valid"] is False  # it gives everything 50
     assert history["eval/judge-score-m/_type"] == "table-file"
     assert history["eval/judge-score-m/nrows"] == 10
-    assert history["_step"] == 21  # after the last of training, which was 20
+    assert history["_step"] == 42  # after the validation of the last step, 20: its row is 41

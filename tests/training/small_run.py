@@ -20,7 +20,7 @@ from ift.model.gpt import GPT
 from ift.sealed import newest
 from ift.settings import OptimSettings
 from ift.training.callbacks import ValidateAtTheEnd
-from ift.training.loggers import MetricsFile
+from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.resume import Checkpoints, random_state
 from ift.training.spikes import Spikes

@@ -1,70 +1,13 @@
-"""metrics.jsonl and W&B: every number arrives, nothing asks, nothing leaks."""
+"""W&B and TensorBoard on real runs and on broken ones: what they raise never ends a training."""
 
 import json
 
 import pytest
 
-from ift.training.loggers import MetricsFile, Wandb, wandb_mode
+from ift.run import RunFolder
+from ift.training.loggers import TensorBoard, Wandb, chosen
+from ift.training.metrics_file import MetricsFile
 from tests.running import read_offline_run, train
-
-
-def test_training_and_validation_of_a_step_share_one_line(tmp_path):
-    log = MetricsFile(tmp_path / "metrics.jsonl")
-    log.log_metrics({"train/loss": 2.0}, step=1)
-    log.log_metrics({"train/loss": 1.5}, step=2)
-    log.log_metrics({"val/loss": 1.75}, step=2)
-    log.finalize("success")
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
-        {"step": 1, "train/loss": 2.0},
-        {"step": 2, "train/loss": 1.5, "val/loss": 1.75},
-    ]
-
-
-def test_a_step_that_is_written_and_goes_on_still_has_one_line(tmp_path):
-    log = MetricsFile(tmp_path / "metrics.jsonl")
-    log.log_metrics({"train/loss": 2.0}, step=1)
-    log.log_metrics({"val/loss": 1.5}, step=2)
-    log.save()
-    log.log_metrics({"test/loss": 1.25}, step=2)
-    log.finalize("success")
-    log.finalize("success")
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
-        {"step": 1, "train/loss": 2.0},
-        {"step": 2, "val/loss": 1.5, "test/loss": 1.25},
-    ]
-
-
-def test_a_file_goes_back_to_where_it_was(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsFile(path)
-    for step in (1, 2):
-        log.log_metrics({"train/loss": 4 - step}, step=step)
-    position = json.loads(json.dumps(log.position()))  # as a checkpoint keeps it
-    log.log_metrics({"val/loss": 9.0}, step=2)
-    log.log_metrics({"train/loss": 1.0}, step=3)
-    log.save()
-    again = MetricsFile(path)
-    again.go_back(position)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"step": 1, "train/loss": 3},
-        {"step": 2, "train/loss": 2},
-    ]
-    again.log_metrics({"val/loss": 5.0}, step=2)
-    again.save()
-    assert json.loads(path.read_text().splitlines()[-1]) == {"step": 2, "train/loss": 2, "val/loss": 5.0}
-
-
-def test_lines_that_the_disk_refuses_are_written_with_the_next_ones(tmp_path, capsys):
-    log = MetricsFile(tmp_path / "none" / "metrics.jsonl")  # a folder that is not there yet
-    for step in (1, 2):
-        log.log_metrics({"loss": step}, step=step)
-    log.save()
-    assert capsys.readouterr().out.count("training goes on") == 1
-    (tmp_path / "none").mkdir()
-    log.log_metrics({"loss": 3}, step=3)
-    log.finalize("success")
-    lines = [json.loads(line) for line in (tmp_path / "none" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": step, "loss": step} for step in (1, 2, 3)]
 
 
 class Broken:
@@ -76,10 +19,10 @@ class Broken:
 
 def test_what_wandb_raises_is_one_line_and_ends_wandb_alone(tmp_path, monkeypatch, capsys, settings_of):
     monkeypatch.setattr("ift.training.loggers.start_wandb", lambda *args, **about: Broken())
-    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, group=None, run_id="abc")
+    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, run_id="abc")
     for step in (1, 2):
         log.log_metrics({"train/loss": 1.0}, step=step)
-    log.log_samples([])
+    log.log_samples([dict.fromkeys(("step", "instruction", "input", "reference", "response"), 1)])
     log.finalize("success")
     log.close(exit_code=0, summary={}, model=tmp_path)
     (line,) = capsys.readouterr().out.splitlines()
@@ -91,37 +34,59 @@ def test_a_wandb_that_does_not_start_is_one_line_too(tmp_path, monkeypatch, caps
         raise OSError("no space left on device")
 
     monkeypatch.setattr("ift.training.loggers.start_wandb", refuse)
-    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, group=None, run_id="abc")
+    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, run_id="abc")
     log.log_metrics({"train/loss": 1.0}, step=1)
     assert log.experiment is None
     assert capsys.readouterr().out.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("environment", "mode", "says_why"),
-    [
-        ({}, "offline", True),
-        ({"WANDB_API_KEY": "x" * 40}, "online", False),
-        ({"WANDB_MODE": "disabled"}, "disabled", False),
-        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40}, "offline", False),
-    ],
-)
-def test_without_a_key_wandb_is_offline_and_says_so(monkeypatch, tmp_path, environment, mode, says_why):
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+def test_tensorboard_has_every_number_of_a_step_in_one_file(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = TensorBoard(tmp_path)
+    log.log_metrics({"train/loss": 2.0, "epoch": 0}, step=1)
+    log.finalize("success")  # Lightning does so after each part of a run
+    log.log_metrics({"train/loss": 1.0}, step=2)
+    log.log_metrics({"val/loss": 1.5}, step=2)
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    events = EventAccumulator(str(file))
+    events.Reload()
+    found = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert found == {"train/loss": [(1, 2.0), (2, 1.0)], "epoch": [(1, 0.0)], "val/loss": [(2, 1.5)]}
+
+
+def test_what_tensorboard_raises_ends_tensorboard_alone(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("not a folder")
+    log = TensorBoard(tmp_path)
+    for step in (1, 2):
+        log.log_metrics({"train/loss": 1.0}, step=step)
+    log.finalize("success")
+    log.close()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("ift: TensorBoard failed (FileExistsError ")
+    assert line.endswith("training goes on without it; metrics.jsonl has every number")
+
+
+def test_each_choice_of_loggers_has_its_own_and_nothing_else(tmp_path, monkeypatch, settings_of):
+    monkeypatch.setattr("ift.training.loggers.start_wandb", lambda *args, **about: Broken())
+    for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    found, why = wandb_mode()
-    assert (found, why is not None) == (mode, says_why)
 
+    def names(*words):
+        found = chosen(settings_of(*words), RunFolder(tmp_path), MetricsFile(tmp_path / "metrics.jsonl"))
+        return [type(logger).__name__ for logger in found]
 
-def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "k" * 40)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert wandb_mode() == ("online", None)
+    assert names() == names("logger=wandb") == ["Wandb"]
+    assert names("logger=none") == names("logger=[]") == []
+    assert names("logger=csv") == ["MetricsTable"]
+    assert names("logger=tensorboard") == ["TensorBoard"]
+    assert names("logger=[wandb,csv,tensorboard]") == ["MetricsTable", "TensorBoard", "Wandb"]
+    assert names("logger.csv=true") == ["MetricsTable", "Wandb"]
+    for variable, value in (("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")):
+        monkeypatch.setenv(variable, value)
+        assert names("logger=[wandb,csv]") == ["MetricsTable"]
+        monkeypatch.delenv(variable)
 
 
 def test_wandb_offline_holds_the_curves_the_config_and_the_samples(tmp_path, warm):

@@ -71,7 +71,9 @@ def test_wandb_is_given_to_lightnings_logger_in_a_private_place(tmp_path, monkey
     """`Wandb.experiment` reads `_experiment`, where Lightning's logger puts the run that it is given."""
     from ift.training.loggers import Wandb
 
-    run = object.__new__(type("Run", (), {"config": None, "define_metric": lambda *args, **kwargs: None}))
+    run = object.__new__(
+        type("Run", (), {"config": None, "offline": False, "define_metric": lambda *args, **kwargs: None})
+    )
     monkeypatch.setattr("ift.training.loggers.start_wandb", lambda *args, **about: run)
-    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, group=None, run_id="abc")
+    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, run_id="abc")
     assert log.experiment is run, MOVED.format(version=L.__version__, what="WandbLogger._experiment")

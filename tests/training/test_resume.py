@@ -148,7 +148,7 @@ def test_a_run_killed_while_the_disk_is_full_goes_on_from_the_last_whole_checkpo
 
 
 def test_numbers_that_the_disk_refuses_are_written_when_it_takes_them_again(whole, tmp_path, monkeypatch):
-    from ift.training.loggers import MetricsFile
+    from ift.training.metrics_file import MetricsFile
 
     real, calls = MetricsFile._write, []
 
@@ -265,7 +265,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(proof):
 
 
 def test_a_save_that_fails_at_a_stop_is_an_error(tmp_path):
-    from ift.training.loggers import MetricsFile
+    from ift.training.metrics_file import MetricsFile
     from ift.training.resume import Checkpoints
 
     checkpoints = Checkpoints(

@@ -21,7 +21,7 @@ from ift import run, sealed, stops
 from ift.data.batches import StepSampler
 from ift.errors import ConfigError, DataError, DivergedError, IftError, Stopped
 from ift.run import RunFolder
-from ift.training import checkpoint, inputs, loggers, loops, module, optim, resume
+from ift.training import checkpoint, inputs, loops, metrics_file, module, optim, resume
 from tests import soak
 from tests.training.small_run import MICRO, EndAt, Killed, compare, train
 
@@ -221,7 +221,7 @@ SAFEGUARDS = [  # what is taken out, the proof that then fails, and how it is ta
      [("step.total.completed = step", "step.total.completed = 0")]),
     ("counts of tokens", going_on, resume.Checkpoints.on_load_checkpoint,
      [('module.tokens_seen, module.supervised_seen = run["tokens_seen"], run["supervised_seen"]', "pass")]),
-    ("lines after the checkpoint go", going_on_where_few_steps_are_saved, loggers.MetricsFile.go_back,
+    ("lines after the checkpoint go", going_on_where_few_steps_are_saved, metrics_file.MetricsFile.go_back,
      [('self._begin, self._step, self._values = position["begin"], position["step"], dict(position["values"])',
        "self._begin = size")]),
     ("the validation that was due", going_on_from_validation, resume.Checkpoints.on_train_start,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ift.training.loggers import MetricsFile
+from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.objectives import CrossEntropy
 from ift.training.spikes import Spikes, deviations

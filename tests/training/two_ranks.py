@@ -28,7 +28,7 @@ from ift.text.templates import Segment, Template
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 from ift.training import callbacks
 from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
-from ift.training.loggers import MetricsFile
+from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.resume import Checkpoints
 from ift.training.spikes import Spikes

@@ -87,7 +87,7 @@ def publish(
 ) -> None:
     """The numbers of an evaluation onto the run's page, and into the W&B run that training made."""
     from ift.pages.report import write_report
-    from ift.training.loggers import log_evaluation
+    from ift.training.weights_and_biases import log_evaluation
 
     if page:
         write_report(run)

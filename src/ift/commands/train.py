@@ -36,11 +36,11 @@ def main(config: DictConfig) -> float | None:
         run = RunFolder(entry.output_dir())
         with run.claimed():
             goes_on = run.begun
-            settings = entry.settings_of(config, run) if goes_on else None  # a refusal leaves the run as it is
+            settings = settings_of(config, run) if goes_on else None  # a refusal leaves the run as it is
             if run.finished:
                 return show_finished(run)
             with run.outcome(choices=entry.choices()):
-                settings = settings or entry.settings_of(config, run)
+                settings = settings or settings_of(config, run)
                 if not goes_on:
                     save_settings(settings, run.config)
                 return fine_tune(settings, run, own=partial(own_callbacks, config))
@@ -126,8 +126,8 @@ def train(
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
     answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
     sample_rows, sample_tokens = rows["val"][: settings.samples.rows], settings.samples.max_new_tokens
-    hint, group = f"go on with: python train.py resume={run.path}", entry.sweep_name()
-    with stops.deferred(hint), open_loggers(settings, run, group=group, fresh=not inputs.checkpoint) as opened:
+    hint = f"go on with: python train.py resume={run.path}"
+    with stops.deferred(hint), open_loggers(settings, run, fresh=not inputs.checkpoint) as opened:
         metrics, loggers = opened
         best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about, monitor=options.monitor)
         stopping = early_stopping(options.early_stopping, options.monitor)
@@ -173,6 +173,13 @@ def show_finished(run: RunFolder) -> float | None:
     if not is_other_rank():
         print(f"ift: {run.path}: this run is finished; nothing was done (choose another output_dir to train again)")
     return loss
+
+
+def settings_of(config: DictConfig, run: RunFolder) -> Settings:
+    """The command's settings, with all that its loggers leave open."""
+    from ift.training.dashboards import with_dashboards
+
+    return with_dashboards(entry.settings_of(config, run), run, group=entry.sweep_name())
 
 
 def command() -> int:

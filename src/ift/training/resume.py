@@ -24,8 +24,8 @@ from ift import stops
 from ift.errors import MachineError
 from ift.sealed import step_folder
 from ift.training.checkpoint import SealedCheckpointIO
-from ift.training.loggers import MetricsFile
 from ift.training.loops import begin_at, validate_now
+from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.ranks import agree, gather
 

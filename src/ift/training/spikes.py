@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from ift.training.loggers import MetricsFile
+from ift.training.metrics_file import MetricsFile
 from ift.training.ranks import gather_rows
 
 LOOK_BACK, AT_LEAST = 128, 32  # losses before a step that it is compared with
