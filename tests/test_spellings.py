@@ -13,6 +13,7 @@ KEY = "trainer.x"
     [
         *((precision, given, "fp32") for given in ("32-true", 32, "32", "fp32", "FP32")),
         *((precision, given, "bf16") for given in ("bf16-mixed", "bf16")),
+        *((precision, given, "fp16") for given in ("16-mixed", 16, "16")),
         (precision, "auto", "auto"),
         *((accelerator, given, "gpu") for given in ("gpu", "cuda")),
         (accelerator, "cpu", "cpu"),
@@ -34,9 +35,9 @@ def test_one_spelling_for_all(read, given, meant):
     ("read", "given", "advice"),
     [
         (precision, "bf16-true", "weights and optimizer stay fp32 (trainer.x=bf16 computes the matrix products in it)"),
-        (precision, "16-mixed", "there is no loss scaling here (trainer.x=bf16 computes the matrix products in it)"),
+        (precision, "16-true", "weights and optimizer stay fp32 (trainer.x=fp16 computes the matrix products in it)"),
         (precision, 64, "fp32 is the widest type here (trainer.x=fp32 computes the matrix products in it)"),
-        (precision, "fp8", "must be one of auto, fp32 (32-true), bf16 (bf16-mixed)"),
+        (precision, "fp8", "must be one of auto, fp32 (32-true), bf16 (bf16-mixed), fp16 (16-mixed)"),
         (accelerator, "mps", "losses are summed in fp64, which Apple's GPUs lack (use trainer.x=cpu)"),
         (accelerator, "tpu", "must be one of auto, cpu, gpu (cuda)"),
         *(

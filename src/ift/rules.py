@@ -204,6 +204,12 @@ def fast_dev_run_alone(values: Values) -> str | None:
     return None
 
 
+def fp16_has_a_gpu(values: Values) -> str | None:
+    if values["trainer.precision"] == "fp16" and values["trainer.accelerator"] == "cpu":
+        return "trainer.precision=fp16: for CUDA devices (with trainer.accelerator=cpu use bf16 or fp32)"
+    return None
+
+
 def several_need_validation(values: Values) -> str | None:
     k, limit = values["trainer.save_top_k"], values["trainer.limit_val_batches"]
     if k != 1 and isinstance(limit, int) and limit == 0:
@@ -211,4 +217,10 @@ def several_need_validation(values: Values) -> str | None:
     return None
 
 
-TRAINING_TOGETHER: tuple[Together, ...] = (optimizer_has, schedule_has, fast_dev_run_alone, several_need_validation)
+TRAINING_TOGETHER: tuple[Together, ...] = (
+    optimizer_has,
+    schedule_has,
+    fast_dev_run_alone,
+    several_need_validation,
+    fp16_has_a_gpu,
+)

@@ -11,10 +11,11 @@ PRECISIONS = {
     "auto": "auto",
     **dict.fromkeys(("fp32", "32", "32-true", "float32"), "fp32"),
     **dict.fromkeys(("bf16", "bf16-mixed", "bfloat16"), "bf16"),
+    **dict.fromkeys(("fp16", "16", "16-mixed", "float16"), "fp16"),
 }
 OTHER_PRECISIONS = {  # Lightning's, and what is nearest to each here
     **dict.fromkeys(("bf16-true", "bf16-full"), ("weights and optimizer stay fp32", "bf16")),
-    **dict.fromkeys(("fp16", "16", "16-mixed", "16-true", "float16"), ("there is no loss scaling here", "bf16")),
+    "16-true": ("weights and optimizer stay fp32", "fp16"),
     **dict.fromkeys(("64", "64-true", "fp64"), ("fp32 is the widest type here", "fp32")),
     "transformer-engine": ("Transformer Engine is not used here", "bf16"),
     "transformer-engine-float16": ("Transformer Engine is not used here", "bf16"),
@@ -23,12 +24,12 @@ ACCELERATORS = {"auto": "auto", "cpu": "cpu", "gpu": "gpu", "cuda": "gpu"}
 
 
 def precision(given: Any, key: str) -> str:
-    """auto, fp32 or bf16: of matrix products. Raises ConfigError with what to type."""
+    """auto, fp32, bf16 or fp16: of matrix products. Raises ConfigError with what to type."""
     text = str(given).lower()
     if text in OTHER_PRECISIONS:
         why, nearest = OTHER_PRECISIONS[text]
         raise ConfigError(f"{key}={given}: {why} ({key}={nearest} computes the matrix products in it)")
-    return _known(given, key, PRECISIONS, "auto, fp32 (32-true), bf16 (bf16-mixed)")
+    return _known(given, key, PRECISIONS, "auto, fp32 (32-true), bf16 (bf16-mixed), fp16 (16-mixed)")
 
 
 def accelerator(given: Any, key: str) -> str:

@@ -20,13 +20,13 @@ PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "saf
 @dataclass(frozen=True)
 class Device:
     accelerator: str  # "gpu" or "cpu"
-    precision: str  # of matrix products, "fp32" or "bf16"; weights, gradients and all else are fp32
+    precision: str  # of matrix products, "fp32", "bf16" or "fp16"; weights, gradients and all else are fp32
     count: int = 1  # of this machine that take part: GPUs, or processes on a CPU
     numbers: tuple[int, ...] = ()  # of the GPUs, where some were chosen
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision, torch.float32)
 
     @property
     def torch_device(self) -> torch.device:
@@ -52,6 +52,8 @@ def choose_device(
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
     count, numbers = _how_many(devices, gpus if accelerator == "gpu" else None)
+    if precision == "fp16" and accelerator == "cpu":
+        raise MachineError(f"{group}precision=fp16: a CPU is slow at it ({group}precision=bf16 or fp32 on a CPU)")
     if precision == "auto":
         precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
     return Device(accelerator, precision, count, numbers)

@@ -68,6 +68,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     from ift.data.datamodule import Limits, SFTDataModule
     from ift.model.linear import compute_in
     from ift.training.dry_run import dry_run, few_steps, nothing_kept
+    from ift.training.loss_scale import LossScale
     from ift.training.module import SFTModule
     from ift.training.objectives import CrossEntropy
     from ift.training.preflight import refuse_small_disk, try_longest_batch
@@ -93,6 +94,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     module = SFTModule(
         model, objective=CrossEntropy(),
         optim=settings.optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
+        loss_scale=LossScale() if device.precision == "fp16" else None,
     )  # fmt: skip
     if settings.dry_run:
         dry_run(module, data, inputs.tokenizer, device)

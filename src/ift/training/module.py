@@ -23,6 +23,7 @@ from ift.data.batches import Batch
 from ift.errors import DivergedError
 from ift.model.gpt import GPT
 from ift.settings import OptimSettings
+from ift.training.loss_scale import LEAST, LossScale
 from ift.training.objectives import CrossEntropy, Objective, Sums
 from ift.training.optim import clip_coefficient, make_schedule, scale_gradients
 from ift.training.optimizers import make_optimizer
@@ -41,13 +42,15 @@ class Step:
     lr: float
     rows: list[int]  # of this rank
     started: float  # time.perf_counter() at its first micro-batch
-    read: Callable[[], list[float]]  # loss summed, weight, supervised tokens, tokens, gradient norm
+    # loss summed, weight, supervised tokens, tokens, gradient norm; with loss scaling, what the loss was multiplied by
+    read: Callable[[], list[float]]
 
 
 class SFTModule(L.LightningModule):
     """
     total_steps: optimizer steps of the whole run, which the schedule needs; counted by us, since reading
         trainer.estimated_stepping_batches drops the loader's state on resume (Lightning issue 20550)
+    loss_scale: for products in fp16
     skip_nonfinite: number of steps with a non-finite loss or gradient that are skipped; the next one ends the run
     """
 
@@ -59,8 +62,10 @@ class SFTModule(L.LightningModule):
         total_steps: int,
         skip_nonfinite: int = 0,
         objective: Objective = CrossEntropy(),  # noqa: B008  it has no state
+        loss_scale: LossScale | None = None,
     ):
         super().__init__()
+        self.loss_scale = loss_scale
         self.model, self.objective = model, objective
         self.optim, self.total_steps = optim, total_steps
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
@@ -82,7 +87,8 @@ class SFTModule(L.LightningModule):
         self._window.append((loss.detach(), weight, len(batch.supervised), batch.tokens))
         self._window_rows += batch.rows
         # Lightning divides by the number of accumulated batches; the step is divided by its weight instead, below
-        return loss * self.trainer.accumulate_grad_batches
+        loss = loss * self.trainer.accumulate_grad_batches
+        return loss if self.loss_scale is None else loss * self.loss_scale.on(loss.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All gradients of the step are there, as sums: divide them by the weight of the step, and clip them.
@@ -90,6 +96,7 @@ class SFTModule(L.LightningModule):
         A step whose loss or gradient is no finite number is left out; nothing waits here to learn whether it is.
         """
         sums = self._sum_over_ranks()
+        scaled = [] if self.loss_scale is None else [self.loss_scale.on(sums.device).double()[None]]  # before it moves
         norm = self._scale_gradients(optimizer, sums)
         self._steps.append(
             Step(
@@ -98,7 +105,7 @@ class SFTModule(L.LightningModule):
                 lr=optimizer.param_groups[0]["lr"],
                 rows=self._window_rows,
                 started=self._window_started,
-                read=_read_later(torch.cat([sums, norm.double()[None]])),
+                read=_read_later(torch.cat([sums, norm.double()[None], *scaled])),
             )
         )
         self._window, self._window_rows = [], []
@@ -115,6 +122,8 @@ class SFTModule(L.LightningModule):
         loss, weight = sums[:2]
         world = self.trainer.world_size  # data-parallel training averages gradients over ranks: undo it
         scale = world / weight.clamp(min=1)
+        if self.loss_scale is not None:
+            scale = scale / self.loss_scale.on(scale.device)
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.is_sparse:  # of tied embeddings without a loss of the head
@@ -122,6 +131,8 @@ class SFTModule(L.LightningModule):
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]) * scale
         factor = scale * clip_coefficient(norm, self.optim.clip)
         scale_gradients(optimizer, factor, finite=(norm + loss).isfinite())
+        if self.loss_scale is not None:
+            self.loss_scale.update(norm.isfinite())
         return norm
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -146,10 +157,15 @@ class SFTModule(L.LightningModule):
         """
         while len(self._steps) > leave:
             step = self._steps.popleft()
-            loss_sum, weight, supervised, tokens, norm = step.read()
+            loss_sum, weight, supervised, tokens, norm, *scaled = step.read()
+            scale = {"loss_scale": scaled[0]} if scaled else {}
             # queueing takes no time: a step lasts from when the one before was done, or from its own start, until now
             before, self._known_at = self._known_at, time.perf_counter()
             seconds = self._known_at - max(before, step.started)
+            if scaled and math.isfinite(loss_sum) and not math.isfinite(norm) and scaled[0] > LEAST:
+                # the gradients overflowed and not the loss: the step was left out, and the next one is scaled less
+                self.record(step.number, {"epoch": step.epoch, "train/loss": loss_sum / max(1.0, weight), **scale})
+                continue
             if not math.isfinite(loss_sum + norm):
                 self._refuse(step, loss_sum, norm)
                 continue
@@ -163,6 +179,7 @@ class SFTModule(L.LightningModule):
                     "train/loss": self.last_loss,
                     "lr": step.lr,
                     "grad_norm": norm,
+                    **scale,
                     "tokens_per_second": tokens / seconds,
                 },
             )
@@ -181,6 +198,14 @@ class SFTModule(L.LightningModule):
         self.record(step.number, {"epoch": step.epoch, "skipped": self.skipped})
         if self.trainer.is_global_zero:
             print(f"ift: {what}: left out ({self.skipped} of {self.skip_nonfinite})", flush=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.loss_scale is not None:
+            checkpoint["loss_scale"] = self.loss_scale.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.loss_scale is not None:
+            self.loss_scale.load_state_dict(checkpoint["loss_scale"])
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: gradients are clipped where they are divided."""
