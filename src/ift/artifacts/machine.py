@@ -13,6 +13,7 @@ from importlib.metadata import version
 import torch
 
 from ift.errors import MachineError
+from ift.threads import set_threads
 
 PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "safetensors", "wandb")
 
@@ -40,7 +41,7 @@ class Device:
 def choose_device(
     accelerator: str, precision: str, *, n_embd: int, devices: str | int | Sequence[int] = 1, group: str = "trainer."
 ) -> Device:
-    """auto takes a CUDA device if there is one, and bf16 where the machine computes it fast.
+    """auto takes a CUDA device if there is one, and bf16 where the machine computes it fast. A CPU gets its threads.
 
     Models narrower than 256 stay at fp32: there casting costs more than the products save.
     devices: "auto" for all GPUs (one process on a CPU), how many, or their numbers; group: of the settings, in messages
@@ -56,6 +57,8 @@ def choose_device(
         raise MachineError(f"{group}precision=fp16: a CPU is slow at it ({group}precision=bf16 or fp32 on a CPU)")
     if precision == "auto":
         precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
+    if accelerator == "cpu":
+        set_threads(n_embd, ranks=count)
     return Device(accelerator, precision, count, numbers)
 
 

@@ -39,7 +39,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ift.cores import cores
 from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk
 from ift.data.contract.examples import TOO_LONG, Example
 from ift.data.contract.hints import MANY
@@ -51,6 +50,7 @@ from ift.data.reading.sources import ROLES, Source
 from ift.errors import DataError, MachineError
 from ift.progress import progress
 from ift.run import read_json, write_json
+from ift.threads import cores
 
 CHUNK_ROWS, CHUNK_BYTES = 500, 2**20
 PARALLEL = 16 * 2**20  # bytes of data from which worker processes pay

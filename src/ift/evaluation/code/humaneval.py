@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from ift.cores import cores
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
 from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
@@ -35,6 +34,7 @@ from ift.evaluation.statistics import mean_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
 from ift.settings import EvalSettings, GenerateSettings, SandboxSettings, load_settings
+from ift.threads import cores
 
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # after these a new piece of code begins: the function is done
 KS = (1, 10, 100)
