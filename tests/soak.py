@@ -83,7 +83,7 @@ class Trainings:
 
     def __enter__(self) -> Trainings:
         self.vocabulary = Path(tempfile.mkdtemp(prefix="ift-bytes-"))  # a token a byte: nothing to train
-        Tokenizer._from_ranks({bytes([b]): b for b in range(256)}, "bytes").save(self.vocabulary, context_length=256)
+        Tokenizer.from_ranks({bytes([b]): b for b in range(256)}, "bytes").save(self.vocabulary, context_length=256)
         return self
 
     def __exit__(self, *args: Any) -> None:

@@ -130,7 +130,7 @@ def run(tmp_path):
     torch.manual_seed(0)
     for step in (1, 2):
         assert save(tmp_path / "run" / "checkpoints", step) is None
-    tokenizer = Tokenizer._from_ranks({bytes([byte]): byte for byte in range(256)}, "bytes")
+    tokenizer = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)}, "bytes")
     template = Template("short", (Segment("{instruction}"), Segment("\n{output}", supervised=True)))
     save_model_folder(tmp_path / "run" / "model", GPT(GPTConfig(257, 16, 1, 2, 8)), tokenizer, template, {"step": 2})
     return tmp_path / "run"

@@ -149,14 +149,14 @@ def check(arguments: argparse.Namespace) -> None:
 
     from rich.console import Console
 
+    from ift.artifacts.model_tokenizer import model_tokenizer
     from ift.data.contract.prepare import prepare, twin_groups
     from ift.data.show import show_details, show_duplicates, show_examples, show_report
-    from ift.data.vocabulary import load_tokenizer
     from ift.run import RunFolder
     from ift.text.chat_templates import template_from
 
     template = template_from(settings.prompt)
-    tokenizer = load_tokenizer(settings.model.tokenizer, template)
+    tokenizer = model_tokenizer(settings.model, template)
     run = RunFolder(arguments.output or Path("runs/check") / report_name(settings.data.path))
     data = prepare(
         settings.data,

@@ -33,9 +33,9 @@ class ModelSettings:
     n_embd: int | None
     context_length: int | None
     dropout: float
-    tie_weights: bool
+    tie_weights: bool | None
     pretrained: str | None
-    tokenizer: str
+    tokenizer: str | None
 
 
 @dataclass

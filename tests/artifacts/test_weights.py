@@ -2,15 +2,24 @@
 
 import hashlib
 import json
+import shlex
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2DoubleHeadsModel,
+    GPT2ForQuestionAnswering,
+    GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
+    GPT2LMHeadModel,
+)
 
 from ift.artifacts.tensors import read_header, write_tensors
 from ift.artifacts.weights import (
@@ -23,9 +32,10 @@ from ift.artifacts.weights import (
     save_weights,
     weights_identity,
 )
-from ift.errors import ConfigError, MachineError, WeightsError
+from ift.errors import LIMIT, ConfigError, MachineError, WeightsError, one_line
 from ift.evaluation.answers import content_key
 from ift.model.config import GPTConfig
+from ift.model.families.gpt2 import differs_from_published
 from ift.model.gpt import GPT
 from ift.settings import ModelSettings
 
@@ -129,7 +139,7 @@ def test_the_layout_of_the_published_gpt2_without_prefix_and_with_old_buffers_is
 
 
 def test_an_untied_model_starts_its_head_from_the_embedding_of_a_tied_folder(folder):
-    config = inspect_folder(folder).config(dropout=0.0, tie_weights=False)
+    config = replace(inspect_folder(folder).config, tie_weights=False)
     model = build_model(config, inspect_folder(folder)).eval()
     assert_same(model, theirs())
     assert torch.equal(model.lm_head.weight, model.wte.weight)
@@ -142,7 +152,11 @@ def test_an_untied_folder_does_not_go_into_a_tied_model(tmp_path):
     theirs(tied=False).save_pretrained(tmp_path)
     found = inspect_folder(tmp_path)
     with pytest.raises(WeightsError, match=r"the head is not the embedding \(use model\.tie_weights=false\)"):
-        build_model(found.config(dropout=0.0, tie_weights=True), found)
+        build_model(replace(found.config, tie_weights=True), found)
+    with pytest.raises(WeightsError, match=r"the head is not the embedding \(use model\.tie_weights=false\)"):
+        plan_model(settings(pretrained=str(tmp_path)), vocab_size=67)
+    config, _ = plan_model(settings(pretrained=str(tmp_path), tie_weights=None), vocab_size=67)
+    assert config.tie_weights is False
 
 
 def test_weights_stored_in_half_precision_are_computed_with_in_fp32(folder):
@@ -230,26 +244,107 @@ def test_weights_that_are_no_numbers_are_refused(folder, bad):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "matters"),
     [
-        ("activation_function", "gelu"),
-        ("layer_norm_epsilon", 1e-6),
-        ("scale_attn_weights", False),
-        ("scale_attn_by_inverse_layer_idx", True),
+        ("n_inner", 40, True),
+        ("activation_function", "gelu", True),
+        ("activation_function", "relu", True),
+        ("activation_function", "silu", True),
+        ("activation_function", "gelu_pytorch_tanh", False),
+        ("layer_norm_epsilon", 1e-2, True),
+        ("scale_attn_weights", False, True),
+        ("scale_attn_by_inverse_layer_idx", True, True),
+        ("reorder_and_upcast_attn", True, False),  # a matter of half precision
     ],
 )
-def test_a_relative_of_gpt2_that_computes_otherwise_is_refused(tmp_path, key, value):
+def test_a_relative_of_gpt2_gives_the_logits_of_transformers_before_and_after_saving(tmp_path, key, value, matters):
     relative = theirs(**{key: value})
-    assert not torch.allclose(logits(relative), logits(theirs()), atol=1e-5)  # it matters
-    relative.save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=f"{key} is {value}: not the arithmetic of GPT-2"):
-        inspect_folder(tmp_path)
+    if matters and key != "n_inner":
+        assert not torch.allclose(logits(relative), logits(theirs()), atol=1e-4)
+    relative.save_pretrained(tmp_path / "theirs")
+    model = load_model(inspect_folder(tmp_path / "theirs")).eval()
+    assert_same(model, relative)
+    (tmp_path / "ours").mkdir()
+    save_weights(model, tmp_path / "ours", end_of_text=66)
+    assert_same(model, GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval())
+    assert load_model(inspect_folder(tmp_path / "ours")).config == model.config
+    assert (differs_from_published(model.config) is not None) is (matters and key != "n_inner")
 
 
-def test_another_name_for_the_same_activation_is_accepted(tmp_path):
-    same = theirs(activation_function="gelu_pytorch_tanh")
-    same.save_pretrained(tmp_path)
-    assert_same(load_model(inspect_folder(tmp_path)).eval(), same)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt_bigcode"}, "not the configuration of a GPT-2: ValueError model_type is gpt_bigcode"),
+        ({"activation_function": "mish"}, "activation_function is mish, not one of gelu_new, "),
+        ({"add_cross_attention": True}, "add_cross_attention is true"),
+        ({"tie_word_embeddings": False}, r"lm_head\.weight is missing, not \[67, 32\]"),
+    ],
+)
+def test_what_is_no_gpt2_is_refused_by_name(folder, change, message):
+    edit_config(folder, **change)
+    with pytest.raises(WeightsError, match=message):
+        inspect_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "_orig_mod.{}", "module.{}", "model.{}", "_orig_mod.module.{}", "module._orig_mod.model.{}",
+        "model.transformer._orig_mod.{}", "_fsdp_wrapped_module.transformer.{}",
+    ],
+)  # fmt: skip
+def test_what_a_trainer_wrapped_a_model_in_is_taken_off_its_names(folder, wrap):
+    edit_tensors(
+        folder,
+        lambda tensors: [
+            tensors.update({wrap.format(name.removeprefix("transformer.")): tensors.pop(name)}) for name in [*tensors]
+        ],
+    )
+    assert_same(load_model(inspect_folder(folder)).eval(), theirs())
+
+
+def test_a_tensor_under_two_names_is_refused(folder):
+    edit_tensors(folder, lambda tensors: tensors.update({"module.wpe.weight": torch.zeros(20, 32)}))
+    with pytest.raises(WeightsError, match=r"wpe\.weight is there twice"):
+        inspect_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        (GPT2DoubleHeadsModel, "multiple_choice_head (choosing among continuations)"),
+        (GPT2ForSequenceClassification, "score (classifying texts)"),
+        (GPT2ForTokenClassification, "classifier (classifying tokens)"),
+        (GPT2ForQuestionAnswering, "qa_outputs (finding answers in a text)"),
+    ],
+)
+def test_the_head_of_another_task_is_named_and_left_out(tmp_path, kind, named):
+    torch.manual_seed(7)
+    sizes = SIZES | {"bos_token_id": 0, "eos_token_id": 0, "num_labels": 1, "pad_token_id": 0}
+    model = kind(GPT2Config(**sizes, summary_proj_to_labels=True)).eval()
+    model.save_pretrained(tmp_path)
+    found = inspect_folder(tmp_path)
+    assert found.other_heads == (named,)
+    ours = load_model(found).eval()
+    with torch.no_grad():
+        states = model.transformer(IDS).last_hidden_state
+        torch.testing.assert_close(ours(IDS), states @ model.transformer.wte.weight.t(), atol=1e-5, rtol=0)
+
+
+def test_a_shorter_context_takes_the_first_positions(folder):
+    asked = settings(pretrained=str(folder), context_length=12)
+    model = build_model(*plan_model(asked, vocab_size=67)).eval()
+    assert model.config.context_length == 12
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS[:, :12]), logits(theirs())[:, :12], atol=1e-5, rtol=0)
+    with pytest.raises(WeightsError, match=r"20 positions, not 21 \(model\.context_length=20 or less\)"):
+        plan_model(settings(pretrained=str(folder), context_length=21), vocab_size=67)
+
+
+def test_ids_above_the_tokenizers_have_no_logits(folder):
+    config, found = plan_model(settings(pretrained=str(folder)), vocab_size=60)
+    assert build_model(config, found)(IDS).shape == (3, 20, 60)
+    assert load_model(found, tokens=61)(IDS).shape == (3, 20, 61)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +370,7 @@ def test_tensors_must_be_those_of_the_configuration(folder, edit, message):
 
 def test_heads_must_divide_the_width_of_a_folder(folder):
     edit_config(folder, n_head=5)
-    with pytest.raises(WeightsError, match="n_head 5 does not divide n_embd 32"):
+    with pytest.raises(WeightsError, match="n_head=5: does not divide n_embd=32"):
         inspect_folder(folder)
 
 
@@ -340,6 +435,25 @@ def test_a_pickle_is_never_opened(folder):
         inspect_folder(folder)
 
 
+def test_the_line_about_a_pickle_converts_it(folder):
+    model = theirs()
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")  # the head and the embedding are one tensor
+    with pytest.raises(WeightsError) as error:
+        inspect_folder(folder)
+    line = one_line(str(error.value), LIMIT - len("ift: error: "))
+    command = line.partition(" (there: python ")[2].removesuffix(")")
+    assert command
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
+    assert_same(load_model(inspect_folder(folder)).eval(), model)
+
+
+def test_weights_of_another_library_are_named(folder):
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    with pytest.raises(WeightsError, match=r"only tf_model\.h5: no safetensors \(convert it"):
+        inspect_folder(folder)
+
+
 def test_a_missing_shard_is_named(tmp_path):
     theirs().save_pretrained(tmp_path, max_shard_size="20KB")
     gone = sorted(tmp_path.glob("*.safetensors"))[1]
@@ -360,7 +474,7 @@ def test_a_folder_is_checked_without_torch(folder):
     script = f"""
 import pathlib, sys
 from ift.artifacts.weights import inspect_folder
-assert inspect_folder(pathlib.Path({str(folder)!r})).n_layer == 3
+assert inspect_folder(pathlib.Path({str(folder)!r})).config.n_layer == 3
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -378,7 +492,7 @@ def test_without_pretrained_weights_the_settings_give_the_sizes():
 def test_with_pretrained_weights_the_folder_gives_the_sizes(folder):
     unset = dict.fromkeys(("n_layer", "n_head", "n_embd", "context_length"))
     config, found = plan_model(settings(pretrained=str(folder), **unset), vocab_size=60)
-    assert config == GPTConfig(67, 20, 3, 4, 32, 0.1, True)  # its whole vocabulary, though the tokenizer has less
+    assert config == GPTConfig(67, 20, 3, 4, 32, 0.1, True, tokens=60)  # room for 67, and the tokenizer has fewer
     assert found.path == folder
 
 

@@ -16,6 +16,7 @@ from ift.sealed import recover_folder, remove_folder, replace_folder, seal
 from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import read_template
 from ift.text.templates import Template
+from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def save_model_folder(
     remove_folder(partial)
     partial.mkdir(parents=True)
     save_weights(model, partial, end_of_text=tokenizer.end_of_text)
-    tokenizer.save(partial, context_length=model.config.context_length, chat_template=export_chat_template(template))
+    chat_template = export_chat_template(template, end=tokenizer.end_text)
+    tokenizer.save(partial, context_length=model.config.context_length, chat_template=chat_template)
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})
     write_json(partial / "ift.json", about or {})
     seal(partial, about or {})
@@ -44,9 +46,11 @@ def save_model_folder(
 def open_model_folder(path: Path) -> tuple[Folder, Tokenizer, Template]:
     """All but the weights themselves. Raises WeightsError where something is missing or does not belong together."""
     folder = inspect_folder(path)
-    tokenizer = Tokenizer.from_folder(path)
-    if tokenizer.vocab_size > folder.vocab_size:
-        raise WeightsError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model {folder.vocab_size}")
+    tokenizer = read_tokenizer(path)
+    if tokenizer.vocab_size > folder.config.vocab_size:
+        raise WeightsError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model {folder.config.vocab_size}"
+        )
     try:
         stored = json.loads((path / "prompt.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -60,4 +64,4 @@ def open_model_folder(path: Path) -> tuple[Folder, Tokenizer, Template]:
 def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
     """Raises WeightsError where something is missing, damaged, or does not belong together."""
     folder, tokenizer, template = open_model_folder(path)
-    return load_model(folder), tokenizer, template
+    return load_model(folder, tokens=tokenizer.vocab_size), tokenizer, template

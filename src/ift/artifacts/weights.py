@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,17 @@ from ift.artifacts.tensors import read_header, write_tensors
 from ift.errors import ConfigError, MachineError, WeightsError, missing_extra
 from ift.model.config import GPTConfig
 from ift.model.families.gpt2 import (
-    ARITHMETIC,
     CONSTANTS,
     EMBEDDING,
     HEAD,
+    OTHER_HEADS,
+    POSITIONS,
     PUBLISHED,
     TRANSPOSED,
     hf_config,
     our_name,
+    read_config,
     shapes_of,
-    sizes,
     stops_of,
     stored_name,
 )
@@ -38,39 +40,49 @@ if TYPE_CHECKING:
 
     from ift.model.gpt import GPT
 
+OWN_HEAD = "the head is not the embedding (use model.tie_weights=false)"
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")  # what is fetched of a model on the Hub
+OTHER_KINDS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")  # files of weights
+CONVERT = """\
+there: python -c "import glob,torch,safetensors.torch as s; s.save_file({{k: v.clone() for f in \
+glob.glob('{pattern}') for k,v in torch.load(f,weights_only=True).items()}},'model.safetensors')\""""
+
 
 @dataclass(frozen=True)
 class Folder:
     """A checked folder of weights: its sizes, and in which file each tensor lies."""
 
     path: Path
-    n_layer: int
-    n_head: int
-    n_embd: int
-    context_length: int
-    vocab_size: int
-    tensors: Mapping[str, Path]  # name without the "transformer." prefix -> file
+    config: GPTConfig  # as config.json says, tied as the tensors are
+    tensors: Mapping[str, Path]  # name without "transformer." and the like -> file
     stops: frozenset[int] = frozenset()  # tokens by which the model ends an answer, as config.json says
+    other_heads: tuple[str, ...] = ()  # of other tasks, left out: what each is for
 
     @property
     def tied(self) -> bool:
-        return HEAD not in self.tensors
-
-    def config(self, *, dropout: float, tie_weights: bool) -> GPTConfig:
-        sizes = (self.vocab_size, self.context_length, self.n_layer, self.n_head, self.n_embd)
-        return GPTConfig(*sizes, dropout=dropout, tie_weights=tie_weights)
+        return self.config.tie_weights
 
 
 def find_weights(name: str) -> Folder:
     """A local folder, or else a model on the Hub (fetched, or from its cache). Raises WeightsError or MachineError."""
+    path = find_folder(name, WEIGHTS)
+    if not Path(name).exists() and not any(path.glob("*.safetensors")):
+        others = _others_on_hub(name)
+        if others:
+            raise other_kind(f"{name}: hf download {name} --local-dir FOLDER gets it", others[0])
+    return inspect_folder(path)
+
+
+def find_folder(name: str, files: Sequence[str]) -> Path:
+    """A local folder, or else one with these files of a model on the Hub. Raises WeightsError or MachineError."""
     path = Path(name)
     if not path.exists():
         if name.count("/") > 1 or name.startswith((".", "/", "~")):
             raise WeightsError(f"{name}: no such folder (model.pretrained is a folder or a name on the Hub)")
-        path = _download(name)
+        path = _download(name, files)
     if not path.is_dir():
         raise WeightsError(f"{path}: not a folder (give the folder with config.json and model.safetensors)")
-    return inspect_folder(path)
+    return path
 
 
 def plan_model(settings: ModelSettings, *, vocab_size: int) -> tuple[GPTConfig, Folder | None]:
@@ -84,64 +96,100 @@ def plan_model(settings: ModelSettings, *, vocab_size: int) -> tuple[GPTConfig, 
         if missing:
             raise ConfigError(f"{missing[0]}: not set, and there is no model.pretrained to take it from")
         given = {key: getattr(settings, key) for key in keys}
-        return GPTConfig(vocab_size, **given, dropout=settings.dropout, tie_weights=settings.tie_weights), None
+        tied = settings.tie_weights is not False
+        return GPTConfig(vocab_size, **given, dropout=settings.dropout, tie_weights=tied), None
     folder = find_weights(settings.pretrained)
+    return fit_settings(settings, folder, vocab_size=vocab_size), folder
+
+
+def fit_settings(settings: ModelSettings, folder: Folder, *, vocab_size: int) -> GPTConfig:
+    """The folder's model as the settings want it: its context may be shorter, its head untied.
+
+    Raises WeightsError where they differ in a size, or the vocabulary does not fit the model.
+    """
+    its = folder.config
     differing = [
-        f"{key} is {getattr(folder, key)}, not {getattr(settings, key)}"
-        for key in keys
-        if getattr(settings, key) not in (None, getattr(folder, key))
+        f"{key} is {getattr(its, key)}, not {getattr(settings, key)}"
+        for key in ("n_layer", "n_head", "n_embd")
+        if getattr(settings, key) not in (None, getattr(its, key))
     ]
     if differing:
-        hint = PUBLISHED.get(folder.n_layer, "pretrained")
+        hint = PUBLISHED.get(its.n_layer, "pretrained")
         hint = "pretrained" if hint == settings.name else hint
         raise WeightsError(f"{folder.path}: not a {settings.name}: {', '.join(differing)} (model={hint})")
-    if vocab_size > folder.vocab_size:
+    context_length = settings.context_length or its.context_length
+    if context_length > its.context_length:
         raise WeightsError(
-            f"{folder.path}: {folder.vocab_size} tokens, but the tokenizer {settings.tokenizer} has {vocab_size} "
+            f"{folder.path}: {its.context_length} positions, not {context_length} "
+            f"(model.context_length={its.context_length} or less)"
+        )
+    if vocab_size > its.vocab_size:
+        raise WeightsError(
+            f"{folder.path}: {its.vocab_size} tokens, but the tokenizer {settings.tokenizer} has {vocab_size} "
             "(set model.tokenizer to the one it was trained with)"
         )
-    return folder.config(dropout=settings.dropout, tie_weights=settings.tie_weights), folder
+    tie_weights = its.tie_weights if settings.tie_weights is None else settings.tie_weights
+    if tie_weights and not its.tie_weights:
+        raise WeightsError(f"{folder.path}: {OWN_HEAD}")
+    return replace(
+        its, context_length=context_length, dropout=settings.dropout, tie_weights=tie_weights, tokens=vocab_size
+    )
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise missing_extra("huggingface_hub", "hub") from error
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"])
-        )
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the library raises whatever its transport raises
         raise MachineError(
             f"{name}: not fetched from the Hub: {type(error).__name__} (give a local folder: model.pretrained=FOLDER)"
         ) from error
 
 
+def _others_on_hub(name: str) -> list[str]:
+    """Files of weights that a model on the Hub has in other forms; none where that cannot be asked."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        files = sorted(list_repo_files(name))
+    except Exception:  # the library raises whatever its transport raises
+        return []
+    return [file for kind in OTHER_KINDS for file in files if fnmatch(file, kind) and "/" not in file]
+
+
 def inspect_folder(path: Path) -> Folder:
     """Read config.json and the safetensors headers; check that every tensor of a GPT-2 is there, whole and in shape."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        size = sizes(config)
+        its = read_config(config)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}/config.json: no such file (is this a model folder?)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__} {error}"
         raise WeightsError(f"{path}/config.json: not the configuration of a GPT-2: {what}") from error
-    for key, same in ARITHMETIC.items():
-        if config.get(key, same[0]) not in same:
-            raise WeightsError(f"{path}/config.json: {key} is {config[key]}: not the arithmetic of GPT-2 ({same[0]})")
-    if size["n_embd"] % size["n_head"]:
-        raise WeightsError(f"{path}/config.json: n_head {size['n_head']} does not divide n_embd {size['n_embd']}")
+    except ConfigError as error:
+        raise WeightsError(f"{path}/config.json: {str(error).replace('model.', '')}") from error
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, Path] = {}
+    other_heads: dict[str, None] = {}
+    wrong = []
     for file in _weight_files(path):
         for stored, tensor in read_header(file).items():
             name = our_name(stored)
-            if not name.endswith(CONSTANTS):
+            head = next(
+                (f"{prefix[:-1]} ({use})" for prefix, use in OTHER_HEADS.items() if name.startswith(prefix)), ""
+            )
+            if head:
+                other_heads[head] = None
+            elif name in shapes:
+                wrong.append(f"{name} is there twice")
+            elif not name.endswith(CONSTANTS):
                 shapes[name], tensors[name] = tensor.shape, file
-    expected = shapes_of(GPTConfig(**size, tie_weights=HEAD not in shapes))
-    wrong = [
+    expected = shapes_of(replace(its, tie_weights=its.tie_weights and HEAD not in shapes))
+    wrong += [
         f"{name} is {shapes.get(name, 'missing')}, not {shape}"
         for name, shape in expected.items()
         if shapes.get(name) != shape
@@ -149,9 +197,9 @@ def inspect_folder(path: Path) -> Folder:
     wrong += [f"{name} is unknown" for name in shapes if name not in expected]
     if wrong:
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit its config.json: {'; '.join(wrong[:2])}")
-    if config.get("tie_word_embeddings", True):
+    if its.tie_weights:
         tensors.pop(HEAD, None)  # some exports store the shared matrix twice
-    return Folder(path, **size, tensors=tensors, stops=stops_of(config, size["vocab_size"]))
+    return Folder(path, its, tensors, stops_of(config, its.vocab_size), tuple(other_heads))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -169,13 +217,19 @@ def _weight_files(path: Path) -> list[Path]:
         files = [path / "model.safetensors"]
     for file in files:
         if not file.is_file():
-            pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt"))
-            if pickles and not index.exists():
-                raise WeightsError(
-                    f"{path}: only {pickles[0]}, a pickle, which could run code (convert to safetensors)"
-                )
+            others = [p.name for kind in OTHER_KINDS for p in sorted(path.glob(kind)) if p.name != "training_args.bin"]
+            if others and not index.exists():
+                raise other_kind(path, others[0])
             raise WeightsError(f"{file}: no such file (download the folder again)")
     return files
+
+
+def other_kind(place: object, file: str) -> WeightsError:
+    """The error for weights that are not in safetensors, with how to convert them where torch can do it safely."""
+    if not file.endswith((".bin", ".pt", ".pth")):
+        return WeightsError(f"{place}: only {file}: no safetensors (convert it with the library that wrote it)")
+    pattern = "pytorch_model*.bin" if file.startswith("pytorch_model") else file
+    return WeightsError(f"{place}: only {file}, a pickle, which could run code ({CONVERT.format(pattern=pattern)})")
 
 
 def weights_identity(path: Path) -> str:
@@ -198,8 +252,9 @@ def weights_identity(path: Path) -> str:
 def load_weights(model: GPT, folder: Folder) -> None:
     """Copy a folder's tensors into the model's parameters, one after the other; their type and device stay.
 
-    An untied head starts as a tied folder's embedding. Raises WeightsError where a tensor does not fit or is no finite
-    number: the model may then hold some of the folder's tensors already.
+    An untied head starts as a tied folder's embedding; a model of a shorter context takes the first positions.
+    Raises WeightsError where a tensor does not fit or is no finite number: the model may then hold some of the folder's
+    tensors already.
     """
     import torch
     from safetensors import safe_open
@@ -207,7 +262,7 @@ def load_weights(model: GPT, folder: Folder) -> None:
     model.stops = folder.stops
     parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding
     if HEAD in folder.tensors and model.config.tie_weights:
-        raise WeightsError(f"{folder.path}: the head is not the embedding (use model.tie_weights=false)")
+        raise WeightsError(f"{folder.path}: {OWN_HEAD}")
     missing = set(parameters)
     for file in sorted(set(folder.tensors.values())):
         with safe_open(file, framework="pt") as tensors, torch.no_grad():
@@ -216,6 +271,8 @@ def load_weights(model: GPT, folder: Folder) -> None:
                 if folder.tensors.get(name) != file:
                     continue
                 value = tensors.get_tensor(stored)
+                if name == POSITIONS:
+                    value = value[: len(parameters[name])]
                 if not torch.isfinite(value).all():
                     raise WeightsError(f"{file}: {stored} holds NaN or infinity (download it again)")
                 _copy(value.t() if name.endswith(TRANSPOSED) else value, parameters[name], f"{file}: {stored}")
@@ -234,9 +291,9 @@ def _copy(value: Tensor, parameter: Tensor, what: str) -> None:
     parameter.copy_(value)
 
 
-def load_model(folder: Folder, *, dropout: float = 0.0) -> GPT:
-    """The model of a folder, with the folder's own sizes and head."""
-    return build_model(folder.config(dropout=dropout, tie_weights=folder.tied), folder)
+def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = None) -> GPT:
+    """The model of a folder, with the folder's own sizes and head. tokens: those of its tokenizer."""
+    return build_model(replace(folder.config, dropout=dropout, tokens=tokens), folder)
 
 
 def build_model(config: GPTConfig, folder: Folder | None) -> GPT:

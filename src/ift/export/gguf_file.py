@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ift.errors import ConfigError, missing_extra
 from ift.export.source import RunModel
-from ift.model.families.gpt2 import GGUF, POSITIONS, TRANSPOSED
+from ift.model.families.gpt2 import GGUF, POSITIONS, TRANSPOSED, differs_from_published
 from ift.text.chat_template_export import export_chat_template
 
 # dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
@@ -40,7 +40,11 @@ def gguf_package() -> Any:
 def write_gguf(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """Raises ConfigError where the sizes of the model do not fit q8_0, or a value does not fit fp16."""
     gguf, config = gguf_package(), source.config
-    if dtype == "q8_0" and config.n_embd % BLOCK:
+    if other := differs_from_published(config):
+        raise ConfigError(f"--to gguf: llama.cpp computes GPT-2 as published, this model has {other} (take --to hf)")
+    if not source.tokenizer.cuts_as_gpt2:
+        raise ConfigError("--to gguf: llama.cpp cuts text into words as GPT-2 does, this tokenizer not (take --to hf)")
+    if dtype == "q8_0" and (config.n_embd % BLOCK or config.mlp_dim % BLOCK):
         raise ConfigError(f"--dtype q8_0: n_embd {config.n_embd} is no multiple of {BLOCK} (take fp16 or bf16)")
     logging.getLogger("gguf").setLevel(logging.WARNING)
     writer = gguf.GGUFWriter(path, "gpt2")
@@ -66,7 +70,7 @@ def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     writer.add_file_type(getattr(gguf.LlamaFileType, DTYPES[dtype][1]))
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(4 * config.n_embd)
+    writer.add_feed_forward_length(config.mlp_dim)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(1e-5)
@@ -75,7 +79,8 @@ def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(words)
     types = [gguf.TokenType.NORMAL] * len(words)
-    types[tokenizer.end_of_text] = gguf.TokenType.CONTROL
+    for id in tokenizer.special:
+        types[id] = gguf.TokenType.CONTROL
     writer.add_token_types(types)
     if merges:
         writer.add_token_merges(merges)
@@ -83,7 +88,7 @@ def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     writer.add_eos_token_id(tokenizer.end_of_text)
     writer.add_add_bos_token(False)  # training begins with the prompt
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(export_chat_template(source.template))
+    writer.add_chat_template(export_chat_template(source.template, end=tokenizer.end_text))
 
 
 def their_name(name: str) -> str:

@@ -29,7 +29,7 @@ def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Call
         {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "do_sample": False},
     )
     source.tokenizer.save(folder, context_length=config.context_length)
-    write_text(folder / "chat_template.jinja", export_chat_template(source.template))
+    write_text(folder / "chat_template.jinja", export_chat_template(source.template, end=source.tokenizer.end_text))
     write_safetensors(source, folder / "model.safetensors", dtype, advance)
 
 

@@ -39,7 +39,8 @@ def modelfile(source: RunModel, file: str) -> str:
     for stop in stops(source.template):
         text += f"PARAMETER stop {_quoted(stop)}\n"
     text += f"PARAMETER num_ctx {source.config.context_length}\n"
-    return text + "PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
+    text += "PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
+    return text.replace(END_OF_TEXT, source.tokenizer.end_text)
 
 
 def ollama_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,9 +46,7 @@ class RunModel:
 
     @cached_property
     def config(self) -> GPTConfig:
-        f = self.folder
-        sizes = (self.tokenizer.vocab_size, f.context_length, f.n_layer, f.n_head, f.n_embd)
-        return GPTConfig(*sizes, dropout=0.0, tie_weights=f.tied)
+        return replace(self.folder.config, vocab_size=self.tokenizer.vocab_size)
 
     @cached_property
     def shapes(self) -> dict[str, list[int]]:

@@ -7,6 +7,8 @@ Module names are those of the published checkpoints, so a tensor's name is the s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ from ift.model.linear import Linear
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.heads, self.scores = (config.n_head, config.n_kv_head), Scores(1 / math.sqrt(config.head_dim))
+        self.heads, self.scores = (config.n_head, config.n_kv_head), Scores(config.score_scale(layer))
         self.dropout, self.layer = config.dropout, layer
         self.c_attn = Linear(config.n_embd, (config.n_head + 2 * config.n_kv_head) * config.head_dim)
         self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
@@ -34,24 +36,32 @@ class Attention(nn.Module):
         return F.dropout(self.c_proj(_only(y, places)), self.dropout, self.training)
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.dropout = config.dropout
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+        self.dropout, self.activation = config.dropout, ACTIVATIONS[config.activation]
+        self.c_fc = Linear(config.n_embd, config.mlp_dim)
+        self.c_proj = Linear(config.mlp_dim, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        x = self.c_proj(self.activation(self.c_fc(x)))
         return F.dropout(x, self.dropout, self.training)
 
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
@@ -72,7 +82,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -100,9 +110,13 @@ class GPT(nn.Module):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., C) states -> (..., V) logits, in the type that products are computed in."""
+        """(..., C) states -> logits of the tokens, in the type that products are computed in.
+
+        (..., V), or fewer where the vocabulary has room for more than there are tokens (config.tokens): what is no
+        token can then be neither chosen nor counted.
+        """
         logits: Tensor = self.lm_head(hidden)
-        return logits
+        return logits[..., : self.config.tokens]
 
     def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""
@@ -122,5 +136,5 @@ class GPT(nn.Module):
         return self.lm_head.compute_dtype
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(B, T) token ids -> (B, T, V) logits."""
+        """(B, T) token ids -> (B, T, V) logits of the tokens."""
         return self.logits(self.hidden(input_ids))

@@ -37,8 +37,10 @@ CLOCK = re.compile(r"""\bstrftime_now\(\s*("[^"\\]*"|'[^'\\]*')\s*\)""")
 PLAIN = '{{- raise_exception("this model was trained on plain text, without instructions") -}}'
 
 
-def export_chat_template(template: Template) -> str:
+def export_chat_template(template: Template, *, end: str = END_OF_TEXT) -> str:
     """A Jinja template that gives the template's text: apply_chat_template makes our tokens of a conversation.
+
+    end: how the tokenizer spells its end-of-text.
 
     A conversation ends after the last answer's eos_token, or with the generation prompt if the last message is a
     user's, whatever add_generation_prompt says. There are two differences that text alone cannot express. transformers
@@ -46,6 +48,10 @@ def export_chat_template(template: Template) -> str:
     white space or punctuation. And a message that spells the end-of-text becomes that token, unless the caller gives
     sanitize_control_tokens=True.
     """
+    return _source_of(template).replace(END_OF_TEXT, json.dumps(end, ensure_ascii=False)[1:-1])
+
+
+def _source_of(template: Template) -> str:
     if isinstance(template, ChatTemplate):
         return _with_own_tokens(template)
     if template.plain:

@@ -1,4 +1,4 @@
-"""The only door to tiktoken: text to token ids and back, and the tokenizer files of a model folder.
+"""The only door to tiktoken: text to token ids and back, and GPT-2's tokenizer as files.
 
 All text is encoded as ordinary text. The one special token, end-of-text, has an id but no spelling here: it enters an
 example only where `ift` puts it, so a row that spells "<|endoftext|>" gives the ordinary tokens of those characters.
@@ -7,7 +7,6 @@ example only where `ift` puts it, so a row that spells "<|endoftext|>" gives the
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import tiktoken
 
-from ift.errors import MachineError, WeightsError
+from ift.errors import MachineError
 from ift.run import write_json
 from ift.text.bpe import GPT2_PATTERN, byte_to_unicode, merges, train_bpe
 
@@ -27,7 +26,10 @@ class Tokenizer:
         self.encoding = encoding
         self.name = encoding.name
         self.end_of_text = encoding.eot_token
-        self.vocab_size = encoding.n_vocab
+        self.end_text = END_OF_TEXT  # how other programs spell it
+        self.vocab_size = encoding.n_vocab  # all ids are below it
+        self.special = frozenset({self.end_of_text})  # ids of tokens that no text becomes
+        self.cuts_as_gpt2 = encoding._pat_str == GPT2_PATTERN
 
     def encode(self, text: str) -> list[int]:
         return self.encoding.encode_ordinary(text)
@@ -60,29 +62,17 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int, name: str) -> Tokenizer:
-        return cls._from_ranks(train_bpe(texts, size=size), name)
+        return cls.from_ranks(train_bpe(texts, size=size), name)
 
     @classmethod
-    def _from_ranks(cls, ranks: dict[bytes, int], name: str) -> Tokenizer:
+    def from_ranks(cls, ranks: dict[bytes, int], name: str) -> Tokenizer:
         special = {END_OF_TEXT: len(ranks)}
         return cls(tiktoken.Encoding(name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special))
 
     def save(self, folder: Path, *, context_length: int, chat_template: str | None = None) -> None:
-        """tokenizer.json and tokenizer_config.json, as transformers, vLLM and our own `from_folder` read them."""
+        """tokenizer.json and tokenizer_config.json, as transformers, vLLM and `read_tokenizer` read them."""
         write_json(folder / "tokenizer.json", self._hf_tokenizer)
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "GPT2Tokenizer",
-                "bos_token": END_OF_TEXT,
-                "eos_token": END_OF_TEXT,
-                "unk_token": END_OF_TEXT,
-                "add_prefix_space": False,
-                "model_max_length": context_length,
-                "name_or_path": self.name,
-                **({"chat_template": chat_template} if chat_template else {}),
-            },
-        )
+        write_json(folder / "tokenizer_config.json", tokenizer_config(self, context_length, chat_template))
 
     def vocabulary(self) -> tuple[list[str], list[str]]:
         """Tokens in the order of their ids and merges in the order of merging, in GPT-2's spelling of bytes."""
@@ -98,19 +88,10 @@ class Tokenizer:
 
         ranks = self.encoding._mergeable_ranks
         vocabulary = {spell(token): rank for token, rank in sorted(ranks.items(), key=lambda item: item[1])}
-        added = {
-            "id": self.end_of_text,
-            "content": END_OF_TEXT,
-            "special": True,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
         level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         return {
             "version": "1.0",
-            "added_tokens": [added],
+            "added_tokens": [added_token(END_OF_TEXT, self.end_of_text)],
             "normalizer": None,
             "pre_tokenizer": level,
             "post_processor": None,
@@ -127,24 +108,22 @@ class Tokenizer:
             },
         }
 
-    @classmethod
-    def from_folder(cls, folder: Path) -> Tokenizer:
-        """Rebuild from tokenizer.json. Raises WeightsError unless it is a byte-level BPE with GPT-2's numbering."""
-        path = folder / "tokenizer.json"
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            byte_of = {character: byte for byte, character in byte_to_unicode().items()}
-            vocabulary = value["model"]["vocab"]
-            special = {token["content"]: token["id"] for token in value["added_tokens"] if token["special"]}
-            ranks = {bytes(byte_of[c] for c in token): i for token, i in vocabulary.items() if token not in special}
-            name = folder.name
-            config = folder / "tokenizer_config.json"
-            if config.exists():
-                name = json.loads(config.read_text(encoding="utf-8")).get("name_or_path") or name
-        except FileNotFoundError as error:
-            raise WeightsError(f"{path}: no such file (a model folder needs its tokenizer)") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{path}: not a byte-level BPE tokenizer: {type(error).__name__} {error}") from error
-        if special != {END_OF_TEXT: len(ranks)} or sorted(ranks.values()) != list(range(len(ranks))):
-            raise WeightsError(f"{path}: not numbered as GPT-2's vocabulary (tokens 0..n-1, then {END_OF_TEXT})")
-        return cls._from_ranks(ranks, str(name))
+
+def added_token(text: str, id: int, *, special: bool = True) -> dict[str, Any]:
+    """An entry of tokenizer.json's added_tokens."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": id, "content": text, "special": special, **flags}
+
+
+def tokenizer_config(tokenizer: Tokenizer, context_length: int, chat_template: str | None) -> dict[str, Any]:
+    """tokenizer_config.json. An unknown text does not exist here, and a text begins with no special token."""
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": tokenizer.end_text,
+        "eos_token": tokenizer.end_text,
+        "unk_token": tokenizer.end_text,
+        "add_prefix_space": False,
+        "model_max_length": context_length,
+        "name_or_path": tokenizer.name,
+        **({"chat_template": chat_template} if chat_template else {}),
+    }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ift.artifacts.model_tokenizer import foreign, model_tokenizer
 from ift.artifacts.weights import Folder, plan_model
 from ift.data.contract.prepare import Prepared, prepare
-from ift.data.vocabulary import load_tokenizer
-from ift.errors import DataError
+from ift.errors import DataError, warn
 from ift.model.config import GPTConfig
 from ift.run import RunFolder, is_other_rank
 from ift.sealed import Sealed, newest
@@ -41,7 +41,7 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     """Raises IftError. A new run's folder gets what `prepare` says of the rows."""
     checkpoint = newest(run.checkpoints, mend=not is_other_rank())
     template = template_from(settings.prompt)
-    tokenizer = load_tokenizer(settings.model.tokenizer, template)
+    tokenizer = model_tokenizer(settings.model, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     data = prepare(
         settings.data,
@@ -52,7 +52,17 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     )
     if checkpoint:
         refuse_other_data(checkpoint, data)
+    if not is_other_rank():
+        say_what_is_not_as_it_was(settings, tokenizer, weights)
     return Inputs(template, tokenizer, config, weights, data, checkpoint)
+
+
+def say_what_is_not_as_it_was(settings: Settings, tokenizer: Tokenizer, weights: Folder | None) -> None:
+    """Print what training does not take over from a pretrained model."""
+    if other := foreign(settings.model, tokenizer):
+        warn(f"model.tokenizer={settings.model.tokenizer}: {other}")
+    if weights and weights.other_heads:
+        print(f"left out  {weights.path}: its head {', '.join(weights.other_heads)}", flush=True)
 
 
 def refuse_other_data(checkpoint: Sealed, data: Prepared) -> None:

@@ -185,8 +185,9 @@ class IftLM(TemplateLM):
 
     def tok_decode(self, tokens: int | Iterable[int], skip_special_tokens: bool = True) -> str:
         ids = [tokens] if isinstance(tokens, int) else list(tokens)
-        hidden = self.eot_token_id if skip_special_tokens else self.subject.tokenizer.vocab_size
-        return self.subject.tokenizer.decode([token for token in ids if token < hidden])
+        tokenizer = self.subject.tokenizer
+        hidden = tokenizer.special if skip_special_tokens else ()
+        return tokenizer.decode([token for token in ids if token < tokenizer.vocab_size and token not in hidden])
 
     def apply_chat_template(
         self, chat_history: Sequence[dict[str, str]], add_generation_prompt: bool = True
@@ -330,7 +331,7 @@ class IftLM(TemplateLM):
     def _writing(self, index: int, context: str, arguments: dict[str, Any]) -> _Writing:
         """Raises ConfigError as generate_until does."""
         known = dict(normalize_gen_kwargs(arguments, self.max_gen_toks))
-        stop = handle_stop_sequences(known.pop("until"), eos=END_OF_TEXT)
+        stop = handle_stop_sequences(known.pop("until"), eos=self.subject.tokenizer.end_text)
         limit = known.pop("max_gen_toks")
         sampled, temperature = known.pop("do_sample"), float(known.pop("temperature", None) or 0)
         temperature = temperature if sampled else 0.0

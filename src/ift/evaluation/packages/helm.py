@@ -39,7 +39,6 @@ from ift.sealed import hash_file, remove_folder
 from ift.settings import load_settings
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
-from ift.text.tokenizers import END_OF_TEXT
 
 ALL = 1_000_000  # helm-run must be given a number of questions
 # what a scenario is usually judged by, where it is not exact_match (HELM Lite's own table)
@@ -241,8 +240,8 @@ def write_settings(deployments: Sequence[Deployment], folder: Path) -> None:
                 "class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer",
                 "args": {"pretrained_model_name_or_path": str(d.folder)},
             },
-            "end_of_text_token": END_OF_TEXT,
-            "prefix_token": END_OF_TEXT,
+            "end_of_text_token": d.source.tokenizer.end_text,
+            "prefix_token": d.source.tokenizer.end_text,
         }
         for d in deployments
     ]

@@ -1,15 +1,16 @@
 """GPT-2 as it is published: names, shapes and config.json. Needs no torch.
 
-Our modules have the published names. In files most stand behind "transformer.", and four matrices of a block are
-(in, out) where torch's Linear is (out, in): they are transposed.
+Our modules have the published names. In files most stand behind "transformer." or what a trainer wrapped the model in,
+and four matrices of a block are (in, out) where torch's Linear is (out, in): they are transposed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from ift.model.config import GPTConfig
+from ift.model.config import ACTIVATIONS, GPTConfig
 
 EMBEDDING, POSITIONS, HEAD = "wte.weight", "wpe.weight", "lm_head.weight"
 VOCABULARY = (EMBEDDING, HEAD)  # matrices with a row for each token
@@ -21,14 +22,19 @@ PUBLISHED = {  # n_layer -> the model with so many
     36: "gpt2-large",
     48: "gpt2-xl",
 }
+GPT2_TOKENS = 50257  # of the published vocabulary, the end-of-text last
+GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")  # on the Hub, or openai-community/...
 
-# what config.json may say of the arithmetic, GPT-2's own first; other models share its layout but not these
-ARITHMETIC: dict[str, tuple[Any, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
+# heads of other tasks: what stands before their tensors' names -> what the head is for
+OTHER_HEADS = {
+    "multiple_choice_head.": "choosing among continuations",
+    "score.": "classifying texts",
+    "classifier.": "classifying tokens",
+    "qa_outputs.": "finding answers in a text",
+    "v_head.": "estimating values",
 }
+WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")  # of torch, at any level
+PREFIXES = ("module.", "model.", "base_model.", "pretrained_model.", "transformer.")
 
 GGUF = {  # module -> llama.cpp's name for it
     "wte": "token_embd",
@@ -45,37 +51,67 @@ GGUF = {  # module -> llama.cpp's name for it
 
 
 def our_name(stored: str) -> str:
-    return stored.removeprefix("transformer.")
+    """module._orig_mod.transformer.h.0.ln_1.bias -> h.0.ln_1.bias"""
+    name = WRAPPERS.sub("", stored)
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def stored_name(name: str) -> str:
     return name if name == HEAD else f"transformer.{name}"
 
 
-def sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes that a config.json gives, by our names. Raises KeyError, TypeError or ValueError where it has none."""
-    ours = {key: int(config[key]) for key in ("n_layer", "n_head", "n_embd")}
-    return {**ours, "context_length": int(config["n_positions"]), "vocab_size": int(config["vocab_size"])}
+def read_config(config: Mapping[str, Any]) -> GPTConfig:
+    """Sizes and arithmetic that a config.json gives; dropout 0, and the head tied unless it says otherwise.
+
+    Raises KeyError, TypeError or ValueError where it is not that of a GPT-2, with what it is.
+    """
+    if config.get("model_type") not in (None, "gpt2"):
+        raise ValueError(f"model_type is {config['model_type']}")
+    if config.get("add_cross_attention"):
+        raise ValueError("add_cross_attention is true (the decoder of a pair)")
+    activation = config.get("activation_function") or "gelu_new"
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation_function is {activation}, not one of {', '.join(ACTIVATIONS)}")
+    inner = config.get("n_inner")
+    return GPTConfig(
+        n_layer=int(config["n_layer"]),
+        n_head=int(config["n_head"]),
+        n_embd=int(config["n_embd"]),
+        context_length=int(config["n_positions"]),
+        vocab_size=int(config["vocab_size"]),
+        tie_weights=bool(config.get("tie_word_embeddings", True)),
+        n_inner=None if inner is None or inner == 4 * config["n_embd"] else int(inner),
+        activation=ACTIVATIONS[activation],
+        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
+        scale_scores=bool(config.get("scale_attn_weights", True)),
+        scale_by_layer=bool(config.get("scale_attn_by_inverse_layer_idx", False)),
+    )
 
 
-def expected_shapes(n_layer: int, n_embd: int, context_length: int, vocab_size: int) -> dict[str, list[int]]:
-    """Name and shape, as published, of every tensor of a GPT-2 with a tied head."""
-    C = n_embd
-    shapes = {EMBEDDING: [vocab_size, C], POSITIONS: [context_length, C], "ln_f.weight": [C], "ln_f.bias": [C]}
-    for layer in range(n_layer):
-        for name, shape in {
-            "ln_1": [C], "ln_2": [C], "attn.c_attn": [C, 3 * C], "attn.c_proj": [C, C],
-            "mlp.c_fc": [C, 4 * C], "mlp.c_proj": [4 * C, C],
-        }.items():  # fmt: skip
-            shapes[f"h.{layer}.{name}.weight"] = shape
-            shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
-    return shapes
+def differs_from_published(config: GPTConfig) -> str | None:
+    """What in the arithmetic is not that of the published GPT-2, in the words of config.json; None: nothing."""
+    own = GPTConfig(config.vocab_size, config.context_length, config.n_layer, config.n_head, config.n_embd)
+    theirs = hf_config(own, 0)
+    return next(
+        (f"{key}={value}" for key, value in hf_config(config, 0).items() if key in ARITHMETIC and value != theirs[key]),
+        None,
+    )
 
 
 def shapes_of(config: GPTConfig) -> dict[str, list[int]]:
     """Name and shape, as published, of every tensor that a file of such a model holds, in a fixed order."""
-    shapes = expected_shapes(config.n_layer, config.n_embd, config.context_length, config.vocab_size)
-    return shapes if config.tie_weights else {**shapes, HEAD: [config.vocab_size, config.n_embd]}
+    C, inner, V = config.n_embd, config.mlp_dim, config.vocab_size
+    shapes = {EMBEDDING: [V, C], POSITIONS: [config.context_length, C], "ln_f.weight": [C], "ln_f.bias": [C]}
+    for layer in range(config.n_layer):
+        for name, shape in {
+            "ln_1": [C], "ln_2": [C], "attn.c_attn": [C, 3 * C], "attn.c_proj": [C, C],
+            "mlp.c_fc": [C, inner], "mlp.c_proj": [inner, C],
+        }.items():  # fmt: skip
+            shapes[f"h.{layer}.{name}.weight"] = shape
+            shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
+    return shapes if config.tie_weights else {**shapes, HEAD: [V, C]}
 
 
 def stops_of(config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
@@ -83,6 +119,11 @@ def stops_of(config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
     given = config.get("eos_token_id")
     ids = given if isinstance(given, list) else [given]
     return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size)
+
+
+ARITHMETIC = (  # keys of config.json
+    "activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
+)  # fmt: skip
 
 
 def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
@@ -95,8 +136,11 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_embd": config.n_embd,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
+        "n_inner": config.n_inner,
+        "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
+        "layer_norm_epsilon": config.norm_eps,
+        "scale_attn_weights": config.scale_scores,
+        "scale_attn_by_inverse_layer_idx": config.scale_by_layer,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
