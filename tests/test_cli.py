@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ift import lock
 from ift.cli import check_settings, main
 from ift.errors import ConfigError
 from ift.run import read_json, read_jsonl
@@ -187,3 +188,35 @@ def test_verify_without_a_run_says_so(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["ift", "verify", str(folder)])
         assert main() == 2
         assert words in capsys.readouterr().err
+
+
+# -- ift state -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "code"),
+    [
+        ("finished", "finished", 0),
+        ("stopped by SIGUSR1 after step 3 of 9 (go on with: X)", "stopped by SIGUSR1 after step 3 of 9 ", 75),
+        ("failed: step 3: loss nan", "failed: step 3: loss nan", 1),
+        ("trained; not answered yet", "killed: go on with: python train.py resume=", 1),
+        (None, "killed: go on with: ", 1),
+    ],
+)
+def test_state_says_how_a_run_ended_by_its_exit_code(tmp_path, capsys, monkeypatch, status, line, code):
+    (tmp_path / "metrics.jsonl").touch()
+    if status:
+        (tmp_path / "summary.json").write_text(json.dumps({"status": status}))
+    monkeypatch.setattr(sys, "argv", ["ift", "state", str(tmp_path)])
+    assert main() == code
+    assert capsys.readouterr().out.startswith(line)
+
+
+def test_state_of_a_run_that_is_kept_and_of_one_that_is_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ift", "state", str(tmp_path)])
+    with lock.kept(tmp_path):
+        assert main() == 1
+    assert main() == 1
+    assert capsys.readouterr().out.splitlines() == ["running", "not begun"]
+    monkeypatch.setattr(sys, "argv", ["ift", "state", str(tmp_path / "none")])
+    assert main() == 2

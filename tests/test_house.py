@@ -299,6 +299,7 @@ def test_a_wheel_has_every_template_and_every_folder():
 OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that name answers for
     "evaluation/test_all.py": "eval=all, which starts the others",
     "long/test_demo_run.py": "the built-in default, whole",
+    "long/test_launchers.py": "trainings on several ranks, however they are started",
     "long/test_weights_and_biases.py": "W&B with real processes",
     "long/test_wheel.py": "what pip installs",
     "pages/test_hostile_answers.py": "all pages, in a browser",

@@ -21,6 +21,7 @@ KEY = "trainer.x"
         *((devices, given, 2) for given in (2, "2")),
         *((devices, given, [0, 1]) for given in ([0, 1], "0,1", "0, 1")),
         (devices, "1,", [1]),
+        (devices, None, None),
         (devices, [3], [3]),
         *((fast_dev_run, given, 0) for given in (False, None, 0)),
         (fast_dev_run, True, 1),
@@ -42,7 +43,7 @@ def test_one_spelling_for_all(read, given, meant):
         (accelerator, "tpu", "must be one of auto, cpu, gpu (cuda)"),
         *(
             (devices, given, "must be auto, a number above 0, or numbers of GPUs: [0,1]")
-            for given in (0, -2, True, 1.5, "two", [], [0, 0], [-1, 0], ",", None)
+            for given in (0, -2, True, 1.5, "two", [], [0, 0], [-1, 0], ",")
         ),
         (fast_dev_run, "yes", "must be true, false or a number of steps"),
         (fast_dev_run, -1, "must be true, false or a number of steps"),

@@ -102,3 +102,39 @@ def test_a_process_that_helps_ends_with_the_one_it_helps():
         time.sleep(0.05)
     os.kill(process, signal.SIGKILL)
     pytest.fail("it was left behind")
+
+
+DEAF = """
+import ctypes, sys
+from ift import stops
+stops.DEAF = float(sys.argv[1])
+libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # all zero: a mutex that is free
+with stops.listening(), stops.deferred("go on with: X"), stops.heard_in_torch():
+    print("deaf", flush=True)
+    libc.pthread_mutex_lock(mutex), libc.pthread_mutex_lock(mutex)  # forever, and not in Python
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mutex is glibc's")
+@pytest.mark.parametrize(("patience", "signals"), [("0.2", 1), ("60", 2)])
+def test_a_process_that_waits_inside_of_c_for_another_one_ends_all_the_same(patience, signals):
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF, patience], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "deaf\n"
+        time.sleep(0.2)
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)  # two that come together are one
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (
+        75, "ift: stopped by SIGTERM while waiting for another process (go on with: X)\n",
+    )  # fmt: skip
+
+
+def test_work_that_hears_signals_is_left_alone_by_the_thread_that_listens(monkeypatch):
+    monkeypatch.setattr(stops, "DEAF", 0.05)
+    with stops.listening(), stops.deferred("go on with: X"), stops.heard_in_torch():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        assert stops.received == "SIGTERM"

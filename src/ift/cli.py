@@ -237,6 +237,20 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 @command(
+    "how a run ended, for scripts",
+    "Print one line. Exit code 0: the run is finished; 75: it was stopped, and the same command goes on; 1: it failed, "
+    "was killed or is running.",
+    RUN,
+)
+def state(arguments: argparse.Namespace) -> int:
+    from ift.run import RunFolder
+
+    words, code = RunFolder.open(arguments.run).state()
+    print(words)
+    return code
+
+
+@command(
     "the proof that training survives a kill, on this machine",
     "Train once undisturbed, then again and again with SIGKILL at a random moment and resume=RUN; losses, weights, "
     "optimizer and random states must be the same to the last bit.",

@@ -97,6 +97,7 @@ def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
 
 # Added with version 3, by the whole key: what the release before did. None of these was ever in an older file.
 SETTINGS_OF_3: dict[str, Any] = {
+    "trainer.nodes": 1,
     "optim.name": "adamw",
     "optim.eps": 1e-8,
     "optim.momentum": None,

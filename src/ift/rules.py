@@ -115,6 +115,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "trainer.max_epochs": at_least(1),
     "trainer.max_steps": at_least(1),
     "trainer.accumulate": at_least(1),
+    "trainer.nodes": at_least(1),
     "trainer.strategy": one_of("auto", "ddp"),
     "trainer.val_every": number_or_share("steps", of="an epoch"),
     "trainer.limit_train_batches": number_or_share("batches", of="them"),

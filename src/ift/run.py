@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from ift import lock
 from ift.errors import ConfigError, MachineError, Stopped, one_line
 from ift.forms import Form
+from ift.launch import is_other_rank
 
 
 class RunFolder:
@@ -43,7 +43,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder, try it for real, and keep it to this process: its lock ends with the process, killed or not.
+        """Make the folder, try it for real, and keep it to this process.
 
         Raises MachineError if it cannot be written, ConfigError if another process writes it. Ranks other than the
         first help the process that has the lock.
@@ -51,24 +51,17 @@ class RunFolder:
         if is_other_rank():
             yield
             return
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / ".probe", "can this folder be written?\n")
-            (self.path / ".probe").unlink()
-            lock.acquire()
-        except Timeout as error:
-            raise ConfigError(
-                f"{self.path}: another process trains here (wait, or choose another output_dir)"
-            ) from error
-        except OSError as error:
-            raise MachineError(
-                f"{self.path}: cannot be written: {error.strerror} (choose another output_dir)"
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_text(self.path / ".probe", "can this folder be written?\n")
+                (self.path / ".probe").unlink()
+                stack.enter_context(lock.kept(self.path))
+            except OSError as error:
+                raise MachineError(
+                    f"{self.path}: cannot be written: {error.strerror} (choose another output_dir)"
+                ) from error
             yield
-        finally:
-            lock.release()
 
     @property
     def begun(self) -> bool:
@@ -80,9 +73,26 @@ class RunFolder:
         """Whether the work is done. A summary that cannot be read says nothing: the last steps are done again."""
         return read_object(self.summary, advice="")[0].get("status") == "finished"
 
+    def state(self) -> tuple[str, int]:
+        """How the run stands, in a line, and an exit code: 0 finished, 75 stopped (it can go on), else 1."""
+        if lock.is_kept(self.path):
+            return "running", 1
+        status = read_object(self.summary, advice="")[0].get("status")
+        if status == "finished":
+            return status, 0
+        if isinstance(status, str) and status.startswith("stopped by"):
+            return status, Stopped.exit_code
+        if isinstance(status, str) and status.startswith("failed"):
+            return status, 1
+        if not self.begun:
+            return "not begun", 1
+        return f"killed: go on with: python train.py resume={self.path}", 1
+
     @contextmanager
     def outcome(self, **about: Any) -> Iterator[None]:
         """Around the work of a run: if it ends early, summary.json says so and why, for the table of a sweep."""
+        if not is_other_rank():
+            self.summary.unlink(missing_ok=True)  # of how it ended before: a kill writes nothing
         try:
             yield
         except BaseException as error:
@@ -100,11 +110,6 @@ class RunFolder:
         if not run.path.is_dir():
             raise ConfigError(f"{run.path}: no such run folder (give run=FOLDER, the output_dir of a training run)")
         return run
-
-
-def is_other_rank() -> bool:
-    """Whether this process helps with a run that rank 0 has begun (Lightning starts it so), before torch is there."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -136,7 +136,8 @@ class TrainerSettings:
     accumulate: int
     precision: str
     accelerator: str
-    devices: Any  # "auto", a number, or a list of the numbers of GPUs
+    devices: Any  # of each node: "auto", a number, or a list of the numbers of GPUs
+    nodes: int | None
     strategy: str
     val_every: Any  # optimizer steps (int), or a share of an epoch (float)
     save_every: int | None

@@ -39,8 +39,13 @@ def accelerator(given: Any, key: str) -> str:
     return _known(given, key, ACCELERATORS, "auto, cpu, gpu (cuda)")
 
 
-def devices(given: Any, key: str) -> str | int | list[int]:
-    """ "auto" for all there are (also -1), how many, or the numbers of GPUs: [0,1], also as the text "0,1"."""
+def devices(given: Any, key: str) -> str | int | list[int] | None:
+    """ "auto" for all there are (also -1), how many, or the numbers of GPUs: [0,1], also as the text "0,1".
+
+    None: as many as a launcher started, or one.
+    """
+    if given is None:
+        return None
     wrong = ConfigError(f"{key}={given}: must be auto, a number above 0, or numbers of GPUs: [0,1]")
     if given == "auto" or str(given) == "-1":
         return "auto"

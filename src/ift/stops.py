@@ -7,9 +7,13 @@ else ends at once. A second signal always ends the process at once.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import select
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,14 +22,17 @@ from ift.errors import Stopped
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])
 AGAIN = "type the command again"
+DEAF = 20.0  # seconds that the main thread may leave a first signal unheard: launchers kill after 30
 
 received: str | None = None  # the name of the signal that came
 _deferred = _held = False
+_heard = 0  # signals
 _when, _hint = "", AGAIN
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    global received
+    global received, _heard
+    _heard += 1
     if received is not None:
         os.write(2, f"ift: stopped at once; what was saved is whole ({_hint})\n".encode())
         os._exit(Stopped.exit_code)
@@ -60,6 +67,47 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1  # of sys/prctl.h
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def heard_in_torch(needed: bool = True) -> Iterator[None]:
+    """Around what may wait inside of torch for another process, where Python hears no signal.
+
+    Then another thread ends this process: DEAF seconds after a first signal, at once after a second one.
+    """
+    if not needed:
+        yield
+        return
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_end_if_deaf, args=(ear, _heard), name="ift-stops", daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(mouth)  # which ends the thread
+        listener.join()
+        os.close(ear)
+
+
+def _end_if_deaf(ear: int, heard: int) -> None:
+    """heard: signals that the main thread had heard before the first that comes here."""
+    end, name = math.inf, ""
+    while True:
+        ready, _, _ = select.select([ear], [], [], None if end == math.inf else 0.1)
+        number = os.read(ear, 1) if ready else b"\0"
+        if not number:
+            return
+        if number[0] in SIGNALS:
+            heard, name = heard + 1, signal.Signals(number[0]).name
+            end = time.monotonic() + (DEAF if end == math.inf else 0.5)
+        if _heard >= heard:
+            end = math.inf
+        elif time.monotonic() > end:
+            os.write(2, f"ift: stopped by {name} while waiting for another process ({_hint})\n".encode())
+            os._exit(Stopped.exit_code)
 
 
 @contextmanager

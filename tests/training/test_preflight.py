@@ -9,6 +9,7 @@ import torch
 from ift.artifacts.machine import Device
 from ift.data.batches import Batch
 from ift.errors import MachineError
+from ift.launch import read
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.module import SFTModule
 from ift.training.objectives import CrossEntropy
@@ -138,10 +139,14 @@ def test_only_what_is_trained_has_moments(tight, monkeypatch):
     assert made.bytes == 2 * trained
 
 
-@pytest.mark.parametrize(("environment", "device"), [({}, "cuda:0"), ({"LOCAL_RANK": "3"}, "cuda:3")])
+TORCHRUN = {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}
+TORCHRUN |= {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "device"), [({}, "cuda:0"), ({"LOCAL_RANK": "3"}, "cuda:0"), (TORCHRUN, "cuda:3")]
+)
 def test_every_rank_of_a_machine_tries_its_own_gpu(monkeypatch, environment, device):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ift.artifacts.machine.here", lambda: read(environment))
     assert str(Device("gpu", "bf16").torch_device) == device
     assert str(CPU.torch_device) == "cpu"

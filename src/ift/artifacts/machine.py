@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import resource
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from importlib.metadata import version
 import torch
 
 from ift.errors import MachineError
+from ift.launch import here
 from ift.threads import set_threads
 
 PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "safetensors", "wandb")
@@ -24,6 +24,12 @@ class Device:
     precision: str  # of matrix products, "fp32", "bf16" or "fp16"; weights, gradients and all else are fp32
     count: int = 1  # of this machine that take part: GPUs, or processes on a CPU
     numbers: tuple[int, ...] = ()  # of the GPUs, where some were chosen
+    nodes: int = 1  # machines like this one that take part
+
+    @property
+    def world(self) -> int:
+        """Processes that train together: each takes a part of every step."""
+        return self.count * self.nodes
 
     @property
     def dtype(self) -> torch.dtype:
@@ -34,7 +40,7 @@ class Device:
         """Of this process: each rank of a machine has a GPU of its own, from the first moment on."""
         if self.accelerator != "gpu":
             return torch.device("cpu")
-        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        rank = here().local_rank
         return torch.device("cuda", self.numbers[rank] if self.numbers else rank)
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from ift import entry, stops
+from ift import entry, meeting, stops
 from ift.entry.callbacks import own_callbacks
-from ift.run import RunFolder, is_other_rank, read_json, write_json, write_lines
+from ift.launch import is_other_rank
+from ift.run import RunFolder, read_json, write_json, write_lines
 from ift.settings import Settings, save_settings
 
 if TYPE_CHECKING:
@@ -32,16 +33,18 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="train")
 def main(config: DictConfig) -> float | None:
-    with entry.job():
+    with entry.job() as is_due:
+        if not is_due:
+            return None
         run = RunFolder(entry.output_dir())
         with run.claimed():
-            goes_on = run.begun
+            goes_on = meeting.agreed("begun", run.begun)
             settings = settings_of(config, run) if goes_on else None  # a refusal leaves the run as it is
-            if run.finished:
+            if meeting.agreed("finished", run.finished):
                 return show_finished(run)
             with run.outcome(choices=entry.choices()):
                 settings = settings or settings_of(config, run)
-                if not goes_on:
+                if not goes_on and not is_other_rank():
                     save_settings(settings, run.config)
                 return fine_tune(settings, run, own=partial(own_callbacks, config))
     return None
@@ -56,10 +59,13 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     from ift.pages.data_report import write_page
     from ift.training.inputs import check_inputs
 
-    inputs = check_inputs(settings, run)  # what can be wrong is found before torch is imported
-    if inputs.checkpoint:
+    with meeting.after_the_first("inputs"):
+        inputs = check_inputs(settings, run)  # what can be wrong is found before torch is imported
+    if is_other_rank():
+        pass
+    elif inputs.checkpoint:
         print(f"goes on   from step {inputs.checkpoint.about['step']} in {run.path}", flush=True)
-    elif not is_other_rank():
+    else:
         write_page(run, inputs.data, inputs.tokenizer)
         write_lines(run.test_rows, inputs.data.rows["test"].lines())
         print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
@@ -84,10 +90,10 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         end_of_text=end_of_text, accumulate=options.accumulate, dropout=config.dropout, seed=settings.seed,
         limits=Limits(options.limit_train_batches, options.limit_val_batches, options.limit_test_batches),
     )  # fmt: skip
-    epoch = data.steps_per_epoch(device.count)
+    epoch = data.steps_per_epoch(device.world)
     steps = total_steps(options, epoch)
     settings = replace(settings, trainer=in_steps(options, epoch))
-    if (limits := data.shortened(device.count)) and not is_other_rank():
+    if (limits := data.shortened(device.world)) and not is_other_rank():
         print(limits, flush=True)
     model = build_model(config, inputs.weights)
     compute_in(model, device.dtype)
@@ -97,7 +103,8 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         loss_scale=LossScale() if device.precision == "fp16" else None,
     )  # fmt: skip
     if settings.dry_run:
-        dry_run(module, data, inputs.tokenizer, device)
+        if not is_other_rank():
+            dry_run(module, data, inputs.tokenizer, device)
         return None
     refuse_small_disk(run.path, module)
     try_longest_batch(module, data, device)
@@ -125,11 +132,16 @@ def train(
     from ift.training.top import KeepTop
     from ift.training.trainer import early_stopping, fit, make_trainer, open_profiler, stop_reason, val_every
 
+    meeting.all_here("training")  # from here on ranks wait for each other inside of torch
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
     answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
     sample_rows, sample_tokens = rows["val"][: settings.samples.rows], settings.samples.max_new_tokens
     hint = f"go on with: python train.py resume={run.path}"
-    with stops.deferred(hint), open_loggers(settings, run, fresh=not inputs.checkpoint) as opened:
+    with (
+        stops.deferred(hint),
+        stops.heard_in_torch(device.world > 1),
+        open_loggers(settings, run, fresh=not inputs.checkpoint) as opened,
+    ):
         metrics, loggers = opened
         best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about, monitor=options.monitor)
         stopping = early_stopping(options.early_stopping, options.monitor)
@@ -137,7 +149,7 @@ def train(
             own = [*own, KeepTop(run.path / "best", best, k=options.save_top_k, fresh=not inputs.checkpoint)]
         checkpoints = Checkpoints(
             run.checkpoints, metrics,
-            about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.count),
+            about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.world),
             val_every=val_every(options, steps), save_every=options.save_every,
         )  # fmt: skip
         samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))

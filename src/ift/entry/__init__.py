@@ -19,12 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ift import stops
+from ift import launch, meeting, stops
 from ift.entry.callbacks import refuse_callbacks_of_a_file
 from ift.entry.errors import as_ift_error
-from ift.entry.words import for_hydra, into_the_resumed, options_first, refuse_secrets
+from ift.entry.words import for_hydra, into_the_resumed, meeting_place, options_first, refuse_secrets
 from ift.errors import ConfigError, MachineError, Stopped, one_line, report
-from ift.run import RunFolder, is_other_rank
+from ift.launch import is_other_rank
+from ift.run import RunFolder
 from ift.settings import (
     EvaluateSettings,
     Settings,
@@ -42,10 +43,16 @@ _exit_code = 0  # of the first job that failed
 
 
 class SweepStart(Callback):
-    """Remembers where a sweep's runs will lie (named in conf/train.yaml; Hydra calls it)."""
+    """${now:...} is the same for all ranks; remembers where a sweep's runs will lie (conf/train.yaml names it)."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        began = meeting.moment()
+        OmegaConf.register_new_resolver("now", lambda form: began.strftime(form), use_cache=True, replace=True)
+        OmegaConf.clear_cache(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global _sweep_dir
+        self.on_run_start(config)
         _sweep_dir = Path(config.hydra.sweep.dir)
 
 
@@ -53,23 +60,32 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
     """Run a function that `hydra.main` made; return the exit code. A sweep ends in its table, failed jobs or not."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception instead of printing it
     code = 0
-    if is_other_rank():
-        stops.end_with_parent()
     try:
+        launch.settle()
+        if is_other_rank():
+            stops.end_with_parent()
         refuse_secrets(sys.argv[1:])
         sys.argv[1:] = into_the_resumed(options_first(for_hydra(sys.argv[1:])))
         with stops.listening("before training began" if kind is Settings else "during the evaluation"):
+            if kind is not Settings and launch.here().external:
+                raise ConfigError(f"{launch.here().by}: evaluate.py is one process (start it without a launcher)")
+            if kind is Settings:
+                meeting.meet(meeting_place(sys.argv[1:]))
             main()
     except Stopped as stopped:
         code = report_stop(stopped)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        code = report(as_ift_error(error, kind))
-    if _sweep_dir is not None:
+        code = report_once(as_ift_error(error, kind))
+    finally:
+        meeting.leave()
+    if _sweep_dir is not None and not is_other_rank():
         from ift.pages.sweep import show_sweep
 
         show_sweep(_sweep_dir)
+    if _sweep_dir is not None and is_other_rank():  # the first rank reports for all; Lightning would end it for another
+        return code
     return code or _exit_code
 
 
@@ -81,17 +97,30 @@ def report_stop(stopped: Stopped) -> int:
     return Stopped.exit_code
 
 
+def report_once(error: BaseException) -> int:
+    """Report an error, unless the first rank had the same one; return its exit code."""
+    meeting.failed(str(error))
+    if meeting.said_by_the_first(str(error)):
+        return getattr(error, "exit_code", 1)
+    return report(error)
+
+
 @contextmanager
-def job() -> Iterator[None]:
+def job() -> Iterator[bool]:
     """Around the work of one job: its error is reported here and now, and the other jobs of a sweep go on.
 
-    A stop is no error and ends a sweep.
+    A stop is no error and ends a sweep. Yields False where the other ranks did this job before this one was there.
     """
     global _exit_code
+    number = HydraConfig.get().job.num if HydraConfig.get().mode == RunMode.MULTIRUN else 0
     try:
-        yield
+        yield meeting.begin_job(number)
+    except Stopped as stopped:
+        meeting.failed(str(stopped))
+        raise
     except Exception as error:
-        _exit_code = _exit_code or report(as_ift_error(error, Settings))
+        code = report_once(as_ift_error(error, Settings))
+        _exit_code = _exit_code or code
 
 
 def each_evaluation(names: Sequence[str]) -> None:
@@ -175,7 +204,7 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
 
     Raises ConfigError where the command asks for another run than the one in the folder.
     """
-    given_now = settings_from(config, Settings)
+    given_now = as_launched(settings_from(config, Settings))
     if given_now.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ConfigError("resume=: one run at a time (leave out -m)")
     if given_now.resume and not run.config.exists():
@@ -191,7 +220,15 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
         raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
     settings = settings_to_go_on(load_settings(run.config), given_now, given if given_now.resume else None)
     refuse_callbacks_of_a_file(settings, given_now, run)
-    return settings
+    return as_launched(settings)
+
+
+def as_launched(settings: Settings) -> Settings:
+    """With the devices and nodes that the launcher started, where there is one. Raises ConfigError as `launch` does."""
+    trainer = settings.trainer
+    one_start = 2 if trainer.strategy == "ddp" else 1
+    devices, nodes = launch.devices_and_nodes(trainer.devices, trainer.nodes, otherwise=one_start)
+    return dataclasses.replace(settings, trainer=dataclasses.replace(trainer, devices=devices, nodes=nodes))
 
 
 def output_dir() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -45,6 +46,14 @@ def into_the_resumed(arguments: list[str]) -> list[str]:
     if not folders or folders[-1] in ("", "null") or any(a.startswith("output_dir=") for a in arguments):
         return arguments
     return [*arguments, f"output_dir={folders[-1]}"]
+
+
+def meeting_place(words: Sequence[str]) -> Path:
+    """The folder that all ranks know before the settings are composed: output_dir, as far as it is the same for all."""
+    given = [word.partition("=")[2] for word in words if word.startswith("output_dir=")]
+    value = _parsed(given[-1]) if given else "runs"
+    known = (value if isinstance(value, str) else given[-1]).partition("${")
+    return Path(known[0].rpartition("/")[0] or "." if known[1] else known[0]).expanduser()
 
 
 def options_first(arguments: list[str]) -> list[str]:

@@ -17,7 +17,10 @@ COLUMNS = ("job", "choices", "val_loss", "best_step", "test_loss", "exact_match"
 def sweep_table(folder: Path) -> list[dict[str, Any]]:
     """One dict with COLUMNS for each job folder, sorted by validation loss; jobs without one last."""
     rows = []
-    for job in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: (len(p.name), p.name)):
+    for job in sorted(
+        (path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."),
+        key=lambda p: (len(p.name), p.name),
+    ):
         summary, problems = read_object(job / "summary.json", advice="look at the run's folder")
         for each in problems:
             warn(each)

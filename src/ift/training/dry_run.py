@@ -17,7 +17,8 @@ from rich.console import Console
 from ift.artifacts.machine import Device, peak_memory_bytes
 from ift.data.datamodule import SFTDataModule
 from ift.data.show import show_examples
-from ift.run import RunFolder, is_other_rank, read_json
+from ift.launch import is_other_rank
+from ift.run import RunFolder, read_json
 from ift.settings import Settings
 from ift.text.tokenizers import Tokenizer
 from ift.training.module import SFTModule

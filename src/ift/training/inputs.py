@@ -8,8 +8,9 @@ from ift.artifacts.model_tokenizer import foreign, model_tokenizer
 from ift.artifacts.weights import Folder, plan_model
 from ift.data.contract.prepare import Prepared, prepare
 from ift.errors import DataError, warn
+from ift.launch import is_other_rank
 from ift.model.config import GPTConfig
-from ift.run import RunFolder, is_other_rank
+from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
 from ift.text.chat_templates import template_from

@@ -19,7 +19,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ift.errors import Stopped, one_line
-from ift.run import RunFolder, is_other_rank
+from ift.launch import is_other_rank
+from ift.run import RunFolder
 from ift.settings import LoggerSettings, Settings
 from ift.training.metrics_file import MetricsFile, MetricsTable
 from ift.training.weights_and_biases import catch_up, disabled, finish, row_of, start_wandb, table, wandb_id

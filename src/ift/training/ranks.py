@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
+import os
+
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
+
+from ift import meeting
+from ift.launch import here
+
+
+class Launched(ClusterEnvironment):
+    """Lightning's view of what a launcher of ours started: it starts no process itself."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return os.environ.get("MASTER_ADDR") or meeting.address()[0]
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ.get("MASTER_PORT") or meeting.address()[1])
+
+    @staticmethod
+    def detect() -> bool:
+        return here().external
+
+    def world_size(self) -> int:
+        return here().world
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing: the launcher says it."""
+
+    def global_rank(self) -> int:
+        return here().rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Nothing: the launcher says it."""
+
+    def local_rank(self) -> int:
+        return here().local_rank
+
+    def node_rank(self) -> int:
+        return here().node_rank
+
+
+def environment() -> ClusterEnvironment:
+    """Where the ranks of this start come from. Lightning itself would guess, from one variable of SLURM's alone."""
+    return Launched() if Launched.detect() else LightningEnvironment()
 
 
 def agree(trainer: L.Trainer, flag: bool) -> bool:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -16,15 +17,18 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.utilities import rank_zero_only
 
 from ift.artifacts.machine import Device, choose_device, keep_freed_memory
 from ift.data.datamodule import SFTDataModule
 from ift.errors import DataError
+from ift.launch import here
 from ift.rules import MONITORS
 from ift.sealed import Sealed
 from ift.settings import EarlyStoppingSettings, Settings, TrainerSettings
 from ift.training.loops import Trainer
 from ift.training.module import SFTModule
+from ift.training.ranks import environment
 from ift.training.resume import Checkpoints
 
 VALIDATIONS = 10  # in a run, where trainer.val_every is not set
@@ -47,6 +51,7 @@ def set_up_process(settings: Settings, *, n_embd: int) -> Device:
     """Random states, memory and messages of this process; which device and precision it has. Raises MachineError."""
     trainer = settings.trainer
     quiet_lightning()
+    cast(Any, rank_zero_only).rank = here().rank  # Lightning would take one variable alone for a launcher
     keep_freed_memory()
     L.seed_everything(settings.seed, verbose=False)
     if trainer.deterministic:
@@ -54,7 +59,8 @@ def set_up_process(settings: Settings, *, n_embd: int) -> Device:
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
         )  # what cuBLAS needs for it, before its first product
         torch.use_deterministic_algorithms(True, warn_only=trainer.deterministic == "warn")
-    return choose_device(trainer.accelerator, trainer.precision, n_embd=n_embd, devices=trainer.devices)
+    device = choose_device(trainer.accelerator, trainer.precision, n_embd=n_embd, devices=trainer.devices or 1)
+    return replace(device, nodes=trainer.nodes or 1)
 
 
 def make_trainer(
@@ -71,6 +77,7 @@ def make_trainer(
     return Trainer(
         accelerator=device.accelerator,
         devices=list(device.numbers) or device.count,
+        num_nodes=device.nodes,
         strategy=settings.strategy,
         precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
         max_epochs=-1,
@@ -82,7 +89,7 @@ def make_trainer(
         log_every_n_steps=1,
         callbacks=list(callbacks),
         profiler=profiler,
-        plugins=[checkpoints.files],
+        plugins=[checkpoints.files, environment()],
         enable_checkpointing=False,  # Lightning's own; ours is among the callbacks
         use_distributed_sampler=False,  # StepSampler knows about ranks
         inference_mode=False,  # running sums live through evaluation and training: no inference tensors

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ift.errors import ConfigError, Stopped, one_line
-from ift.run import RunFolder, is_other_rank, read_jsonl, write_text
+from ift.launch import is_other_rank
+from ift.run import RunFolder, read_jsonl, write_text
 from ift.settings import LoggerSettings
 
 # -- what the environment says -----------------------------------------------------------------------------------------
