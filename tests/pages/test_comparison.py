@@ -317,4 +317,4 @@ def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, mon
     assert summary["eval/judge-score-m/valid"] is False  # it gives everything 50
     assert history["eval/judge-score-m/_type"] == "table-file"
     assert history["eval/judge-score-m/nrows"] == 10
-    assert history["_step"] == 42  # after the validation of the last step, 20: its row is 41
+    assert history["_step"] == 82  # after the validation of the last step, 20: its row is 81

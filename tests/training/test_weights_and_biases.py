@@ -14,6 +14,7 @@ from ift.training.weights_and_biases import (
     Written,
     decided,
     log_evaluation,
+    row_of,
     sync_line,
     wandb_id,
     wandb_mode,
@@ -219,3 +220,10 @@ def test_a_wrong_variable_ends_the_command_before_torch(tmp_path, warm_without_t
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "must be" in done.stderr
+
+
+def test_a_run_of_an_earlier_release_goes_on_without_losing_a_row():
+    """It counted rows: one for each step and two for each validation, three for the untuned model and the test."""
+    for step in range(2, 50):
+        assert row_of(step + 1, trained=True) > 3 * step + 3
+        assert row_of(step, trained=False) > row_of(step, trained=True) > row_of(step - 1, trained=False)

@@ -6,7 +6,6 @@ None of those asked for ever ends a training: see never_fails.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -53,7 +52,8 @@ class Wandb(WandbLogger):
     def __init__(self, settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], run_id: str):
         self.broken, self.artifact = False, settings.log_model
         run = self._start(settings, folder=folder, config=config, run_id=run_id)
-        self.last = self._catch_up(run, folder) or -1
+        last = self._catch_up(run, folder)
+        self.last = -1 if last is None else last
         super().__init__(save_dir=str(folder), experiment=run)
 
     @property
@@ -152,9 +152,10 @@ def open_loggers(settings: Settings, run: RunFolder, *, fresh: bool) -> Iterator
 
     fresh: the run begins; numbers of one that ended before its first checkpoint go.
     """
-    if fresh and not is_other_rank():
-        run.metrics.unlink(missing_ok=True)
-        shutil.rmtree(run.path / "tensorboard", ignore_errors=True)
+    if fresh and run.metrics.exists() and not is_other_rank():
+        run.metrics.unlink()
+        for file in (run.path / "tensorboard").glob("events.out.tfevents.*"):
+            file.unlink()
     metrics = MetricsFile(run.metrics)
     loggers = [metrics, *chosen(settings, run, metrics)]
     exit_code = 1

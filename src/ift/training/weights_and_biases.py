@@ -208,12 +208,13 @@ def sync_line(folder: Path, *, login: bool = False) -> str:
 
 
 def row_of(step: int, *, trained: bool) -> int:
-    """W&B's own number of a row, `_step`: twice the optimizer step, and one more for what is measured after it.
+    """W&B's own number of a row, `_step`: four times the optimizer step, and one more for what is measured after it.
 
     W&B drops a row whose number is not above the last one. A run that was stopped before its validation measures it
-    when it goes on: that row must come after the row of the step itself.
+    when it goes on: that row must come after the row of the step itself. Four: an earlier release counted rows, of
+    which a step had three at most, and its runs go on too. Charts are over `step`.
     """
-    return 2 * step + (not trained)
+    return 4 * step + (not trained)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
@@ -339,7 +340,8 @@ def _log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows:
 
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config)) if run.config.exists() else {}
     config.pop("format", None)
-    logged = start_wandb(_logger_of(config), folder=run.path, config=config, run_id=wandb_id(run), say=False)
+    run_id = "" if is_agents() else wandb_id(run)
+    logged = start_wandb(_logger_of(config), folder=run.path, config=config, run_id=run_id, say=False)
     if logged is None:
         return
     with logged:
