@@ -116,6 +116,8 @@ SETTINGS_OF_3: dict[str, Any] = {
     "logger.tags": None,
     "logger.notes": None,
     "logger.job_type": None,
+    "optim.rewarm": None,  # a schedule was never restarted
+    "optim.restart_at": None,
 }
 
 

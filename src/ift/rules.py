@@ -112,6 +112,8 @@ TRAINING_RULES: dict[str, Rule] = {
     "optim.cooldown": within(0.001, 1),
     "optim.min_lr": within(0, 1),
     "optim.clip": above(0),
+    "optim.rewarm": within(0, 1),
+    "optim.restart_at": at_least(1),
     "trainer.max_epochs": at_least(1),
     "trainer.max_steps": at_least(1),
     "trainer.accumulate": at_least(1),
@@ -218,10 +220,17 @@ def several_need_validation(values: Values) -> str | None:
     return None
 
 
+def rewarm_without_a_restart(values: Values) -> str | None:
+    if values["optim.rewarm"] is None or values["optim.restart_at"] is not None or values["resume"] is not None:
+        return None
+    return "optim.rewarm: is for a run that goes on longer (resume=RUN trainer.max_epochs=N, or optim.restart_at=STEP)"
+
+
 TRAINING_TOGETHER: tuple[Together, ...] = (
     optimizer_has,
     schedule_has,
     fast_dev_run_alone,
     several_need_validation,
     fp16_has_a_gpu,
+    rewarm_without_a_restart,
 )

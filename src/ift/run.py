@@ -90,13 +90,18 @@ class RunFolder:
 
     @contextmanager
     def outcome(self, **about: Any) -> Iterator[None]:
-        """Around the work of a run: if it ends early, summary.json says so and why, for the table of a sweep."""
-        if not is_other_rank():
+        """Around the work of a run: if it ends early, summary.json says so and why, for the table of a sweep.
+
+        A finished run that was to go on longer and is refused stays what it was.
+        """
+        finished = self.summary.read_bytes() if self.finished else None
+        if finished is None and not is_other_rank():
             self.summary.unlink(missing_ok=True)  # of how it ended before: a kill writes nothing
         try:
             yield
         except BaseException as error:
-            if self.path.is_dir() and not is_other_rank():
+            untouched = finished is not None and self.finished and self.summary.read_bytes() == finished
+            if self.path.is_dir() and not is_other_rank() and not untouched:
                 what = one_line(str(error) or type(error).__name__)
                 status = what if isinstance(error, Stopped) else f"failed: {what}"
                 with suppress(OSError):  # the disk may be what failed: the error matters, not this

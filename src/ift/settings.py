@@ -121,6 +121,8 @@ class OptimSettings:
     cooldown: float | None
     min_lr: float
     clip: float | None
+    rewarm: float | None = None
+    restart_at: int | None = None
 
 
 @dataclass
@@ -343,6 +345,9 @@ MAY_CHANGE = (
     "data.ignore",  # of a column that this release reads and the run's did not: the fingerprint says if rows changed
 )  # fmt: skip
 
+# What may differ where resume= is typed: another end than the run was begun with (ift.training.longer).
+LONGER = ("trainer.max_epochs", "trainer.max_steps", "optim.rewarm")
+
 
 def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None = None) -> Settings:
     """The settings of a run that was stopped, with what may change as it is asked for now.
@@ -355,14 +360,15 @@ def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None
     for key, value in plain_leaves(dataclasses.asdict(asked)):
         if wanted is not None and not _below(key, wanted):
             continue
-        if _below(key, MAY_CHANGE):
+        if _below(key, MAY_CHANGE) or (wanted is not None and key in LONGER):
             *path, last = key.split(".")
             place = merged
             for name in path:
                 place = place[name]
             place[last] = value
         elif before.get(key) != value:
-            raise ConfigError(f"{key}={value}: the run was begun with {before.get(key)} (leave it, or begin a new run)")
+            advice = f"resume={run.output_dir} {key}=... goes on to another end" if key in LONGER[:2] else "leave it"
+            raise ConfigError(f"{key}={value}: the run was begun with {before.get(key)} ({advice}, or begin a new run)")
     return read_settings(merged, Settings)
 
 

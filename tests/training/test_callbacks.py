@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ift.artifacts.model_folder import save_model_folder
 from ift.artifacts.weights import inspect_folder, load_model
+from ift.errors import DivergedError
 from ift.text.templates import Segment, Template
 from ift.training.callbacks import KeepBest, ValidateAtTheEnd
 from ift.training.module import SFTModule
@@ -60,7 +62,8 @@ def run(tmp_path, make_examples, make_model, make_optim, make_data, make_trainer
         )
         if untuned:
             trainer.validate(module, data.baseline_dataloaders(), verbose=False)
-        trainer.fit(module, data)
+        with best.named_where_diverged():
+            trainer.fit(module, data)
         return trainer, best, seen, stop_reason(trainer, settings, stopping)
 
     return run
@@ -102,7 +105,15 @@ def test_patience_counts_validations_without_a_better_loss(run):
     assert seen.steps == [2, 4, 6, 8, 10]
     assert trainer.global_step == 10
     assert best.best_step == 4
-    assert reason == "early stopping: no better val/loss in 3 validations"
+    assert reason == "early stopping: no better val/loss in 3 validations after step 4"
+
+
+def test_patience_counts_from_the_first_validation_after_training_began(run):
+    """The untuned model is better than all that follows: the first validation sets the mark all the same."""
+    _, best, seen, reason = run([0.5, 3.0, 3.1, 3.0, 2.0], untuned=True, patience=2)
+    assert seen.steps == [0, 1, 2, 3]
+    assert best.best_step == 0
+    assert reason == "early stopping: no better val/loss in 2 validations after step 1"
 
 
 def test_a_better_loss_starts_the_count_again(run):
@@ -155,10 +166,18 @@ def test_an_untuned_model_that_is_better_than_all_after_it_is_kept(run, tmp_path
     assert all(torch.equal(kept[name], value) for name, value in fresh.items())
 
 
-def test_a_loss_that_is_no_number_is_never_the_best_and_ends_the_run(run):
-    trainer, best, _, _ = run([2.0, math.nan, 1.0], every=2)
-    assert (best.best_loss, best.best_step) == (2.0, 2)
-    assert trainer.global_step == 4
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_finite_number_is_divergence_and_the_best_model_before_it_stays(run, tmp_path, loss):
+    left = re.escape(f"{tmp_path / 'model'} holds the best model, of step 2 (validation loss 2.000) (lower optim.lr)")
+    with pytest.raises(DivergedError, match=f"^step 4: val/loss is {loss}; {left}$"):
+        run([2.0, loss, 1.0], every=2)
+    assert about(tmp_path)["step"] == 2
+
+
+def test_an_untuned_model_whose_loss_is_no_finite_number_is_not_trained(run, tmp_path):
+    with pytest.raises(DivergedError, match=r"step 0: val/loss is nan of the untuned model \(are its weights whole"):
+        run([math.nan, 1.0], untuned=True)
+    assert not (tmp_path / "model").exists()
 
 
 # -- a run that goes on ---------------------------------------------------------------------------------------------

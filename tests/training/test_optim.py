@@ -58,6 +58,12 @@ def test_without_warm_up_the_first_step_has_the_whole_rate(make_optim):
     assert lr_factor(0, make_optim(schedule="cosine", warmup=0.0), 10) == 1.0
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 1.0])
+def test_a_run_of_one_step_has_the_rate_that_was_asked_for(make_optim, schedule, warmup):
+    assert lr_factor(0, make_optim(schedule=schedule, warmup=warmup, min_lr=0.1), 1) == 1.0
+
+
 @pytest.mark.parametrize("total", [1, 2, 3])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 1.0])
 def test_no_step_of_a_short_run_is_without_a_rate(make_optim, total, warmup):

@@ -8,6 +8,7 @@ python train.py --help                             what there is to choose
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,6 +24,8 @@ from ift.entry.callbacks import own_callbacks
 from ift.launch import is_other_rank
 from ift.run import RunFolder, read_json, write_json, write_lines
 from ift.settings import Settings, save_settings
+from ift.training import longer
+from ift.training.other_prompt import begin_with_its_own
 
 if TYPE_CHECKING:
     from ift.artifacts.machine import Device
@@ -39,11 +42,13 @@ def main(config: DictConfig) -> float | None:
         run = RunFolder(entry.output_dir())
         with run.claimed():
             goes_on = meeting.agreed("begun", run.begun)
-            settings = settings_of(config, run) if goes_on else None  # a refusal leaves the run as it is
-            if meeting.agreed("finished", run.finished):
+            # a refusal leaves the run as it is
+            settings = longer.planned(run, settings_of(config, run)) if goes_on else None
+            goes_on_longer = settings is not None and longer.is_longer(run, settings)
+            if meeting.agreed("finished", run.finished and not goes_on_longer):
                 return show_finished(run)
             with run.outcome(choices=entry.choices()):
-                settings = settings or settings_of(config, run)
+                settings = settings or begin_with_its_own(settings_of(config, run), entry.given())
                 if not goes_on and not is_other_rank():
                     save_settings(settings, run.config)
                 return fine_tune(settings, run, own=partial(own_callbacks, config))
@@ -77,6 +82,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     from ift.training.loss_scale import LossScale
     from ift.training.module import SFTModule
     from ift.training.objectives import CrossEntropy
+    from ift.training.optim import lr_factor
     from ift.training.preflight import refuse_small_disk, try_longest_batch
     from ift.training.trainer import in_steps, set_up_process, total_steps
 
@@ -92,6 +98,12 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     )  # fmt: skip
     epoch = data.steps_per_epoch(device.world)
     steps = total_steps(options, epoch)
+    if not options.fast_dev_run:  # whose few steps are no other end
+        longer.begin(
+            run, settings,
+            steps_of=lambda trainer: total_steps(trainer, epoch),
+            rate_at=lambda step, before: lr_factor(step, before.optim, total_steps(before.trainer, epoch)),
+        )  # fmt: skip
     settings = replace(settings, trainer=in_steps(options, epoch))
     if (limits := data.shortened(device.world)) and not is_other_rank():
         print(limits, flush=True)
@@ -150,13 +162,13 @@ def train(
         checkpoints = Checkpoints(
             run.checkpoints, metrics,
             about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.world),
-            val_every=val_every(options, steps), save_every=options.save_every,
+            val_every=val_every(options, steps), save_every=options.save_every, restart_at=settings.optim.restart_at,
         )  # fmt: skip
         samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))
         callbacks = [
             best,
             samples,
-            ShowProgress(steps),
+            ShowProgress(steps, val_every(options, steps)),
             stopping,
             ValidateAtTheEnd(),
             Spikes(metrics),
@@ -165,7 +177,8 @@ def train(
         ]
         profiler = open_profiler(options.profiler, run.path / "profile")
         trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks, profiler=profiler)
-        fit(trainer, module, data, inputs.checkpoint)
+        with best.named_where_diverged():
+            fit(trainer, module, data, inputs.checkpoint)
         about = {
             "choices": entry.choices(),
             "stop_reason": stop_reason(trainer, options, stopping),
@@ -183,10 +196,14 @@ def train(
 
 
 def show_finished(run: RunFolder) -> float | None:
-    loss: float | None = read_json(run.summary).get("val_loss")
+    loss = read_json(run.summary).get("val_loss")
     if not is_other_rank():
-        print(f"ift: {run.path}: this run is finished; nothing was done (choose another output_dir to train again)")
-    return loss
+        print(
+            f"ift: {run.path}: this run is finished; nothing was done "
+            f"(resume={run.path} trainer.max_epochs=N goes on longer; another output_dir trains again)"
+        )
+    # an earlier release called a run finished that had diverged: its loss is nothing for a sweep to believe
+    return loss if isinstance(loss, int | float) and math.isfinite(loss) else None
 
 
 def settings_of(config: DictConfig, run: RunFolder) -> Settings:

@@ -78,6 +78,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
         code = 130
     except Exception as error:
         code = report_once(as_ift_error(error, kind))
+        code = _exit_code or code  # a sweeper that has no number to go by, since its jobs failed, says only that
     finally:
         meeting.leave()
     if _sweep_dir is not None and not is_other_rank():
@@ -215,10 +216,9 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
         raise ConfigError(f"{run.path}: holds a run without its config.yaml (choose another output_dir)")
     if given_now.dry_run:
         raise ConfigError(f"{run.path}: holds a run already (choose another output_dir for a dry run)")
-    given = [word.lstrip("+").partition("=")[0] for word in _typed()]
-    if given_now.resume and "experiment" in given:
+    if given_now.resume and "experiment" in given():
         raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
-    settings = settings_to_go_on(load_settings(run.config), given_now, given if given_now.resume else None)
+    settings = settings_to_go_on(load_settings(run.config), given_now, given() if given_now.resume else None)
     refuse_callbacks_of_a_file(settings, given_now, run)
     return as_launched(settings)
 
@@ -247,6 +247,11 @@ def sweep_name() -> str | None:
 def choices() -> str:
     """The overrides of this job, for tables."""
     return " ".join(_typed())
+
+
+def given() -> list[str]:
+    """The keys and groups that this job's command names."""
+    return [word.lstrip("+").partition("=")[0] for word in _typed()]
 
 
 def _typed() -> list[str]:

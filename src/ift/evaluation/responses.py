@@ -142,11 +142,8 @@ def without_leaks(run: RunFolder, responses: list[dict[str, Any]]) -> list[dict[
 def show_summary(run: RunFolder) -> None:
     """The closing lines: the numbers, a few answers, and what to look at next."""
     summary, responses = read_json(run.summary), read_jsonl(run.responses)
-    if summary.get("val_loss") is not None:
-        print(
-            f"best      validation loss {summary['val_loss']:.3f} at step {summary['best_step']} of {summary['steps']} "
-            f"(untuned {summary['untuned_val_loss']:.3f}); stopped by {summary['stop_reason']}"
-        )
+    if "stop_reason" in summary:  # of a training that came to its end
+        print(_best_line(summary))
     if not responses:
         return
     print(
@@ -166,6 +163,26 @@ def show_summary(run: RunFolder) -> None:
             print(f"  != {_short(shown['reference'])}")
     print(f"\nlook at   {run.report}")
     print(f"ask again {shlex.join(['python', 'evaluate.py', f'run={run.path}', 'eval=responses'])}")
+
+
+def _best_line(summary: dict[str, Any]) -> str:
+    if summary.get("val_loss") is None:
+        return (
+            f"trained   {summary['steps']} steps without validation rows: model/ is the last step's; "
+            f"stopped by {summary['stop_reason']}"
+        )
+    if summary.get("untuned_is_best"):
+        trained, step = summary.get("best_trained_val_loss"), summary.get("best_trained_step")
+        nearest = "" if trained is None else f", the best one is {trained:.3f} at step {step} of {summary['steps']}"
+        return (
+            f"best      THE UNTUNED MODEL, validation loss {summary['val_loss']:.3f}: no step of training was better"
+            f"{nearest}. model/ holds the untuned model (lower optim.lr, or look at the rows); "
+            f"stopped by {summary['stop_reason']}"
+        )
+    return (
+        f"best      validation loss {summary['val_loss']:.3f} at step {summary['best_step']} of {summary['steps']} "
+        f"(untuned {summary['untuned_val_loss']:.3f}); stopped by {summary['stop_reason']}"
+    )
 
 
 def _short(text: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ift import stops
 from ift.artifacts.model_folder import save_model_folder
-from ift.errors import MachineError, WeightsError, one_line, refused_by_disk
+from ift.errors import DivergedError, MachineError, WeightsError, advice_start, one_line, refused_by_disk
 from ift.model.gpt import GPT
 from ift.run import read_jsonl, write_jsonl
 from ift.sealed import check, recover_folder, set_aside
@@ -88,14 +88,43 @@ class KeepBest(Callback):
             self.best_score = about.get("score", self.best_loss)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        loss = float(trainer.callback_metrics.get("val/loss", math.inf))
+        """Raises DivergedError, on every rank, where the loss is no finite number."""
+        measured = trainer.callback_metrics.get("val/loss")
+        if measured is None:  # no validation rows: the untuned model is measured on training rows alone
+            return
+        loss = float(measured)
+        if not math.isfinite(loss):
+            step = trainer.global_step
+            advice = "lower optim.lr" if step else "are its weights whole? trainer.precision=fp32 may help"
+            raise DivergedError(
+                f"step {step}: val/loss is {loss:g}{'' if step else ' of the untuned model'} ({advice})"
+            )
         score = monitored(trainer, self.monitor)
         if agree(trainer, trainer.is_global_zero and score < self.best_score):  # rank 0 knows what is in the folder
             self.keep(trainer, module, loss, score)
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         if agree(trainer, trainer.is_global_zero and self.best_loss == math.inf):  # no validation rows
+            # every rank has the same weights: all raise or none
+            if not all(bool(parameter.isfinite().all()) for parameter in module.model.parameters()):
+                raise DivergedError(f"step {trainer.global_step}: weights are no finite numbers (lower optim.lr)")
             self.keep(trainer, module, math.inf)
+
+    @contextmanager
+    def named_where_diverged(self) -> Iterator[None]:
+        """Around training: the line of a DivergedError says what is left in `model/`."""
+        try:
+            yield
+        except DivergedError as error:
+            loss = self.val_loss
+            if loss is None:
+                left = f"{self.path} holds no model of this run"
+            else:
+                what = "the untuned model" if self.best_step == 0 else f"the best model, of step {self.best_step}"
+                left = f"{self.path} holds {what} (validation loss {loss:.3f})"
+            line = str(error)
+            start = advice_start(line)
+            raise DivergedError(f"{line[:start]}; {left}{line[start:]}") from error
 
     def keep(self, trainer: L.Trainer, module: Any, loss: float, score: float = math.inf) -> None:
         """Rank 0 writes the folder. Where it cannot and there is no later try, every rank raises: none waits for it."""
@@ -172,17 +201,18 @@ class Speed(ProgressColumn):
 class ShowProgress(Callback):
     """Steps, loss, tokens per second and time left: a bar in a terminal, a line at every validation elsewhere."""
 
-    def __init__(self, total_steps: int):
-        self.total_steps = total_steps
+    def __init__(self, total_steps: int, every: int | None = None):
+        """every: steps between lines where there are no validation rows."""
+        self.total_steps, self.every = total_steps, every
         self.console = Console()
         self.bar: Progress | None = None
         self.started = self.tokens_before = self.shown = 0.0
-        self.first_step = 0
+        self.first_step = self.step = 0
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self.started, self.tokens_before = time.perf_counter(), module.tokens_seen
-        self.first_step = trainer.global_step
+        self.first_step = self.step = trainer.global_step
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("training"),
@@ -199,8 +229,18 @@ class ShowProgress(Callback):
         loss = trainer.callback_metrics.get("val/loss")
         return "-" if loss is None else f"{float(loss):.3f}"
 
-    @rank_zero_only
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        self._advance(trainer, module)
+        step, before = trainer.global_step, self.step
+        self.step = step
+        if step == before or sum(trainer.num_val_batches):  # a validation prints its own line
+            return
+        if (self.every and step % self.every == 0) or step == self.total_steps:
+            module.report_steps()  # on every rank, since it may gather; on a GPU the loss of this step is not here yet
+            self._print_line(trainer, module)
+
+    @rank_zero_only
+    def _advance(self, trainer: L.Trainer, module: Any) -> None:
         now = time.perf_counter()
         if self.bar is None or now - self.shown < 0.2:
             return
@@ -218,19 +258,29 @@ class ShowProgress(Callback):
         if self.bar is not None:
             self.bar.update(self.task, completed=step, val=val)
         if step == 0 and trainer.state.fn != "fit":
-            self.console.print(f"step 0    the untuned model: validation loss {val}", highlight=False, soft_wrap=True)
+            what = f"validation loss {val}"
+            if val == "-":
+                loss = trainer.callback_metrics.get("train/loss")
+                what = "no validation rows" + ("" if loss is None else f"; loss on training rows {float(loss):.3f}")
+            self.console.print(f"step 0    the untuned model: {what}", highlight=False, soft_wrap=True)
         elif self.started:
-            seconds = time.perf_counter() - self.started
-            speed = (module.tokens_seen - self.tokens_before) / seconds
-            left = seconds / max(1, step - self.first_step) * (self.total_steps - step)
-            accuracy = trainer.callback_metrics.get("val/accuracy")  # other objectives measure other things
-            measured = "" if accuracy is None else f" (token accuracy {float(accuracy):.1%})"
-            self.console.print(
-                f"step {step:<5}of {self.total_steps}  train {module.last_loss:.3f}  validation {val}"
-                f"{measured}  {speed:,.0f} tok/s  {left:.0f} s left",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._print_line(trainer, module)
+
+    @rank_zero_only
+    def _print_line(self, trainer: L.Trainer, module: Any) -> None:
+        step, val = trainer.global_step, self._val(trainer)
+        seconds = time.perf_counter() - self.started
+        speed = (module.tokens_seen - self.tokens_before) / seconds
+        left = seconds / max(1, step - self.first_step) * (self.total_steps - step)
+        accuracy = trainer.callback_metrics.get("val/accuracy")  # other objectives measure other things
+        measured = "" if accuracy is None else f" (token accuracy {float(accuracy):.1%})"
+        validation = "" if val == "-" else f"  validation {val}{measured}"
+        self.console.print(
+            f"step {step:<5}of {self.total_steps}  train {module.last_loss:.3f}{validation}"
+            f"  {speed:,.0f} tok/s  {left:.0f} s left",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         if self.bar is not None and stage == "fit":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ import lightning as L
 from ift.artifacts.machine import Device, peak_memory_bytes, versions
 from ift.artifacts.weights import inspect_folder, load_weights
 from ift.data.datamodule import SFTDataModule
+from ift.errors import DivergedError
 from ift.run import RunFolder, read_jsonl, write_json
 from ift.training.callbacks import KeepBest
 from ift.training.module import SFTModule
@@ -26,11 +28,15 @@ def test_best(
     """Put the best weights into the module, measure them on the test rows and write summary.json.
 
     about: what else belongs into the summary (why training stopped, how long it took, ...).
+    Raises DivergedError, on every rank, where the loss on the test rows is no finite number.
     """
     trainer.strategy.barrier()  # rank 0 may still be writing the model
     load_weights(module.model, inspect_folder(run.model))
     if len(datamodule.used("test")):
         trainer.test(module, datamodule, verbose=False)
+        loss = float(trainer.callback_metrics.get("test/loss", 0.0))  # none where its batches are limited to none
+        if not math.isfinite(loss):
+            raise DivergedError(f"step {best.best_step}: test/loss of the model is {loss:g} (lower optim.lr)")
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
@@ -46,6 +52,7 @@ def test_best(
         "steps": trainer.global_step,
         "untuned_val_loss": metrics[0].get("val/loss"),
         "val_loss": best.val_loss,
+        **untuned_is_best(metrics, best),
         "val_perplexity": at_best.get("val/perplexity"),
         "val_accuracy": at_best.get("val/accuracy"),
         **{f"test_{key}": value for key, value in tested.items()},
@@ -61,3 +68,16 @@ def test_best(
     }
     write_json(run.summary, summary)
     module.model.to(device.torch_device)
+
+
+def untuned_is_best(metrics: list[dict[str, Any]], best: KeepBest) -> dict[str, Any]:
+    """For summary.json: whether no step of training was better than none, and then the best that one came to."""
+    if best.val_loss is None:
+        return {}
+    if best.best_step > 0:
+        return {"untuned_is_best": False}
+    if best.monitor != "val/loss":  # better by another number, which the loss says nothing of
+        return {"untuned_is_best": True}
+    trained = [(line["val/loss"], line["step"]) for line in metrics if line["step"] > 0 and "val/loss" in line]
+    loss, step = min(trained, default=(None, None))
+    return {"untuned_is_best": True, "best_trained_val_loss": loss, "best_trained_step": step}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,8 +28,16 @@ def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
     linear    falls to min_lr along a line
     wsd       stays, and falls to min_lr along a line in its last part (warm-up-stable-decay, Hu et al. 2024)
 
-    warmup, cooldown and min_lr are shares: of all steps, and of the peak rate.
+    warmup, cooldown and min_lr are shares: of all steps, and of the peak rate. From restart_at
+    on, the schedule is that of the steps that are left, with rewarm as its warm-up.
     """
+    restart = settings.restart_at
+    if restart is not None:
+        once = replace(settings, restart_at=None)
+        if step < restart:
+            return lr_factor(step, once, min(restart, total_steps))
+        left = replace(once, warmup=settings.rewarm or 0.0, warmup_steps=None)
+        return lr_factor(step - restart, left, total_steps - restart)
     warmup = math.ceil(settings.warmup * total_steps) if settings.warmup_steps is None else settings.warmup_steps
     warmup = min(warmup, total_steps - 1)  # a step at least has the rate itself
     if step < warmup:
@@ -41,6 +50,12 @@ def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
     done = min(1.0, max(0, step - begin) / max(1, total_steps - begin))
     left = 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1 - done
     return settings.min_lr + (1 - settings.min_lr) * left
+
+
+def set_rates(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """Give the next step the rate that its schedule says: a checkpoint holds the one of the schedule before."""
+    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(schedule.last_epoch)
 
 
 def clip_coefficient(norm: Tensor, clip: float | None) -> Tensor:

@@ -27,6 +27,8 @@ from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.loops import begin_at, validate_now
 from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
+from ift.training.optim import set_rates
+from ift.training.patience import Patience
 from ift.training.ranks import agree, gather
 
 
@@ -46,15 +48,18 @@ class Checkpoints(Callback):
         steps_per_epoch: int,
         val_every: int,
         save_every: int | None,
+        restart_at: int | None = None,
     ):
         """
         about: what the manifest says besides the step (the fingerprint of the data)
         val_every, save_every: optimizer steps; a step that validates is always saved
+        restart_at: the step from which the run goes on longer; it validates too, as the end that it was
         """
         self.folder, self.metrics, self.about = folder, metrics, about
         self.files = SealedCheckpointIO(before=metrics.flush)  # for the trainer's plugins
         self.steps, self.steps_per_epoch = steps, steps_per_epoch
         self.val_every, self.save_every = val_every, save_every or val_every
+        self.restart_at = restart_at
         self.step = self.saved = 0
         self.failed: OSError | None = None  # of the last save
         self._random: dict[str, Tensor] | None = None
@@ -64,7 +69,7 @@ class Checkpoints(Callback):
     # -- when ------------------------------------------------------------------------------------------------------
 
     def validates(self, step: int) -> bool:
-        return step % self.val_every == 0 or step == self.steps
+        return step % self.val_every == 0 or step in (self.steps, self.restart_at)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
         if trainer.global_step == self.step:  # inside a window of accumulation
@@ -146,8 +151,18 @@ class Checkpoints(Callback):
         self._started = time.perf_counter()
         if self._random is not None:  # here: loaders are there, and the first batch has not been asked for
             set_random_state(self._random)
+        if self.step and self.step == self.restart_at:
+            self._restart(trainer)
         if self.step and self.validates(self.step):  # due when the run was stopped
             validate_now(trainer)
+
+    def _restart(self, trainer: L.Trainer) -> None:
+        """The longer part begins here, the first time or again: with its own rate, and patience from here on."""
+        for optimizer, config in zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True):
+            set_rates(optimizer, cast(torch.optim.lr_scheduler.LambdaLR, config.scheduler))
+        for callback in trainer.early_stopping_callbacks:
+            if isinstance(callback, Patience):
+                callback.begin_anew()
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         self._seconds, self._started = self.train_seconds, None

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
@@ -28,6 +28,7 @@ from ift.sealed import Sealed
 from ift.settings import EarlyStoppingSettings, Settings, TrainerSettings
 from ift.training.loops import Trainer
 from ift.training.module import SFTModule
+from ift.training.patience import Patience
 from ift.training.ranks import environment
 from ift.training.resume import Checkpoints
 
@@ -138,8 +139,8 @@ def open_profiler(kind: str | None, folder: Path) -> Profiler | None:
     return PyTorchProfiler(dirpath=folder, filename="pytorch", schedule=few)
 
 
-def early_stopping(settings: EarlyStoppingSettings, monitor: str = "val/loss") -> EarlyStopping:
-    return EarlyStopping(
+def early_stopping(settings: EarlyStoppingSettings, monitor: str = "val/loss") -> Patience:
+    return Patience(
         monitor=monitor,
         mode=MONITORS[monitor],
         patience=settings.patience or 10**9,
@@ -149,11 +150,14 @@ def early_stopping(settings: EarlyStoppingSettings, monitor: str = "val/loss") -
     )
 
 
-def stop_reason(trainer: L.Trainer, settings: TrainerSettings, stopping: EarlyStopping) -> str:
+def stop_reason(trainer: L.Trainer, settings: TrainerSettings, stopping: Patience) -> str:
     if stopping.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
         return f"early stopping: {stopping.monitor} is no finite number"
     if stopping.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
-        return f"early stopping: no better {stopping.monitor} in {stopping.patience} validations"
+        return (
+            f"early stopping: no better {stopping.monitor} in {stopping.patience} validations after "
+            f"{stopping.counted_from}"
+        )
     if settings.max_steps is not None and trainer.global_step >= settings.max_steps:
         return f"max_steps={settings.max_steps}"
     return f"max_epochs={settings.max_epochs}"
