@@ -16,15 +16,22 @@ SRUN = {
 }  # fmt: skip
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8",
-    "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "prterun-a-12@1",
 }  # fmt: skip
 MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}
+ADDRESS = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
 LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 @pytest.mark.parametrize(
     ("environment", "by"),
-    [(TORCHRUN, "torchrun"), (SRUN, "srun"), (OPEN_MPI, "mpirun"), (MPICH, "mpirun"), (SRUN | TORCHRUN, "torchrun")],
+    [
+        (TORCHRUN, "torchrun"),
+        (SRUN, "srun"),
+        (OPEN_MPI, "mpirun"),
+        (MPICH | ADDRESS, "mpirun"),
+        (SRUN | TORCHRUN, "torchrun"),  # a torchrun for each node
+    ],
 )
 def test_the_sixth_of_eight_processes_on_two_nodes(environment, by):
     found = read(environment)
@@ -78,6 +85,14 @@ def test_a_pod_with_one_process_is_a_node():
 def test_numbers_that_contradict_each_other_are_one_line(changes, words):
     with pytest.raises(ConfigError, match=words):
         read({**TORCHRUN, **changes})
+
+
+def test_mpich_on_several_nodes_needs_an_address_for_all():
+    with pytest.raises(ConfigError, match="set MASTER_ADDR and MASTER_PORT"):
+        read(MPICH)
+    assert (
+        read({**MPICH, "PMI_SIZE": "4", "PMI_RANK": "1"}).key == read({**MPICH, "PMI_SIZE": "4", "PMI_RANK": "2"}).key
+    )
 
 
 def test_two_starts_have_two_keys_and_the_ranks_of_one_have_the_same():

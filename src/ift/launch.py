@@ -158,7 +158,10 @@ def _mpi(there: _Variables) -> Launch | None:
     rank = there.number("OMPI_COMM_WORLD_RANK", "PMI_RANK", default=0)
     local_world = there.number("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", default=world)
     local_rank = there.number("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", default=rank % local_world)
-    return Launch(MPI, rank, world, local_rank, local_world, there.text("PMIX_NAMESPACE") or str(os.getppid()))
+    name = there.text("PMIX_NAMESPACE") or f"{there.text('MASTER_ADDR')} {there.text('MASTER_PORT')}".strip()
+    if not name and local_world < world:
+        raise ConfigError("mpirun: processes on several nodes (set MASTER_ADDR and MASTER_PORT for all of them)")
+    return Launch(MPI, rank, world, local_rank, local_world, name or str(os.getppid()))
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

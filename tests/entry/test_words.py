@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ift.cli import check_settings, files_and_overrides
-from ift.entry.words import for_hydra, into_the_resumed, options_first, refuse_secrets
+from ift.entry.words import for_hydra, into_the_resumed, meeting_place, options_first, refuse_secrets
 from ift.errors import ConfigError
 from tests.running import ROOT
 
@@ -184,3 +184,20 @@ def test_options_may_stand_anywhere_among_the_overrides():
 )
 def test_a_run_goes_on_in_its_own_folder(typed, folder):
     assert into_the_resumed(typed) == typed + folder
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["seed=1"], "runs"),
+        (["output_dir=a/b"], "a/b"),
+        (["output_dir='a (1)/b'", "seed=1"], "a (1)/b"),
+        (["output_dir=a", "output_dir=b"], "b"),
+        (["output_dir=a/b-${now:%H-%M}/c"], "a"),
+        (["output_dir=${now:%H-%M}"], "."),
+        (["output_dir=~/a"], "HOME/a"),
+    ],
+)
+def test_ranks_meet_where_all_of_them_know_before_the_time_is_agreed(monkeypatch, words, place):
+    monkeypatch.setenv("HOME", "HOME")
+    assert meeting_place(words) == Path(place)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ift.run import RunFolder, read_json, read_jsonl
-from tests.running import ROOT, TINY, TRAIN, clean_environment
+from tests.running import NO_TORCH, ROOT, TINY, TRAIN, clean_environment
 from tests.warm import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launchers of Linux")
@@ -50,9 +50,10 @@ def tasks(n, *, nodes=1, job="77"):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The same run on the two ranks that Lightning starts."""
+    """The same run on two ranks that Lightning starts. A LOCAL_RANK that a shell was left with changes nothing."""
     folder = tmp_path_factory.mktemp("plain")
-    code, _, errors = end(begin(sys.executable, TRAIN, "trainer=ddp", "output_dir=run", *WORDS, cwd=folder))
+    words = ["trainer=ddp", "output_dir=run", *WORDS]
+    code, _, errors = end(begin(sys.executable, TRAIN, *words, cwd=folder, LOCAL_RANK="1"))
     assert code == 0, errors
     return losses(folder / "run")
 
@@ -129,7 +130,7 @@ def test_where_the_first_rank_fails_the_other_ends_with_one_line(tmp_path):
 
 def test_settings_that_contradict_the_launcher_are_refused_once_and_before_torch(tmp_path):
     both = [
-        begin(sys.executable, TRAIN, "trainer=ddp", "trainer.devices=3", *WORDS, cwd=tmp_path, **task)
+        begin(sys.executable, TRAIN, "trainer=ddp", "trainer.devices=3", *WORDS, cwd=tmp_path, **task, **NO_TORCH)
         for task in tasks(2)
     ]
     said = [end(process, timeout=120) for process in both]
