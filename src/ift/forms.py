@@ -98,6 +98,9 @@ def columns_by_form(content: dict[str, Any]) -> dict[str, Any]:
 # Added with version 3, by the whole key: what the release before did. None of these was ever in an older file.
 SETTINGS_OF_3: dict[str, Any] = {
     "trainer.nodes": 1,
+    "model.freeze": [],
+    "model.activation_checkpointing": False,
+    "model.compile": False,
     "optim.name": "adamw",
     "optim.eps": 1e-8,
     "optim.momentum": None,
@@ -118,6 +121,8 @@ SETTINGS_OF_3: dict[str, Any] = {
     "logger.job_type": None,
     "optim.rewarm": None,  # a schedule was never restarted
     "optim.restart_at": None,
+    "optim.label_smoothing": 0.0,
+    "optim.neftune_alpha": None,
 }
 
 

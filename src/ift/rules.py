@@ -114,6 +114,8 @@ TRAINING_RULES: dict[str, Rule] = {
     "optim.clip": above(0),
     "optim.rewarm": within(0, 1),
     "optim.restart_at": at_least(1),
+    "optim.label_smoothing": within(0, 0.99),
+    "optim.neftune_alpha": above(0),
     "trainer.max_epochs": at_least(1),
     "trainer.max_steps": at_least(1),
     "trainer.accumulate": at_least(1),
@@ -226,6 +228,12 @@ def rewarm_without_a_restart(values: Values) -> str | None:
     return "optim.rewarm: is for a run that goes on longer (resume=RUN trainer.max_epochs=N, or optim.restart_at=STEP)"
 
 
+def compiled_is_padded(values: Values) -> str | None:
+    if values["model.compile"] and values["data.batching"] != "padded":
+        return "model.compile=true: rows without padding cannot be compiled (add data.batching=padded)"
+    return None
+
+
 TRAINING_TOGETHER: tuple[Together, ...] = (
     optimizer_has,
     schedule_has,
@@ -233,4 +241,5 @@ TRAINING_TOGETHER: tuple[Together, ...] = (
     several_need_validation,
     fp16_has_a_gpu,
     rewarm_without_a_restart,
+    compiled_is_padded,
 )

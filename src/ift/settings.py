@@ -36,6 +36,9 @@ class ModelSettings:
     tie_weights: bool | None
     pretrained: str | None
     tokenizer: str | None
+    freeze: list[str]
+    activation_checkpointing: bool
+    compile: bool
 
 
 @dataclass
@@ -121,6 +124,8 @@ class OptimSettings:
     cooldown: float | None
     min_lr: float
     clip: float | None
+    label_smoothing: float
+    neftune_alpha: float | None
     rewarm: float | None = None
     restart_at: int | None = None
 
@@ -341,7 +346,7 @@ def literal(value: Any) -> Any:
 MAY_CHANGE = (
     "output_dir", "resume", "dry_run", "logger", "samples", "trainer.save_every", "trainer.skip_nonfinite",
     "trainer.profiler", "trainer.save_top_k",
-    "data.num_workers", "data.cache_dir",
+    "data.num_workers", "data.cache_dir", "model.activation_checkpointing",
     "data.ignore",  # of a column that this release reads and the run's did not: the fingerprint says if rows changed
 )  # fmt: skip
 

@@ -80,6 +80,7 @@ def settings(**changes) -> ModelSettings:
     values = {
         "name": "gpt2-small", "n_layer": 3, "n_head": 4, "n_embd": 32, "context_length": 20, "dropout": 0.1,
         "tie_weights": True, "pretrained": None, "tokenizer": "gpt2",
+        "freeze": [], "activation_checkpointing": False, "compile": False,
     }  # fmt: skip
     return ModelSettings(**values | changes)
 

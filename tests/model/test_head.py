@@ -41,6 +41,22 @@ def test_loss_hits_and_gradients_are_those_of_all_logits_at_once(rows):
             torch.testing.assert_close(found, wanted, atol=3e-5, rtol=1e-5)  # sums over all rows
 
 
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+@pytest.mark.parametrize("rows", [3, CHUNK + TILE + 3])
+def test_smoothed_labels_are_those_of_torchs_cross_entropy(rows, smoothing):
+    hidden, targets, head = problem(rows)
+    logits = F.linear(hidden, head.weight)
+    expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+    theirs = gradients(expected, hidden, head)
+    loss, correct = head_loss(hidden, targets, head, smoothing)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert correct == (logits.argmax(-1) == targets).sum()
+    for found, wanted in zip(gradients(loss, hidden, head), theirs, strict=True):
+        torch.testing.assert_close(found, wanted, atol=3e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert head_loss(hidden, targets, head, smoothing)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_the_gradient_is_the_slope_of_the_loss():
     hidden, targets, head = problem(3)
     d_hidden, _ = gradients(head_loss(hidden, targets, head)[0], hidden, head)

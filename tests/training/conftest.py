@@ -46,6 +46,7 @@ def make_optim():
             "name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "decay": "matrices",
             "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": None,
             "schedule": "constant", "warmup": 0.0, "warmup_steps": None, "cooldown": None, "min_lr": 0.0, "clip": None,
+            "label_smoothing": 0.0, "neftune_alpha": None,
         }  # fmt: skip
         return OptimSettings(**values | changes)
 
@@ -78,6 +79,7 @@ def make_data():
         batching="unpadded",
         share_prefix=True,
         dropout=0.0,
+        noise=None,
     ) -> SFTDataModule:
         settings = SimpleNamespace(
             batch_size=batch_size, batching=batching, share_prefix=share_prefix, pad_to=None, drop_last=False,
@@ -85,7 +87,7 @@ def make_data():
         )  # fmt: skip
         examples = {"train": list(train), "val": list(val), "test": list(test)}
         return SFTDataModule(
-            examples, settings, end_of_text=end_of_text, accumulate=accumulate, dropout=dropout, seed=11
+            examples, settings, end_of_text=end_of_text, accumulate=accumulate, dropout=dropout, noise=noise, seed=11
         )
 
     return make

@@ -22,6 +22,7 @@ from ift.settings import OptimSettings
 from ift.training.callbacks import ValidateAtTheEnd
 from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
+from ift.training.objectives import CrossEntropy
 from ift.training.resume import Checkpoints, random_state
 from ift.training.spikes import Spikes
 from ift.training.trainer import early_stopping, make_trainer
@@ -33,6 +34,7 @@ OPTIM = {
     "name": "adamw", "lr": 1e-2, "weight_decay": 0.1, "decay": "matrices",
     "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": None,
     "schedule": "cosine", "warmup": 0.3, "warmup_steps": None, "cooldown": None, "min_lr": 0.1, "clip": 0.5,
+    "label_smoothing": 0.0, "neftune_alpha": None,
 }  # fmt: skip
 
 
@@ -83,7 +85,8 @@ def train(
     random.seed(seed if point else 0)
     model = GPT(GPTConfig(50, 16, n_layer=1, n_head=2, n_embd=n_embd, dropout=0.2))
     optim = OptimSettings(**OPTIM | (optim or {}))
-    module = SFTModule(model, optim=optim, total_steps=STEPS)
+    objective = CrossEntropy(label_smoothing=optim.label_smoothing, neftune_alpha=optim.neftune_alpha)
+    module = SFTModule(model, optim=optim, total_steps=STEPS, objective=objective)
     settings = SimpleNamespace(
         batch_size=2, batching="unpadded", share_prefix=False, pad_to=None, drop_last=False, num_workers=0
     )

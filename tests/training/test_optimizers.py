@@ -1,6 +1,7 @@
 """Which optimizer a name gives, what it decays and keeps, and that a run goes on with it bit for bit."""
 
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 
 from ift.errors import ConfigError, MachineError
 from ift.rules import OPTIMIZERS
-from ift.training.optimizers import Lion, Several, make_optimizer, require_package, state_bytes
+from ift.training.optimizers import Lion, Several, make_optimizer, state_bytes
 from tests.training.small_run import EndAt, Killed, compare, train
 
 HAS_8_BITS = importlib.util.find_spec("bitsandbytes") is not None
@@ -166,8 +167,7 @@ def test_a_run_goes_on_with_it_bit_for_bit(tmp_path, chosen):
     assert compare(whole, train(tmp_path / "ended", seed=99, **options)) == []
 
 
-def test_without_its_package_8_bits_are_one_line(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    require_package("adamw")
+def test_without_its_package_8_bits_are_one_line(monkeypatch, make_model, make_optim):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MachineError, match=r'^this needs the package bitsandbytes \(pip install "ift\[adamw8bit\]"\)$'):
-        require_package("adamw8bit")
+        make_optimizer(make_model(), make_optim(name="adamw8bit"))

@@ -90,6 +90,7 @@ def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: b
     optim = OptimSettings(
         name="adamw", lr=1e-3, weight_decay=0.1, decay="matrices", beta1=0.9, beta2=0.999, eps=1e-8, momentum=None,
         schedule="cosine", warmup=0.2, warmup_steps=None, cooldown=None, min_lr=0.1, clip=0.5,
+        label_smoothing=0.0, neftune_alpha=None,
     )  # fmt: skip
     module = SFTModule(GPT(GPTConfig(257, 16, n_layer=2, n_head=2, n_embd=16)), optim=optim, total_steps=STEPS)
     settings = SimpleNamespace(

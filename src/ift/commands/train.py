@@ -77,7 +77,9 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
 
     from ift.artifacts.weights import build_model
     from ift.data.datamodule import Limits, SFTDataModule
+    from ift.model.freezing import freeze
     from ift.model.linear import compute_in
+    from ift.training.blocks import set_up_blocks
     from ift.training.dry_run import dry_run, few_steps, nothing_kept
     from ift.training.loss_scale import LossScale
     from ift.training.module import SFTModule
@@ -90,10 +92,12 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         settings = few_steps(settings)
     callbacks = own()
     config, options, end_of_text = inputs.config, settings.trainer, inputs.tokenizer.end_of_text
+    optim = settings.optim
     device = set_up_process(settings, n_embd=config.n_embd)
     data = SFTDataModule(
         inputs.data.examples, settings.data,
-        end_of_text=end_of_text, accumulate=options.accumulate, dropout=config.dropout, seed=settings.seed,
+        end_of_text=end_of_text, accumulate=options.accumulate, seed=settings.seed,
+        dropout=config.dropout, noise=optim.neftune_alpha,
         limits=Limits(options.limit_train_batches, options.limit_val_batches, options.limit_test_batches),
     )  # fmt: skip
     epoch = data.steps_per_epoch(device.world)
@@ -109,9 +113,11 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         print(limits, flush=True)
     model = build_model(config, inputs.weights)
     compute_in(model, device.dtype)
+    freeze(model, settings.model.freeze)
+    set_up_blocks(model, settings.model)
     module = SFTModule(
-        model, objective=CrossEntropy(),
-        optim=settings.optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
+        model, objective=CrossEntropy(label_smoothing=optim.label_smoothing, neftune_alpha=optim.neftune_alpha),
+        optim=optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
         loss_scale=LossScale() if device.precision == "fp16" else None,
     )  # fmt: skip
     if settings.dry_run:

@@ -24,9 +24,14 @@ class Batch(NamedTuple):
     targets: torch.Tensor  # the same shape, int64, -100 where the loss must not look
     supervised: torch.Tensor  # (S,) int64: where the other targets are, counted through the whole batch
     rows: list[int]  # numbers of the rows in their file, for messages
-    tokens: int  # of all rows, without padding, a shared prefix counted in each
+    row_tokens: list[int]  # of each row, without padding, with a shared prefix
     lengths: list[int] | None = None  # tokens of each row that follow the prefix
     prefix: int = 0  # tokens that all rows begin with: they stand once, before the rows
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows, without padding, a shared prefix counted in each."""
+        return sum(self.row_tokens)
 
 
 def collate_padded(examples: Sequence[Example], *, end_of_text: int, pad_to: int | None = None) -> Batch:
@@ -76,7 +81,7 @@ def targets_of(example: Example, end_of_text: int) -> np.ndarray:
 
 def _batch(input_ids: torch.Tensor, targets: torch.Tensor, examples: Sequence[Example]) -> Batch:
     supervised = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-    return Batch(input_ids, targets, supervised, [e.row for e in examples], sum(e.tokens for e in examples))
+    return Batch(input_ids, targets, supervised, [e.row for e in examples], [e.tokens for e in examples])
 
 
 def _common_prefix(examples: Sequence[Example]) -> int:

@@ -45,7 +45,7 @@ class SFTDataModule(L.LightningDataModule):
     """
     examples: under train, test and val (and clean_test), as `prepare` makes them
     settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
-    dropout: the model's; with it rows share no prefix, since each has dropped units of its own
+    dropout: the model's; noise: on embeddings; with either rows share no prefix, since each has draws of its own
     limits: rows of validation and test are taken from the front, before they are put in the order of their lengths
     """
 
@@ -57,6 +57,7 @@ class SFTDataModule(L.LightningDataModule):
         end_of_text: int,
         accumulate: int = 1,
         dropout: float = 0.0,
+        noise: float | None = None,
         seed: int = 0,
         limits: Limits = Limits(),
     ):
@@ -69,9 +70,8 @@ class SFTDataModule(L.LightningDataModule):
                 collate_padded, end_of_text=end_of_text, pad_to=settings.pad_to
             )
         else:
-            self.collate = partial(
-                collate_unpadded, end_of_text=end_of_text, share_prefix=settings.share_prefix and not dropout
-            )
+            shares = settings.share_prefix and not dropout and not noise
+            self.collate = partial(collate_unpadded, end_of_text=end_of_text, share_prefix=shares)
         self.begin = (0, 0)  # epoch, and optimizer steps of it that were taken already
 
     def steps_per_epoch(self, world: int) -> int:

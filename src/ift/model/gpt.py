@@ -73,12 +73,18 @@ def _only(x: Tensor, places: Tensor | None) -> Tensor:
     return x if places is None else x.index_select(0, places)
 
 
+def plainly(block: Block, x: Tensor, layout: Layout, places: Tensor | None) -> Tensor:
+    y: Tensor = block(x, layout, places)
+    return y
+
+
 class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         """Fresh weights: normal(0, 0.02), residual projections smaller by sqrt(2 * n_layer)."""
         super().__init__()
         self.config = config
         self.stops: frozenset[int] = frozenset()  # tokens that end an answer besides the tokenizer's end-of-text
+        self.run_block = plainly  # or as training/blocks.py has it
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -95,17 +101,25 @@ class GPT(nn.Module):
 
     # -- what other floors ask a model, whatever its weights are called ------------------------------------------------
 
-    def hidden(self, input_ids: Tensor, layout: Layout = PADDED, places: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        layout: Layout = PADDED,
+        places: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """(...) token ids -> (..., C) states after the last norm.
 
         places: (W,) indices of the flat tokens whose states are returned, (W, C); in the last block the others only
         supply keys and values.
+        noise: added to the embeddings of the tokens, (..., C).
         """
         # the gradient of tied weights is the head's, all of the vocabulary; that of the few tokens here is added to it
         x = F.embedding(input_ids, self.wte.weight, sparse=self.config.tie_weights)
+        x = x if noise is None else x + noise
         x = F.dropout(x + self.wpe(layout.positions(input_ids)), self.config.dropout, self.training)
         for layer, block in enumerate(self.h, start=1):
-            x = block(x, layout, places if layer == len(self.h) else None)
+            x = self.run_block(block, x, layout, places if layer == len(self.h) else None)  # type: ignore[arg-type]
         hidden: Tensor = self.ln_f(x)
         return hidden
 
@@ -118,9 +132,9 @@ class GPT(nn.Module):
         logits: Tensor = self.lm_head(hidden)
         return logits[..., : self.config.tokens]
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""
-        return head_loss(hidden, targets, self.lm_head)
+        return head_loss(hidden, targets, self.lm_head, label_smoothing)
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(S, C) states and their (S,) targets -> (S,) cross-entropy of each (fp32)."""

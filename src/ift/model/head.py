@@ -18,15 +18,18 @@ TILE = 32  # rows that go through the softmax together on a CPU: they stay in it
 STRIDE = 64  # a row of logits begins at a multiple of it: 50,257 is odd, and products read odd rows a fifth slower
 
 
-def head_loss(hidden: Tensor, targets: Tensor, head: Linear) -> tuple[Tensor, Tensor]:
+def head_loss(hidden: Tensor, targets: Tensor, head: Linear, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets have the largest logit.
 
     The gradient is made in the forward, while a chunk's logits are there: three products as in a plain head, none of
     them twice, and memory for one chunk (as in Liger's fused linear cross-entropy, Hsu et al. 2024, arXiv:2410.10989).
     A frozen head costs two products, frozen states too.
+
+    label_smoothing: the share of each target that goes to all of the vocabulary alike, as in torch's cross_entropy
     """
     needs = [torch.is_grad_enabled() and x.requires_grad for x in (hidden, head.weight)]
-    loss, correct = _Sum.apply(hidden, head.weight, targets, head.weight_to_compute(), needs)  # type: ignore[no-untyped-call]
+    low = head.weight_to_compute()
+    loss, correct = _Sum.apply(hidden, head.weight, targets, low, needs, label_smoothing)  # type: ignore[no-untyped-call]
     return loss, correct
 
 
@@ -44,14 +47,16 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, low: Tensor, needs: list[bool]
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, low: Tensor, needs: list[bool], smoothing: float
     ) -> tuple[Tensor, Tensor]:
         losses, correct = [hidden.new_zeros(1, dtype=torch.float32)], targets.new_zeros(())
         states = hidden.to(low.dtype)
         gradients = _Gradients(states, low, weight.dtype, needs)
         for chunk, rows in _logits(states, low):
             for tile in _tiles(chunk, states.device):
-                loss, right = _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=any(needs))
+                loss, right = _softmax(
+                    rows[tile, : len(low)], targets[chunk][tile], gradient=any(needs), smoothing=smoothing
+                )
                 losses.append(loss)
                 correct += right
             gradients.add(chunk, rows)
@@ -61,13 +66,13 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         d_hidden, d_weight = ctx.gradients
         ctx.gradients = None
         if gradient.is_cuda or gradient.item() != 1:  # one: what a step without accumulation has
             d_hidden = None if d_hidden is None else d_hidden * gradient
             d_weight = None if d_weight is None else d_weight.mul_(gradient)
-        return None if d_hidden is None else d_hidden.to(ctx.dtype), d_weight, None, None, None
+        return None if d_hidden is None else d_hidden.to(ctx.dtype), d_weight, None, None, None, None
 
 
 class _Each(torch.autograd.Function):
@@ -138,20 +143,25 @@ def _slices(length: int, step: int) -> Iterator[slice]:
 
 
 def _softmax(
-    logits: Tensor, targets: Tensor, *, gradient: bool, factors: Tensor | None = None
+    logits: Tensor, targets: Tensor, *, gradient: bool, factors: Tensor | None = None, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Loss of each row, and how many targets have the largest logit.
 
     gradient: the logits become the gradient of their losses, each row multiplied by its factor where there are some
+    smoothing: label smoothing; the loss is log sum exp x - (1 - smoothing) x[target] - smoothing mean x
     """
     scores = logits.float()
     largest, first = scores.max(dim=-1)
     at_target = scores.gather(1, targets[:, None])[:, 0]
+    if smoothing:
+        at_target = torch.lerp(at_target, scores.mean(dim=-1), smoothing)
     if not gradient:
         return torch.logsumexp(scores, dim=-1) - at_target, (first == targets).sum()
     scores = torch.softmax(scores, dim=-1)
     # the largest has the probability exp(0) / sum(exp(x - max)): one pass gives the log of the sum too
     loss = largest - scores.gather(1, first[:, None])[:, 0].log() - at_target
-    scores[torch.arange(len(targets), device=targets.device), targets] -= 1
+    if smoothing:
+        scores -= smoothing / scores.shape[1]
+    scores[torch.arange(len(targets), device=targets.device), targets] -= 1 - smoothing
     logits.copy_(scores if factors is None else scores * factors[:, None])
     return loss, (first == targets).sum()

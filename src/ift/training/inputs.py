@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 
 from ift.artifacts.model_tokenizer import foreign, model_tokenizer
 from ift.artifacts.weights import Folder, plan_model
 from ift.data.contract.prepare import Prepared, prepare
-from ift.errors import DataError, warn
+from ift.errors import DataError, MachineError, missing_extra, warn
 from ift.launch import is_other_rank
 from ift.model.config import GPTConfig
+from ift.model.families.gpt2 import shapes_of
+from ift.model.freezing import frozen_by
 from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
@@ -44,6 +50,8 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     template = template_from(settings.prompt)
     tokenizer = model_tokenizer(settings.model, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
+    frozen_by(settings.model.freeze, shapes_of(config))
+    refuse_what_is_missing(settings)
     data = prepare(
         settings.data,
         template,
@@ -74,4 +82,15 @@ def refuse_other_data(checkpoint: Sealed, data: Prepared) -> None:
             f"the rows have changed since the run began: fingerprint {now[:16]}, then {before[:16]} "
             "(bring them back, leave out a column that this release reads and the run's did not: data.ignore=[NAME], "
             "or begin a new run)"
+        )
+
+
+def refuse_what_is_missing(settings: Settings) -> None:
+    """Raises MachineError for a package or a program that the settings need and the machine lacks. Imports neither."""
+    if settings.optim.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise missing_extra("bitsandbytes", "adamw8bit")
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
+    if settings.model.compile and shutil.which(compiler) is None:
+        raise MachineError(
+            f"model.compile=true: no C++ compiler, {compiler} is not on the PATH (install it, or set CXX to another)"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -40,19 +41,36 @@ class CrossEntropy:
     A padded batch goes the plain way. An unpadded one gives the same sum and the same gradient, up to rounding, and
     computes the head for supervised tokens only: others have no part in either, and in GPT-2 small the head is 31 %
     of the arithmetic and most of the memory.
+
+    In training alone, so that the losses of validation and test stay plain cross-entropies:
+
+    label_smoothing  share of each target that goes to all of the vocabulary alike
+    neftune_alpha    noise on the embeddings (Jain et al. 2023, arXiv:2310.05914), see `neftune_noise`
     """
 
     measures: tuple[str, ...] = ("accuracy",)
+    label_smoothing: float = 0.0
+    neftune_alpha: float | None = None
+
+    def __init__(self, *, label_smoothing: float = 0.0, neftune_alpha: float | None = None):
+        self.label_smoothing, self.neftune_alpha = label_smoothing, neftune_alpha
 
     def __call__(self, model: GPT, batch: Batch) -> Sums:
+        smoothing = self.label_smoothing if model.training else 0.0
+        alpha = self.neftune_alpha if model.training else None
+        noise = None if alpha is None else neftune_noise(batch, model.config.n_embd, alpha)
         if batch.lengths is None:
-            logits, targets = model(batch.input_ids).flatten(0, 1).float(), batch.targets.flatten()
-            loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+            logits = model.logits(model.hidden(batch.input_ids, noise=noise)).flatten(0, 1).float()
+            targets = batch.targets.flatten()
+            loss = F.cross_entropy(
+                logits, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing
+            )
             correct = (logits.argmax(dim=-1) == targets).sum()
         else:
             supervised = batch.supervised  # (S,) of N tokens
-            hidden = model.hidden(batch.input_ids, Flat(batch.lengths, batch.prefix), supervised)  # (S, C)
-            loss, correct = model.loss(hidden, batch.targets[supervised])
+            layout = Flat(batch.lengths, batch.prefix)
+            hidden = model.hidden(batch.input_ids, layout, supervised, noise)  # (S, C)
+            loss, correct = model.loss(hidden, batch.targets[supervised], smoothing)
         return Sums(loss, len(batch.supervised), {"accuracy": correct})
 
     def report(self, means: dict[str, float]) -> dict[str, float]:
@@ -63,3 +81,18 @@ class CrossEntropy:
             "perplexity": math.exp(loss) if loss < 700 else math.inf,
             "accuracy": means["accuracy"],
         }
+
+
+def neftune_noise(batch: Batch, width: int, alpha: float) -> Tensor:
+    """(..., C) uniform in plus and minus alpha / sqrt(L * C), L the tokens of a token's row, padding not among them.
+
+    Drawn from the run's random state. Rows of a batch share no prefix then: each has noise of its own.
+    """
+    if batch.prefix:
+        raise ValueError("rows that share a prefix would share its noise too")
+    shape = (*batch.input_ids.shape, width)
+    noise = torch.empty(shape, device=batch.input_ids.device).uniform_(-1, 1)
+    lengths = torch.tensor(batch.row_tokens or [1])  # a blank batch has one token of no row
+    scales = alpha / (lengths * width).sqrt()
+    scales = scales[:, None, None] if batch.lengths is None else scales.repeat_interleave(lengths)[:, None]
+    return noise * scales.to(noise.device, non_blocking=True)

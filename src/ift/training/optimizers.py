@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -74,16 +73,11 @@ def _given(value: float | None) -> float:
     return value
 
 
-def require_package(name: str) -> None:
-    """Raises MachineError where this optimizer is a package's that is not installed. Imports nothing."""
-    if name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise missing_extra("bitsandbytes", "adamw8bit")
-
-
 def _eight_bits() -> Callable[..., torch.optim.Optimizer]:
-    require_package("adamw8bit")
-    import bitsandbytes
-
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise missing_extra("bitsandbytes", "adamw8bit") from error
     optimizer: Callable[..., torch.optim.Optimizer] = bitsandbytes.optim.adamw.AdamW8bit
     return optimizer
 

@@ -1,0 +1,52 @@
+"""How training runs the blocks of a model, where not plainly: with less kept for the backward, or compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ift.model.gpt import GPT, Block, plainly
+from ift.model.layouts import PADDED, Layout
+from ift.settings import ModelSettings
+
+RunBlock = Callable[[Block, Tensor, Layout, Tensor | None], Tensor]
+
+
+def set_up_blocks(model: GPT, settings: ModelSettings) -> None:
+    """Without gradients, in validation and answers, blocks always run plainly."""
+    run = compiled() if settings.compile else plainly
+    model.run_block = checkpointed(run) if settings.activation_checkpointing else run
+
+
+def checkpointed(run: RunBlock) -> RunBlock:
+    """Keep the input of a block alone, and compute the rest again in the backward (Chen et al. 2016, arXiv:1604.06174).
+
+    The same loss and gradient, dropout included: its random state is kept too.
+    """
+
+    def run_block(block: Block, x: Tensor, layout: Layout, places: Tensor | None) -> Tensor:
+        if not torch.is_grad_enabled():
+            return plainly(block, x, layout, places)
+        y: Tensor = checkpoint(run, block, x, layout, places, use_reentrant=False)
+        return y
+
+    return run_block
+
+
+def compiled(backend: str = "inductor") -> RunBlock:
+    """Padded rows through torch.compile; blocks share what is compiled. It rounds and drops units in its own way."""
+
+    def padded(block: Block, x: Tensor) -> Tensor:
+        return plainly(block, x, PADDED, None)
+
+    fast = torch.compile(padded, backend=backend)
+
+    def run_block(block: Block, x: Tensor, layout: Layout, places: Tensor | None) -> Tensor:
+        if layout is PADDED and places is None and torch.is_grad_enabled():
+            return fast(block, x)
+        return plainly(block, x, layout, places)
+
+    return run_block
