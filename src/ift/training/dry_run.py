@@ -56,7 +56,9 @@ def few_steps(settings: Settings) -> Settings:
         limit_test_batches=n,
         early_stopping=replace(settings.trainer.early_stopping, patience=None),
     )
-    return replace(settings, trainer=trainer, logger=replace(settings.logger, name="none"))
+    return replace(
+        settings, trainer=trainer, logger=replace(settings.logger, wandb=False, tensorboard=False, csv=False)
+    )
 
 
 @contextmanager
