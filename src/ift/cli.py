@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ift import __version__
 from ift.errors import ConfigError, WeightsError, refused_by_disk, report
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def main() -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command and its options. Raises ConfigError for what no command takes."""
     parser = Parser(prog="ift", description="What works on files and run folders.")
+    parser.add_argument("--version", action="version", version=f"ift {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help in HYDRA_COMMANDS.items():
         commands.add_parser(name, help=help)

@@ -111,7 +111,7 @@ def warn(problem: object) -> None:
     print(prefix + one_line(str(problem), LIMIT - len(prefix)), file=sys.stderr, flush=True)
 
 
-def report(error: BaseException) -> int:
+def report(error: BaseException, *, where: str = "") -> int:
     """Print the one line on stderr (the traceback too with IFT_DEBUG=1) and return the exit code."""
     if os.environ.get("IFT_DEBUG") == "1":
         traceback.print_exception(error)
@@ -119,6 +119,6 @@ def report(error: BaseException) -> int:
         message, code = str(error), error.exit_code
     else:
         message, code = f"{type(error).__name__}: {error} (IFT_DEBUG=1 shows where)", 1
-    prefix = "ift: error: "
+    prefix = f"ift: error: {where}"
     print(prefix + one_line(message, LIMIT - len(prefix)), file=sys.stderr)
     return code

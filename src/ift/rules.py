@@ -84,6 +84,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "data.weights": at_least(0),
     "data.turns": one_of("error", "merge", "drop"),
     "data.split": one_of("clustered", "random", "positional"),
+    "data.split_seed": SEED,
     "data.fractions.train": within(0, 1),
     "data.fractions.test": within(0, 1),
     "data.fractions.val": within(0, 1),

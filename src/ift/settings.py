@@ -6,7 +6,6 @@ The entry points turn a composed configuration into `Settings` once; nothing els
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ift.errors import ConfigError
 from ift.forms import CONFIG
+from ift.nearest import absent, nearest
 from ift.rules import ENGINES as ENGINES
 from ift.rules import EVALUATION_RULES, TRAINING_RULES, TRAINING_TOGETHER, Rule, Together
 from ift.spellings import spell
@@ -436,11 +436,8 @@ def keys(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(key: str, kind: type) -> ConfigError:
-    """The error for a key that nothing reads, with the nearest one that exists."""
-    known = list(keys(kind))
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not nearest:  # the right name in the wrong group: lr -> optim.lr
-        leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1)
-        nearest = [k for k in known if leaf and k.split(".")[-1] == leaf[0]][:1]
-    hint = f"did you mean {nearest[0]}?" if nearest else "python train.py --cfg job shows every key"
+    """The error for a key that nothing reads, with the one that was most likely meant."""
+    meant = nearest(key, keys(kind))
+    command = "evaluate.py" if kind is EvaluateSettings else "train.py"
+    hint = f"did you mean {meant}?" if meant else absent(key) or f"python {command} --cfg job shows every key"
     return ConfigError(f"{key}: no such key ({hint})")

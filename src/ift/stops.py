@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,6 +27,7 @@ DEAF = 20.0  # seconds that the main thread may leave a first signal unheard: la
 received: str | None = None  # the name of the signal that came
 _deferred = _held = False
 _heard = 0  # signals
+_pass_on: Callable[[], None] | None = None  # what a signal does where the work is that of other processes
 _when, _hint = "", AGAIN
 
 
@@ -37,36 +38,57 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os.write(2, f"ift: stopped at once; what was saved is whole ({_hint})\n".encode())
         os._exit(Stopped.exit_code)
     received = signal.Signals(number).name
-    if not _deferred:
+    if _pass_on is not None:
+        _pass_on()
+    elif not _deferred:
         raise stopped(_when)
 
 
 @contextmanager
 def listening(when: str = "before training began") -> Iterator[None]:
     """Around everything that a process does. when: what it is at where nothing is deferred, for the message."""
-    global received, _when
+    global received, _when, _pass_on
     received, _when = None, when
     before = {number: signal.signal(number, _handle) for number in SIGNALS}
     try:
         yield
     finally:
-        received = None
+        received = _pass_on = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def listening_to_parent() -> Iterator[None]:
+    """The same for a process that works for another: it is asked to stop when that one ends, in whatever way.
+
+    Ctrl-C, which reaches all processes of a terminal, is for the other one to pass on: a second signal would end this
+    process at once.
+    """
+    with listening():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent(signal.SIGTERM)
+        yield
+
+
+def pass_on(to: Callable[[], None], hint: str) -> None:
+    """From now on a signal is passed on to other processes, and this one waits for them. hint: how to go on then."""
+    global _pass_on, _hint
+    _pass_on, _hint = to, hint
 
 
 def stopped(when: str) -> Stopped:
     return Stopped(f"stopped by {received or 'a signal to another process'} {when} ({_hint})")
 
 
-def end_with_parent() -> None:
+def end_with_parent(number: int = signal.SIGKILL) -> None:
     """For a process that helps another: it is killed when its parent ends, for which torch would wait half an hour.
 
     Linux alone knows how (prctl(2)); elsewhere nothing is done.
     """
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1  # of sys/prctl.h
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 @contextmanager

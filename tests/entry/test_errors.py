@@ -1,5 +1,8 @@
 """Errors from below Hydra, and Hydra's own, as one line."""
 
+import pytest
+from hydra.errors import MissingConfigException
+
 from ift.entry.errors import as_ift_error
 from ift.errors import DataError, MachineError
 from ift.settings import Settings
@@ -22,3 +25,23 @@ def test_an_error_of_the_system_names_its_file():
 def test_an_error_nobody_foresaw_stays_what_it_is():
     error = ZeroDivisionError("division by zero")
     assert as_ift_error(error, Settings) is error
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("hydra/launcher/joblib", 'needs the package hydra-joblib-launcher (pip install "ift[joblib]")'),
+        ("hydra/launcher/submitit_slurm", 'needs the package hydra-submitit-launcher (pip install "ift[submitit]")'),
+        ("hydra/sweeper/optuna", 'needs the package hydra-optuna-sweeper (pip install "ift[sweep]")'),
+    ],
+)
+def test_a_plugin_that_is_not_installed_is_named_with_what_to_type(choice, message):
+    error = as_ift_error(MissingConfigException(f"Could not find '{choice}'\n\tbasic", choice), Settings)
+    assert isinstance(error, MachineError)
+    group, _, name = choice.rpartition("/")
+    assert str(error) == f"{group}={name}: this {message}"
+
+
+def test_a_sweep_of_which_no_trial_came_to_its_end_is_one_line():
+    error = as_ift_error(ValueError("No trials are completed yet."), Settings)
+    assert str(error) == "no trial of the sweep came to its end (see the error of each)"

@@ -123,6 +123,17 @@ def test_a_pairwise_verdict_between_two_of_the_runs_is_shown_and_another_is_not(
     assert "against three" not in text
 
 
+def test_runs_that_were_tested_on_other_rows_are_told_apart(a_run, tmp_path):
+    for name, question in (("one", "Task 1"), ("two", "Task 2")):
+        write_jsonl(a_run(name, [True] * 8).test_rows, [{"instruction": question}])
+    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    assert lines[1] == "test rows differ (A one, B two): losses of whole runs are of different rows"
+    assert "test rows A B" in said(tmp_path / "page.html")
+    write_jsonl(RunFolder(tmp_path / "two").test_rows, [{"instruction": "Task 1"}])
+    assert "differ (" not in "".join(compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html"))
+    assert "test rows" not in said(tmp_path / "page.html")
+
+
 def test_judges_and_people_are_held_against_each_other(a_run, tmp_path):
     run_of = a_run("one", [i % 2 == 0 for i in range(20)], judge=lambda i, good: 80 + i if good else 10 + i)
     ratings, stars = Ratings(run_of.ratings), []

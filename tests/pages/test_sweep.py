@@ -2,14 +2,16 @@
 
 import csv
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ift.pages.sweep import differing, sweep_table
-from tests.running import read_offline_run, train
+from ift import jobs
+from ift.pages.sweep import differing, show_sweep, sweep_table, without_groups
+from tests.running import TINY, TRAIN, read_offline_run, train
 from tests.warm import Warm
 
 
@@ -41,6 +43,46 @@ def test_a_damaged_summary_is_a_row_of_its_own_and_the_others_stand(tmp_path, co
 def test_the_table_shows_the_overrides_in_which_jobs_differ():
     rows = [{"choices": "optim.lr=1 seed=1 data=demo"}, {"choices": "optim.lr=2 seed=1 data=demo"}]
     assert differing(rows) == ["optim.lr=1", "optim.lr=2"]
+
+
+def test_the_table_drops_groups_where_no_two_keys_become_one():
+    choices = ["optim.lr=1 model.dropout=0 optim=adamw", "optim.lr=2 model.dropout=0.1 judge.lr=3"]
+    assert without_groups(choices) == ["optim.lr=1 dropout=0 optim=adamw", "optim.lr=2 dropout=0.1 judge.lr=3"]
+
+
+LONG = "optim.weight_decay=0.0123456 trainer.early_stopping.patience=3 data.path=a/folder/with/a/long/name.json"
+
+
+def test_the_table_fits_80_columns_and_no_number_is_cut(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    numbers = {"val_loss": 1.2345678e-05, "test_loss": 12345678.9, "exact_match": 0.98765, "train_seconds": 123456.7}
+    for name, decay in (("0", "0.1"), ("1", "0.2"), ("1234", "0.3")):
+        choices = LONG.replace("0.0123456", decay)
+        job(tmp_path, name, choices=choices, status="finished", best_step=123456, **numbers)
+        (tmp_path / name / "test.jsonl").write_text(json.dumps({"instruction": name}) + "\n")
+    show_sweep(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[2:-3])) <= 80
+    for number in ("1.235e-05", "1.235e+07", "0.9877", "123456", "finished", "1234"):
+        assert any(f" {number} " in f" {line} " for line in lines), number
+    assert any(line.startswith("test rows differ: ") for line in lines)
+
+
+def test_the_table_names_each_failure_and_lists_no_folder_of_a_launcher(tmp_path, capsys):
+    job(tmp_path, "0", val_loss=2.5, choices="seed=1", status="finished")
+    job(tmp_path, "1", choices="seed=2", status="failed: step 3: loss nan")
+    (tmp_path / "2").mkdir()
+    jobs.note(tmp_path, "2", choices="seed=3", code=2, status="failed: no such file")
+    jobs.note(
+        tmp_path, "0", choices="seed=9", code=2, status="failed: the run was begun with 1"
+    )  # refused: typed again
+    (tmp_path / ".submitit").mkdir()
+    show_sweep(tmp_path)
+    out = capsys.readouterr().out
+    assert "\n3 jobs, " in out
+    assert "  job 0 failed: the run was begun with 1\n" in out
+    assert "  job 1 failed: step 3: loss nan\n  job 2 failed: no such file\n" in out
+    assert [row["val_loss"] for row in sweep_table(tmp_path)] == [None, None, None]
 
 
 @pytest.fixture
@@ -88,3 +130,26 @@ def test_a_sweep_over_seeds_tests_all_its_jobs_on_the_same_rows(tmp_path, warm_w
     first, second, other = ((tmp_path / f"{number}/test.jsonl").read_text() for number in range(3))
     assert first == second != other
     assert len(first.splitlines()) == 6
+
+
+def test_a_stopped_sweep_typed_again_skips_what_is_done_and_goes_on_with_what_was_stopped(sweep, tmp_path, warm):
+    words = ["-m", f"output_dir={tmp_path}", "optim.lr=1e-3,2e-3", "trainer.save_every=1", "logger=none"]
+    first = {name: tmp_path.parent / f"{tmp_path.name}.{name}" for name in ("stdout", "stderr")}
+    tiny = [word for word in TINY if word.partition("=")[0] not in ("trainer.val_every",)]
+    end = warm.start(
+        [TRAIN, *words, *tiny, "trainer.val_every=2"], **first,
+        at=["ift.training.module:SFTModule.training_step", 7, signal.SIGTERM],  # the third step of the second job
+    )  # fmt: skip
+    assert end["codes"] == [75]
+    assert f"type the sweep again with output_dir={tmp_path}" in first["stderr"].read_text()
+    before = (tmp_path / "0/metrics.jsonl").read_bytes()
+    result, rows = sweep("optim.lr=1e-3,2e-3", "trainer.save_every=1", "logger=none")
+    assert result.returncode == 0, result.stderr
+    assert f"{tmp_path}/0: this run is finished; nothing was done" in result.stdout
+    assert "goes on   from step 3" in result.stdout
+    assert {row["status"] for row in rows} == {"finished"}
+    assert (tmp_path / "0/metrics.jsonl").read_bytes() == before
+    result, rows = sweep("optim.lr=1e-3,3e-3", "trainer.save_every=1", "logger=none")
+    assert result.returncode == 2
+    assert "job 1: optim.lr=0.003: the run was begun with 0.002" in result.stderr
+    assert [(row["job"], row["status"][:6]) for row in rows] == [("0", "finish"), ("1", "failed")]

@@ -154,7 +154,7 @@ def train(
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
     answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
     sample_rows, sample_tokens = rows["val"][: settings.samples.rows], settings.samples.max_new_tokens
-    hint = f"go on with: python train.py resume={run.path}"
+    hint = entry.how_to_go_on(run.path)
     with (
         stops.deferred(hint),
         stops.heard_in_torch(device.world > 1),

@@ -6,24 +6,25 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ift import launch, meeting, stops
+from ift import __version__, launch, meeting, stops
+from ift.entry import sweeps
 from ift.entry.callbacks import refuse_callbacks_of_a_file
-from ift.entry.errors import as_ift_error
+from ift.entry.errors import as_ift_error, report_once
+from ift.entry.meant import meant
+from ift.entry.sweeps import choices, how_to_go_on, job, sweep_name
 from ift.entry.words import for_hydra, into_the_resumed, meeting_place, options_first, refuse_secrets
-from ift.errors import ConfigError, MachineError, Stopped, one_line, report
+from ift.errors import ConfigError, MachineError, Stopped, one_line
 from ift.launch import is_other_rank
 from ift.run import RunFolder
 from ift.settings import (
@@ -36,58 +37,51 @@ from ift.settings import (
     settings_to_go_on,
 )
 
+__all__ = ["choices", "how_to_go_on", "job", "sweep_name"]  # and what is defined here
+
 CONF = Path(__file__).parents[1] / "conf"  # a link to the checkout's own, a copy of it in what is installed
-
-_sweep_dir: Path | None = None
-_exit_code = 0  # of the first job that failed
-
-
-class SweepStart(Callback):
-    """${now:...} is the same for all ranks; remembers where a sweep's runs will lie (conf/train.yaml names it)."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        began = meeting.moment()
-        OmegaConf.register_new_resolver("now", lambda form: began.strftime(form), use_cache=True, replace=True)
-        OmegaConf.clear_cache(config)
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global _sweep_dir
-        self.on_run_start(config)
-        _sweep_dir = Path(config.hydra.sweep.dir)
 
 
 def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings]) -> int:
     """Run a function that `hydra.main` made; return the exit code. A sweep ends in its table, failed jobs or not."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception instead of printing it
     code = 0
+    sweeps.typed_here()
     try:
         launch.settle()
         if is_other_rank():
             stops.end_with_parent()
         refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = into_the_resumed(options_first(for_hydra(sys.argv[1:])))
+        if "--version" in sys.argv[1:]:
+            print(f"ift {__version__}")
+            return 0
+        sys.argv[1:] = into_the_resumed(options_first(for_hydra(meant(sys.argv[1:], kind, CONF))))
         with stops.listening("before training began" if kind is Settings else "during the evaluation"):
             if kind is not Settings and launch.here().external:
                 raise ConfigError(f"{launch.here().by}: evaluate.py is one process (start it without a launcher)")
             if kind is Settings:
                 meeting.meet(meeting_place(sys.argv[1:]))
             main()
+            if sweeps.begun() is not None:
+                stops.check("during the sweep")  # which passed a signal on to its jobs
     except Stopped as stopped:
         code = report_stop(stopped)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         code = report_once(as_ift_error(error, kind))
-        code = _exit_code or code  # a sweeper that has no number to go by, since its jobs failed, says only that
+        code = (
+            sweeps.exit_code() or code
+        )  # a sweeper that has no number to go by, since its jobs failed, says only that
     finally:
         meeting.leave()
-    if _sweep_dir is not None and not is_other_rank():
+    if (sweep := sweeps.begun()) is not None:
+        if is_other_rank():  # the first rank reports for all; Lightning would end it for another
+            return code
         from ift.pages.sweep import show_sweep
 
-        show_sweep(_sweep_dir)
-    if _sweep_dir is not None and is_other_rank():  # the first rank reports for all; Lightning would end it for another
-        return code
-    return code or _exit_code
+        show_sweep(sweep)
+    return code or sweeps.exit_code()
 
 
 def report_stop(stopped: Stopped) -> int:
@@ -96,32 +90,6 @@ def report_stop(stopped: Stopped) -> int:
         return 0
     print(f"ift: {stopped}", file=sys.stderr, flush=True)
     return Stopped.exit_code
-
-
-def report_once(error: BaseException) -> int:
-    """Report an error, unless the first rank had the same one; return its exit code."""
-    meeting.failed(str(error))
-    if meeting.said_by_the_first(str(error)):
-        return getattr(error, "exit_code", 1)
-    return report(error)
-
-
-@contextmanager
-def job() -> Iterator[bool]:
-    """Around the work of one job: its error is reported here and now, and the other jobs of a sweep go on.
-
-    A stop is no error and ends a sweep. Yields False where the other ranks did this job before this one was there.
-    """
-    global _exit_code
-    number = HydraConfig.get().job.num if HydraConfig.get().mode == RunMode.MULTIRUN else 0
-    try:
-        yield meeting.begin_job(number)
-    except Stopped as stopped:
-        meeting.failed(str(stopped))
-        raise
-    except Exception as error:
-        code = report_once(as_ift_error(error, Settings))
-        _exit_code = _exit_code or code
 
 
 def each_evaluation(names: Sequence[str]) -> None:
@@ -233,27 +201,17 @@ def as_launched(settings: Settings) -> Settings:
 
 def output_dir() -> Path:
     hydra = HydraConfig.get()
+    sweeps.refuse_if_stopped()
+    if hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: paths are read from where the command is typed, and a run's files lie in its "
+            "output_dir already (leave it out)"
+        )
     if not hydra.run.dir:  # Hydra would take the working directory
         raise ConfigError("output_dir=: must be the path of a folder")
     return Path(hydra.runtime.output_dir)
 
 
-def sweep_name() -> str | None:
-    """What all jobs of one sweep have in common, or None outside a sweep."""
-    hydra = HydraConfig.get()
-    return "-".join(Path(hydra.sweep.dir).parts[-2:]) if hydra.mode == RunMode.MULTIRUN else None
-
-
-def choices() -> str:
-    """The overrides of this job, for tables."""
-    return " ".join(_typed())
-
-
 def given() -> list[str]:
     """The keys and groups that this job's command names."""
-    return [word.lstrip("+").partition("=")[0] for word in _typed()]
-
-
-def _typed() -> list[str]:
-    # as they were typed: a ${key} in them means nothing in Hydra's own config
-    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[return-value]
+    return [word.lstrip("+").partition("=")[0] for word in sweeps.typed()]

@@ -7,8 +7,24 @@ import re
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ift.errors import ConfigError, IftError, MachineError, refused_by_disk
+from ift import meeting
+from ift.errors import ConfigError, IftError, MachineError, refused_by_disk, report
 from ift.settings import unknown_key
+
+PLUGINS = {  # choices that a package brings, and our extra with it
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/sweeper=optuna": "sweep",
+}
+
+
+def report_once(error: BaseException, *, where: str = "") -> int:
+    """Report an error, unless the first rank had the same one; return its exit code."""
+    meeting.failed(str(error))
+    if meeting.said_by_the_first(str(error)):
+        return getattr(error, "exit_code", 1)
+    return report(error, where=where)
 
 
 def as_ift_error(error: BaseException, kind: type) -> BaseException:
@@ -26,21 +42,31 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
             return cause
         cause = cause.__cause__
     if isinstance(error, MissingConfigException):
-        options = re.findall(r"^\t(\S+)$", str(error), flags=re.MULTILINE)
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return ConfigError(f"{group}={name}: no such choice (there is {', '.join(options)})")
+        return _no_such_choice(error)
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override}: not key=value (quote it: 'key=\"a value\"')")
     if isinstance(error, ConfigCompositionException):
         match = re.search(r"(?:override|delete from config\.) '([^']+)'|match for override '([^']+)'", str(error))
         if match:
-            return unknown_key((match.group(1) or match.group(2)).split("=")[0], kind)
+            key = (match.group(1) or match.group(2)).split("=")[0]
+            if key.startswith("hydra."):
+                which = (
+                    "hydra/launcher=joblib has more" if key.startswith("hydra.launcher.") else "--cfg hydra shows all"
+                )
+                return ConfigError(f"{key}: no such key of Hydra ({which})")
+            return unknown_key(key, kind)
         what = str(error.__cause__ or error).splitlines()[0]
         return ConfigError(f"{what} (add -m for a sweep)" if what.startswith("Ambiguous value") else what)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}")
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(str(error).splitlines()[0])
+    if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"):
+        return MachineError(
+            "a job of the sweep was killed (too little memory? hydra.launcher.n_jobs=1 runs one at a time)"
+        )
+    if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):
+        return ConfigError("no trial of the sweep came to its end (see the error of each)")
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return ConfigError(f"{error} (model=nano)")
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection closed by peer", str(error)):
@@ -48,3 +74,15 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
     if isinstance(error, OSError) and error.filename is not None:
         return refused_by_disk(error)
     return error
+
+
+def _no_such_choice(error: MissingConfigException) -> IftError:
+    """For a choice of a group, with what there is in all folders of groups, and for --config-name."""
+    group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+    if extra := PLUGINS.get(f"{group}={name}"):
+        package = f"hydra-{extra}-launcher" if group == "hydra/launcher" else "hydra-optuna-sweeper"
+        return MachineError(f'{group}={name}: this needs the package {package} (pip install "ift[{extra}]")')
+    if not group:
+        return ConfigError(f"--config-name={name}: no such file in the folders of groups (leave it out)")
+    options = re.findall(r"^\t(\S+)$", str(error), flags=re.MULTILINE)
+    return ConfigError(f"{group}={name}: no such choice (there is {', '.join(options) or 'none'})")

@@ -35,7 +35,7 @@ SWEEP = object()  # for a value that is several
 def refuse_secrets(arguments: list[str]) -> None:
     """Command lines are stored (by the shell, Hydra, W&B), so a key has no place on one."""
     for argument in arguments:
-        if SECRET.search(argument):
+        if SECRET.search(argument.lstrip("-")):
             key = argument.split("=")[0]
             raise ConfigError(f"{key}: a secret on the command line would be stored (use an environment variable)")
 

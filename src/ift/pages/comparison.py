@@ -36,6 +36,7 @@ from ift.evaluation.statistics import (
 from ift.forms import CONFIG
 from ift.pages.page import Page
 from ift.pages.plots import curves_drawing, finite
+from ift.pages.same_rows import differ, letters
 from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_text
 
 MOST_RUNS = 8  # as many as can be told apart by colour
@@ -107,6 +108,7 @@ def compare(places: Sequence[str | Path], page: Path, *, names: Sequence[str] | 
         curves=curves_drawing([run.metrics for run in runs]),
         differing=differing_keys(runs),
         numbers=_numbers(runs),
+        tested=tested_apart(runs),
         dots=dots,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -384,6 +386,12 @@ def differing_keys(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
+def tested_apart(runs: Sequence[Run]) -> list[str]:
+    """A letter for each run, the same for those with the same test rows; empty where all of them have the same."""
+    found = letters([run.answers.run for run in runs])
+    return found if differ(found) else []
+
+
 NUMBERS = {
     "val_loss": "validation loss",
     "test_loss": "test loss",
@@ -426,6 +434,9 @@ def summary_lines(
 ) -> Iterator[str]:
     first = one_line(runs[0].name, 60)
     yield f"compared  {len(rows):,} rows that all {len(runs)} runs answered; differences are to {first}"
+    if tested := tested_apart(runs):
+        who = ", ".join(f"{letter or '?'} {one_line(run.name, 24)}" for letter, run in zip(tested, runs, strict=True))
+        yield f"test rows differ ({who}): losses of whole runs are of different rows"
     for metric in measured:
         yield f"{metric.name}" + (f" ({metric.note})" if metric.note else "")
         for i, run in enumerate(runs):
