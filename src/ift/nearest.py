@@ -32,13 +32,17 @@ WORDS: dict[str, str] = {
     "trainer.nodes": "num_nodes nnodes nodes n_nodes",
     "trainer.accelerator": "accelerator device",
     "trainer.strategy": "strategy",
-    "trainer.compile": "compile torch_compile",
+    "model.compile": "compile torch_compile",
+    "optim.label_smoothing": "label_smoothing label_smoothing_factor",
+    "optim.neftune_alpha": "neftune neftune_alpha neftune_noise_alpha",
+    "trainer.save_top_k": "save_top_k save_total_limit keep_last_n",
+    "trainer.limit_train_batches": "limit_train_batches max_train_batches",
     "trainer.early_stopping.patience": "patience early_stopping early_stopping_patience early_stop earlystopping",
     "trainer.val_every": "val_every eval_steps eval_every eval_interval val_check_interval check_val_every_n_epoch "
     "evaluation_strategy eval_strategy",
     "trainer.save_every": "save_every save_steps save_interval checkpoint_every every_n_train_steps save_strategy",
-    "trainer.checkpointing": "gradient_checkpointing activation_checkpointing grad_checkpointing use_checkpointing",
-    "trainer.freeze": "freeze frozen freeze_layers unfreeze unfrozen_parameters",
+    "model.activation_checkpointing": "gradient_checkpointing activation_checkpointing grad_checkpointing",
+    "model.freeze": "freeze frozen freeze_layers unfreeze unfrozen_parameters",
     "data.batch_size": "batch_size bs batchsize batch micro_batch_size train_batch_size per_device_train_batch_size "
     "per_device_batch_size global_batch_size",
     "data.max_length": "max_seq_length max_seq_len max_len max_length maxlen cutoff_len block_size seq_len seq_length "

@@ -70,9 +70,7 @@ def run(main: Callable[[], None], kind: type[Settings] | type[EvaluateSettings])
         code = 130
     except Exception as error:
         code = report_once(as_ift_error(error, kind))
-        code = (
-            sweeps.exit_code() or code
-        )  # a sweeper that has no number to go by, since its jobs failed, says only that
+        code = sweeps.exit_code() or code  # a sweeper whose jobs all failed says only that
     finally:
         meeting.leave()
     if (sweep := sweeps.begun()) is not None:
