@@ -128,11 +128,16 @@ def test_a_value_of_the_wrong_type_is_an_error_with_its_key(refusal, override, m
         ),
         ("data.demo_rows=10", "from 50 to 20,000"),
         ("generate.top_p=0.0", "from 0.001 to 1"),
+        ("generate.repetition_penalty=0.0", "above 0"),
         ("trainer.early_stopping.patience=0", "1 or more"),
     ],
 )
 def test_a_value_out_of_range_is_an_error_with_its_rule(refusal, override, rule):
     assert refusal(override) == f"{override}: must be {rule}"
+
+
+def test_a_text_that_ends_answers_is_not_empty(refusal):
+    assert refusal("generate.stop=['']") == "generate.stop=: must be texts that are not empty"
 
 
 @pytest.mark.parametrize(

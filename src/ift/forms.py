@@ -108,6 +108,8 @@ SETTINGS_OF_3: dict[str, Any] = {
     "optim.cooldown": None,
     **dict.fromkeys(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
     "data.limit": None,
+    "generate.repetition_penalty": None,
+    "generate.stop": [],
     "trainer.fast_dev_run": 0,
     "trainer.deterministic": False,
     "trainer.profiler": None,

@@ -66,6 +66,8 @@ GENERATE = {
     "temperature": at_least(0),
     "top_k": at_least(1),
     "top_p": within(0.001, 1),
+    "repetition_penalty": above(0),
+    "stop": ((lambda v: v != ""), "texts that are not empty"),
     "batch_size": at_least(1),
 }
 

@@ -168,6 +168,13 @@ class GenerateSettings:
     top_k: int | None
     top_p: float | None
     batch_size: int | None
+    repetition_penalty: float | None = None
+    stop: list[str] = field(default_factory=list)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides an answer, for the names of kept answers. What was added later, only where it is set."""
+        later = ("repetition_penalty", "stop")
+        return {key: value for key, value in dataclasses.asdict(self).items() if value or key not in later}
 
 
 @dataclass

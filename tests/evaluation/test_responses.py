@@ -1,6 +1,7 @@
 """Responses keep their rows; scores are what one counts by hand and what torchmetrics' classes say."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,20 @@ def test_a_model_of_plain_text_is_asked_with_an_end_of_text_alone(model, byte_to
     assert (response["prompt_tokens"], response["reference"]) == (1, "answer 0")
     [written] = generate(model, [[END]], end_of_text=END, max_new_tokens=5)
     assert response["response"] == byte_tokenizer.decode(written.ids)
+
+
+def test_an_answer_ends_before_a_stop_string(model, byte_tokenizer):
+    [whole] = respond(model, rows("tell me"), TEMPLATE, byte_tokenizer, SETTINGS)
+    text = whole["response"]
+    assert len(text) == 5
+    [cut] = respond(model, rows("tell me"), TEMPLATE, byte_tokenizer, replace(SETTINGS, stop=[text[2:4]]))
+    assert (cut["response"], cut["stop_reason"]) == (text[: text.index(text[2:4])], "stop")
+
+
+def test_a_repetition_penalty_that_is_not_set_names_no_answers_anew():
+    unset = {"max_new_tokens": 5, "temperature": 0.0, "top_k": None, "top_p": None, "batch_size": 3}
+    assert SETTINGS.identity() == unset
+    assert replace(SETTINGS, repetition_penalty=1.2).identity() == unset | {"repetition_penalty": 1.2}
 
 
 def test_there_is_one_response_for_each_row_in_their_order(model, byte_tokenizer):

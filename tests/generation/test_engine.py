@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from ift.generation.engine import PIECE_TOKENS, Engine, Generated, Request, generate
 from ift.generation.sampling import Sampling
@@ -181,6 +182,28 @@ def test_a_prompt_with_the_number_of_its_stream_is_answered_as_among_all(model, 
     all_of_them = greedy(model, prompts, sampling=sampling)
     some = greedy(model, [prompts[0], prompts[30]], sampling=sampling, streams=[0, 30])
     assert some == [all_of_them[0], all_of_them[30]]
+
+
+@pytest.mark.parametrize("check_every", [1, 4])
+def test_the_repetition_penalty_is_that_of_transformers_over_prompt_and_answer(model, prompts, check_every):
+    processor = RepetitionPenaltyLogitsProcessor(penalty=1.7)
+
+    def penalised(prompt: list[int]) -> Generated:
+        ids = torch.tensor([prompt])
+        for _ in range(8):
+            with torch.no_grad():
+                token = processor(ids, model(ids)[:, -1]).argmax()
+            if token == END or ids.shape[1] == CONTEXT:
+                return Generated(ids[0, len(prompt) :].tolist(), "end" if token == END else "context")
+            ids = torch.cat([ids, token[None, None]], dim=1)
+        return Generated(ids[0, len(prompt) :].tolist(), "length")
+
+    answers = generate(
+        model, prompts, end_of_text=END, max_new_tokens=8, batch_size=7, check_every=check_every,
+        sampling=Sampling(repetition_penalty=1.7),
+    )  # fmt: skip
+    assert answers == [penalised(prompt) for prompt in prompts]
+    assert answers != [alone(model, prompt, 8) for prompt in prompts]
 
 
 def test_sampling_does_not_touch_the_generators_of_training(model, prompts):

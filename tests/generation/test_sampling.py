@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ift.generation.sampling import Sampling, choose, choose_each
+from ift.generation.sampling import Sampling, choose, choose_each, penalise
 
 # tokens in an order of their own: 3 is the likeliest, then 0, 4, 1, 2
 ODDS = [0.30, 0.05, 0.04, 0.45, 0.16]
@@ -69,3 +69,11 @@ def test_numbers_of_an_answer_are_uniform_and_answers_have_their_own():
     one_by_one = Sampling(1.0, stream=7).random()
     assert [one_by_one.random() for _ in range(50)] == u[7].tolist()
     assert Sampling().random() is None  # greedy
+
+
+def test_a_penalty_divides_what_is_above_zero_and_multiplies_what_is_below():
+    logits = torch.tensor([[2.0, -2.0, 3.0], [2.0, -2.0, 3.0]])
+    seen = torch.tensor([[True, True, False], [True, False, False]])
+    assert penalise(logits, seen, torch.tensor([[2.0], [1.0]])).tolist() == [[1.0, -4.0, 3.0], [2.0, -2.0, 3.0]]
+    with pytest.raises(ValueError, match="repetition_penalty=0: must be above 0"):
+        Sampling(repetition_penalty=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from ift.artifacts.weights import weights_identity
 from ift.data.reading.rows import Row
@@ -28,7 +27,7 @@ class RecordedModel:
         self.subject, self.kept, self.settings = subject, kept, bench.settings
         self.unfit: set[str] = set()
         weights = _weights(bench, subject)
-        decided = [subject.label, weights, asdict(self.settings.eval.generate), self.settings.seed]
+        decided = [subject.label, weights, self.settings.eval.generate.identity(), self.settings.seed]
         self.identity = content_key(json.dumps(decided, sort_keys=True), self.settings.precision)
 
     def __call__(self, questions: Sequence[Question], *, what: str) -> list[str]:

@@ -14,6 +14,7 @@ from ift.evaluation.answers import COLUMNS
 from ift.generation.engine import generate
 from ift.generation.fitting import Overlong, fit
 from ift.generation.sampling import Sampling
+from ift.generation.stop_strings import StopStrings
 from ift.model.gpt import GPT
 from ift.progress import progress
 from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl
@@ -36,20 +37,21 @@ def respond(
     """One dict with COLUMNS for each row, in order. A prompt that fills the context gets an empty response."""
     template.prepare(rows)
     prompts = [encode_prompt(row, template, tokenizer) for row in rows]
-    limit = settings.max_new_tokens
+    limit, stops = settings.max_new_tokens, StopStrings(settings.stop, tokenizer.decode)
     fitted = fit(prompts, Overlong.REFUSE, context_length=model.config.context_length, max_new_tokens=limit)
     generated = generate(
         model,
         fitted.prompts,
         end_of_text=tokenizer.end_of_text,
         max_new_tokens=limit,
-        sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, seed),
+        sampling=Sampling.of(settings, seed),
         batch_size=settings.batch_size,
+        until=stops,
         progress=advance,
     )
     responses = []
     for row, prompt, answer in zip(rows, prompts, fitted.answers(generated), strict=True):
-        text = template.clean(tokenizer.decode(answer.ids), row)
+        text = template.clean(stops.text(answer.ids), row)
         values = (
             row.instruction,
             row.input,

@@ -67,14 +67,14 @@ class Subject:
             )
         ids = [self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text] for prompt in prompts]
         fitted = fit(ids, Overlong.KEEP_END, context_length=context, max_new_tokens=limit)
-        stops = StopStrings(stop, self.tokenizer.decode)
+        stops = StopStrings([*stop, *settings.stop], self.tokenizer.decode)
         with progress(what, len(prompts), "answers") as advance:
             generated = generate(
                 self.model,
                 fitted.prompts,
                 end_of_text=self.tokenizer.end_of_text,
                 max_new_tokens=limit,
-                sampling=Sampling(settings.temperature, settings.top_k, settings.top_p, seed),
+                sampling=Sampling.of(settings, seed),
                 batch_size=settings.batch_size,
                 until=stops,
                 progress=advance,

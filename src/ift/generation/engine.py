@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ift.generation.cache import Cache, Prefill, Step, slots_that_fit
-from ift.generation.sampling import GREEDY, Sampling, choose_each
+from ift.generation.sampling import GREEDY, Sampling, choose_each, penalise
 from ift.model.gpt import GPT
 from ift.model.linear import prepared
 
@@ -131,6 +131,24 @@ class _Row:
             self.reported = True
             if self.request.on_end:
                 self.request.on_end(Generated(self.ids, self.stop_reason or ""))
+
+
+class _Repeated:
+    """Which tokens the prompt and the answer of each row hold so far, and the penalty of each row. On the device."""
+
+    def __init__(self, rows: Sequence[_Row], model: GPT):
+        self.seen = torch.zeros(len(rows), model.config.vocab_size, dtype=torch.bool, device=model.device)
+        for held, row in zip(self.seen, rows, strict=True):
+            if row.request.sampling.repetition_penalty is not None:
+                held[torch.tensor([*row.request.prompt, *row.ids], device=model.device)] = True
+        penalties = [row.request.sampling.repetition_penalty or 1.0 for row in rows]
+        self.penalty = torch.tensor(penalties, device=model.device)[:, None]
+
+    def penalised(self, logits: Tensor) -> Tensor:
+        return penalise(logits, self.seen[:, : logits.shape[1]], self.penalty)
+
+    def add(self, tokens: Tensor) -> None:
+        self.seen.scatter_(1, tokens[:, None], True)
 
 
 class Engine:
@@ -322,12 +340,16 @@ class Engine:
         most = 1 if any(row.streams for row in rows) else self.check_every
         times = min(most, *(row.tokens_left for row in rows))
         samplings, noise = [row.request.sampling for row in rows], self._noise(times)
+        repeated = _Repeated(rows, self.model) if any(s.repetition_penalty for s in samplings) else None
         tokens: list[Tensor] = []
         for time in range(times):
             if time:
                 hidden = self.model.hidden(tokens[-1], self._layout(time))
             u = None if noise is None else noise[:, time]
-            tokens.append(choose_each(self.model.logits(hidden).float(), samplings, u))
+            logits = self.model.logits(hidden).float()
+            tokens.append(choose_each(repeated.penalised(logits) if repeated else logits, samplings, u))
+            if repeated:
+                repeated.add(tokens[-1])
         return torch.stack(tokens, dim=1)
 
     def _noise(self, times: int) -> Tensor | None:

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ift.settings import GenerateSettings
+
 
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0 is greedy. top_k and top_p (Holtzman et al. 2020) narrow the choice before it is made.
 
     seed and stream decide what is drawn: answers with the same seed and different streams are independent.
+    repetition_penalty is that of CTRL (Keskar et al. 2019, arXiv:1909.05858), as transformers has it.
     """
 
     temperature: float = 0.0
@@ -26,11 +29,19 @@ class Sampling:
     top_p: float | None = None
     seed: int = 0
     stream: int = 0
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         top_k_fits = self.top_k is None or self.top_k >= 1
         if self.temperature < 0 or not top_k_fits or not (self.top_p is None or 0 < self.top_p <= 1):
             raise ValueError(f"{self}: temperature must be 0 or more, top_k 1 or more, top_p above 0 and at most 1")
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty}: must be above 0")
+
+    @classmethod
+    def of(cls, settings: GenerateSettings, seed: int) -> Sampling:
+        narrow = (settings.temperature, settings.top_k, settings.top_p)
+        return cls(*narrow, seed=seed, repetition_penalty=settings.repetition_penalty)
 
     def random(self) -> np.random.Generator | None:
         """Uniform numbers for one answer, whatever is computed beside it; None where nothing is drawn."""
@@ -38,6 +49,14 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """(B, V) logits with those of tokens that were seen (B, V) divided by penalty (B, 1), or multiplied where below 0.
+
+    A penalty of 1 changes nothing; above 1, tokens of the prompt and of the answer so far become less likely.
+    """
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def choose(logits: Tensor, sampling: Sampling, u: Tensor | None) -> Tensor:

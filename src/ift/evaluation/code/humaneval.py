@@ -11,7 +11,6 @@ threads, files or other packages; the tests of no problem look at a list after h
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -196,7 +195,7 @@ def _identity(
     parts: list[Any] = [subject.label, form, manifest.read_text(encoding="utf-8") if manifest.exists() else ""]
     if subject.label == "base":
         parts[-1] = load_settings(bench.run.config).model.pretrained
-    parts += [dataclasses.asdict(generate), bench.settings.precision, INSTRUCTION if form == "template" else STOP]
+    parts += [generate.identity(), bench.settings.precision, INSTRUCTION if form == "template" else STOP]
     if generate.temperature > 0:  # chance comes from the seed and the place among all prompts
         parts += [bench.settings.seed, [problem.task_id for problem in problems]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
