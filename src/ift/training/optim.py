@@ -36,8 +36,8 @@ def lr_factor(step: int, settings: OptimSettings, total_steps: int) -> float:
         once = replace(settings, restart_at=None)
         if step < restart:
             return lr_factor(step, once, min(restart, total_steps))
-        left = replace(once, warmup=settings.rewarm or 0.0, warmup_steps=None)
-        return lr_factor(step - restart, left, total_steps - restart)
+        rest = replace(once, warmup=settings.rewarm or 0.0, warmup_steps=None)
+        return lr_factor(step - restart, rest, total_steps - restart)
     warmup = math.ceil(settings.warmup * total_steps) if settings.warmup_steps is None else settings.warmup_steps
     warmup = min(warmup, total_steps - 1)  # a step at least has the rate itself
     if step < warmup:
