@@ -73,6 +73,9 @@ def _only(x: Tensor, places: Tensor | None) -> Tensor:
     return x if places is None else x.index_select(0, places)
 
 
+RunBlock = Callable[[Block, Tensor, Layout, Tensor | None], Tensor]
+
+
 def plainly(block: Block, x: Tensor, layout: Layout, places: Tensor | None) -> Tensor:
     y: Tensor = block(x, layout, places)
     return y
@@ -84,7 +87,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.stops: frozenset[int] = frozenset()  # tokens that end an answer besides the tokenizer's end-of-text
-        self.run_block = plainly  # or as training/blocks.py has it
+        self.run_block: RunBlock = plainly  # or as training/blocks.py has it
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))

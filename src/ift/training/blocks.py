@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ift.model.gpt import GPT, Block, plainly
+from ift.model.gpt import GPT, Block, RunBlock, plainly
 from ift.model.layouts import PADDED, Layout
 from ift.settings import ModelSettings
-
-RunBlock = Callable[[Block, Tensor, Layout, Tensor | None], Tensor]
 
 
 def set_up_blocks(model: GPT, settings: ModelSettings) -> None:
