@@ -300,6 +300,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "artifacts/test_any_gpt2.py": "a pretrained model from its files to a tuned folder",
     "evaluation/test_all.py": "eval=all, which starts the others",
     "long/test_demo_run.py": "the built-in default, whole",
+    "long/test_sweeps.py": "sweeps with jobs in processes of their own",
     "long/test_launchers.py": "trainings on several ranks, however they are started",
     "long/test_weights_and_biases.py": "W&B with real processes",
     "long/test_wheel.py": "what pip installs",
