@@ -522,6 +522,15 @@ def test_a_hub_that_cannot_be_reached_is_a_matter_of_the_machine(monkeypatch):
         find_weights("openai-community/gpt2")
 
 
+def test_a_model_of_the_hub_with_pickles_alone_is_named_with_what_gets_and_converts_it(folder, monkeypatch):
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: str(folder))
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", "pytorch_model.bin"])
+    words = r"hf download a/b --local-dir FOLDER gets it: only pytorch_model\.bin, a pickle, .*weights_only=True"
+    with pytest.raises(WeightsError, match=words):
+        find_weights("a/b")
+
+
 @pytest.mark.parametrize(
     ("given", "stops"), [(0, {0}), ([3, 66, 67], {3, 66}), (None, set()), (True, set()), ("0", set()), (-1, set())]
 )
