@@ -5,15 +5,17 @@ import json
 import os
 import random
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ift.errors import MachineError
+from ift.errors import ConfigError, MachineError
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.sealed import steps_there
-from ift.training.resume import random_state, set_random_state
+from ift.training.loggers import MetricsFile
+from ift.training.resume import Checkpoints, random_state, set_random_state
 from tests import soak
 from tests.training.small_run import MICRO, STEPS, EndAt, Killed, compare, train
 
@@ -93,6 +95,16 @@ def test_a_metrics_file_that_lost_lines_is_not_gone_on_with(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(Exception, match=r"metrics.jsonl: 0 bytes, but the checkpoint follows on \d+"):
         train(tmp_path)
+
+
+def test_a_run_does_not_go_on_by_another_number_of_processes(tmp_path):
+    """trainer.devices=auto on a machine with more GPUs: steps would be other rows."""
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    checkpoints = Checkpoints(tmp_path, metrics, about={}, steps=8, steps_per_epoch=4, val_every=3, save_every=1)
+    two = {"random": {"python": torch.zeros(2, 627)}, "run": {"step": 3}}
+    with pytest.raises(ConfigError, match=r"begun by 2 processes, and here are 1 \(go on where there are 2\)"):
+        checkpoints.on_load_checkpoint(SimpleNamespace(world_size=1), None, two)
+    assert checkpoints.step == 0
 
 
 def test_random_states_come_back():

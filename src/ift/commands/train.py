@@ -154,7 +154,8 @@ def train(
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
     answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
     sample_rows, sample_tokens = rows["val"][: settings.samples.rows], settings.samples.max_new_tokens
-    hint = entry.how_to_go_on(run.path)
+    again = "nothing of it is kept: type the command again"
+    hint = again if options.fast_dev_run else entry.how_to_go_on(run.path)
     with (
         stops.deferred(hint),
         stops.heard_in_torch(device.world > 1),

@@ -56,6 +56,8 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
                 return ConfigError(f"{key}: no such key of Hydra ({which})")
             return unknown_key(key, kind)
         what = str(error.__cause__ or error).splitlines()[0]
+        if what.startswith("Ambiguous value for argument 'trainer.devices="):
+            return ConfigError(f"{what} (a list of GPUs is written trainer.devices=[0,1]; add -m for a sweep)")
         return ConfigError(f"{what} (add -m for a sweep)" if what.startswith("Ambiguous value") else what)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}")

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ift import stops
-from ift.errors import MachineError
+from ift.errors import ConfigError, MachineError
 from ift.sealed import step_folder
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.loops import begin_at, validate_now
@@ -133,6 +133,12 @@ class Checkpoints(Callback):
         checkpoint["random"] = {name: gather(trainer, state) for name, state in random_state().items()}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        begun, now = len(checkpoint["random"]["python"]), trainer.world_size
+        if begun != now:  # trainer.devices=auto, on another machine
+            raise ConfigError(
+                f"{self.folder}: the run was begun by {begun} processes, and here are {now} "
+                f"(go on where there are {begun})"
+            )
         run = checkpoint["run"]
         self.step = self.saved = run["step"]
         module.tokens_seen, module.supervised_seen = run["tokens_seen"], run["supervised_seen"]
