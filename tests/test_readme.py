@@ -38,6 +38,8 @@ ELSEWHERE = {  # run by what sets up the environment that this test runs in, or 
     "make test": ".ci/run",
     "make soak": "tests/training/test_resume.py, a part of it",
     'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
+    "torchrun --nproc-per-node=2 train.py": "tests/long/test_launchers.py",
+    "python train.py -m optim.lr=1e-3,3e-3 hydra/launcher=joblib": "tests/long/test_sweeps.py",
     "python evaluate.py run=RUN eval=helm": "tests/evaluation/packages/test_helm.py",
     "python evaluate.py run=RUN eval=all": "tests/evaluation/test_all.py",
 }
@@ -117,6 +119,9 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
             words = [word for word in words if not word.startswith("judge.base_url=")]
             base = there.url + ("/v1" if "judge.server=openai" in words else "")
             return works([*words, f"judge.base_url={base}"], start)
+    elif "trainer.max_steps=2000" in words:  # of a run that goes on longer: a copy of it, two steps
+        shutil.copytree(things / "run", tmp_path / "run")
+        words = ["train.py", f"resume={tmp_path / 'run'}", "trainer.max_steps=6", "optim.rewarm=0.1"]
     elif any(word.startswith("resume=") for word in words):  # of a run that is finished: one line, nothing done
         result = run(*words)
         assert (result.returncode, result.stdout.count("\n")) == (0, 1), result.stderr
@@ -179,6 +184,6 @@ def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:
         changes += ["hydra.sweeper.n_trials=2"]
     if "trainer=ddp" in words:
         changes += ["trainer.accelerator=cpu"]
-    if "logger=none" not in words and not any(word.startswith("logger.") for word in words):
+    if not any(word.startswith("logger") for word in words):
         changes += ["logger=none"]  # W&B has its own tests; here it would cost seconds a command
     return [change for change in changes if change.split("=")[0] not in decided or change == "logger=none"]
