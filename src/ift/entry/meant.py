@@ -17,8 +17,10 @@ from ift.settings import EvaluateSettings, Settings, keys
 # Hydra's own options: those with a value, and the others. (--experimental-rerun would unpickle a file.)
 VALUED = {"--config-dir": "-cd", "--config-name": "-cn", "--config-path": "-cp", "--cfg": "-c", "--package": "-p"}
 VALUED |= {"--info": "-i"}
-FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
-FLAGS += ("--shell-completion", "-sc")
+FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--shell-completion", "-sc"),
+)
 CFG = ("job", "hydra", "all")
 
 # groups that a file or a folder may stand for: the choice that reads it, and the key that names it

@@ -233,7 +233,7 @@ class ShowProgress(Callback):
         self._advance(trainer, module)
         step, before = trainer.global_step, self.step
         self.step = step
-        if step == before or sum(trainer.num_val_batches):  # a validation prints its own line
+        if step == before or any(trainer.num_val_batches):  # a validation prints its own line
             return
         if (self.every and step % self.every == 0) or step == self.total_steps:
             module.report_steps()  # on every rank, since it may gather; on a GPU the loss of this step is not here yet
