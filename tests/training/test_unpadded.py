@@ -58,6 +58,20 @@ def test_loss_and_every_gradient_are_those_of_the_padded_batch(make_model, case,
         torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_a_model_with_room_for_more_tokens_has_the_same_loss_both_ways(make_model):
+    """Ids that no token has are never chosen, and count in the softmax of a loss, as transformers has it."""
+    model = make_model(context_length=320, vocab_size=60, tokens=50)
+    case = CASES["short rows"]
+    ways = (collate_padded(case, end_of_text=END), collate_unpadded(case, end_of_text=END, share_prefix=True))
+    padded, unpadded = (loss_and_gradients(model, batch)[0] for batch in ways)
+    assert padded == pytest.approx(unpadded, abs=1e-6)
+    less = make_model(context_length=320, vocab_size=60, tokens=50)
+    with torch.no_grad():
+        less.lm_head.weight[50:] *= 100
+    assert abs(loss_and_gradients(less, ways[1])[0] - unpadded) > 0.01
+    assert less.logits(torch.randn(2, less.config.n_embd)).shape == (2, 50)
+
+
 def test_measures_are_those_of_the_padded_batch(make_model, make_optim):
     module = SFTModule(make_model(context_length=320), optim=make_optim(), total_steps=1)
     case, found = CASES["a template that all share"], []

@@ -126,14 +126,14 @@ class GPT(nn.Module):
         hidden: Tensor = self.ln_f(x)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, *, every_id: bool = False) -> Tensor:
         """(..., C) states -> logits of the tokens, in the type that products are computed in.
 
         (..., V), or fewer where the vocabulary has room for more than there are tokens (config.tokens): what is no
-        token can then be neither chosen nor counted.
+        token can then be neither chosen nor counted. every_id: all V, as a loss has them.
         """
         logits: Tensor = self.lm_head(hidden)
-        return logits[..., : self.config.tokens]
+        return logits if every_id else logits[..., : self.config.tokens]
 
     def loss(self, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""

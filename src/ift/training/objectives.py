@@ -60,7 +60,8 @@ class CrossEntropy:
         alpha = self.neftune_alpha if model.training else None
         noise = None if alpha is None else neftune_noise(batch, model.config.n_embd, alpha)
         if batch.lengths is None:
-            logits = model.logits(model.hidden(batch.input_ids, noise=noise)).flatten(0, 1).float()
+            hidden = model.hidden(batch.input_ids, noise=noise)
+            logits = model.logits(hidden, every_id=True).flatten(0, 1).float()
             targets = batch.targets.flatten()
             loss = F.cross_entropy(
                 logits, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing
