@@ -205,13 +205,33 @@ def test_a_run_that_was_killed_and_evaluated_offline_is_one_curve(monkeypatch, t
     assert f"W&B is offline: curves are kept offline (wandb sync {place})" in capsys.readouterr().out
 
 
+def test_rows_that_a_killed_process_did_not_write_come_from_metrics_jsonl(monkeypatch, tmp_path, settings_of):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = RunFolder(tmp_path)
+    about = {"folder": run.path, "config": {}, "run_id": wandb_id(run)}
+    log = Wandb(settings_of().logger, **about)
+    log.log_metrics({"train/loss": 3.0}, step=1)
+    log.close(exit_code=1, summary={}, model=tmp_path)
+    run.metrics.write_text(
+        '{"step": 1, "train/loss": 3.0}\n{"step": 2, "train/loss": 2.0, "rows": [7], "val/loss": 2.5}\n{"step": 3, "tr'
+    )
+    log = Wandb(settings_of().logger, **about)
+    log.log_metrics({"train/loss": 2.0}, step=2)  # the checkpoint is of step 1
+    log.log_metrics({"val/loss": 2.5}, step=2)
+    log.log_metrics({"train/loss": 1.0}, step=3)
+    log.close(exit_code=0, summary={}, model=tmp_path)
+    files = [read_offline_file(path) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
+    rows = [(row["step"], row.get("train/loss"), row.get("val/loss")) for file in files for row in file["history"]]
+    assert rows == [(1, 3.0, None), (2, 2.0, None), (2, None, 2.5), (3, 1.0, None)]
+
+
 def test_a_file_that_is_cut_counts_as_far_as_it_can_be_read(monkeypatch, tmp_path, settings_of):
     folder = tmp_path / "wandb/offline-run-20261129_000000-abc"
     folder.mkdir(parents=True)
     record = b"\x0a\x02ab"  # no record of W&B's
     header = (b"\0" * 4) + len(record).to_bytes(2, "little") + b"\x01"
     (folder / "run-abc.wandb").write_bytes(b":W&B\x00\x00\x00" + header + record)
-    assert written(tmp_path) == Written()
+    assert written(tmp_path) == Written(files=1)
 
 
 @pytest.mark.parametrize("value", [{"WANDB_MODE": "onlin"}, {"WANDB_TAGS": "x" * 65}])

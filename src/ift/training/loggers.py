@@ -19,10 +19,22 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ift.errors import Stopped, one_line
 from ift.launch import is_other_rank
-from ift.run import RunFolder
+from ift.run import RunFolder, read_objects
 from ift.settings import LoggerSettings, Settings
 from ift.training.metrics_file import MetricsFile, MetricsTable
-from ift.training.weights_and_biases import catch_up, disabled, finish, row_of, start_wandb, table, wandb_id
+from ift.training.weights_and_biases import (
+    Written,
+    catch_up,
+    disabled,
+    finish,
+    row_of,
+    start_wandb,
+    table,
+    wandb_id,
+    written,
+)
+
+MEASURED = ("val", "test", "clean_test")  # what is measured after a step
 
 
 def never_fails(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,10 +63,13 @@ class Wandb(WandbLogger):
 
     def __init__(self, settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], run_id: str):
         self.broken, self.artifact = False, settings.log_model
+        before = self._written(folder) or Written()
         run = self._start(settings, folder=folder, config=config, run_id=run_id)
-        last = self._catch_up(run, folder)
+        last = self._catch_up(run, before)
         self.last = -1 if last is None else last
         super().__init__(save_dir=str(folder), experiment=run)
+        if before.may_lack_rows and run is not None:
+            self._fill(RunFolder(folder).metrics)
 
     @property
     def experiment(self) -> Any:
@@ -68,8 +83,27 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     @never_fails
-    def _catch_up(self, run: Any, folder: Path) -> int:
-        return catch_up(run, folder)
+    def _written(self, folder: Path) -> Written:
+        return written(folder)
+
+    @rank_zero_only
+    @never_fails
+    def _catch_up(self, run: Any, before: Written) -> int:
+        return catch_up(run, before)
+
+    @rank_zero_only
+    @never_fails
+    def _fill(self, metrics: Path) -> None:
+        """Rows that metrics.jsonl has and the files of a process that was killed have not."""
+        lines, _ = read_objects(metrics, lambda line: isinstance(line.get("step"), int), advice="")
+        for line in lines if self.experiment.offline else []:
+            step = line.pop("step")
+            numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+            measured = {name: numbers.pop(name) for name in [*numbers] if name.partition("/")[0] in MEASURED}
+            self._log(numbers, step, trained=True)
+            if measured:
+                self._log(measured, step, trained=False)
+            self.last = max(self.last, row_of(step, trained=not measured))
 
     @rank_zero_only
     @never_fails

@@ -249,9 +249,16 @@ class Written:
 
     last: int = -1  # the highest `_step`
     summary: dict[str, Any] = field(default_factory=dict)
+    files: int = 0
+    by_step: bool = False  # whether rows have their optimizer step, which those of an earlier release had not
+
+    @property
+    def may_lack_rows(self) -> bool:
+        """A process that is killed leaves a file without its last rows, or without any."""
+        return self.files > 0 and (self.by_step or self.last < 0)
 
 
-def catch_up(run: Any, folder: Path) -> int:
+def catch_up(run: Any, before: Written) -> int:
     """Make an offline run go on with what its earlier files hold; the number of their last row, -1 without one.
 
     `wandb sync` sends the files of one run one after the other. Each row is appended, so a row that is there already
@@ -260,7 +267,6 @@ def catch_up(run: Any, folder: Path) -> int:
     """
     if run is None or not run.offline:
         return -1
-    before = written(folder)
     if before.summary:
         run.summary.update(before.summary)
     return before.last
@@ -269,11 +275,13 @@ def catch_up(run: Any, folder: Path) -> int:
 def written(folder: Path) -> Written:
     """A file that is damaged counts as far as it can be read."""
     found = Written()
-    for path in sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.parent.name.split("run-")[1]):
+    for found.files, path in enumerate(
+        sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.parent.name.split("run-")[1]), start=1
+    ):
         for record in records(path):
             if record.HasField("history"):
-                numbers = [int(item.value_json) for item in record.history.item if _key(item) == ["_step"]]
-                found.last = max([found.last, *numbers])
+                row = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+                found.last, found.by_step = max(found.last, int(row.get("_step", -1))), "step" in row
             elif record.HasField("summary"):
                 for item in record.summary.update:
                     _put(found.summary, _key(item), json.loads(item.value_json))
@@ -341,11 +349,12 @@ def _log_evaluation(run: RunFolder, name: str, numbers: Mapping[str, Any], rows:
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config)) if run.config.exists() else {}
     config.pop("format", None)
     run_id = "" if is_agents() else wandb_id(run)
+    before = written(run.path)
     logged = start_wandb(_logger_of(config), folder=run.path, config=config, run_id=run_id, say=False)
     if logged is None:
         return
     with logged:
-        last = catch_up(logged, run.path)
+        last = catch_up(logged, before)
         logged.summary.update({f"eval/{name}/{key}": value for key, value in numbers.items() if _is_plain(value)})
         columns = [*dict.fromkeys(key for row in rows[:TABLE_ROWS] for key in row)]
         cells = [[_cell(row.get(column)) for column in columns] for row in rows[:TABLE_ROWS]]
