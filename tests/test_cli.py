@@ -199,7 +199,7 @@ def test_verify_without_a_run_says_so(tmp_path, capsys, monkeypatch):
         ("finished", "finished", 0),
         ("stopped by SIGUSR1 after step 3 of 9 (go on with: X)", "stopped by SIGUSR1 after step 3 of 9 ", 75),
         ("failed: step 3: loss nan", "failed: step 3: loss nan", 1),
-        ("trained; not answered yet", "killed: go on with: python train.py resume=", 1),
+        ("trained; not answered yet", "killed: go on with: ift train resume=", 1),
         (None, "killed: go on with: ", 1),
     ],
 )

@@ -40,4 +40,4 @@ def test_what_is_not_here_says_what_there_is_instead():
     assert str(unknown_key("lora", Settings)) == (
         "lora: no such key (there are no low-rank adapters: all weights are trained)"
     )
-    assert str(unknown_key("foo", EvaluateSettings)).endswith("(python evaluate.py --cfg job shows every key)")
+    assert str(unknown_key("foo", EvaluateSettings)).endswith("(ift evaluate --cfg job shows every key)")

@@ -59,7 +59,7 @@ def test_a_number_without_a_fraction_is_fine_where_a_fraction_is_meant(settings_
         ("lr=1", "lr: no such key (did you mean optim.lr?)"),
         ("batch_size=4", "batch_size: no such key (did you mean data.batch_size?)"),
         ("optim.learning_rate=1", "optim.learning_rate: no such key (did you mean "),
-        ("+foo=1", "foo: no such key (python train.py --cfg job shows every key)"),
+        ("+foo=1", "foo: no such key (ift train --cfg job shows every key)"),
         ("+trainer.foo=1", "trainer.foo: no such key"),
         ("data.fields.answer=a", "data.fields.answer: no such key"),
         ("modle=nano", "modle: no such key (did you mean model?)"),

@@ -86,7 +86,7 @@ class RunFolder:
             return status, 1
         if not self.begun:
             return "not begun", 1
-        return f"killed: go on with: python train.py resume={self.path}", 1
+        return f"killed: go on with: ift train resume={self.path}", 1
 
     @contextmanager
     def outcome(self, **about: Any) -> Iterator[None]:

@@ -445,6 +445,6 @@ def keys(kind: type, prefix: str = "") -> Iterator[str]:
 def unknown_key(key: str, kind: type) -> ConfigError:
     """The error for a key that nothing reads, with the one that was most likely meant."""
     meant = nearest(key, keys(kind))
-    command = "evaluate.py" if kind is EvaluateSettings else "train.py"
-    hint = f"did you mean {meant}?" if meant else absent(key) or f"python {command} --cfg job shows every key"
+    command = "evaluate" if kind is EvaluateSettings else "train"
+    hint = f"did you mean {meant}?" if meant else absent(key) or f"ift {command} --cfg job shows every key"
     return ConfigError(f"{key}: no such key ({hint})")

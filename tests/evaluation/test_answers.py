@@ -50,7 +50,7 @@ def test_the_books_layout_has_the_reference_as_output(write):
 def test_where_there_is_nothing_it_says_what_to_give(tmp_path):
     with pytest.raises(ConfigError, match="nowhere: no such run folder or file of answers"):
         open_answers(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"responses.jsonl: no such file \(python evaluate.py run="):
+    with pytest.raises(DataError, match=r"responses.jsonl: no such file \(ift evaluate run="):
         open_answers(tmp_path)
 
 

@@ -115,7 +115,7 @@ def sweep_name() -> str | None:
 def how_to_go_on(run: Path) -> str:
     """What to type after a stop."""
     is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    return again_in(_sweep_folder()) if is_sweep else f"go on with: python train.py resume={run}"
+    return again_in(_sweep_folder()) if is_sweep else f"go on with: ift train resume={run}"
 
 
 def again_in(sweep: Path) -> str:

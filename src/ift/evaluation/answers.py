@@ -103,7 +103,7 @@ def open_answers(where: str | Path) -> Answers:
     if path.is_dir():
         run = RunFolder(path)
         if not run.responses.exists():
-            raise DataError(f"{run.responses}: no such file (python evaluate.py run={path} eval=responses writes it)")
+            raise DataError(f"{run.responses}: no such file (ift evaluate run={path} eval=responses writes it)")
         return Answers(path.resolve().name, run, read_answers(run.responses))
     if not path.exists():
         raise ConfigError(f"{path}: no such run folder or file of answers (give the output_dir of a training run)")

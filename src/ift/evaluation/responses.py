@@ -164,7 +164,7 @@ def show_summary(run: RunFolder) -> None:
         if shown["response"] != shown["reference"]:
             print(f"  != {_short(shown['reference'])}")
     print(f"\nlook at   {run.report}")
-    print(f"ask again {shlex.join(['python', 'evaluate.py', f'run={run.path}', 'eval=responses'])}")
+    print(f"ask again {shlex.join(['ift', 'evaluate', f'run={run.path}', 'eval=responses'])}")
 
 
 def _best_line(summary: dict[str, Any]) -> str:
