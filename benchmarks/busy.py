@@ -35,7 +35,7 @@ ALL = (
     "generate.max_new_tokens=1",
 )
 MODELS = {
-    "demo": ("trainer.max_steps=150",),
+    "demo": ("trainer.max_steps=80", "data.demo_rows=2000"),
     "256": ("trainer.max_steps=40", "model.n_embd=256", "model.n_head=4", "model.n_layer=4"),
     "768": (
         *("trainer.max_steps=5", "model.n_embd=768", "model.n_head=12", "model.n_layer=12", "trainer.precision=fp32"),

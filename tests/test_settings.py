@@ -302,13 +302,8 @@ def test_leaves_are_the_values_and_keys_are_their_names(settings_of):
     values = dict(leaves(settings_of("seed=5", "data.fields.input=context")))
     assert (values["seed"], values["data.fields.input"], values["trainer.early_stopping.patience"]) == (5, "context", 3)
     groups = {key for key in keys(Settings) if any(other.startswith(key + ".") for other in keys(Settings))}
-    lists = {
-        "prompt.segments",
-        "data.against",
-        "data.ignore",
-        "trainer.callbacks",
-        "model.freeze",
-    }  # an empty list has no values
+    empty = {"data.against", "data.ignore", "generate.stop", "model.freeze", "trainer.callbacks"}  # lists: no values
+    lists = {"prompt.segments", *empty}
     assert set(keys(Settings)) - groups == {key for key in values if not key.startswith("prompt.segments.")} | lists
 
 

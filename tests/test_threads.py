@@ -1,4 +1,4 @@
-"""How many threads compute, and that they give way beside other programs, on the library that torch brought."""
+"""Threads share a machine and give way beside other programs, on the library that torch brought."""
 
 import json
 import os
@@ -19,7 +19,9 @@ intr 12345 0
 def test_busy_seconds_are_those_of_the_processors_that_this_process_may_use(tmp_path):
     (tmp_path / "stat").write_text(STAT)
     ticks = os.sysconf("SC_CLK_TCK")
-    assert threads.busy_seconds({0}, tmp_path / "stat") == 517 / ticks  # neither idle, nor waiting, nor guests twice
+    assert (
+        threads.busy_seconds({0}, tmp_path / "stat") == 513 / ticks
+    )  # neither idle, waiting nor stolen, nor guests twice
     assert threads.busy_seconds({1, 10}, tmp_path / "stat") == 600 / ticks
     assert threads.busy_seconds({0}, tmp_path / "none") is None
 
@@ -55,24 +57,22 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_a_narrow_model_computes_on_one_thread_and_others_as_torch_has_it(two_threads):
-    threads.set_threads(256)
+def test_one_process_has_all_threads_and_is_watched(two_threads):
+    threads.share_threads()
     assert (torch.get_num_threads(), two_threads) == (2, [2])
-    threads.set_threads(255)
-    assert (torch.get_num_threads(), two_threads) == (1, [2])  # one waits for nobody
 
 
-def test_ranks_of_one_machine_share_its_threads(two_threads):
-    threads.set_threads(768, ranks=2)
-    assert (torch.get_num_threads(), two_threads) == (1, [])
+def test_processes_of_one_machine_share_its_threads(two_threads):
+    threads.share_threads(2)
+    assert (torch.get_num_threads(), two_threads) == (1, [])  # one waits for nobody
 
 
 def test_what_the_user_has_set_stays(two_threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    threads.set_threads(128)
+    threads.share_threads(2)
     assert (torch.get_num_threads(), two_threads) == (2, [2])
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    threads.set_threads(768)
+    threads.share_threads()
     assert two_threads == [2]
 
 

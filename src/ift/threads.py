@@ -1,10 +1,9 @@
-"""How many threads compute, and how they wait for one another beside other programs.
+"""How the threads that compute wait for one another beside other programs.
 
 Products run on threads of OpenMP, which meet at a barrier after each one. A thread that is early spins there for some
 milliseconds: on an idle machine the quickest way to wait. Where another program wants the processor, the thread that is
-late is the one that has none, and the others spin its time away: beside one busy program a small training took five
-times as long (benchmarks/busy.py). So small models compute on one thread, which waits for nobody, and for others the
-waiting follows what the machine is doing: see `watch`.
+late is the one that has none, and the others spin its time away: beside one busy program a small training took four
+to six times as long (benchmarks/busy.py). So the waiting follows what the machine is doing: see `watch`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ONE_THREAD_BELOW = 256  # n_embd: narrower products are done before a second thread has woken (docs/log.md, 2026-11-29)
 SECONDS = 1.0  # between two looks at the machine
 MARGIN = 0.3  # processors: what a desktop, a logger or this look itself takes is no other program
 LLVM_MILLISECONDS = 1  # that a thread spins; the library's own are 200
@@ -32,16 +30,16 @@ def _processors() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
-def set_threads(n_embd: int, *, ranks: int = 1) -> None:
-    """Threads of this process for a model of this width, of which a machine has so many processes; then `watch`.
+def share_threads(ranks: int = 1) -> None:
+    """Threads of this process on a CPU that has so many processes of one run, each a model's own; then `watch`.
 
-    What the user has decided by a variable of OpenMP stays.
+    One process has them all, whatever the size of its model: on an idle machine two were quicker than one from a width
+    of 32 on (docs/log.md, 2026-11-29). What the user has decided by a variable of OpenMP stays.
     """
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        share = max(1, torch.get_num_threads() // ranks)
-        torch.set_num_threads(1 if n_embd < ONE_THREAD_BELOW else share)
+    if ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     if torch.get_num_threads() > 1 and not any(name in os.environ for name in SET_BY_USER):
         watch(torch.get_num_threads())
 
@@ -92,7 +90,8 @@ def is_crowded(threads: int, *, others: float, processors: int) -> bool:
 def busy_seconds(processors: set[int], stat: Path = Path("/proc/stat")) -> float | None:
     """Seconds that these processors have worked for any program, all together; None where the system does not tell.
 
-    The columns of proc_stat(5) but idle and iowait; time of guests is counted in user and nice already.
+    The columns of proc_stat(5) but idle and iowait, and steal, which no program here has; time of guests is counted in
+    user and nice already.
     """
     try:
         lines = stat.read_text().splitlines()
@@ -102,8 +101,8 @@ def busy_seconds(processors: set[int], stat: Path = Path("/proc/stat")) -> float
     for line in lines:
         name, *columns = line.split()
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in processors:
-            user, nice, system, _, _, irq, softirq, steal = (int(column) for column in columns[:8])
-            ticks += user + nice + system + irq + softirq + steal
+            user, nice, system, _, _, irq, softirq = (int(column) for column in columns[:7])
+            ticks += user + nice + system + irq + softirq
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ift.artifacts import machine
 from ift.artifacts.machine import choose_device, fast_bf16
 from ift.errors import MachineError
 
 FAULTS = """
 import ctypes, platform, resource, sys
+from ift.artifacts import machine
 from ift.artifacts.machine import keep_freed_memory
 if platform.libc_ver()[0] != "glibc":
     sys.exit()
@@ -65,7 +68,7 @@ def test_gpus_are_all_so_many_or_those_of_a_list(monkeypatch, devices, count, nu
     device = choose_device("auto", "fp32", n_embd=8, devices=devices)
     assert (device.accelerator, device.count, device.numbers) == ("gpu", count, numbers)
     if place:  # of the second rank
-        monkeypatch.setenv("LOCAL_RANK", "1")
+        monkeypatch.setattr(machine, "here", lambda: SimpleNamespace(local_rank=1))
         assert str(device.torch_device) == place
 
 

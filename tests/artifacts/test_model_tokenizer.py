@@ -14,7 +14,8 @@ TEMPLATE = Template("small", (Segment("Q: {instruction}\nA: "), Segment("{output
 
 def settings(pretrained, tokenizer=None) -> ModelSettings:
     sizes = {"n_layer": None, "n_head": None, "n_embd": None, "context_length": None}
-    return ModelSettings("x", **sizes, dropout=0.0, tie_weights=None, pretrained=pretrained, tokenizer=tokenizer)
+    way = {"freeze": [], "activation_checkpointing": False, "compile": False}
+    return ModelSettings("x", **sizes, **way, dropout=0.0, tie_weights=None, pretrained=pretrained, tokenizer=tokenizer)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from ift import run, sealed, stops
+from ift import lock, run, sealed, stops
 from ift.data.batches import StepSampler
 from ift.errors import ConfigError, DataError, DivergedError, IftError, Stopped
 from ift.run import RunFolder
@@ -229,7 +229,7 @@ SAFEGUARDS = [  # what is taken out, the proof that then fails, and how it is ta
     ("a stop saves first", stopping, resume.Checkpoints.on_train_batch_end, [("if stop or self.val", "if self.val")]),
     ("the finite gate", nonfinite, optim.scale_gradients,
      [("(~finite).float()", "torch.zeros(())")]),
-    ("the lock", two_at_once, RunFolder.claimed, [("lock.acquire()", "pass")]),
+    ("the lock", two_at_once, lock.kept, [("lock.acquire()", "pass")]),
 ]  # fmt: skip
 
 

@@ -30,6 +30,13 @@ def clean(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def as_at_the_start(monkeypatch):
+    """W&B reads its variables and files once a process: an earlier test has been there."""
+    monkeypatch.setattr("wandb.sdk.wandb_setup._singleton", None)
+
+
+@pytest.mark.usefixtures("as_at_the_start")
 @pytest.mark.parametrize(
     ("environment", "mode", "says_why"),
     [
@@ -51,6 +58,7 @@ def test_without_a_key_wandb_is_offline_and_says_so(monkeypatch, tmp_path, envir
     assert (found, why is not None) == (mode, says_why)
 
 
+@pytest.mark.usefixtures("as_at_the_start")
 def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text(
         "machine api.wandb.ai login user password " + "k" * 40

@@ -13,7 +13,7 @@ import torch
 
 from ift.errors import MachineError
 from ift.launch import here
-from ift.threads import set_threads
+from ift.threads import share_threads
 
 PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "safetensors", "wandb")
 
@@ -64,7 +64,7 @@ def choose_device(
     if precision == "auto":
         precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
     if accelerator == "cpu":
-        set_threads(n_embd, ranks=count)
+        share_threads(count)
     return Device(accelerator, precision, count, numbers)
 
 
