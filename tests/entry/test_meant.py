@@ -92,6 +92,11 @@ def test_else_one_line_says_what_to_type(folder, typed, message):
     assert str(caught.value) == message
 
 
+def test_no_words_are_the_default_run():
+    assert meant([], Settings, CONF) == []
+    assert meant(["-m"], Settings, CONF) == ["-m"]
+
+
 def test_evaluate_has_its_own_words(folder):
     with pytest.raises(ConfigError, match=r"--limit: .* \(type eval.limit=3\)"):
         meant(["--limit", "3"], EvaluateSettings, CONF)

@@ -114,7 +114,7 @@ def _is_file(value: str, group: str, folders: Sequence[Path]) -> bool:
 
 
 def _config_dirs(words: Sequence[str]) -> Iterator[Path]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         if name.startswith("-") and _of_hydra(name) == "--config-dir":
             yield Path(os.path.expanduser(value if equals else following))
