@@ -17,7 +17,17 @@ from ift.errors import WeightsError, refused_by_disk
 from ift.run import read_jsonl, write_text
 
 
-class MetricsFile(Logger):
+class InRunFolder(Logger):
+    """What Lightning asks of a logger and a run folder says elsewhere."""
+
+    version = "0"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+
+class MetricsFile(InRunFolder):
     """metrics.jsonl: one line a step with every number of that step. The truth that W&B mirrors.
 
     Training, validation and test of one step arrive one after the other; the line is written when the next step
@@ -33,17 +43,7 @@ class MetricsFile(Logger):
         self._refused = b""  # lines before it that are not in the file yet
         self._told = False
 
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return "0"
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds them."""
+    name = "metrics"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -108,7 +108,7 @@ class MetricsFile(Logger):
         self.save()
 
 
-class MetricsTable(Logger):
+class MetricsTable(InRunFolder):
     """metrics.csv: metrics.jsonl as a table, a row a step, for spreadsheets; written anew at each validation.
 
     It is made from metrics.jsonl, so a run that goes on has each step once in it.
@@ -118,17 +118,7 @@ class MetricsTable(Logger):
         super().__init__()
         self.metrics, self.path = metrics, metrics.path.with_suffix(".csv")
 
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return "0"
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds them."""
+    name = "csv"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
