@@ -73,8 +73,8 @@ def test_each_optimizer_has_a_rate_of_its_own_for_fresh_and_for_pretrained_weigh
     assert settings_of(f"optim={name}", "optim.lr=7").optim.lr == 7
 
 
-def test_it_is_one_line_before_torch(warm_without_torch):
-    done = train("optim=sgd", "optim.eps=1e-8", "output_dir=never", run=warm_without_torch.run)
+def test_it_is_one_line_before_torch(warm_without_torch, tmp_path):
+    done = train("optim=sgd", "optim.eps=1e-8", f"output_dir={tmp_path}", run=warm_without_torch.run)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
