@@ -122,7 +122,7 @@ def review(tmp_path):
 
 def ratings(review):
     run = review.runs[0]
-    now = Ratings(run.run.ratings, read_only=True).now
+    now = Ratings(run.run.ratings, read_only=True).raters.get("", {})
     return {answer.instruction: now[answer.key] for answer in run.rows if answer.key in now}
 
 

@@ -61,8 +61,8 @@ def serve():
 
 def said_of(run):
     """Instruction to rating, from the file."""
-    ratings = Ratings(run.ratings, read_only=True).now
-    return {a.instruction: ratings[a.key] for a in open_answers(run.path).rows if ratings.get(a.key)}
+    ratings = Ratings(run.ratings, read_only=True)
+    return {a.instruction: rating for a in open_answers(run.path).rows if (rating := ratings.rating("", a.key))}
 
 
 def test_a_person_rates_with_the_keyboard(browser, a_run, serve):

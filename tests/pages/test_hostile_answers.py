@@ -103,7 +103,6 @@ def folder(tmp_path_factory):
         answers, ratings = open_answers(run.path).rows, Ratings(run.ratings)
         for answer in answers[::2]:
             ratings.set(answer.key, Rating("wrong", 1, answer.response))
-        ratings.close()
         judged = run.evals / "judge-<script>hacked=1<"
         judged.mkdir(parents=True)
         write_json(judged / "results.json", {"scale": [0, 100], "valid": True, "judge": {"against": None}})
@@ -209,10 +208,10 @@ def test_the_report_shows_them_all_as_text(browser, folder):
 
 def test_their_csv_holds_no_formula_and_the_terminal_gets_no_escape_code(folder, tmp_path):
     answers = open_answers(runs(folder)[1])
-    write_csv(tmp_path / "r.csv", answers.rows, Ratings(answers.run.ratings, read_only=True).now)
+    write_csv(tmp_path / "r.csv", answers.rows, Ratings(answers.run.ratings, read_only=True).raters)
     with (tmp_path / "r.csv").open(newline="") as file:
         cells = [cell for line in csv.reader(file) for cell in line]
-    assert len(cells) == 61 * 8
+    assert len(cells) == 61 * 9
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
     command = [
         sys.executable,

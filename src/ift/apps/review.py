@@ -50,7 +50,7 @@ class Review:
         self.posts: Mapping[str, Callable[[Any], dict[str, Any]]] = {"/rate": self.rate, "/undo": self.undo}
 
     def rating(self, item: Item) -> Rating:
-        return self.ratings[item.runs[0]].now.get(item.answer.key, Rating())
+        return self.ratings[item.runs[0]].rating("", item.answer.key)
 
     def rate(self, value: Any) -> dict[str, Any]:
         """Raises Refused for what is no rating of an answer that is here."""
@@ -69,13 +69,14 @@ class Review:
 
     def undo(self, value: Any = None) -> dict[str, Any]:
         """Take back the newest rating of all; the answer and its rating now, or {} where there is none."""
-        newest = max((r for r in self.ratings if r.steps), key=lambda r: r.steps[-1][2], default=None)
-        if newest is None:
+        steps = [next(reversed(ratings.steps.values())) for ratings in self.ratings if ratings.steps]
+        if not steps:
             return {}
-        key = newest.steps[-1][0]
+        key = max(steps, key=lambda step: step.unix_time).key
         for ratings in self.ratings:
-            if ratings.steps and ratings.steps[-1][0] == key:
-                ratings.undo()
+            last = next(reversed(ratings.steps.values()), None)
+            if last and last.key == key:
+                ratings.undo(last.rater, last.id)
         item = self.by_key.get(key)  # None: of an answer that was replaced since
         return {"key": key, **asdict(self.rating(item) if item else Rating())}
 
@@ -131,10 +132,10 @@ def exchange(run: Answers, *, export: Path | None, take: Path | None) -> None:
     """Ratings to and from a CSV. Nothing of a file is taken if a line of it is wrong."""
     if take:
         given, ratings = read_csv(take, run.rows), Ratings(run.run.ratings)
-        for key, rating in given.items():
-            ratings.set(key, rating)
-        ratings.close()
-        print(f"rated     {len(given):,} answers of {run.name} by {take}")
+        for rater, rated_by in given.items():
+            ratings.set_all(rated_by, rater)
+        rated = len({key for rated_by in given.values() for key in rated_by})
+        print(f"rated     {rated:,} answers of {run.name} by {take}")
     if export:
-        rated = write_csv(export, run.rows, Ratings(run.run.ratings, read_only=True).now)
+        rated = write_csv(export, run.rows, Ratings(run.run.ratings, read_only=True).raters)
         print(f"look at   {export}: {len(run.rows):,} answers, {rated:,} of them rated")

@@ -20,7 +20,17 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from ift.errors import ConfigError, one_line, warn
 from ift.evaluation.answers import Answer, Answers, aligned, open_answers
 from ift.evaluation.overlap import rouge_l, word_diff
-from ift.evaluation.people import VERDICTS, Rating, read_ratings
+from ift.evaluation.people import (
+    NOTHING,
+    UNNAMED,
+    VERDICTS,
+    Raters,
+    Rating,
+    rater_means,
+    read_ratings,
+    right_share,
+    star_count,
+)
 from ift.evaluation.results import Judged, read_judgements
 from ift.evaluation.statistics import (
     Agreement,
@@ -55,7 +65,7 @@ class Run:
     config: Mapping[str, str]
     metrics: Sequence[Mapping[str, Any]]
     judged: Mapping[str, Judged]
-    ratings: Mapping[str, Rating]
+    ratings: Raters
     problems: Sequence[Problem] = ()  # files that cannot be read, or not all of them
 
 
@@ -195,16 +205,17 @@ def metrics(runs: Sequence[Run], rows: Sequence[tuple[Answer, ...]]) -> list[Met
     def each(value: Any) -> list[list[float | None]]:
         return [[value(run, row[i]) for row in rows] for i, run in enumerate(runs)]
 
+    right, stars = ({run.name: rater_means(run.ratings, f) for run in runs} for f in (right_share, star_count))
     judges = sorted({name for run in runs for name in run.judged if "wins" not in run.judged[name].results})
     found = [
         Metric(
             "people: right",
             ".1%",
             1,
-            each(lambda run, a: VERDICTS.get(_rating(run, a).verdict or "")),
+            each(lambda run, a: right[run.name].get(a.key)),
             "partly counts half",
         ),
-        Metric("people: stars", ".2f", 1, each(lambda run, a: _rating(run, a).stars), "1 to 5"),
+        Metric("people: stars", ".2f", 1, each(lambda run, a: stars[run.name].get(a.key)), "1 to 5"),
     ]
     for name in judges:
         results = [run.judged[name].results for run in runs if name in run.judged]
@@ -222,8 +233,11 @@ def metrics(runs: Sequence[Run], rows: Sequence[tuple[Answer, ...]]) -> list[Met
     return [metric for metric in found if any(v is not None for values in metric.values for v in values)]
 
 
-def _rating(run: Run, answer: Answer) -> Rating:
-    return run.ratings.get(answer.key, Rating())
+def _ratings(run: Run, answer: Answer) -> list[tuple[str, Rating]]:
+    """What people said of an answer; a rater is named where there are several."""
+    names = {rater: f"{rater or UNNAMED}: " if len(run.ratings) > 1 else "" for rater in sorted(run.ratings)}
+    found = [(name, run.ratings[rater].get(answer.key, NOTHING)) for rater, name in names.items()]
+    return [(name, rating) for name, rating in found if rating]
 
 
 def _same(answer: Answer) -> bool:
@@ -306,7 +320,8 @@ def agreements(runs: Sequence[Run]) -> list[tuple[str, str, str, Agreement]]:
         for i, (one, first, levels) in enumerate(raters):
             for other, second, other_levels in raters[i + 1 :]:
                 both = [key for key in first if key in second]
-                if len(both) > 1 and not (one.startswith("people") and other.startswith("people")):
+                alike = one.rpartition(": ")[2] == other.rpartition(": ")[2]  # verdicts with verdicts, stars with stars
+                if len(both) > 1 and (alike or not (one.startswith("people") and other.startswith("people"))):
                     shares = [first[key] for key in both], [second[key] for key in both]
                     measured = agreement(*shares, levels=min(levels, other_levels))
                     found.append((run.name, one, other, measured))
@@ -319,8 +334,11 @@ def _raters(run: Run) -> Iterator[tuple[str, dict[str, float], int]]:
         if "wins" not in judged.results:
             low, high = judged.results["scale"]
             yield f"judge {name}", {key: (v - low) / (high - low) for key, v in judged.scores.items()}, high - low + 1
-    yield "people: right", {key: VERDICTS[r.verdict] for key, r in run.ratings.items() if r.verdict}, len(VERDICTS)
-    yield "people: stars", {key: (r.stars - 1) / 4 for key, r in run.ratings.items() if r.stars}, 5
+    for rater, ratings in sorted(run.ratings.items()):
+        who = f"people, {rater or UNNAMED}" if len(run.ratings) > 1 else "people"
+        yield f"{who}: right", rater_means({rater: ratings}, right_share), len(VERDICTS)
+        stars = rater_means({rater: ratings}, star_count)
+        yield f"{who}: stars", {key: (n - 1) / 4 for key, n in stars.items()}, 5
 
 
 # -- what is drawn ---------------------------------------------------------------------------------------------------
@@ -332,7 +350,6 @@ def _shown(runs: Sequence[Run], row: tuple[Answer, ...], i: int, measured: Seque
     answers = []
     for j, (run, answer) in enumerate(zip(runs, row, strict=True)):
         _, pieces = word_diff(answer.reference, answer.response)
-        rating = _rating(run, answer)
         reasons = [
             (name, judged.reasons[answer.key]) for name, judged in run.judged.items() if answer.key in judged.reasons
         ]
@@ -341,7 +358,7 @@ def _shown(runs: Sequence[Run], row: tuple[Answer, ...], i: int, measured: Seque
                 "answer": answer,
                 "pieces": pieces if answer.reference else [(True, answer.response)],
                 "same": _same(answer),
-                "rating": rating,
+                "ratings": _ratings(run, answer),
                 "reasons": [(name, reason) for name, reason in reasons if reason],
                 "numbers": [(metric.name, metric.form, metric.values[j][i]) for metric in measured],
             }

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from ift.errors import warn
-from ift.evaluation.people import VERDICTS, read_ratings
+from ift.evaluation.people import rater_means, rater_pairs, read_ratings, right_share
 from ift.evaluation.results import interval, read_judgements, read_results
 from ift.evaluation.statistics import mean_interval
 from ift.forms import DATA_REPORT
@@ -128,12 +128,15 @@ def verdicts(run: RunFolder) -> tuple[list[tuple[str, str, str]], list[Problem]]
         canaries = {True: "canaries in range", False: "INVALID: it failed its canaries", None: "without canaries"}
         said = f"{mean} on {low} to {high}, scored {r['scored']} of {r['rows']}"
         found.append((f"judge {name}", said, canaries[r["valid"]]))
-    ratings, damaged = read_ratings(run.ratings)
-    rated = [VERDICTS[rating.verdict] for rating in ratings.values() if rating.verdict]
+    raters, damaged = read_ratings(run.ratings)
+    rated = [*rater_means(raters, right_share).values()]
     if rated:
         e = mean_interval(rated)
         interval = f" ({e.low:.1%} to {e.high:.1%})" if e.n > 1 else ""
         found.append(("people", f"{e.mean:.1%}{interval} right, {e.n} rated", "partly counts half"))
+    for pair in rater_pairs(raters):
+        who, said = f"{pair.one} and {pair.other}", f"the same {pair.what} on {pair.same:.0%} of {pair.n} answers"
+        found.append((who, said, "" if math.isnan(pair.kappa) else f"kappa {pair.kappa:.2f}"))
     return found, problems + damaged
 
 
