@@ -281,18 +281,50 @@ def verify_resume(arguments: argparse.Namespace) -> int:
     RUN,
     option("--to", choices=("hf", "gguf"), required=True, help="the kind of folder"),
     option(
-        "--dtype", default="fp32", metavar="TYPE", help="of the weights: fp32 (exact), bf16, fp16, q8_0 (gguf alone)"
+        "--dtype",
+        default="fp32",
+        metavar="TYPE",
+        help="of the weights: fp32 (exact), bf16, fp16; gguf alone: q8_0, and with llama.cpp's llama-quantize q4_k_m, "
+        "q6_k and others",
     ),
     option("--output", type=Path, metavar="FOLDER", help="the folder (RUN/export/TO-TYPE)"),
     option("--force", action="store_true", help="replace an export that is there already"),
+    option(
+        "--prove",
+        type=int,
+        nargs="?",
+        const=100,
+        default=0,
+        metavar="ROWS",
+        help="ask test rows (100) of transformers and llama.cpp from the export; exit 1 if an answer is another",
+    ),
+    option("--license", metavar="NAME", help="of the model, for the card: apache-2.0, mit (left out)"),
+    option("--push", metavar="NAME", help="onto the Hugging Face Hub too, as NAME or WHOSE/NAME; private"),
+    option("--public", action="store_true", help="with --push: for everyone to see"),
 )
-def export(arguments: argparse.Namespace) -> None:
+def export(arguments: argparse.Namespace) -> int:
+    """Print what was written and how to use it; exit 1 if another program answers otherwise from it."""
+    from ift.evaluation.headline import headline
     from ift.export.export import export as written
     from ift.run import RunFolder
 
-    run, output = RunFolder.open(arguments.run), arguments.output
-    for line in written(run, arguments.to, dtype=arguments.dtype, output=output, force=arguments.force):
-        print(line)
+    if arguments.prove < 0:
+        raise ConfigError(f"--prove {arguments.prove}: must be a number of rows")
+    run = RunFolder.open(arguments.run)
+    done = written(
+        run,
+        arguments.to,
+        dtype=arguments.dtype,
+        output=arguments.output,
+        force=arguments.force,
+        scores=headline(run),
+        license=arguments.license,
+        prove=arguments.prove,
+        push=arguments.push,
+        public=arguments.public,
+    )
+    print(*done.lines, sep="\n")
+    return 0 if done.same else 1
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 
 from ift.artifacts.model_folder import save_model_folder
 from ift.data.demo import demo_rows
+from ift.data.reading.rows import Row
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
-from ift.run import RunFolder, write_json
+from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import save_settings
 from ift.text.chat_templates import template_from
 from ift.text.templates import Template
@@ -29,7 +30,11 @@ def small_tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
-    """run_of(name, prompt=..., padding=..., **sizes): a run folder with a random model, no weight of it zero."""
+    """run_of(name, prompt=..., padding=..., **sizes): a run folder with a random model, no weight of it zero.
+
+    rows_with: what the data report counts; None: as the reports of earlier releases, nothing. rows: the test split.
+    stops: tokens that end an answer besides the end-of-text.
+    """
 
     def run_of(
         name: str = "run",
@@ -37,6 +42,9 @@ def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
         prompt: str | Template = "phi3",
         padding: int = 0,
         tokenizer: Tokenizer = small_tokenizer,
+        rows_with: dict[str, int] | None = None,
+        rows: Sequence[Row] = (),
+        stops: Sequence[int] = (),
         **sizes: Any,
     ) -> RunFolder:
         settings = settings_of(f"prompt={prompt}") if isinstance(prompt, str) else settings_of()
@@ -49,10 +57,13 @@ def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
+        model.stops = frozenset(stops)
         save_model_folder(run.model, model, tokenizer, template)
         save_settings(settings, run.config)
         write_json(run.summary, {"status": "finished", "val_loss": 1.25, "exact_match": 0.5, "steps": 1704})
-        write_json(run.data_report, {"rows_in": 4000, "kept": 3990, "splits": {"train": 3400, "test": 390, "val": 200}})
+        report = {"rows_in": 4000, "kept": 3990, "splits": {"train": 3400, "test": 390, "val": 200}}
+        write_json(run.data_report, {**report, **({"rows_with": rows_with} if rows_with else {})})
+        write_jsonl(run.test_rows, [row.to_json() for row in rows])
         return run
 
     return run_of

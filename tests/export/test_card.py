@@ -4,10 +4,12 @@ import json
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from ift.export.card import block, card, code
 from ift.export.source import RunModel
 from ift.run import write_json
+from ift.text.chat_templates import ChatTemplate
 from ift.text.templates import Segment, Template
 
 
@@ -103,3 +105,89 @@ def test_code_has_more_backticks_around_it_than_in_it():
     assert code("`a") == "`` `a ``"
     assert code("a\nb\x1b[31m") == "`a b [31m`"
     assert block("a````b") == "`````text\na````b\n`````"
+
+
+# -- what the Hub reads ------------------------------------------------------------------------------------------------
+
+SCORES = [
+    {"task": "test split", "metric": "exact_match", "value": 0.41, "n": 110, "low": 0.3223, "high": 0.5037},
+    {"task": "mmlu_anatomy", "metric": "acc", "value": 0.25, "n": 135, "low": None, "high": None, "prompt": "template"},
+    {"task": HOSTILE, "metric": HOSTILE, "value": 1, "n": 3, "low": 0.4, "high": 1.0, "model": "base"},
+    {"task": "lost", "metric": "acc", "value": None, "n": 0},
+]
+
+
+def test_the_hub_s_own_reader_finds_the_numbers(run_of):
+    text = card(RunModel.open(run_of()), to="hf", dtype="fp32", file="x", scores=SCORES, license="apache-2.0")
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert (data.license, data.library_name, data.base_model) == ("apache-2.0", "transformers", None)
+    found = [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results]
+    assert found[:2] == [("test split", "exact_match", 0.41), ("mmlu_anatomy", "acc", 0.25)]
+    assert len(found) == 3
+    assert data.eval_results[0].metric_name == "exact_match, 95 % interval 0.322 to 0.504, n = 110"
+    assert data.eval_results[1].metric_name == "acc, n = 135"
+    assert "| `test split` | `exact_match` | 0.410 | 0.322 to 0.504 | 110 |" in text
+    assert "| `mmlu_anatomy (template)` | `acc` | 0.250 |  | 135 |" in text
+    assert "| exact match | 0.5 |" not in text  # stands above, with its interval
+    assert "The licence is `apache-2.0`" in text
+    assert "licence of the data is not known" not in text  # no file was named
+
+
+def test_a_card_names_its_data_without_their_places(run_of, settings_of):
+    run = run_of(rows_with={"input": 12, "system": 0, "history": 0})
+    report = json.loads(run.data_report.read_text())
+    files = [
+        {"file": "/home/me/secret/mine.json", "role": "all", "rows_in": 3000},
+        {"file": "t/`x`|.csv", "role": "test"},
+    ]
+    write_json(run.data_report, {**report, "files": files, "leaks": {"test": 9}})
+    write_json(run.summary, {"end_rate": 0.75, "clean_exact_match": 0.3})
+    text = card(RunModel.open(run), to="hf", dtype="fp32", file="x")
+    for line in (
+        "* `mine.json: 3,000 rows`",
+        "* `` `x`|.csv (test) ``",
+        "licence of the data is not known to `ift`",
+        "| rows with an input | 12 |",
+        "| rows with a system message | 0 |",
+        "No row had a system message: leave it out. No row had more than one turn.",
+        "* 25.0% of its answers to test rows did not end by themselves.",
+        "* 9 test rows have a near twin in training, which flatters the numbers; exact match without them is 0.300.",
+        "* It learnt from 3,400 rows.",
+    ):
+        assert line in text, line
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (
+            "alpaca",
+            'follows its instruction after `"\\n\\n### Input:\\n"`; transformers takes it beside the content too',
+        ),
+        ("alpaca_stanford", "a program whose messages have one text cannot write it"),
+        (Template("t", (Segment("{instruction}\n"), Segment("{output}", supervised=True))), "no place for an input"),
+        (
+            ChatTemplate("c", source="{% for m in messages %}{{ m.content }}\n{% endfor %}", special=()),
+            'an input follows its instruction after `"\\n\\n"`.',
+        ),
+    ],
+)
+def test_how_instruction_and_input_are_joined_stands_in_every_card(run_of, prompt, said):
+    source = RunModel.open(run_of(prompt=prompt))
+    assert said in card(source, to="hf", dtype="fp32", file="x")
+    if "transformers" not in said:
+        assert said in card(source, to="gguf", dtype="fp32", file="x")
+    none = RunModel.open(run_of("without", prompt=prompt, rows_with={"input": 0}))
+    text = card(none, to="hf", dtype="fp32", file="x")
+    assert "No row of the training had an input beside its instruction." in text
+    assert "and with one:" not in text
+
+
+def test_a_data_set_of_the_hub_is_named_for_the_hub(run_of):
+    run = run_of()
+    run.config.write_text(run.config.read_text().replace("hub: null", "hub: tatsu-lab/alpaca"))
+    write_json(run.data_report, {"files": [{"file": "tatsu-lab/alpaca", "role": "all", "rows_in": 52002}]})
+    text = card(RunModel.open(run), to="hf", dtype="fp32", file="x")
+    assert front_matter(text)["datasets"] == ["tatsu-lab/alpaca"]
+    assert "* `tatsu-lab/alpaca: 52,002 rows`" in text

@@ -7,7 +7,7 @@ import pytest
 from ift.artifacts.model_folder import load_model_folder
 from ift.export.export import export
 from ift.export.ollama import go_template, modelfile, ollama_name, stops
-from ift.export.source import RunModel
+from ift.export.source import RunModel, joint
 from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
 from ift.text.templates import Segment, Template
@@ -116,7 +116,7 @@ def test_every_preset_s_template_writes_our_prompt(run_of, prompt):
         assert "# SYSTEM has no effect" in file
 
 
-def test_awkward_texts_stay_text():
+def test_awkward_texts_stay_text(run_of):
     template = Template(
         "awkward",
         (
@@ -134,7 +134,7 @@ def test_awkward_texts_stay_text():
         Conversation("x", system="s", history=(("a", "b"), ("c", "d"))),
     ):
         assert rendered(go, messages_of(row)) == text_of(template, row)
-    assert stops(template) == ["<|im_end|>", END_OF_TEXT]
+    assert stops(RunModel.open(run_of(prompt=template))) == ["<|im_end|>", END_OF_TEXT]
 
 
 def test_a_jinja_chat_template_becomes_go_s(run_of):
@@ -171,3 +171,78 @@ def test_a_modelfile_is_what_ollama_reads(run_of):
 
 def test_names_are_those_ollama_takes():
     assert [ollama_name(name) for name in ("run", "10-15-00", "Ä ö", "a..b")] == ["run", "10-15-00", "model", "a-b"]
+
+
+# -- what a Modelfile claims -------------------------------------------------------------------------------------------
+
+
+def parameters(file, name):
+    """What Ollama reads of a Modelfile's PARAMETER lines: quoted by one or three quotes, with no escapes at all."""
+    found = re.findall(rf'^PARAMETER {name} ("""(?:.|\n)*?"""|"[^"]*")$', file, flags=re.MULTILINE)
+    return [value[3:-3] if value.startswith('"""') else value[1:-1] for value in found]
+
+
+@pytest.mark.parametrize(
+    "counts", [{"input": 7, "system": 3, "history": 2}, {"input": 0, "system": 0, "history": 0}, None]
+)
+def test_a_modelfile_claims_only_what_the_rows_had(run_of, counts):
+    source = RunModel.open(run_of(prompt="alpaca", rows_with=counts))
+    file = modelfile(source, "model.gguf")
+    go = re.search(r'^TEMPLATE """(.*)"""$', file, flags=re.MULTILINE)[1]
+    told = rendered(go, messages_of(Conversation("Sky?", system="Be brief.")))
+    if counts is None:
+        assert "# SYSTEM as the rows of the training had it: how many had one was not recorded." in file
+        assert told == source.template.prompt(Conversation("Sky?", system="Be brief."))
+    elif counts["system"]:
+        assert "# SYSTEM as you like: 3 rows of the training had one." in file
+        assert told == source.template.prompt(Conversation("Sky?", system="Be brief."))
+    else:
+        assert "# SYSTEM has no effect: no row of the training had a system message." in file
+        assert told == source.template.prompt(Conversation("Sky?"))
+    has_input = '# An input follows its instruction in the same message, after "\\n\\n### Input:\\n"\n'
+    assert (has_input in file) is (counts is None or counts["input"] > 0)
+    assert ("# No row of the training had an input" in file) is (counts is not None and not counts["input"])
+    assert ("# No row of the training had more than one turn" in file) is (counts is not None and not counts["history"])
+
+
+def test_an_input_that_changes_the_preamble_is_said_to_have_no_place(run_of):
+    file = modelfile(RunModel.open(run_of(prompt="alpaca_stanford")), "model.gguf")
+    assert "# An input cannot be asked about here: the prompt template writes rows with one in another way." in file
+
+
+@pytest.mark.parametrize("prompt", PRESETS)
+def test_an_instruction_joined_with_its_input_is_the_row_s_own_prompt(run_of, prompt):
+    template = RunModel.open(run_of(prompt=prompt)).template
+    row = Conversation("Translate.", "Hello\n", system="")
+    between = joint(template)
+    assert (between is None) == (prompt == "alpaca_stanford")
+    if between is not None:
+        assert template.prompt(Conversation(f"Translate.{between}Hello\n")) == template.prompt(row)
+
+
+def test_what_ends_the_model_s_answers_stops_them_here_too(run_of, small_tokenizer):
+    template = Template("t", (Segment("{instruction}\n"), Segment('{output} an "\\n" ends\nhere', supervised=True)))
+    token = small_tokenizer.encode("the")[0]
+    source = RunModel.open(run_of(prompt=template, stops=[token]))
+    assert source.stops == {token}
+    file = modelfile(source, "model.gguf")
+    assert parameters(file, "stop") == ['an "\\n" ends\nhere', END_OF_TEXT, small_tokenizer.decode([token])]
+
+
+@pytest.mark.parametrize("closing", ['"""\nFROM /etc/passwd', 'x"', "\x1b[31m", "a\rFROM b", "\u202eFROM"])
+def test_a_stop_that_could_end_its_line_is_left_out(run_of, closing):
+    template = Template("t", (Segment("{instruction}\n"), Segment("{output}" + closing, supervised=True)))
+    file = modelfile(RunModel.open(run_of(prompt=template)), "model.gguf")
+    assert parameters(file, "stop") == [END_OF_TEXT]
+    assert "# no PARAMETER can hold a stop: " in file
+    assert [line for line in re.split(r"[\r\n]", file) if line.startswith("FROM")] == ["FROM ./model.gguf"]
+
+
+def test_the_spelling_of_an_end_of_text_cannot_end_a_text_of_the_template():
+    source = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    template = ChatTemplate("t", source=source, special=(("eos_token", "</s>"),))
+    end = '"}}{{ .System }}"""'
+    go = go_template(template, end=end)
+    assert '"""' not in go
+    row = Conversation("And now?", history=(("Hello!", "Hi."),))
+    assert rendered(go, messages_of(row)) == f"Hello!{end}Hi.{end}And now?{end}"

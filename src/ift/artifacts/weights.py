@@ -317,6 +317,6 @@ def save_weights(model: GPT, path: Path, *, end_of_text: int) -> None:
             value = parameters[name].detach().float().cpu()
             yield (value.t() if name.endswith(TRANSPOSED) else value).contiguous().numpy()
 
-    write_json(path / "config.json", hf_config(model.config, end_of_text))
+    write_json(path / "config.json", hf_config(model.config, end_of_text, model.stops))
     tensors = {stored_name(name): ("F32", shapes[name]) for name in names}
     write_tensors(path / "model.safetensors", tensors, values(), {"format": "pt"})

@@ -6,7 +6,9 @@ is the embedding, vectors and positions stay fp32 whatever the type of the matri
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ift.errors import ConfigError, missing_extra
-from ift.export.source import RunModel
+from ift.errors import ConfigError, missing_extra, one_line
+from ift.export.source import RunModel, joint
 from ift.model.families.gpt2 import GGUF, POSITIONS, TRANSPOSED, differs_from_published
 from ift.text.chat_template_export import export_chat_template
 
@@ -66,7 +68,12 @@ def write_gguf(source: RunModel, path: Path, dtype: str, advance: Callable[[int]
 
 def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     config, tokenizer = source.config, source.tokenizer
-    writer.add_name(source.name)
+    writer.add_name(one_line(source.name, 100))
+    writer.add_description(_description(source))
+    writer.add_string("ift.prompt.name", source.template.name)
+    writer.add_string("ift.prompt.hash", source.template.hash)
+    if (between := joint(source.template)) is not None:
+        writer.add_string("ift.prompt.before_input", between)  # where a message has one text
     writer.add_file_type(getattr(gguf.LlamaFileType, DTYPES[dtype][1]))
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
@@ -86,9 +93,26 @@ def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
         writer.add_token_merges(merges)
     writer.add_bos_token_id(tokenizer.end_of_text)
     writer.add_eos_token_id(tokenizer.end_of_text)
+    for id in sorted(source.stops)[:1]:  # the format has a place for one more
+        writer.add_eot_token_id(id)
     writer.add_add_bos_token(False)  # training begins with the prompt
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(export_chat_template(source.template, end=tokenizer.end_text))
+    writer.add_chat_template(export_chat_template(source.template, end=tokenizer.end_text, plain=True))
+
+
+def _description(source: RunModel) -> str:
+    """How the model is asked, for who has nothing but the file."""
+    about = f"Fine-tuned on instructions by ift, prompt {one_line(source.template.name, 60)}"
+    between = joint(source.template)
+    if source.rows_with("input") == 0 or between is None:
+        return f"{about}."
+    return f"{about}. An input follows its instruction in the same message after {json.dumps(between)}."
+
+
+def types_of(path: Path) -> str:
+    """How many tensors of a file are of which type: 25 q4_k, 98 f32"""
+    counts = Counter(tensor.tensor_type.name.lower() for tensor in gguf_package().GGUFReader(path).tensors)
+    return ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
 
 
 def their_name(name: str) -> str:

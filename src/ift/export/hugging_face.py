@@ -22,14 +22,15 @@ DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F1
 
 def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """config.json, generation_config.json, model.safetensors, the tokenizer's files and chat_template.jinja."""
-    end, config = source.tokenizer.end_of_text, source.config
-    write_json(folder / "config.json", {**hf_config(config, end), "dtype": DTYPES[dtype][1]})
-    write_json(
-        folder / "generation_config.json",
-        {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "do_sample": False},
-    )
-    source.tokenizer.save(folder, context_length=config.context_length)
-    write_text(folder / "chat_template.jinja", export_chat_template(source.template, end=source.tokenizer.end_text))
+    tokenizer, config = source.tokenizer, source.config
+    stored = hf_config(config, tokenizer.end_of_text, source.stops)
+    write_json(folder / "config.json", {**stored, "dtype": DTYPES[dtype][1]})
+    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": stored["eos_token_id"]}
+    write_json(folder / "generation_config.json", {**ends, "pad_token_id": tokenizer.end_of_text, "do_sample": False})
+    # in both places: programs read the one or the other
+    chat_template = export_chat_template(source.template, end=tokenizer.end_text)
+    tokenizer.save(folder, context_length=config.context_length, chat_template=chat_template)
+    write_text(folder / "chat_template.jinja", chat_template)
     write_safetensors(source, folder / "model.safetensors", dtype, advance)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,12 @@ from ift.artifacts.model_folder import open_model_folder
 from ift.artifacts.tensors import Stored, read_header, read_tensor
 from ift.artifacts.weights import Folder
 from ift.errors import WeightsError
+from ift.forms import DATA_REPORT
 from ift.model.config import GPTConfig
 from ift.model.families.gpt2 import VOCABULARY, our_name, shapes_of
-from ift.run import RunFolder
+from ift.run import RunFolder, read_object
 from ift.sealed import MANIFEST, check
+from ift.text.conversations import Conversation
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -54,6 +57,23 @@ class RunModel:
         return shapes_of(self.config)
 
     @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that end an answer besides the tokenizer's end-of-text."""
+        ends = (id for id in self.folder.stops if id < self.config.vocab_size)
+        return frozenset(ends) - {self.tokenizer.end_of_text}
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """data_report.json; {} where it is missing or cannot be read: then an export says less."""
+        return read_object(self.run.data_report, DATA_REPORT, advice="")[0]
+
+    def rows_with(self, what: str) -> int | None:
+        """How many of the rows have an input, a system text or a history; None: earlier releases did not count them."""
+        counts = self.report.get("rows_with")
+        number = counts.get(what) if isinstance(counts, dict) else None
+        return number if isinstance(number, int) else None
+
+    @property
     def parameters(self) -> int:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
@@ -72,3 +92,25 @@ class RunModel:
     def _files(self) -> dict[Path, dict[str, Stored]]:
         files = set(self.folder.tensors.values())
         return {path: {our_name(name): stored for name, stored in read_header(path).items()} for path in files}
+
+
+INSTRUCTION, INPUT = "\ue0a1", "\ue0a4"  # private characters: no template writes them
+
+
+def joint(template: Template) -> str | None:
+    """What stands between an instruction and its input, for programs whose messages have one text.
+
+    "Translate." + joint + "Hello" is then asked as the row with both was. None where the template has no place for an
+    input, or writes a row with one in another way besides.
+    """
+    alone = _prompt(template, Conversation(INSTRUCTION))
+    both = _prompt(template, Conversation(INSTRUCTION, INPUT))
+    before, _, after = alone.partition(INSTRUCTION)
+    head, _, rest = both.partition(INSTRUCTION)
+    between, _, tail = rest.partition(INPUT)
+    same = (before, after) == (head, tail) and (alone.count(INSTRUCTION), both.count(INPUT)) == (1, 1)
+    return between if same else None
+
+
+def _prompt(template: Template, conversation: Conversation) -> str:
+    return "".join("\0" if piece.end else piece.text for piece in template.render(conversation)[0])

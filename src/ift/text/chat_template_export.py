@@ -9,38 +9,78 @@ from __future__ import annotations
 import json
 import re
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 import jinja2
 
 from ift.text.chat_templates import SPECIAL, ChatTemplate
-from ift.text.jinja_process import TODAY
+from ift.text.jinja_process import TODAY, Message, Request, render_apart
 from ift.text.templates import FIELD, Template
 from ift.text.tokenizers import END_OF_TEXT
 
 CONDITIONS = {
-    "input": 'user["input"]',
-    "no_input": 'not user["input"]',
+    "input": "input",
+    "no_input": "not input",
     "system": "loop.first and system",
     "no_system": "loop.first and not system",
     "later": "not loop.first",
 }
 FIELDS = {
-    "instruction": 'user["content"]',
-    "input": 'user["input"]',
+    "instruction": "instruction",
+    "input": "input",
     "system": "system",
-    "output": 'answer["content"]',
+    "output": 'text_of(answer["content"])',
 }
+EXPORTED = ("bos_token", "eos_token", "unk_token", "pad_token")  # that the exported tokenizer has: its end-of-text
 # no {% break %} where the answer is missing: not every renderer of chat templates knows it
 NO_ANSWER = "{%- else -%}{%- set asked = true -%}"
 CLOCK = re.compile(r"""\bstrftime_now\(\s*("[^"\\]*"|'[^'\\]*')\s*\)""")
+# programs give a content as text or as a list of parts
+TEXT_OF = """\
+{%- macro text_of(content) -%}
+  {%- if content is string -%}{{- content -}}
+  {%- elif content -%}
+    {%- for part in content -%}
+      {%- if part is string -%}{{- part -}}
+      {%- elif part["text"] is string -%}{{- part["text"] -}}
+      {%- else -%}{{- raise_exception("this model reads text alone") -}}{%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}"""
+# before a template that takes text alone. Its last line ends in a tag, after which no line break is written.
+TEXTS_OF = (
+    TEXT_OF
+    + """
+{%- set texts = namespace(messages=[]) -%}
+{%- for message in messages -%}
+  {%- if not message["content"] or message["content"] is string -%}
+    {%- set texts.messages = texts.messages + [message] -%}
+  {%- else -%}
+    {%- set texts.messages = texts.messages + [dict(message, content=text_of(message["content"]))] -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- set messages = texts.messages %}
+"""
+)
+INSIDE = (
+    r"""(?:"(?:\\.|[^"\\])*+"|'(?:\\.|[^'\\])*+'|[^"'%}]|%(?!\})|\}(?!\}))*+"""  # of a tag: texts, and all but its end
+)
+GENERATION = re.compile(
+    r"\{\#.*?\#\}"
+    r"|\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}"
+    r"|(?P<begin>\{%[-+]?\s*)(?P<end>end)?generation(?P<close>\s*[-+]?%\})"
+    rf"|\{{%{INSIDE}%\}}|\{{\{{{INSIDE}\}}\}}",
+    re.DOTALL,
+)
 PLAIN = '{{- raise_exception("this model was trained on plain text, without instructions") -}}'
 
 
-def export_chat_template(template: Template, *, end: str = END_OF_TEXT) -> str:
+def export_chat_template(template: Template, *, end: str = END_OF_TEXT, plain: bool = False) -> str:
     """A Jinja template that gives the template's text: apply_chat_template makes our tokens of a conversation.
 
-    end: how the tokenizer spells its end-of-text.
+    end: how the tokenizer spells its end-of-text. plain: without {% generation %}, a tag that transformers added to
+    Jinja and most other readers refuse.
 
     A conversation ends after the last answer's eos_token, or with the generation prompt if the last message is a
     user's, whatever add_generation_prompt says. There are two differences that text alone cannot express. transformers
@@ -48,7 +88,19 @@ def export_chat_template(template: Template, *, end: str = END_OF_TEXT) -> str:
     white space or punctuation. And a message that spells the end-of-text becomes that token, unless the caller gives
     sanitize_control_tokens=True.
     """
-    return _source_of(template).replace(END_OF_TEXT, json.dumps(end, ensure_ascii=False)[1:-1])
+    source = _source_of(template).replace(END_OF_TEXT, json.dumps(end, ensure_ascii=False)[1:-1])
+    return without_generation(source) if plain else source
+
+
+def without_generation(source: str) -> str:
+    """The template with {% if true %} in the place of {% generation %}, which writes the same in every Jinja."""
+
+    def plain(tag: re.Match[str]) -> str:
+        if tag["begin"] is None:
+            return tag[0]
+        return f"{tag['begin']}{'endif' if tag['end'] else 'if true'}{tag['close']}"
+
+    return GENERATION.sub(plain, source)
 
 
 def _source_of(template: Template) -> str:
@@ -70,6 +122,7 @@ def _source_of(template: Template) -> str:
         keep_trailing_newline=True,
     ).get_template("chat_template.jinja.j2")
     return frame.render(
+        text_of=TEXT_OF,
         has_system=any("{system}" in segment.text for segment in template.segments),
         segments=[_segment(template, place) for place in range(len(template.segments))],
     )
@@ -89,13 +142,26 @@ def _with_own_tokens(template: ChatTemplate) -> str:
     source = CLOCK.sub(lambda call: json.dumps(today.strftime(call[1][1:-1]), ensure_ascii=False), source)
     # as the template was read in training, and as the exported tokenizer spells them
     trained = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
-    exported = {name: END_OF_TEXT if name in ("bos_token", "eos_token", "unk_token") else "" for name in SPECIAL}
+    exported = {name: END_OF_TEXT if name in EXPORTED else "" for name in SPECIAL}
     lines = [
         f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
         for name, text in trained.items()
         if text != exported[name] and re.search(rf"\b{name}\b", source)
     ]
-    return "".join(lines) + source
+    own = "".join(lines) + source
+    return own if _takes_parts(template.source, template.special, template.today) else TEXTS_OF + own
+
+
+@lru_cache(maxsize=16)
+def _takes_parts(source: str, special: tuple[tuple[str, str], ...], today: str) -> bool:
+    """Whether a template writes a content that is a list with one text as it writes that text, whoever says it."""
+    requests = []
+    for roles in (("user", "assistant", "user"), ("system", "user")):
+        texts: list[Message] = [{"role": role, "content": f"text {number}"} for number, role in enumerate(roles)]
+        parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in texts]
+        requests += [Request(messages, [(len(roles), True)]) for messages in (texts, parts)]
+    renders = [one for [one] in render_apart(source, dict(special), requests, today=today or TODAY).renders]
+    return all(text.problem or text == parts for text, parts in zip(renders[::2], renders[1::2], strict=True))
 
 
 def _segment(template: Template, place: int) -> str:

@@ -116,12 +116,16 @@ def added_token(text: str, id: int, *, special: bool = True) -> dict[str, Any]:
 
 
 def tokenizer_config(tokenizer: Tokenizer, context_length: int, chat_template: str | None) -> dict[str, Any]:
-    """tokenizer_config.json. An unknown text does not exist here, and a text begins with no special token."""
+    """tokenizer_config.json. An unknown text does not exist here, and a text begins with no special token.
+
+    pad_token is what stands behind short rows in a batch, as in training: programs that pad refuse a tokenizer without.
+    """
     return {
         "tokenizer_class": "GPT2Tokenizer",
         "bos_token": tokenizer.end_text,
         "eos_token": tokenizer.end_text,
         "unk_token": tokenizer.end_text,
+        "pad_token": tokenizer.end_text,
         "add_prefix_space": False,
         "model_max_length": context_length,
         "name_or_path": tokenizer.name,

@@ -36,10 +36,12 @@ INDEX = np.dtype(
         ("ends", "?"),
         ("cut", "u1"),  # index into CUT
         ("category", "i4"),  # -1: none
+        ("has", "u1"),  # a bit for each of HAS
         ("digest", "u8", 2),
     ]
 )
 CUT = (None, *CUTS)
+HAS = ("input", "system", "history")  # what some rows have and others not
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ class Checker:
                 example.ends,
                 CUT.index(example.truncated),
                 categories.index(row.category) if row.category else -1,
+                sum(bool(getattr(row, name)) << bit for bit, name in enumerate(HAS)),
                 np.frombuffer(row.digest, "u8"),
             )
         nothing = np.zeros(0, self.dtype)

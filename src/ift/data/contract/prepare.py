@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ift.data.contract.cache import Store, StoredExamples, StoredRows, open_store
-from ift.data.contract.check import CUT, Checker
+from ift.data.contract.check import CUT, HAS, Checker
 from ift.data.contract.examples import TOO_LONG, Example, keep_a_part, length_summary
 from ift.data.contract.splits import SPLITS, split_rows
 from ift.data.contract.twins import NgramIndex, similarity
@@ -323,6 +323,7 @@ def make_report(
     width = -(-(longest - shortest + 1) // BINS)  # whole tokens: each bar counts as many lengths as the next
     counts, edges = np.histogram(length, bins=np.arange(shortest, longest + width + 1, width))
     cut = np.bincount(store.index["cut"][rows], minlength=len(CUT))
+    has = store.index["has"][rows]
     categories = np.bincount(store.index["category"][rows] + 1, minlength=1 + len(meta["categories"]))
     return {
         "rows_in": meta["rows_in"],
@@ -335,6 +336,7 @@ def make_report(
         "truncated": {what: int(n) for what, n in zip(CUT[1:], cut[1:].tolist(), strict=True) if n},
         "turns_lost": meta["turns_lost"],
         "splits": {name: len(order[name]) for name in SPLITS},
+        "rows_with": {name: int((has >> bit & 1).sum()) for bit, name in enumerate(HAS)},
         "tokens": tokens,
         "supervised_tokens": supervised,
         "supervised_share": round(supervised / max(1, tokens), 4),

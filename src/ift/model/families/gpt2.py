@@ -7,7 +7,7 @@ and four matrices of a block are (in, out) where torch's Linear is (out, in): th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ift.model.config import ACTIVATIONS, GPTConfig
@@ -126,8 +126,9 @@ ARITHMETIC = (  # keys of config.json
 )  # fmt: skip
 
 
-def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
-    """config.json as transformers' GPT2LMHeadModel reads it."""
+def hf_config(config: GPTConfig, end_of_text: int, stops: Iterable[int] = ()) -> dict[str, Any]:
+    """config.json as transformers' GPT2LMHeadModel reads it. stops: other tokens that end an answer."""
+    ends = [end_of_text, *sorted({*stops} - {end_of_text})]
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -145,7 +146,7 @@ def hf_config(config: GPTConfig, end_of_text: int) -> dict[str, Any]:
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        "eos_token_id": ends if ends[1:] else end_of_text,
         "tie_word_embeddings": config.tie_weights,
         "dtype": "float32",
     }

@@ -1,0 +1,66 @@
+"""The numbers of a run with their 95 % intervals, as few as a model card shows. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ift.errors import IftError
+from ift.evaluation.answers import read_answers
+from ift.evaluation.overlap import rouge_l
+from ift.evaluation.results import Score, read_judgements, read_results
+from ift.evaluation.statistics import mean_interval
+from ift.run import RunFolder
+
+TEST_SPLIT = "test split"
+
+
+def headline(run: RunFolder) -> list[dict[str, Any]]:
+    """Scores as results.json has them: of the answers to test rows, of judges, and of known evaluations.
+
+    What is missing or damaged is left out: each is on the run's page, which says so.
+    """
+    evaluations, _ = read_results(run)
+    known = [score for results in evaluations.values() for score in results["scores"] if score["headline"]]
+    return [*map(asdict, _of_answers(run)), *map(asdict, _of_judges(run)), *known]
+
+
+def _of_answers(run: RunFolder) -> list[Score]:
+    if not run.responses.exists():
+        return []
+    try:
+        answers = [answer for answer in read_answers(run.responses) if answer.reference]
+    except IftError:
+        return []
+    exact = [float(answer.response.strip() == answer.reference.strip()) for answer in answers]
+    rouge = [rouge_l(answer.response, answer.reference) for answer in answers]
+    return [_score(metric, values) for metric, values in (("exact_match", exact), ("rouge_l", rouge)) if values]
+
+
+def _of_judges(run: RunFolder) -> list[Score]:
+    found, _ = read_judgements(run)
+    scores = []
+    for judged in found.values():
+        mean, low, high = (judged.results[key] for key in ("mean", "low", "high"))
+        if mean is not None and judged.results["scored"]:
+            begin, end = judged.results["scale"]
+            metric = f"mean from {begin} to {end}"
+            scores.append(
+                Score(
+                    task=f"judge {judged.name}",
+                    metric=metric,
+                    value=mean,
+                    n=judged.results["scored"],
+                    low=low,
+                    high=high,
+                )
+            )
+    return scores
+
+
+def _score(metric: str, values: Sequence[float]) -> Score:
+    estimate = mean_interval(values)
+    low, high = (end if math.isfinite(end) else None for end in (estimate.low, estimate.high))
+    return Score(task=TEST_SPLIT, metric=metric, value=estimate.mean, n=estimate.n, low=low, high=high)
