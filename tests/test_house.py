@@ -140,7 +140,7 @@ DOORS = {  # library -> the files and folders that may import it
     "evals": ("evaluation/packages/",),  # in a process of its own, as alpaca_eval
     "openai": ("evaluation/judge/",),
     "http.client": ("evaluation/judge/",),
-    "urllib.request": ("evaluation/judge/",),
+    "urllib.request": ("evaluation/judge/", "export/llama_cpp.py"),
     "http.server": ("apps/",),
     "gguf": ("export/",),
     "matplotlib": ("pages/",),
