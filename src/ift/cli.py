@@ -332,17 +332,23 @@ def export(arguments: argparse.Namespace) -> int:
 
 @command(
     "one page on what differs between runs, and which differences are settled",
-    "Compare runs, or answers of other tools (FILE or FILE#COLUMN). Differences are to the first.",
+    "Compare runs, or answers of other tools (FILE or FILE#COLUMN). Differences are to the first, or to --base.",
     option("runs", nargs="+", metavar="RUN", help="run folders or files of answers"),
+    option("--base", type=Path, metavar="RUN", help="the run that the others are compared with (the first)"),
     option("--output", type=Path, metavar="PAGE", help="the page (runs/compare/NAMES.html)"),
+    option("--tables", type=Path, metavar="FOLDER", help="every table of the page as CSV, Markdown and LaTeX"),
 )
 def compare(arguments: argparse.Namespace) -> None:
     """Print which differences between runs are settled; write the page."""
     from ift.pages.comparison import compare as write_comparison
 
-    names = [re.sub(r"[^\w.-]+", "-", Path(place).name) for place in arguments.runs]
+    places = arguments.runs
+    if arguments.base is not None:
+        base = os.path.realpath(arguments.base)
+        places = [str(arguments.base), *(place for place in places if os.path.realpath(place) != base)]
+    names = [re.sub(r"[^\w.-]+", "-", Path(place).name) for place in places]
     page = arguments.output or Path("runs/compare") / f"{'-'.join(names)[:120]}.html"
-    for line in write_comparison(arguments.runs, page):
+    for line in write_comparison(places, page, tables=arguments.tables):
         print(line)
     print(f"look at   {page}")
 

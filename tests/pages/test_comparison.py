@@ -1,5 +1,7 @@
 """The page of a comparison: its numbers are the statistics', its words only what tests support, in a real browser."""
 
+import csv
+import html
 import json
 import random
 import re
@@ -15,8 +17,10 @@ from ift.errors import ConfigError, DataError
 from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings
 from ift.evaluation.statistics import agreement, compare_pairs, mean_interval
-from ift.pages.comparison import agreements, compare, differing_keys, names_apart, open_runs
+from ift.pages.comparison import compare, scale
+from ift.pages.measures import Line, Metric, agreements
 from ift.pages.plots import curves_drawing, round_ticks
+from ift.pages.runs import differing_keys, names_apart, open_runs
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import EvaluateSettings
 from ift.training.weights_and_biases import records
@@ -58,7 +62,13 @@ def a_run(tmp_path):
 
 
 def said(page):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text()))
+    """What a person reads: without the exports of its tables."""
+    text = re.sub(r"<textarea.*?</textarea>", "", page.read_text(), flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))
+
+
+def cards(page):
+    return said(page).split("What may be said")[1]
 
 
 def test_the_numbers_are_those_of_the_statistics_and_only_a_settled_difference_has_a_word(a_run, tmp_path):
@@ -99,8 +109,8 @@ def test_a_judge_that_is_not_believed_settles_nothing(a_run, tmp_path):
     a_run("one", [False] * 40, judge=score)
     a_run("two", [True] * 40, judge=score, valid=False)
     compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
-    assert "judge: score-m INVALID: this judge failed its canaries" in said(tmp_path / "page.html")
-    section = said(tmp_path / "page.html").split("judge: score-m")[1].split("exact match")[0]
+    assert "judge: score-m INVALID: this judge failed its canaries" in cards(tmp_path / "page.html")
+    section = cards(tmp_path / "page.html").split("judge: score-m")[1].split("exact match")[0]
     assert not re.search("better|worse|settled", section)
     write_json(tmp_path / "two/evals/judge-score-m/results.json", {"scale": [0, 100], "valid": True})
     compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
@@ -123,15 +133,28 @@ def test_a_pairwise_verdict_between_two_of_the_runs_is_shown_and_another_is_not(
     assert "against three" not in text
 
 
-def test_runs_that_were_tested_on_other_rows_are_told_apart(a_run, tmp_path):
-    for name, question in (("one", "Task 1"), ("two", "Task 2")):
-        write_jsonl(a_run(name, [True] * 8).test_rows, [{"instruction": question}])
-    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
-    assert lines[1] == "test rows differ (A one, B two): losses of whole runs are of different rows"
-    assert "test rows A B" in said(tmp_path / "page.html")
+def test_losses_of_other_rows_tokenizers_and_prompts_never_stand_side_by_side_without_a_word(a_run, tmp_path):
+    reports = {"tokenizer": ("gpt2", "bytes"), "prompt_hash": ("a" * 16, "b" * 16), "max_length": (512, 512)}
+    for name, question, which in (("one", "Task 1", 0), ("two", "Task 2", 1)):
+        run = a_run(name, [True] * 8)
+        write_jsonl(run.test_rows, [{"instruction": question}])
+        write_json(run.data_report, {"prompt": "alpaca", **{key: values[which] for key, values in reports.items()}})
+    page, begins = tmp_path / "page.html", "losses of whole runs cannot be held against each other: not the same"
+    lines = [line for line in compare([tmp_path / "one", tmp_path / "two"], page) if line.startswith("warning")]
+    assert lines[1:] == [
+        f"warning   {begins} test rows (A: one; B: two)",
+        f"warning   {begins} tokenizer (gpt2: one; bytes: two)",
+        f"warning   {begins} prompt (alpaca aaaaaa: one; alpaca bbbbbb: two)",
+    ]
+    text = said(page)
+    assert all(line.removeprefix("warning   ") in text for line in lines)
+    assert "one 1.1 A gpt2 alpaca aaaaaa" in text
+    assert "two 1.1 B bytes alpaca bbbbbb" in text
     write_jsonl(RunFolder(tmp_path / "two").test_rows, [{"instruction": "Task 1"}])
-    assert "differ (" not in "".join(compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html"))
-    assert "test rows" not in said(tmp_path / "page.html")
+    assert "test rows" not in "".join(compare([tmp_path / "one", tmp_path / "two"], page))
+    write_json(RunFolder(tmp_path / "two").summary, {})
+    write_json(RunFolder(tmp_path / "one").summary, {})
+    assert begins not in "".join(compare([tmp_path / "one", tmp_path / "two"], page))  # there is no loss
 
 
 def test_judges_and_people_are_held_against_each_other(a_run, tmp_path):
@@ -209,14 +232,250 @@ def test_equal_names_get_as_much_of_their_folders_as_it_takes():
 def test_a_run_that_was_stopped_and_files_of_other_tools_can_be_compared(a_run, tmp_path, write):
     a_run("one", [True, False])
     a_run("two", [True, False]).responses.unlink()
-    assert "0 rows that all 2 runs answered" in compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")[0]
+    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    assert "2 runs on 0 rows that all answered" in lines[0]
+    assert lines[1] == "warning   no answers of two: only what else there is of it is compared"
     assert "Answers side by side" not in said(tmp_path / "page.html")
     theirs = write(
         "theirs.json", [{"instruction": "Task 1", "input": "", "output": "the answer 1", "model_response": "x"}]
     )
     lines = compare([tmp_path / "one", theirs], tmp_path / "page.html")
-    assert "1 rows that all 2 runs answered" in lines[0]
-    assert "(1 more in one, 0 more in theirs)" in said(tmp_path / "page.html")
+    assert "2 runs on 1 rows that all answered" in lines[0]
+    assert "(1 more in one)" in said(tmp_path / "page.html")
+    # one without answers takes nothing away from those that have some
+    a_run("three", [True, True])
+    lines = compare([tmp_path / "one", tmp_path / "two", tmp_path / "three"], tmp_path / "page.html")
+    assert "3 runs on 2 rows that all answered" in lines[0]
+    assert "exact match" in said(tmp_path / "page.html")
+
+
+def test_runs_without_a_common_row_are_an_error_that_names_why(a_run, tmp_path):
+    for name, first, seed in (("one", 0, 1), ("two", 100, 2)):
+        run = a_run(name, [True] * 30)
+        rows = [{"instruction": f"Task {first + i}", "response": "x", "reference": "y"} for i in range(30)]
+        write_jsonl(run.responses, rows)
+        run.config.write_text(f"format: 3\ndata:\n  split_seed: {seed}\n")
+    places, page = [tmp_path / "one", tmp_path / "two"], tmp_path / "page.html"
+    with pytest.raises(DataError) as caught:
+        compare(places, page)
+    assert str(caught.value).startswith("two: no row that one answered too: data.split_seed=2 and 1 (")
+    assert not page.exists()
+    a_run("three", [True] * 30)  # has rows in common with one
+    with pytest.raises(DataError, match=r"^two: no row that three answered too"):
+        compare([tmp_path / "three", *places], page)
+    for place in places:  # a known evaluation can be compared all the same
+        known(RunFolder(place), [1, 0, 1])
+    assert any("answered no row in common" in line for line in compare(places, page))
+    assert "Mind: the runs answered no row in common" in said(page)
+
+
+def test_few_common_rows_are_a_warning_at_the_top(a_run, tmp_path):
+    a_run("one", [True] * 100)
+    a_run("two", [True] * 30)
+    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    words = "only 30 rows were answered by all of these runs, of 100 that one answered"
+    assert lines[1].startswith(f"warning   {words}")
+    assert said(tmp_path / "page.html").index(words) < said(tmp_path / "page.html").index("exact match")
+    a_run("three", [True] * 60)
+    assert not any(
+        "warning" in line for line in compare([tmp_path / "one", tmp_path / "three"], tmp_path / "page.html")
+    )
+
+
+def test_a_run_that_is_given_twice_is_equal_to_itself(a_run, tmp_path):
+    a_run("one", [i % 3 == 0 for i in range(40)])
+    lines = compare([tmp_path / "one", tmp_path / "one/."], tmp_path / "page.html")
+    assert "given 2 times" in lines[1]
+    assert not any(re.search("not settled|better|worse", line) for line in lines)
+    assert any("equal: on all 40" in line for line in lines)
+
+
+def test_two_perfect_scores_are_equal_and_not_said_to_be_unsettled(a_run, tmp_path):
+    for name in ("one", "two"):
+        a_run(name, [True] * 50)
+    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    assert not any("not settled" in line for line in lines)
+    assert "equal in all 50 pairs" in cards(tmp_path / "page.html")
+    assert "not settled" not in cards(tmp_path / "page.html")
+
+
+# -- known evaluations -------------------------------------------------------------------------------------------------
+
+
+def known(run, right, *, name="triviaqa", ids=None, prompt="Q {}", versions=(), parts=(), **more):
+    """An evaluation of a run: right says which of its questions it got."""
+    folder = run.evals / name
+    folder.mkdir(parents=True, exist_ok=True)
+    mean = sum(right) / len(right)
+    low, high = max(0, mean - 0.1), min(1, mean + 0.1)
+    score = {"task": name, "metric": "acc", "value": mean, "n": len(right), "low": low, "high": high, **more}
+    results = {"scores": [score, *parts], "notes": [], "versions": dict(versions)}
+    write_json(folder / "results.json", results)
+    samples = [
+        {"task": name, "doc_id": i, "model": "tuned", "prompt_form": "raw", "prompt": prompt.format(i), "target": "A"}
+        | {"metrics": {"acc": float(value)}}
+        for i, value in zip(ids or range(len(right)), right, strict=True)
+    ]
+    write_jsonl(folder / "samples.jsonl", samples)
+
+
+def test_known_evaluations_are_compared_question_by_question_within_the_one_correction(a_run, tmp_path):
+    one, two = [i % 2 for i in range(60)], [int(i % 2 or i % 3 == 0) for i in range(60)]
+    for name, right in (("one", one), ("two", two)):
+        known(a_run(name, [True] * 30), right)
+    page = tmp_path / "page.html"
+    lines = compare([tmp_path / "one", tmp_path / "two"], page)
+    test = compare_pairs(one, two)
+    assert (test.wins, test.losses) == (10, 0)
+    assert "Holm's correction for the 4 tests" in said(page)  # exact match, ROUGE-L, ended by itself, and this one
+    assert f"0.667 0.567 to 0.767, n 60 better +0.167 (+{test.low:.3f} to +{test.high:.3f}), p = {4 * test.p:.2g}" in (
+        cards(page)
+    )
+    assert any(line.startswith("triviaqa acc") for line in lines)
+    assert any("better: +0.167" in line for line in lines)
+
+
+def test_questions_without_a_partner_and_with_another_prompt_are_named(a_run, tmp_path):
+    known(a_run("one", [True] * 30), [1, 0, 1, 0])
+    known(a_run("two", [True] * 30), [1, 1, 1], ids=[1, 2, 9], prompt="Look: {}", versions={"lm-eval": "0.4.9"}.items())
+    page = tmp_path / "page.html"
+    lines = "\n".join(compare([tmp_path / "one", tmp_path / "two"], page))
+    remark = (
+        "3 questions without a partner: triviaqa 0, triviaqa 3, triviaqa 9; 2 of 2 questions were asked with another"
+    )
+    assert remark in lines
+    assert remark in cards(page)
+    assert "measured with other versions: lm-eval none and 0.4.9" in cards(page)
+
+
+def test_a_number_that_is_no_mean_has_its_interval_and_no_test(a_run, tmp_path):
+    for name, value in (("one", 0.5), ("two", 0.9)):
+        known(a_run(name, [True] * 30), [1, 0, 1, 0], metric="f1", value=value)
+    page = tmp_path / "page.html"
+    compare([tmp_path / "one", tmp_path / "two"], page)
+    section = cards(page).split("triviaqa f1")[1].split("Every test")[0]
+    assert "0.900 0.400 to 0.600" in section
+    assert "no test: samples.jsonl holds no questions that it is the mean of" in section
+    assert "Holm's correction for the 3 tests" in said(page)
+
+
+def test_parts_and_the_base_model_are_shown_and_not_tested(a_run, tmp_path):
+    part = {"task": "triviaqa_history", "metric": "acc", "value": 0.25, "n": 4, "headline": False}
+    base = {"task": "triviaqa", "metric": "acc", "value": 0.125, "n": 8, "model": "base"}
+    for name in ("one", "two"):
+        known(a_run(name, [True] * 30), [1, 0], parts=[part, base])
+    page = tmp_path / "page.html"
+    compare([tmp_path / "one", tmp_path / "two"], page)
+    parts = said(page).split("Parts of evaluations, and the untuned model")[1]
+    assert "triviaqa: triviaqa_history acc 0.250 0.250" in parts
+    assert "triviaqa acc (base) 0.125 0.125" in parts
+    assert "Holm's correction for the 4 tests" in said(page)
+
+
+@pytest.mark.parametrize("content", ["{", '{"scores": [{"task": 1}]}', '{"scores": 3, "notes": []}'])
+def test_a_damaged_evaluation_is_named_and_the_rest_is_compared(a_run, tmp_path, capsys, content):
+    for name in ("one", "two"):
+        known(a_run(name, [True] * 30), [1, 0])
+    (tmp_path / "two/evals/triviaqa/results.json").write_text(content)
+    with (tmp_path / "one/evals/triviaqa/samples.jsonl").open("a") as file:
+        file.write("not JSON\n")
+    compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
+    assert capsys.readouterr().err.count("ift: warning: ") == 2
+    text = said(tmp_path / "page.html")
+    assert "evals/triviaqa/samples.jsonl: line 3 is damaged" in text
+    assert "no value" in cards(tmp_path / "page.html")
+
+
+# -- many runs, many rows ----------------------------------------------------------------------------------------------
+
+
+def test_twenty_runs_stand_in_one_table_that_sorts_by_any_column_with_the_keyboard(browser, a_run, tmp_path):
+    rng = random.Random(0)
+    shares = [round(rng.random(), 2) for _ in range(20)]
+    for i, share in enumerate(shares):
+        run = a_run(f"run-{i}", [j < 40 * share for j in range(40)], lr=0.001 * (i + 1))
+        write_json(run.summary, {"val_loss": 2 - share, "train_seconds": 10.0} if i != 7 else {"status": "finished"})
+    page = tmp_path / "page.html"
+    compare([tmp_path / f"run-{i}" for i in range(20)], page)
+    browser.open(page.as_uri())
+    names = "[...document.querySelectorAll('.sorted')[0].tBodies[0].rows].map(r => r.cells[0].innerText.trim())"
+    head = (
+        "[...document.querySelectorAll('.sorted')[0].tHead.rows[0].cells].find(c => c.innerText.trim().startsWith({}))"
+    )
+    assert browser.js(names) == [f"run-{i}" for i in range(20)]
+
+    def press(column):
+        browser.js(head.format(json.dumps(column)) + ".querySelector('button').focus()")
+        browser.do(
+            "Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
+        )
+        browser.do("Input.dispatchKeyEvent", type="keyUp", key="Enter", code="Enter", windowsVirtualKeyCode=13)
+        return browser.js(head.format(json.dumps(column)) + ".getAttribute('aria-sort')")
+
+    assert press("validation loss") == "ascending"  # the best first
+    by_loss = sorted((i for i in range(20) if i != 7), key=lambda i: 2 - shares[i])
+    assert browser.js(names) == [f"run-{i}" for i in [*by_loss, 7]]  # a run without the number comes last
+    assert press("validation loss") == "descending"
+    assert browser.js(names)[-1] == "run-7"
+    assert press("exact match") == "descending"
+    values = browser.js(
+        "[...document.querySelectorAll('.sorted')[0].tBodies[0].rows].map(r => Number(r.cells[2].dataset.key))"
+    )
+    assert values == sorted(values, reverse=True)
+    assert browser.js("document.querySelectorAll('[aria-sort=descending]').length") == 1
+    # as many answers as can be read side by side; the others with a tick
+    shown = "[...document.querySelectorAll('.row')[0].querySelectorAll('[data-run]')].filter(e => !e.hidden).length"
+    assert browser.js(shown) == 8
+    browser.js("[...document.querySelectorAll('#runs input')].slice(8).forEach(e => e.click())")
+    assert browser.js(shown) == 20
+    assert browser.complaints == []
+
+
+def test_a_page_of_many_rows_shows_those_where_the_runs_are_furthest_apart_and_is_bounded(a_run, tmp_path):
+    for name in ("one", "two"):
+        run = a_run(name, [True] * 3)
+        rows = [
+            {"instruction": f"Task {i}", "reference": "yes", "response": "yes" if name == "one" or i % 100 else "no"}
+            for i in range(6_000)
+        ]
+        rows[5]["response"] = "long " * 50_000
+        write_jsonl(run.responses, rows)
+    page = tmp_path / "page.html"
+    compare([tmp_path / "one", tmp_path / "two"], page)
+    text = said(page)
+    assert "500 of 6,000 rows: those where the runs are furthest apart by exact match" in text
+    assert all(f"Task {i} " in text for i in range(0, 6_000, 100))
+    assert page.stat().st_size < 1_500_000
+
+
+def test_a_scale_has_round_ticks_and_one_range_for_all_runs_of_a_metric():
+    metric = Metric("acc", ".1%", 1, [[0.0, 1.0], [1.0, 1.0]])
+    estimates = [mean_interval([0.0, 1.0] * 50), mean_interval([1.0] * 100)]
+    found = scale(metric, [Line(i, e, None, "", None, "") for i, e in enumerate(estimates)])
+    assert [label for _, label in found.ticks] == ["40%", "60%", "80%", "100%"]
+    at = {label: place for place, label in found.ticks}
+    assert found.places[0][1] == pytest.approx((at["40%"] + at["60%"]) / 2, abs=0.02)  # a mean of 50 %
+    assert found.places[1][1] == pytest.approx(at["100%"])
+    assert found.places[0][0] < found.places[0][1] < found.places[0][2] < at["100%"]
+
+
+def test_tables_are_written_for_other_programs(a_run, tmp_path):
+    for name in ("one", "two"):
+        known(a_run(name, [i % 2 == 0 for i in range(30)], lr=len(name)), [1, 0])
+    lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html", tables=tmp_path / "tables")
+    names = ["runs", "tests", "categories"]
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(
+        f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")
+    )
+    assert lines[-1] == f"tables    {tmp_path / 'tables'}: runs, tests, categories, each as .csv, .md and .tex"
+    with (tmp_path / "tables/runs.csv").open(newline="") as file:
+        header, first, second = csv.reader(file)
+    found = dict(zip(header, first, strict=True))
+    e = mean_interval([1.0, 0.0] * 15)
+    assert [float(found[f"exact match{end}"]) for end in ("", " low", " high")] == pytest.approx(
+        [e.mean, e.low, e.high]
+    )
+    assert second[0] == "two"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +502,7 @@ def test_a_broken_file_of_a_run_is_named_and_the_rest_is_compared(a_run, tmp_pat
         a_run(name, [True, False], judge=lambda i, good: 50)
     (tmp_path / "two" / file).write_text(content)
     lines = compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
-    assert "2 rows that all 2 runs answered" in lines[0]
+    assert "2 runs on 2 rows that all answered" in lines[0]
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("ift: warning: ")
     assert f"{tmp_path}/two/{file}: " in warning
@@ -277,7 +536,7 @@ def test_numbers_that_are_none_leave_a_gap(a_run, tmp_path):
     )
     write_jsonl(tmp_path / "one/metrics.jsonl", [{"step": "x", "val/loss": 1}, {"step": 1, "val/loss": float("inf")}])
     compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
-    assert "best step 3 –" in said(tmp_path / "page.html")
+    assert re.search(r"best step one \S+ .* 3 two", said(tmp_path / "page.html"))
 
 
 def test_the_command_needs_two_runs_and_no_torch(a_run, tmp_path):

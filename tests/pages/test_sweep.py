@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ift import jobs
-from ift.pages.sweep import differing, show_sweep, sweep_table, without_groups
+from ift.pages.sweep import differing, job_table, plots, show_sweep, sweep_table, varied, without_groups
 from tests.running import TINY, TRAIN, read_offline_run, train
 from tests.warm import Warm
 
@@ -85,6 +85,31 @@ def test_the_table_names_each_failure_and_lists_no_folder_of_a_launcher(tmp_path
     assert [row["val_loss"] for row in sweep_table(tmp_path)] == [None, None, None]
 
 
+def test_the_page_has_a_column_for_each_setting_in_which_jobs_differ_and_a_drawing_with_axes(tmp_path):
+    for i, (lr, optimizer, loss) in enumerate([("1e-4", "adamw", 2.0), ("1e-3", "lion", 1.0), ("1e-2", "adamw", 3.0)]):
+        job(tmp_path, str(i), val_loss=loss, choices=f"optim.lr={lr} optim={optimizer} seed=1", status="finished")
+    job(tmp_path, "3", choices="optim.lr=1 optim=adamw seed=1", status="failed: step 3: loss nan")
+    rows = sweep_table(tmp_path)
+    assert list(varied(rows)) == ["optim.lr", "optim"]
+    table = job_table(rows)
+    assert [column.title for column in table.columns][:4] == ["job", "optim.lr", "optim", "val loss"]
+    assert [column.numeric for column in table.columns][:4] == [False, True, False, True]
+    assert [cell.whole for cell in table.rows[0]][:4] == ["1", "1e-3", "lion", "1"]
+    assert table.csv().splitlines()[1].startswith("1,0.001,lion,1,")
+    assert [cell.whole for cell in table.rows[-1]][-1] == "failed: step 3: loss nan"
+    over_lr, over_optimizer = plots(rows)
+    assert [label for _, label in over_lr["x_ticks"]] == ["0.0001", "0.001", "0.01"]  # logarithmic
+    x = {label: x for x, _, label in over_lr["points"]}
+    assert sorted(x) == [
+        f"job {i}: optim.lr={lr}, {loss}" for i, (lr, loss) in enumerate([("1e-4", 2), ("1e-3", 1), ("1e-2", 3)])
+    ]
+    left, middle, right = sorted(x.values())
+    assert middle - left == pytest.approx(right - middle, abs=0.2)
+    y = {label: y for _, y, label in over_lr["points"]}
+    assert y["job 1: optim.lr=1e-3, 1"] > y["job 2: optim.lr=1e-2, 3"]  # down is lower
+    assert [label for _, label in over_optimizer["x_ticks"]] == ["lion", "adamw"]
+
+
 @pytest.fixture
 def sweep(tmp_path: Path, warm: Warm) -> Callable[..., tuple[subprocess.CompletedProcess, list[dict[str, str]]]]:
     """sweep(*overrides): the ended process, and the table that it left in tmp_path."""
@@ -119,6 +144,9 @@ def test_the_optuna_sweeper_minimises_the_best_validation_loss(sweep, tmp_path):
     assert f"look at   {tmp_path / 'compare.html'}" in result.stdout
     page = (tmp_path / "compare.html").read_text()
     assert "2 runs compared" in page
+    assert "All 2 jobs" in page
+    assert "validation loss over optim.lr" in page
+    page = page.split("shown in drawings and answers")[1]
     assert page.index(f"{rows[0]['job']} optim.lr=") < page.index(f"{rows[1]['job']} optim.lr=")  # the best comes first
 
 

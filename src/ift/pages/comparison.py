@@ -8,460 +8,518 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
-
-from ift.errors import ConfigError, one_line, warn
-from ift.evaluation.answers import Answer, Answers, aligned, open_answers
-from ift.evaluation.overlap import rouge_l, word_diff
-from ift.evaluation.people import (
-    NOTHING,
-    UNNAMED,
-    VERDICTS,
-    Raters,
-    Rating,
-    rater_means,
-    read_ratings,
-    right_share,
-    star_count,
+from ift.errors import DataError, one_line, warn
+from ift.evaluation.overlap import word_diff
+from ift.evaluation.results import Score
+from ift.evaluation.statistics import Difference, Estimate
+from ift.pages.alike import OTHER_ROWS, apart
+from ift.pages.measures import (
+    Line,
+    Metric,
+    Row,
+    agreements,
+    asked,
+    categories,
+    common_rows,
+    headlines,
+    is_exact,
+    known_metrics,
+    lines_of,
+    pairwise,
+    ratings_of,
+    row_metrics,
+    score_name,
+    tests,
+    verdict,
 )
-from ift.evaluation.results import Judged, read_judgements
-from ift.evaluation.statistics import (
-    Agreement,
-    Difference,
-    Estimate,
-    agreement,
-    by_category,
-    compare_pairs,
-    holm,
-    length_adjusted_win_rate,
-    mean_interval,
-)
-from ift.forms import CONFIG
 from ift.pages.page import Page
-from ift.pages.plots import curves_drawing, finite
-from ift.pages.same_rows import differ, letters
-from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_text
+from ift.pages.plots import curves_drawing, finite, round_ticks
+from ift.pages.runs import Run, differing_keys, open_runs
+from ift.pages.tables import NOTHING, Cell, Column, Table, number_cell, text_cell, write_tables
+from ift.run import write_text
 
-MOST_RUNS = 8  # as many as can be told apart by colour
-SHOWN = 500  # rows on the page; responses.jsonl has them all
-FEWEST = 5  # rows of a category that gets a mean of its own
-COPY = "bring it back from a copy, or delete it"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What there is of one run. Files that it does not have are empty here."""
-
-    name: str
-    answers: Answers
-    summary: Mapping[str, Any]
-    config: Mapping[str, str]
-    metrics: Sequence[Mapping[str, Any]]
-    judged: Mapping[str, Judged]
-    ratings: Raters
-    problems: Sequence[Problem] = ()  # files that cannot be read, or not all of them
+ROWS = 500  # on the page at most, and
+ANSWERS = 2_000  # answers of all runs to them, and
+CHARACTERS = 4_000_000  # of all these answers; responses.jsonl has them all
+LONGEST = 5_000  # characters of one text
+FEW = 20  # common rows that get a warning
+SIDE_BY_SIDE = 8  # runs whose curves and answers are shown at first
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One number for each row and run. values[run][row] is None where there is none."""
+def compare(
+    places: Sequence[str | Path],
+    page: Path,
+    *,
+    names: Sequence[str] | None = None,
+    tables: Path | None = None,
+    jobs: Table | None = None,
+    plots: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
+    """Write the page; return the lines for the terminal.
 
-    name: str
-    form: str  # of a mean, as format() takes it
-    better: int  # 1: higher is better, -1: lower, 0: neither
-    values: Sequence[Sequence[float | None]]
-    note: str = ""
-    believed: bool = True  # a judge that failed its canaries settles nothing
-
-
-@dataclass(frozen=True)
-class Line:
-    """A run's line under a metric: its mean, and for all but the first run what may be said of the difference."""
-
-    run: int
-    estimate: Estimate
-    difference: Difference | None
-    verdict: str  # better, worse, not settled, or "" where there is nothing to say
-    at_equal_length: float | None  # share of rows won, if both sides wrote equally long answers
-
-
-def compare(places: Sequence[str | Path], page: Path, *, names: Sequence[str] | None = None) -> list[str]:
-    """Write the page; return the lines for the terminal. names: other ones than the folders'.
+    names: other ones than the folders'. tables: a folder that gets every table of the page as CSV, Markdown and LaTeX.
+    jobs, plots: of a sweep, shown first; jobs that have no row in common are no error then.
 
     Files that cannot be read are named on the page and on stderr, and the rest is compared. Raises ConfigError, and
-    DataError where the answers themselves cannot be read.
+    DataError where answers cannot be read, or where the runs have nothing in common that could be compared.
     """
     runs = open_runs(places, names)
     for run in runs:
         for each in run.problems:
             warn(each)
-    rows = aligned([run.answers for run in runs])
-    measured = metrics(runs, rows)
-    compared = tests(measured)
+    rows = common_rows(runs)
+    known = known_metrics(runs)
+    if not rows and jobs is None:
+        _refuse_without_common_rows(runs, known)
+    measured = row_metrics(runs, rows)
+    compared = tests([*measured, *known])
+    lines = {metric.name: list(lines_of(metric, compared, rows)) for metric in (*measured, *known)}
+    unlike = apart([run.answers.run for run in runs])
+    warnings = [*warnings_of(runs, rows, places), *losses_apart(runs, unlike)]
+    by_category = _category_table(runs, measured, rows)
+    found = Tables(
+        runs=_run_table(runs, [*measured, *known], lines, unlike, len(rows)),
+        tests=_test_table(runs, [*measured, *known], lines),
+        settings=_setting_table(runs),
+        parts=_part_table(runs),
+        categories=by_category,
+        agreements=_agreement_table(runs),
+        jobs=jobs,
+    )
+    shown, by = _most_apart(rows, measured, len(runs))
     text = Page("compare").render(
         runs=runs,
-        rows=[_shown(runs, row, i, measured) for i, row in enumerate(rows[:SHOWN])],
+        warnings=warnings,
+        tables=found,
+        plots=plots,
+        rows=[_shown(runs, rows[i], i, measured) for i in shown],
+        shown_by=by,
         n_rows=len(rows),
-        only_here=[len(run.answers.rows) - len(rows) for run in runs],
-        metrics=list(zip(measured, [list(_lines(m, compared, rows)) for m in measured], strict=True)),
+        only_here=[(run.name, more) for run in runs if (more := len(run.answers.rows) - len(rows)) > 0],
+        metrics=[(metric, lines[metric.name], scale(metric, lines[metric.name])) for metric in (*measured, *known)],
+        row_metrics=measured,
         n_tests=len(compared),
-        pairs=_pairs(runs),
-        categories=_categories(measured, rows),
-        agreements=agreements(runs),
+        pairs=pairwise(runs),
         curves=curves_drawing([run.metrics for run in runs]),
-        differing=differing_keys(runs),
-        numbers=_numbers(runs),
-        tested=tested_apart(runs),
-        dots=dots,
+        side_by_side=SIDE_BY_SIDE,
+        finite=finite,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     write_text(page, text)
-    return list(summary_lines(runs, rows, measured, compared))
+    if tables is not None:
+        write_tables(tables, found.all)
+    return [*summary_lines(runs, rows, warnings, [*measured, *known], lines), *_written(tables, found)]
 
 
-# -- what there is ---------------------------------------------------------------------------------------------------
+def _written(tables: Path | None, found: Tables) -> list[str]:
+    names = ", ".join(table.name for table in found.all)
+    return [] if tables is None else [f"tables    {tables}: {names}, each as .csv, .md and .tex"]
 
 
-def open_runs(places: Sequence[str | Path], names: Sequence[str] | None = None) -> list[Run]:
-    if not 2 <= len(places) <= MOST_RUNS:
-        raise ConfigError(f"ift compare: {len(places)} runs given (give 2 to {MOST_RUNS})")
-    found = [_open(place) for place in places]
-    names = names or names_apart([str(place) for place in places], [run.name for run in found])
-    return [replace(run, name=name) for run, name in zip(found, names, strict=True)]
+# -- what is no comparison, or a doubtful one ------------------------------------------------------------------------
 
 
-def _open(place: str | Path) -> Run:
-    folder = RunFolder(place)
-    if folder.path.is_dir() and not folder.responses.exists() and folder.metrics.exists():
-        answers = Answers(folder.path.resolve().name, folder, [])  # it was stopped: its curves can be compared
-    else:
-        answers = open_answers(place)
-    run = answers.run
-    problems: list[Problem] = []
+ROWS_BY = ("data.split_seed", "data.split", "data.path", "data.test_path", "data.limit", "data.name", "data.demo_rows")
 
-    def whole(found: tuple[Any, list[Problem]]) -> Any:
-        problems.extend(found[1])
-        return found[0]
 
-    return Run(
-        name=answers.name,
-        answers=answers,
-        summary=whole(read_object(run.summary, advice=COPY)),
-        config=whole(_config(run)),
-        metrics=whole(read_objects(run.metrics, advice="delete such lines")),
-        judged=whole(read_judgements(run)),
-        ratings=whole(read_ratings(run.ratings)),
-        problems=problems,
+def _refuse_without_common_rows(runs: Sequence[Run], known: Sequence[Metric]) -> None:
+    """Raises DataError where answers share no row, unless runs share questions of a known evaluation."""
+    answered = [run for run in runs if run.answers.rows]
+    if len(answered) < 2 or any(v is not None for metric in known for values in metric.values[1:] for v in values):
+        return
+    first = answered[0]
+    questions = {row.question for row in first.answers.rows}
+    strangers = [run for run in answered[1:] if not any(row.question in questions for row in run.answers.rows)]
+    if not strangers:
+        raise DataError(f"ift compare: no row that all {len(answered)} runs answered (compare fewer of them at a time)")
+    other = strangers[0]
+    differing = [key for key in ROWS_BY if first.config.get(key) != other.config.get(key)]
+    why = ", ".join(f"{key}={other.config.get(key, NOTHING)} and {first.config.get(key, NOTHING)}" for key in differing)
+    raise DataError(
+        f"{one_line(other.name, 60)}: no row that {one_line(first.name, 60)} answered too"
+        + (f": {one_line(why, 90)}" if why else "")
+        + " (give all runs the same rows and data.split_seed, or let each answer the same test rows)"
     )
 
 
-def _config(run: RunFolder) -> tuple[dict[str, str], list[Problem]]:
-    """Each setting as text, by its whole key, in today's form."""
-    if not run.config.exists():
-        return {}, []
-    try:
-        plain = OmegaConf.to_container(OmegaConf.load(run.config))
-        if not isinstance(plain, dict):
-            raise TypeError("no settings")
-        return dict(_flat(CONFIG.current(plain, run.config))), []  # type: ignore[arg-type]
-    except (*DAMAGE, YAMLError, OmegaConfBaseException) as error:
-        return {}, [problem(run.config, error, COPY)]
+def warnings_of(runs: Sequence[Run], rows: Sequence[Row], places: Sequence[str | Path]) -> Iterator[str]:
+    """What a reader must know before the first number."""
+    real = [os.path.realpath(place) for place in places]
+    for place, times in Counter(real).items():
+        if times > 1:
+            yield f"{runs[real.index(place)].name} is given {times} times: it can only be equal to itself"
+    silent = [run.name for run in runs if not run.answers.rows]
+    if silent:
+        yield f"no answers of {_list(silent)}: only what else there is of {_it(silent)} is compared"
+    counts = {run.name: len(run.answers.rows) for run in runs if run.answers.rows}
+    if len(counts) < 2:
+        return
+    most = max(counts, key=lambda name: counts[name])
+    if not rows:
+        yield "the runs answered no row in common: their answers are not compared, only what else there is of them"
+    elif len(rows) < counts[most] / 2:
+        yield (
+            f"only {len(rows):,} rows were answered by all of these runs, of {counts[most]:,} that {most} answered: "
+            "what is said of answers is of these alone"
+        )
+    elif len(rows) < FEW:
+        yield f"only {len(rows):,} rows to compare answers on: few differences can be settled by so few"
 
 
-def names_apart(places: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Names of runs, with as much of the folders above as it takes to tell equal ones apart."""
-    parts = [Path(os.path.abspath(place)).parent.parts for place in places]
-    for depth in range(1, 1 + max(map(len, parts), default=0)):
-        if len(set(names)) == len(names):
-            break
-        names = [
-            "/".join((*above[-depth:], name.rpartition("/")[2])) if names.count(name) > 1 else name
-            for above, name in zip(parts, names, strict=True)
-        ]
-    return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+def losses_apart(runs: Sequence[Run], unlike: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """One line for each thing that makes a loss of one run another number than that of the next."""
+    if not any(finite(run.summary.get(key)) is not None for run in runs for key in ("val_loss", "test_loss")):
+        return
+    for what, values in unlike:
+        each: dict[str, list[str]] = {}
+        for value, run in zip(values, runs, strict=True):
+            each.setdefault(value or "not known", []).append(one_line(run.name, 24))
+        who = "; ".join(f"{one_line(value, 40)}: {_list(names)}" for value, names in each.items())
+        if what == OTHER_ROWS:
+            yield f"validation losses may be of different rows: not the same {what} ({who})"
+        else:
+            yield f"losses of whole runs cannot be held against each other: not the same {what} ({who})"
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, "null" if value is None else str(value)
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-# -- numbers of rows -------------------------------------------------------------------------------------------------
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
 
 
-def metrics(runs: Sequence[Run], rows: Sequence[tuple[Answer, ...]]) -> list[Metric]:
-    """Every number that at least one run has on the rows that all runs answered; people first, then judges."""
-
-    def each(value: Any) -> list[list[float | None]]:
-        return [[value(run, row[i]) for row in rows] for i, run in enumerate(runs)]
-
-    right, stars = ({run.name: rater_means(run.ratings, f) for run in runs} for f in (right_share, star_count))
-    judges = sorted({name for run in runs for name in run.judged if "wins" not in run.judged[name].results})
-    found = [
-        Metric(
-            "people: right",
-            ".1%",
-            1,
-            each(lambda run, a: right[run.name].get(a.key)),
-            "partly counts half",
-        ),
-        Metric("people: stars", ".2f", 1, each(lambda run, a: stars[run.name].get(a.key)), "1 to 5"),
-    ]
-    for name in judges:
-        results = [run.judged[name].results for run in runs if name in run.judged]
-        believed = all(result.get("valid") is not False for result in results)
-        low, high = results[0]["scale"]
-        without = " without canaries" if any(result.get("valid") is None for result in results) else ""
-        note = f"{low} to {high}{without}" if believed else "INVALID: this judge failed its canaries"
-        values = each(lambda run, a, name=name: run.judged[name].scores.get(a.key) if name in run.judged else None)
-        found.append(Metric(f"judge: {name}", ".2f", 1, values, note, believed))
-    if any(a.reference.strip() for row in rows for a in row[:1]):
-        found.append(Metric("exact match", ".1%", 1, each(lambda run, a: float(_same(a)))))
-        found.append(Metric("ROUGE-L", ".3f", 1, each(lambda run, a: rouge_l(a.response, a.reference))))
-    found.append(Metric("ended by itself", ".1%", 1, each(lambda run, a: _share(a.stop_reason, "end"))))
-    found.append(Metric("words", ".1f", 0, each(lambda run, a: float(len(a.response.split()))), "no merit in itself"))
-    return [metric for metric in found if any(v is not None for values in metric.values for v in values)]
+# -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _ratings(run: Run, answer: Answer) -> list[tuple[str, Rating]]:
-    """What people said of an answer; a rater is named where there are several."""
-    names = {rater: f"{rater or UNNAMED}: " if len(run.ratings) > 1 else "" for rater in sorted(run.ratings)}
-    found = [(name, run.ratings[rater].get(answer.key, NOTHING)) for rater, name in names.items()]
-    return [(name, rating) for name, rating in found if rating]
+@dataclass(frozen=True)
+class Tables:
+    """Every table of the page; None where there is nothing to show."""
+
+    runs: Table
+    tests: Table | None
+    settings: Table | None
+    parts: Table | None
+    categories: Table | None
+    agreements: Table | None
+    jobs: Table | None
+
+    @property
+    def all(self) -> list[Table]:
+        every = (self.jobs, self.runs, self.tests, self.parts, self.categories, self.agreements, self.settings)
+        return [table for table in every if table is not None]
 
 
-def _same(answer: Answer) -> bool:
-    return answer.response.strip() == answer.reference.strip()
+LOSSES = {"val_loss": "validation loss", "test_loss": "test loss"}
+NUMBERS = {  # of a whole run: (title, which is better); they have no interval, one run is one draw of its seed
+    "bleu": ("BLEU", 1),
+    "best_step": ("best step", 0),
+    "train_tokens": ("tokens trained on", 0),
+    "train_seconds": ("seconds of training", 0),
+    "tokens_per_second": ("tokens a second", 0),
+    "parameters": ("parameters", 0),
+}
 
 
-def _share(value: str, wanted: str) -> float | None:
-    return float(value == wanted) if value else None
+def _run_table(
+    runs: Sequence[Run],
+    measured: Sequence[Metric],
+    lines: Mapping[str, Sequence[Line]],
+    unlike: Sequence[tuple[str, Sequence[str]]],
+    n_rows: int,
+) -> Table:
+    """A line for each run, a column for each number: what the page sorts."""
+    losses = {key: title for key, title in LOSSES.items() if _some_have(runs, key)}
+    numbers = {key: about for key, about in NUMBERS.items() if _some_have(runs, key)}
+    columns = [Column("run"), *(Column(title, -1, True) for title in losses.values())]
+    columns += [Column(what) for what, _ in unlike] if losses else []
+    columns += [Column(metric.name, metric.better, True) for metric in measured]
+    columns += [Column(title, better, True) for title, better in numbers.values()]
+    rows = []
+    for i, run in enumerate(runs):
+        cells = [text_cell(run.name, run=i), *(_whole(run.summary.get(key)) for key in losses)]
+        cells += [text_cell(values[i]) for _, values in unlike] if losses else []
+        cells += [_measured(metric, lines[metric.name][i], n_rows) for metric in measured]
+        cells += [_whole(run.summary.get(key)) for key in numbers]
+        rows.append(cells)
+    return Table("runs", "Every run, every number", columns, rows)
 
 
-def _both(metric: Metric, other: int) -> tuple[list[int], list[float], list[float]]:
-    """Rows where the first and another run have a number, with both numbers."""
-    pairs = zip(metric.values[0], metric.values[other], strict=True)
-    found = [(row, a, b) for row, (a, b) in enumerate(pairs) if a is not None and b is not None]
-    return [row for row, _, _ in found], [a for _, a, _ in found], [b for _, _, b in found]
+def _some_have(runs: Sequence[Run], key: str) -> bool:
+    return any(finite(run.summary.get(key)) is not None for run in runs)
 
 
-def tests(measured: Sequence[Metric]) -> dict[tuple[str, int], Difference]:
-    """The difference of every other run to the first, by metric and run; p values are for having looked at all."""
-    found = {}
+def _whole(value: Any) -> Cell:
+    number = finite(value)
+    return number_cell(number, ",.4g" if number is not None and abs(number) < 1000 else ",.0f")
+
+
+def _measured(metric: Metric, line: Line, n_rows: int) -> Cell:
+    e = line.estimate
+    if not e.n or not math.isfinite(e.mean):
+        return Cell(None, NOTHING)
+    note = " to ".join(f"{end:{metric.form}}" for end in ends) if (ends := interval_of(e)) else ""
+    note += f" (n {e.n:,})" if metric.estimates is None and e.n != n_rows else ""
+    low, high = ends or (None, None)
+    chip = line.verdict if line.verdict in ("better", "worse", "equal") else ""
+    return Cell(float(e.mean), f"{e.mean:{metric.form}}", note.strip(), chip, low, high)
+
+
+def interval_of(e: Estimate) -> tuple[float, float] | None:
+    """Its ends, where it has an interval."""
+    low, high = finite(e.low), finite(e.high)
+    return None if low is None or high is None else (low, high)
+
+
+def _test_table(runs: Sequence[Run], measured: Sequence[Metric], lines: Mapping[str, Sequence[Line]]) -> Table | None:
+    """A line for each test: what was found, and what may be said."""
+    titles = ("number", "run", runs[0].name, "its mean", "difference", "p (Holm)", "pairs", "higher in", "lower in")
+    columns = [*(Column(title, 0, i > 1) for i, title in enumerate(titles)), Column("verdict"), Column("remark")]
+    rows = []
     for metric in measured:
-        for other in range(1, len(metric.values)):
-            rows, first, second = _both(metric, other)
-            if rows and metric.better and metric.believed:
-                found[metric.name, other] = compare_pairs(first, second)
-    return holm(found)  # type: ignore[return-value, arg-type]
+        for line in lines[metric.name][1:]:
+            d = line.difference
+            if d is None and not line.remark:
+                continue
+            both = [_measured(metric, each, each.estimate.n) for each in (lines[metric.name][0], line)]
+            means = [Cell(cell.value, cell.text) for cell in both]
+            cells = [text_cell(metric.name), text_cell(runs[line.run].name, run=line.run), *means]
+            if d is None:
+                cells += [Cell(None, NOTHING)] * 6
+            else:
+                low, high = finite(d.low), finite(d.high)
+                ends = f"{signed(low, metric.form)} to {signed(high, metric.form)}" if None not in (low, high) else ""
+                difference = Cell(d.difference, signed(d.difference, metric.form), ends, "", low, high)
+                cells += [difference, Cell(d.p, f"{d.p:.2g}")]
+                cells += [number_cell(n, ",.0f") for n in (d.n, d.wins, d.losses)]
+                cells += [Cell(line.verdict, "", chip=line.verdict)]
+            rows.append([*cells, text_cell(line.remark)])
+    return Table("tests", f"Every test against {runs[0].name}", columns, rows) if rows else None
 
 
-def _lines(
-    metric: Metric, compared: Mapping[tuple[str, int], Difference], rows: Sequence[tuple[Answer, ...]]
-) -> Iterator[Line]:
-    for i, values in enumerate(metric.values):
-        estimate = mean_interval([v for v in values if v is not None])
-        test = compared.get((metric.name, i))
-        adjusted = None
-        if test and metric.name.startswith(("judge", "people")):
-            both, first, second = _both(metric, i)
-            won = [0.5 + 0.5 * ((b > a) - (b < a)) for a, b in zip(first, second, strict=True)]
-            lengths = [[len(rows[row][run].response) for row in both] for run in (i, 0)]
-            adjusted = length_adjusted_win_rate(won, *lengths)
-        verdict = test.verdict(higher_is_better=metric.better > 0) if test else ""
-        yield Line(i, estimate, test, verdict, adjusted)
-
-
-def _pairs(runs: Sequence[Run]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Verdicts of pairwise judges between two of these runs: (run, judge, results)."""
-    names = {run.answers.name for run in runs}
-    return [
-        (run.name, name, judged.results)
-        for run in runs
-        for name, judged in run.judged.items()
-        if "wins" in judged.results and judged.results.get("judge", {}).get("against") in names
+def _setting_table(runs: Sequence[Run]) -> Table | None:
+    rows = [
+        [text_cell(key), *(text_cell(_cut(value, 300)) for value in values)] for key, values in differing_keys(runs)
     ]
+    return Table("settings", "Settings that differ", _by_run("setting", runs), rows) if rows else None
 
 
-def _categories(
-    measured: Sequence[Metric], rows: Sequence[tuple[Answer, ...]]
-) -> list[tuple[Metric, list[tuple[str, list[Estimate | None]]]]]:
-    """For each metric the mean of each category and run; categories of a few rows are left out."""
-    names = [row[0].category for row in rows]
-    if len(set(names)) < 2:
-        return []
-    tables = []
-    for metric in measured:
-        runs = []
-        for values in metric.values:
-            kept = [(v, name) for v, name in zip(values, names, strict=True) if v is not None]
-            runs.append(by_category([v for v, _ in kept], [name or "none" for _, name in kept]))
-        order = [name for name, e in max(runs, key=len).items() if e.n >= FEWEST]
-        if metric.better and order:
-            tables.append((metric, [(name, [run.get(name) for run in runs]) for name in order]))
-    return tables
+def _by_run(first: str, runs: Sequence[Run], *, numeric: bool = False) -> list[Column]:
+    return [Column(first), *(Column(run.name, 0, numeric) for run in runs)]
 
 
-def agreements(runs: Sequence[Run]) -> list[tuple[str, str, str, Agreement]]:
-    """(run, one rater, another rater, how far they agree) for judges and people that rated the same answers."""
+def _part_table(runs: Sequence[Run]) -> Table | None:
+    """Scores of known evaluations that are parts of others, or the base model's: they are shown, not tested."""
+    tested = set(headlines(runs))
+    rows = []
+    for name in sorted({name for run in runs for name in run.known}):
+        known = [run.known[name].scores if name in run.known else {} for run in runs]
+        for key in dict.fromkeys(key for scores in known for key in scores if (name, key) not in tested):
+            scores = [each.get(key) for each in known]
+            title = score_name(name, next(score for score in scores if score is not None))
+            rows.append([text_cell(title), *map(_score_cell, scores)])
+    columns = _by_run("number", runs, numeric=True)
+    return Table("parts", "Parts of evaluations, and the untuned model", columns, rows) if rows else None
+
+
+def _score_cell(score: Score | None) -> Cell:
+    if score is None or score.value is None:
+        return Cell(None, NOTHING)
+    form = ".3f" if abs(score.value) < 10 else ".1f"
+    low, high = finite(score.low), finite(score.high)
+    note = "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+    return Cell(score.value, f"{score.value:{form}}", note, "", low, high)
+
+
+def _category_table(runs: Sequence[Run], measured: Sequence[Metric], rows: Sequence[Row]) -> Table | None:
     found = []
-    for run in runs:
-        raters = [*_raters(run)]
-        for i, (one, first, levels) in enumerate(raters):
-            for other, second, other_levels in raters[i + 1 :]:
-                both = [key for key in first if key in second]
-                alike = one.rpartition(": ")[2] == other.rpartition(": ")[2]  # verdicts with verdicts, stars with stars
-                if len(both) > 1 and (alike or not (one.startswith("people") and other.startswith("people"))):
-                    shares = [first[key] for key in both], [second[key] for key in both]
-                    measured = agreement(*shares, levels=min(levels, other_levels))
-                    found.append((run.name, one, other, measured))
-    return found
+    for metric, table in categories(measured, rows):
+        for name, estimates in table:
+            n = max(e.n for e in estimates if e is not None)
+            cells = [_measured(metric, Line(0, e, None, "", None, ""), e.n) if e else text_cell("") for e in estimates]
+            found.append([text_cell(metric.name), text_cell(name), number_cell(n, ",.0f"), *cells])
+    columns = [Column("number"), Column("category"), Column("rows", 0, True), *_by_run("", runs, numeric=True)[1:]]
+    return Table("categories", "By category", columns, found) if found else None
 
 
-def _raters(run: Run) -> Iterator[tuple[str, dict[str, float], int]]:
-    """Who rated answers of a run: name, each answer's share of the scale by its key, steps of the scale."""
-    for name, judged in run.judged.items():
-        if "wins" not in judged.results:
-            low, high = judged.results["scale"]
-            yield f"judge {name}", {key: (v - low) / (high - low) for key, v in judged.scores.items()}, high - low + 1
-    for rater, ratings in sorted(run.ratings.items()):
-        who = f"people, {rater or UNNAMED}" if len(run.ratings) > 1 else "people"
-        yield f"{who}: right", rater_means({rater: ratings}, right_share), len(VERDICTS)
-        stars = rater_means({rater: ratings}, star_count)
-        yield f"{who}: stars", {key: (n - 1) / 4 for key, n in stars.items()}, 5
+def _agreement_table(runs: Sequence[Run]) -> Table | None:
+    titles = ("answers", "Pearson", "Spearman", "Kendall", "kappa")
+    columns = [Column("run"), Column("raters"), *(Column(title, 0, True) for title in titles)]
+    rows = [
+        [text_cell(name), text_cell(f"{one} and {other}"), number_cell(a.n, ",.0f")]
+        + [number_cell(value, ".3f") for value in (a.pearson, a.spearman, a.kendall, a.kappa)]
+        for name, one, other, a in agreements(runs)
+    ]
+    return Table("agreement", "How far raters agree", columns, rows) if rows else None
 
 
 # -- what is drawn ---------------------------------------------------------------------------------------------------
 
 
-def _shown(runs: Sequence[Run], row: tuple[Answer, ...], i: int, measured: Sequence[Metric]) -> dict[str, Any]:
+def _most_apart(rows: Sequence[Row], measured: Sequence[Metric], n_runs: int) -> tuple[list[int], str]:
+    """The rows that the page shows, in order, and by which number they were chosen; "" where all are shown.
+
+    Chosen are those where the runs are furthest apart, so that a page of many rows shows what there is to see.
+    """
+    most = min(ROWS, max(1, ANSWERS // n_runs))
+    order, by = list(range(len(rows))), ""
+    metric = next((metric for metric in measured if metric.tested), None)
+    length = [sum(min(len(text), LONGEST) for text in _texts(row)) for row in rows]
+    if metric is not None and (len(rows) > most or sum(length) > CHARACTERS):
+        order.sort(key=lambda row: -_spread([values[row] for values in metric.values]))
+        by = metric.name
+    chosen: list[int] = []
+    room = CHARACTERS
+    for row in order[:most]:
+        room -= length[row]
+        if room < 0 and chosen:
+            break
+        chosen.append(row)
+    return sorted(chosen), by if len(chosen) < len(rows) else ""
+
+
+def _texts(row: Row) -> Iterator[str]:
+    question = asked(row)
+    yield from (question.instruction, question.input, question.reference)
+    yield from (answer.response for answer in row if answer is not None)
+
+
+def _spread(values: Sequence[float | None]) -> float:
+    there = [value for value in values if value is not None]
+    return max(there) - min(there) if there else -1.0
+
+
+def _cut(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[:longest]} ... {len(text) - longest:,} characters more"
+
+
+def _shown(runs: Sequence[Run], row: Row, i: int, measured: Sequence[Metric]) -> dict[str, Any]:
     """A row of the page: the reference, and each run's answer with its words marked and its numbers."""
-    first = row[0]
+    question = asked(row)
+    reference = _cut(question.reference)
     answers = []
     for j, (run, answer) in enumerate(zip(runs, row, strict=True)):
-        _, pieces = word_diff(answer.reference, answer.response)
+        if answer is None:
+            continue
+        response = _cut(answer.response)
         reasons = [
             (name, judged.reasons[answer.key]) for name, judged in run.judged.items() if answer.key in judged.reasons
         ]
         answers.append(
             {
+                "run": j,
                 "answer": answer,
-                "pieces": pieces if answer.reference else [(True, answer.response)],
-                "same": _same(answer),
-                "ratings": _ratings(run, answer),
-                "reasons": [(name, reason) for name, reason in reasons if reason],
-                "numbers": [(metric.name, metric.form, metric.values[j][i]) for metric in measured],
+                "pieces": word_diff(reference, response)[1] if reference else [(True, response)],
+                "same": is_exact(answer),
+                "ratings": ratings_of(run, answer),
+                "reasons": [(name, _cut(reason)) for name, reason in reasons if reason],
+                "judged": [(m.name, m.values[j][i]) for m in measured if m.name.startswith("judge")],
             }
         )
     return {
         "number": i + 1,
-        "question": first,
+        "question": question,
+        "instruction": _cut(question.instruction),
+        "input": _cut(question.input),
+        "reference": reference,
         "answers": answers,
-        "differ": len({answer.response.strip() for answer in row}) > 1,
-        # by metric: what the rows can be sorted by
-        "first": [metric.values[0][i] for metric in measured],
-        "gap": [_gap(metric, i) for metric in measured],
+        "differ": len({a["answer"].response.strip() for a in answers}) > 1,
+        # what rows are sorted by: of each metric each run's number
+        "values": ";".join(",".join(_number(values[i]) for values in metric.values) for metric in measured),
     }
 
 
-def _gap(metric: Metric, row: int) -> float | None:
-    """How much the last run's number is above the first's."""
-    first, last = metric.values[0][row], metric.values[-1][row]
-    return None if first is None or last is None else last - first
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
 
 
-def dots(lines: Sequence[Line]) -> list[tuple[float, float, float]]:
-    """Where low end, mean and high end of each line's interval stand, from 0 to 100, all on one scale."""
-    estimates = [line.estimate for line in lines]
-    ends = [end for e in estimates for end in (e.low, e.mean, e.high) if math.isfinite(end)]
+@dataclass(frozen=True)
+class Scale:
+    """Where things stand on a metric's one scale, in percent of its width.
+
+    places  of each run: low end, mean and high end; the ends None where there is no interval, all where no value
+    ticks   (place, label)
+    """
+
+    places: Sequence[tuple[float | None, float | None, float | None]]
+    ticks: Sequence[tuple[float, str]]
+
+
+def scale(metric: Metric, lines: Sequence[Line]) -> Scale:
+    """The scale that all runs of a metric share: from the lowest end of an interval to the highest, with some room."""
+    spans = []
+    for line in lines:
+        mean = finite(line.estimate.mean) if line.estimate.n else None
+        low, high = interval_of(line.estimate) or (None, None)
+        spans.append((low, mean, high) if mean is not None else (None, None, None))
+    ends = [end for span in spans for end in span if end is not None]
     if not ends:
-        return [(50.0, 50.0, 50.0)] * len(lines)
+        return Scale(spans, [])
     low, high = min(ends), max(ends)
-    room = (high - low) * 0.06 or 1.0
+    room = (high - low) * 0.08 or max(abs(high) * 0.1, 0.05)
 
-    def place(value: float) -> float:
-        value = min(max(value if not math.isnan(value) else low, low), high)
-        return round(100 * (value - low + room) / (high - low + 2 * room), 2)
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(100 * (value - low + room) / (high - low + 2 * room), 2)
 
-    return [(place(e.low), place(e.mean), place(e.high)) for e in estimates]
+    def label(tick: float) -> str:
+        return f"{tick * 100:g}%" if "%" in metric.form else f"{tick:,.10g}"
 
-
-def differing_keys(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Settings in which the runs are not all alike; where a run's folder is stands in its name."""
-    keys = {key for run in runs for key in run.config if key not in ("output_dir", "logger.run_name")}
-    rows = [(key, [run.config.get(key, "–") for run in runs]) for key in sorted(keys)]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def tested_apart(runs: Sequence[Run]) -> list[str]:
-    """A letter for each run, the same for those with the same test rows; empty where all of them have the same."""
-    found = letters([run.answers.run for run in runs])
-    return found if differ(found) else []
-
-
-NUMBERS = {
-    "val_loss": "validation loss",
-    "test_loss": "test loss",
-    "bleu": "BLEU",
-    "best_step": "best step",
-    "train_tokens": "tokens trained on",
-    "train_seconds": "seconds of training",
-    "tokens_per_second": "tokens a second",
-    "parameters": "parameters",
-}
-
-
-def _numbers(runs: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
-    """Numbers of whole runs, which have no interval: one run is one draw of its seed."""
-    rows = [(title, [finite(run.summary.get(key)) for run in runs]) for key, title in NUMBERS.items()]
-    return [(title, values) for title, values in rows if any(value is not None for value in values)]
+    ticks = round_ticks(low - room, high + room, 5)
+    return Scale(
+        [(place(a), place(b), place(c)) for a, b, c in spans],
+        [(at, label(tick)) for tick in ticks if (at := place(tick)) is not None and 4 <= at <= 96],
+    )
 
 
 # -- what the terminal says ------------------------------------------------------------------------------------------
 
 
+def signed(value: float | None, form: str) -> str:
+    return NOTHING if value is None else f"{value:+{form}}"
+
+
 def say(metric: Metric, test: Difference) -> str:
     """A difference in words, and what it would take where this many rows do not settle it."""
-    verdict = test.verdict(higher_is_better=metric.better > 0)
-    form = metric.form.replace(".", "+.", 1) if metric.form[0] == "." else metric.form
-    line = f"{test.difference:{form}} (95 %: {test.low:{form}} to {test.high:{form}}; p = {test.p:.2g})"
-    if test.settled:
-        return f"{verdict}: {line}"
-    line = f"not settled: {line}"
-    if test.rows_to_settle and test.rows_to_settle > test.n:
+    what = verdict(metric, test)
+    if what == "equal":
+        return f"equal: on all {test.n:,}"
+    low, high = finite(test.low), finite(test.high)
+    between = (
+        "" if low is None or high is None else f"95 %: {signed(low, metric.form)} to {signed(high, metric.form)}; "
+    )
+    line = f"{what}: {signed(test.difference, metric.form)} ({between}p = {test.p:.2g})"
+    if not test.settled and test.rows_to_settle and test.rows_to_settle > test.n:
         line += f"; about {test.rows_to_settle:,} rows would settle it"
     return line
 
 
 def summary_lines(
     runs: Sequence[Run],
-    rows: Sequence[tuple[Answer, ...]],
+    rows: Sequence[Row],
+    warnings: Sequence[str],
     measured: Sequence[Metric],
-    compared: Mapping[tuple[str, int], Difference],
+    lines: Mapping[str, Sequence[Line]],
 ) -> Iterator[str]:
     first = one_line(runs[0].name, 60)
-    yield f"compared  {len(rows):,} rows that all {len(runs)} runs answered; differences are to {first}"
-    if tested := tested_apart(runs):
-        who = ", ".join(f"{letter or '?'} {one_line(run.name, 24)}" for letter, run in zip(tested, runs, strict=True))
-        yield f"test rows differ ({who}): losses of whole runs are of different rows"
+    yield f"compared  {len(runs)} runs on {len(rows):,} rows that all answered; differences are to {first}"
+    for warning in warnings:
+        yield f"warning   {one_line(warning)}"
     for metric in measured:
-        yield f"{metric.name}" + (f" ({metric.note})" if metric.note else "")
-        for i, run in enumerate(runs):
-            e = mean_interval([v for v in metric.values[i] if v is not None])
-            if not e.n:
+        yield one_line(metric.name, 80) + (f" ({one_line(metric.note, 200)})" if metric.note else "")
+        for line, run in zip(lines[metric.name], runs, strict=True):
+            e = line.estimate
+            if not e.n or not math.isfinite(e.mean):
                 yield f"  {one_line(run.name, 24):<24} -"
                 continue
             mean = f"{e.mean:{metric.form}}"
-            mean += f" ({e.low:{metric.form}} to {e.high:{metric.form}})" if e.n > 1 else ""
-            test = compared.get((metric.name, i))
-            yield f"  {one_line(run.name, 24):<24} {mean:<28} n {e.n:<5}" + (say(metric, test) if test else "")
+            if ends := interval_of(e):
+                mean += f" ({ends[0]:{metric.form}} to {ends[1]:{metric.form}})"
+            said = say(metric, line.difference) if line.difference else ""
+            remark = one_line(line.remark, 160)
+            yield f"  {one_line(run.name, 24):<24} {mean:<28} n {e.n:<6,}" + "; ".join(filter(None, (said, remark)))

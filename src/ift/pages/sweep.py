@@ -1,22 +1,26 @@
-"""The end of a sweep: a table of every job, best validation loss first, and the page that compares the best."""
+"""The end of a sweep: a table of every job, best validation loss first, and the page that compares the best of them."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from ift.errors import IftError, one_line, warn
 from ift.jobs import notes
-from ift.pages.same_rows import differ, letters
+from ift.pages.alike import differ, letters
+from ift.pages.plots import finite, log_ticks, round_ticks
+from ift.pages.tables import Cell, Column, Table, number_cell, text_cell
 from ift.run import RunFolder, read_object, write_text
 
 COLUMNS = (
@@ -91,7 +95,7 @@ def show_sweep(folder: Path) -> None:
     write_text(folder / "sweep.csv", text.getvalue())
     print(f"\n{len(rows)} jobs, best validation loss first ({folder / 'sweep.csv'})")
     several = differ([row["test_rows"] for row in rows])
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [column for column in COLUMNS if column != "test_rows" or several]
     for column in shown:
         heading = "train\ns" if column == "train_seconds" else column.replace("_", "\n")
@@ -110,19 +114,133 @@ def show_sweep(folder: Path) -> None:
 
 def write_comparison(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Compare the jobs that came to an end, the best one first: it is what the others are held against."""
-    from ift.pages.comparison import MOST_RUNS, compare
+    from ift.pages.comparison import compare
+    from ift.pages.runs import MOST_RUNS
 
     named = zip(rows, differing(rows), strict=True)
     finished = [(row["job"], choices) for row, choices in named if row["status"] == "finished"][:MOST_RUNS]
     if len(finished) < 2:
         return
     page = folder / "compare.html"
+    names = [" ".join(words) for words in finished]
     try:
-        compare([folder / job for job, _ in finished], page, names=[" ".join(words) for words in finished])
+        compare([folder / job for job, _ in finished], page, names=names, jobs=job_table(rows), plots=plots(rows))
     except IftError as error:
         print(f"  no comparison: {one_line(str(error))}")
     else:
         print(f"look at   {page}")
+
+
+# -- what the page has of all jobs -----------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 320, 190  # of a drawing
+MOST_PLOTS = 12
+NUMBERS = {"val_loss": -1, "best_step": 0, "test_loss": -1, "exact_match": 1, "train_seconds": 0}  # which is better
+
+
+def varied(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
+    """Each setting that is not the same for all jobs, with each job's value as it was typed; None where it has none."""
+    typed = [dict(word.partition("=")[::2] for word in (row["choices"] or "").split()) for row in rows]
+    values = {
+        key: [words.get(key) for words in typed] for key in dict.fromkeys(key for words in typed for key in words)
+    }
+    return {key: each for key, each in values.items() if len(set(each)) > 1}
+
+
+def as_number(text: str | None) -> float | None:
+    """Of a setting, or None for a word."""
+    try:
+        return finite(float(text)) if text is not None else None
+    except ValueError:
+        return None
+
+
+def job_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each job: the settings in which jobs differ, a column each, and what came of them."""
+    settings = varied(rows)
+    are_numbers = {
+        key: all(as_number(v) is not None for v in values if v is not None) for key, values in settings.items()
+    }
+    several = differ([row["test_rows"] for row in rows])
+    columns = [Column("job"), *(Column(key, 0, are_numbers[key]) for key in settings)]
+    columns += [Column(name.replace("_", " "), better, True) for name, better in NUMBERS.items()]
+    columns += [Column("test rows")] if several else []
+    lines = []
+    for i, row in enumerate(rows):
+        cells = [text_cell(row["job"])]
+        for key, values in settings.items():
+            value = values[i]
+            number = as_number(value) if are_numbers[key] else None
+            cells.append(text_cell(value or "") if number is None else Cell(number, value or ""))
+        cells += [number_cell(row[name], ".4g") for name in NUMBERS]
+        cells += [text_cell(row["test_rows"])] if several else []
+        lines.append([*cells, text_cell(row["status"])])
+    return Table("jobs", f"All {len(rows)} jobs", [*columns, Column("status")], lines)
+
+
+def plots(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Validation loss over each setting in which jobs differ, as points of a drawing of WIDTH x HEIGHT."""
+    losses = [finite(row["val_loss"]) for row in rows]
+    found = [_plot(key, values, losses, rows) for key, values in varied(rows).items()]
+    return [plot for plot in found if plot][:MOST_PLOTS]
+
+
+def _plot(
+    key: str, values: Sequence[str | None], losses: Sequence[float | None], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    points = [
+        (value, loss, row)
+        for value, loss, row in zip(values, losses, rows, strict=True)
+        if value is not None and loss is not None
+    ]
+    if len({value for value, _, _ in points}) < 2:
+        return None
+    numbers = [as_number(value) for value, _, _ in points]
+    if None in numbers:
+        names = list(dict.fromkeys(value for value, _, _ in points))
+        across = _Axis([0.5 + names.index(value) for value, _, _ in points], WIDTH, 0, len(names))
+        x_ticks = [(across.place(0.5 + i), one_line(name, 60 // len(names) + 3)) for i, name in enumerate(names)]
+    else:
+        across = _Axis([number for number in numbers if number is not None], WIDTH)
+        x_ticks = [(across.place(tick), f"{tick:g}") for tick in across.ticks(4)]
+    up = _Axis([loss for _, loss, _ in points], HEIGHT)
+    return {
+        "title": f"validation loss over {key}",
+        "width": WIDTH,
+        "height": HEIGHT,
+        "x_ticks": x_ticks,
+        "y_ticks": [(round(HEIGHT - up.place(tick), 1), f"{tick:g}") for tick in up.ticks(5)],
+        "points": [
+            (across.place(x), round(HEIGHT - up.place(loss), 1), f"job {row['job']}: {key}={value}, {loss:.4g}")
+            for x, (value, loss, row) in zip(across.values, points, strict=True)
+        ],
+    }
+
+
+class _Axis:
+    """Numbers on a line of some length, logarithmic where they span more than a factor of 20."""
+
+    def __init__(self, values: Sequence[float], length: float, low: float | None = None, high: float | None = None):
+        self.values, self.length = values, length
+        least, most = min(values) if low is None else low, max(values) if high is None else high
+        self.logarithmic = least > 0 and most / least > 20
+        span = self._of(most) - self._of(least)
+        room = 0.0 if low is not None else span * 0.08 or abs(self._of(most)) * 0.1 or 1.0
+        self.begin, self.end = self._of(least) - room, self._of(most) + room
+
+    def _of(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+    def place(self, value: float) -> float:
+        return round((self._of(value) - self.begin) / (self.end - self.begin) * self.length, 1)
+
+    def ticks(self, most: int) -> Iterator[float]:
+        if not self.logarithmic:
+            yield from round_ticks(self.begin, self.end, most)
+            return
+        ticks = log_ticks(10**self.begin, 10**self.end)
+        powers = [tick for tick in ticks if math.log10(tick) == round(math.log10(tick))]
+        yield from powers if len(powers) > 1 and len(ticks) > most else ticks
 
 
 def _one_word(status: str) -> str:
