@@ -141,7 +141,7 @@ TRAINING_RULES: dict[str, Rule] = {
 }
 EVALUATION_RULES: dict[str, Rule] = {
     "seed": SEED,
-    "eval.engine": one_of("responses", "judge", *ENGINES, "all"),
+    "eval.engine": one_of("responses", "score", "judge", *ENGINES, "all"),
     "eval.limit": at_least(1),
     "eval.num_fewshot": within(0, 64),
     "eval.prompts": one_of("raw", "template"),

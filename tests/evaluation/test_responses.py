@@ -1,16 +1,13 @@
-"""Responses keep their rows; scores are what one counts by hand and what torchmetrics' classes say."""
+"""Responses keep their rows, and are what the model continues its prompt with."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from torchmetrics.text import BLEUScore
-from torchmetrics.text.rouge import ROUGEScore
 
 from ift.data.reading.rows import Row
 from ift.evaluation.answers import COLUMNS
-from ift.evaluation.responses import Answerer, repetition, respond, score
+from ift.evaluation.responses import Answerer, respond
 from ift.generation.engine import generate
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
@@ -40,10 +37,6 @@ def model() -> GPT:
 
 def rows(*instructions: str) -> list[Row]:
     return [Row(text, "", f"answer {i}", number=i + 1, file="f.json") for i, text in enumerate(instructions)]
-
-
-def of(response: str, reference: str, stop_reason: str = "end", tokens: int = 1) -> dict:
-    return {"response": response, "reference": reference, "stop_reason": stop_reason, "response_tokens": tokens}
 
 
 # -- responding -----------------------------------------------------------------------------------------------------
@@ -128,69 +121,3 @@ def test_an_answerer_may_be_given_a_shorter_limit(model, byte_tokenizer):
     assert [r["response_tokens"] for r in answer(model, rows("abc"))] == [5]
     assert [r["response_tokens"] for r in answer(model, rows("abc"), 2)] == [2]
     assert answer(model, []) == []
-
-
-# -- scoring --------------------------------------------------------------------------------------------------------
-
-
-def test_an_exact_match_is_one_but_for_white_space_at_the_ends():
-    scores = score([of("Paris", "Paris"), of(" Paris\n", "Paris"), of("paris", "Paris"), of("Paris.", "Paris")])
-    assert scores["exact_match"] == 0.5
-    assert scores["responses"] == 4
-
-
-def test_rouge_l_is_the_longest_common_subsequence():
-    """the cat ... sat: 3 of 3 words said, 3 of 6 wanted: 2 * 1 * 0.5 / 1.5; the other row has none in common."""
-    scores = score([of("the cat sat", "the cat on the mat sat"), of("no", "yes")])
-    assert scores["rouge_l"] == pytest.approx((2 / 3 + 0) / 2)
-
-
-def test_bleu_counts_n_grams_up_to_four_and_punishes_brevity():
-    """8 words of 9; 8/8 words, 6/7 pairs, 5/6 triples and 4/5 quadruples are in the reference."""
-    said, wanted = "the quick brown fox jumps over the dog", "the quick brown fox jumps over the lazy dog"
-    expected = math.exp(1 - 9 / 8) * (1 * 6 / 7 * 5 / 6 * 4 / 5) ** (1 / 4)
-    assert score([of(said, wanted)])["bleu"] == pytest.approx(expected)
-
-
-def test_scores_are_those_of_torchmetrics():
-    pairs = [
-        ("The capital of France is Paris.", "Paris is the capital of France."),
-        ("There were 7 apples left on the table", "7 apples were left on the table"),
-        ("", "something"),
-        ("A quiet river runs through the old town.", "A quiet river runs through the old town."),
-    ]
-    rouge, bleu = ROUGEScore(rouge_keys="rougeL"), BLEUScore(n_gram=4)
-    for said, wanted in pairs:
-        rouge.update(said, wanted)
-        bleu.update([said], [[wanted]])
-    scores = score([of(*pair) for pair in pairs])
-    assert scores["rouge_l"] == pytest.approx(rouge.compute()["rougeL_fmeasure"].item())
-    assert scores["bleu"] == pytest.approx(bleu.compute().item())
-    assert 0.2 < scores["bleu"] < scores["rouge_l"] < 1
-
-
-def test_scores_say_how_responses_end_and_how_long_they_are():
-    scores = score([of("a", "b", "end", 3), of("a", "b", "length", 5), of("a", "b", "context", 1), of("a", "b")])
-    assert scores["end_rate"] == 0.5
-    assert scores["response_tokens"] == 2.5
-
-
-@pytest.mark.parametrize(
-    ("text", "share"),
-    [
-        ("a b c d a b c d", 1 / 5),  # abcd bcda cdab dabc abcd
-        ("a a a a a", 1 / 2),  # aaaa aaaa
-        ("a b c d e", 0.0),
-        ("a a a", 0.0),  # too short for a 4-gram
-        ("", 0.0),
-    ],
-)
-def test_repetition_is_the_share_of_four_grams_that_came_before(text, share):
-    assert repetition(text) == pytest.approx(share)
-    assert score([of(text, "x"), of("", "x")])["repetition_rate"] == pytest.approx(share / 2)
-
-
-def test_nothing_has_no_scores():
-    assert score([]) == {}
-    assert score([of("", "")])["exact_match"] == 1.0
-    assert score([of("", "")])["bleu"] == score([of("", "")])["rouge_l"] == 0.0

@@ -1,6 +1,7 @@
 """How good is a run's best model?
 
 python evaluate.py run=RUN eval=responses      answer the whole test split and score it against the references
+python evaluate.py run=RUN eval=score          score these answers again, without a model
 python evaluate.py run=RUN eval=judge judge.model=NAME      let another model judge the answers
 python evaluate.py run=RUN eval=mmlu           a known evaluation; eval=all runs them all
 python evaluate.py --help                      what there is to choose
@@ -36,6 +37,8 @@ def evaluate(settings: EvaluateSettings) -> None:
         entry.each_evaluation(settings.eval.tasks)
     elif engine == "responses":
         answer_test_split(settings)
+    elif engine == "score":
+        score_responses(settings)
     elif engine == "judge":
         judge_responses(settings)
     else:
@@ -56,6 +59,19 @@ def answer_test_split(settings: EvaluateSettings) -> None:
         summary = write_responses(run, tuned.model, rows, answer)
     publish(run, "responses", summary, run.responses)
     show_summary(run)
+
+
+def score_responses(settings: EvaluateSettings) -> None:
+    from ift.evaluation.answers import open_answers
+    from ift.evaluation.results import numbers, show_scores
+    from ift.evaluation.scoring import rescore_summary, score_answers
+
+    answers = open_answers(settings.run)
+    results = score_answers(answers, limit=settings.eval.limit)
+    changed = [] if settings.eval.limit else rescore_summary(answers)
+    samples = answers.run.evals / results["name"] / "samples.jsonl"
+    print(*show_scores(results), *changed, f"look at   {samples}", sep="\n")
+    publish(answers.run, results["name"], numbers(results), page=answers.run.report.exists())
 
 
 def judge_responses(settings: EvaluateSettings) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ift.errors import IftError
 from ift.evaluation.answers import read_answers
-from ift.evaluation.overlap import rouge_l
 from ift.evaluation.results import Score, read_judgements, read_results
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.scoring import NAME as SCORED_AGAIN
+from ift.evaluation.scoring import Scored
 from ift.run import RunFolder
 
 TEST_SPLIT = "test split"
@@ -23,6 +21,7 @@ def headline(run: RunFolder) -> list[dict[str, Any]]:
     What is missing or damaged is left out: each is on the run's page, which says so.
     """
     evaluations, _ = read_results(run)
+    evaluations.pop(SCORED_AGAIN, None)  # these very answers
     known = [score for results in evaluations.values() for score in results["scores"] if score["headline"]]
     return [*map(asdict, _of_answers(run)), *map(asdict, _of_judges(run)), *known]
 
@@ -31,12 +30,17 @@ def _of_answers(run: RunFolder) -> list[Score]:
     if not run.responses.exists():
         return []
     try:
-        answers = [answer for answer in read_answers(run.responses) if answer.reference]
+        answers = [answer for answer in read_answers(run.responses) if answer.reference.strip()]
     except IftError:
         return []
-    exact = [float(answer.response.strip() == answer.reference.strip()) for answer in answers]
-    rouge = [rouge_l(answer.response, answer.reference) for answer in answers]
-    return [_score(metric, values) for metric, values in (("exact_match", exact), ("rouge_l", rouge)) if values]
+    if not answers:
+        return []
+    scores = Scored([(answer.response, answer.reference) for answer in answers]).of()
+    return [
+        Score(task=TEST_SPLIT, metric=name, value=value, n=len(answers), low=low, high=high)
+        for name, (value, interval) in scores.items()
+        for low, high in [interval or (None, None)]
+    ]
 
 
 def _of_judges(run: RunFolder) -> list[Score]:
@@ -58,9 +62,3 @@ def _of_judges(run: RunFolder) -> list[Score]:
                 )
             )
     return scores
-
-
-def _score(metric: str, values: Sequence[float]) -> Score:
-    estimate = mean_interval(values)
-    low, high = (end if math.isfinite(end) else None for end in (estimate.low, estimate.high))
-    return Score(task=TEST_SPLIT, metric=metric, value=estimate.mean, n=estimate.n, low=low, high=high)

@@ -11,6 +11,7 @@ from ift import stops
 from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.evaluation.answers import COLUMNS
+from ift.evaluation.scoring import METRICS, scores_of_run
 from ift.generation.engine import generate
 from ift.generation.fitting import Overlong, fit
 from ift.generation.sampling import Sampling
@@ -89,56 +90,15 @@ class Answerer:
             return respond(model, rows, self.template, self.tokenizer, settings, seed=self.seed, advance=advance)
 
 
-def score(responses: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Agreement with the references, as shares from 0 to 1, and what the responses are like.
-
-    exact_match      equal after white space at the ends is removed
-    rouge_l          F-measure of the longest common subsequence (Lin 2004), mean over rows
-    bleu             corpus BLEU of order 4 (Papineni et al. 2002)
-    end_rate         share that the model ended by itself
-    repetition_rate  mean share of 4-grams of words that occurred before in the same response
-    """
-    from torchmetrics.functional.text import bleu_score, rouge_score
-
-    if not responses:
-        return {}
-    texts = [r["response"] for r in responses]
-    references = [r["reference"] for r in responses]
-    n = len(texts)
-    rouge = rouge_score(texts, references, rouge_keys="rougeL")["rougeL_fmeasure"]
-    return {
-        "responses": n,
-        "exact_match": sum(a.strip() == b.strip() for a, b in zip(texts, references, strict=True)) / n,
-        "rouge_l": float(rouge),
-        "bleu": float(bleu_score(texts, [[reference] for reference in references])),
-        "response_tokens": sum(r["response_tokens"] for r in responses) / n,
-        "end_rate": sum(r["stop_reason"] == "end" for r in responses) / n,
-        "repetition_rate": sum(repetition(text) for text in texts) / n,
-    }
-
-
-def repetition(text: str, order: int = 4) -> float:
-    """Share of a text's word n-grams that are repeats of an earlier one; 0 for a text too short to have any."""
-    words = text.split()
-    grams = [tuple(words[i : i + order]) for i in range(len(words) - order + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def write_responses(run: RunFolder, model: GPT, rows: Sequence[Row], answer: Answerer) -> dict[str, Any]:
     """Answer the rows into responses.jsonl and put the scores into summary.json; return the summary."""
     responses = answer(model, rows, what="answering") if rows else []
     write_jsonl(run.responses, responses)
-    summary = {**(read_json(run.summary) if run.summary.exists() else {}), **score(responses)}
-    summary |= {f"clean_{key}": value for key, value in score(without_leaks(run, responses)).items()}
+    before = read_json(run.summary) if run.summary.exists() else {}
+    before.pop("earlier_scores", None)  # of what rescore_summary counted anew
+    summary = {**before, **scores_of_run(run, responses)}
     write_json(run.summary, summary)
     return summary
-
-
-def without_leaks(run: RunFolder, responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Responses to test rows that have no near twin in training; none where all are so, since all say the same then."""
-    leaked = {(leak["file"], leak["row"]) for leak in read_jsonl(run.leaks)} if run.leaks.exists() else set()
-    clean = [response for response in responses if (response["file"], response["row"]) not in leaked]
-    return clean if len(clean) < len(responses) else []
 
 
 def show_summary(run: RunFolder) -> None:
@@ -149,15 +109,13 @@ def show_summary(run: RunFolder) -> None:
     if not responses:
         return
     print(
-        f"test      {summary['responses']} answers: exact match {summary['exact_match']:.1%}, "
-        f"ROUGE-L {summary['rouge_l']:.3f}, BLEU {summary['bleu']:.3f}, ended by itself {summary['end_rate']:.1%}"
+        f"test      {summary['responses']} answers: {_scores_line(summary)}, ended by itself {summary['end_rate']:.1%}"
     )
     if "clean_responses" in summary:
-        print(
-            f"          {summary['clean_responses']} of them without a near twin in training: "
-            f"exact match {summary['clean_exact_match']:.1%}, ROUGE-L {summary['clean_rouge_l']:.3f}, "
-            f"BLEU {summary['clean_bleu']:.3f}"
-        )
+        alone = _scores_line(summary, "clean_")
+        print(f"          {summary['clean_responses']} of them without a near twin in training: {alone}")
+    for note in summary["score_notes"]:
+        print(f"note      {note}")
     for shown in responses[: 4 * (len(responses) // 4 or 1) : len(responses) // 4 or 1]:
         print(f"\n  {_short(shown['instruction'])}" + (f"\n  | {_short(shown['input'])}" if shown["input"] else ""))
         print(f"  -> {_short(shown['response'])}")
@@ -165,6 +123,13 @@ def show_summary(run: RunFolder) -> None:
             print(f"  != {_short(shown['reference'])}")
     print(f"\nlook at   {run.report}")
     print(f"ask again {shlex.join(['ift', 'evaluate', f'run={run.path}', 'eval=responses'])}")
+
+
+def _scores_line(summary: dict[str, Any], prefix: str = "") -> str:
+    if summary[prefix + "exact_match"] is None:
+        return "no references"
+    numbers = (f"{METRICS[name]} {summary[prefix + name]:.3f}" for name in ("rouge_l", "chrf", "bleu"))
+    return ", ".join([f"exact match {summary[prefix + 'exact_match']:.1%}", *numbers])
 
 
 def _best_line(summary: dict[str, Any]) -> str:

@@ -218,6 +218,7 @@ class Tables:
 
 LOSSES = {"val_loss": "validation loss", "test_loss": "test loss"}
 NUMBERS = {  # of a whole run: (title, which is better); they have no interval, one run is one draw of its seed
+    "chrf": ("chrF", 1),
     "bleu": ("BLEU", 1),
     "best_step": ("best step", 0),
     "train_tokens": ("tokens trained on", 0),

@@ -7,13 +7,13 @@ that is looked at is tested in pairs, and all tests of a page share one correcti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ift.errors import one_line
 from ift.evaluation.answers import Answer, aligned
-from ift.evaluation.overlap import rouge_l
+from ift.evaluation.overlap import chunks, rouge_l, same
 from ift.evaluation.people import NOTHING, UNNAMED, VERDICTS, Rating, rater_means, right_share, star_count
 from ift.evaluation.questions import pair
 from ift.evaluation.results import Score
@@ -121,10 +121,10 @@ def row_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> list[Metric]:
         note, believed = _trust(judged)
         found.append(Metric(f"judge: {name}", ".2f", 1, values, note, believed))
     if any(asked(row).reference.strip() for row in rows):
-        found.append(Metric("exact match", ".1%", 1, each(lambda run, a: float(is_exact(a)))))
-        found.append(Metric("ROUGE-L", ".3f", 1, each(lambda run, a: rouge_l(a.response, a.reference))))
+        found.append(Metric("exact match", ".1%", 1, each(_against_reference(same))))
+        found.append(Metric("ROUGE-L", ".3f", 1, each(_against_reference(rouge_l))))
     found.append(Metric("ended by itself", ".1%", 1, each(lambda run, a: _share(a.stop_reason, "end"))))
-    found.append(Metric("words", ".1f", 0, each(lambda run, a: float(len(a.response.split()))), "no merit in itself"))
+    found.append(Metric("words", ".1f", 0, each(lambda run, a: float(len(chunks(a.response)))), "no merit in itself"))
     return [metric for metric in found if any(v is not None for values in metric.values for v in values)]
 
 
@@ -154,7 +154,12 @@ def ratings_of(run: Run, answer: Answer) -> list[tuple[str, Rating]]:
 
 
 def is_exact(answer: Answer) -> bool:
-    return answer.response.strip() == answer.reference.strip()
+    return same(answer.response, answer.reference)
+
+
+def _against_reference(measure: Callable[[str, str], float]) -> Callable[[Run, Answer], float | None]:
+    """None where a row has no reference."""
+    return lambda _, a: float(measure(a.response, a.reference)) if a.reference.strip() else None
 
 
 def _share(value: str, wanted: str) -> float | None:

@@ -20,6 +20,7 @@ from ift.evaluation.answers import Answers, open_answers
 from ift.evaluation.people import Raters, read_ratings
 from ift.evaluation.questions import Questions, read_questions
 from ift.evaluation.results import Judged, Score, read_judgements, read_results
+from ift.evaluation.scoring import NAME as SCORED_AGAIN
 from ift.forms import CONFIG
 from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects
 
@@ -110,6 +111,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def _known(run: RunFolder) -> tuple[dict[str, Known], list[Problem]]:
     """Of each evaluation the questions of the headline scores of the tuned model: they alone are tested."""
     results, problems = read_results(run)
+    results.pop(SCORED_AGAIN, None)  # of the answers that are compared themselves
     found = {}
     for name, each in results.items():
         scores = {score.key: score for score in (Score(**value) for value in each["scores"])}

@@ -1,0 +1,123 @@
+"""BLEU and chrF of a set of answers, out of counts that add up over rows. As sacrebleu has them, from 0 to 1; no torch.
+
+A row's counts are a list of integers. The counts of a set are the sums of its rows', and its score is of the sums: no
+mean of the rows' scores, which for BLEU would mean nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import regex
+from numpy.typing import NDArray
+
+from ift.evaluation.overlap import CHARACTER, canonical
+
+WORDS, CHARACTERS = 4, 6  # the longest runs that BLEU and chrF count
+RECALL = 2  # times as important to chrF as precision
+Counts = NDArray[np.int64]
+
+# -- BLEU -------------------------------------------------------------------------------------------------------------
+
+ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
+APART = regex.compile(rf"(?V1){CHARACTER}|[\u3000-\u303f\uff00-\uffef]")  # with the punctuation of Chinese and Japanese
+RULES = (
+    (re.compile(r"([!-&(-+/:-@\[-`{-~])"), r" \1 "),
+    (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
+    (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
+    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
+)
+
+
+def bleu_words(text: str) -> list[str]:
+    """Words and punctuation marks by NIST's mteval-v13a, which sacrebleu calls 13a; case counts.
+
+    Scripts without spaces are cut into characters, as sacrebleu's tokenizer zh does with Chinese.
+    """
+    text = canonical(text).rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    for entity, sign in ENTITIES:
+        text = text.replace(entity, sign)
+    if not text.isascii():
+        text = APART.sub(r" \g<0> ", text)
+    text = f" {text} "
+    for rule, replacement in RULES:
+        text = rule.sub(replacement, text)
+    return text.split()
+
+
+def bleu_counts(response: str, reference: str) -> list[int]:
+    """(9,): for each order the n-grams of the response that the reference has too, then all of them; the reference's
+    words."""
+    ours, right = bleu_words(response), bleu_words(reference)
+    shared, all_ours = [], []
+    for order in range(1, WORDS + 1):
+        found, wanted = (Counter(zip(*(w[i:] for i in range(order)), strict=False)) for w in (ours, right))
+        shared.append((found & wanted).total())
+        all_ours.append(max(0, len(ours) - order + 1))
+    return [*shared, *all_ours, len(right)]
+
+
+def bleu(counts: Counts) -> NDArray[np.float64]:
+    """(..., 9) summed counts -> (...): BLEU of orders 1 to 4 (Papineni et al. 2002), as sacrebleu smooths it.
+
+    An order of which nothing is shared counts half a match, the next such order a quarter (NIST's geometric sequence).
+    Orders that no response is long enough for are left out (sacrebleu's use_effective_order): one-word answers are
+    compared by their words alone. Nothing shared at all is 0.
+    """
+    shared, ours, right = counts[..., :WORDS], counts[..., WORDS : 2 * WORDS], counts[..., -1]
+    there, none = ours > 0, (shared == 0) & (ours > 0)
+    matches = np.where(none, 0.5 ** np.cumsum(none, axis=-1), shared)
+    logs = np.log(np.where(there, matches, 1) / np.maximum(ours, 1))
+    precision = np.exp(logs.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1))
+    brevity = np.exp(np.minimum(0.0, 1 - right / np.maximum(ours[..., 0], 1)))
+    return np.where(shared.any(axis=-1), brevity * precision, 0.0)
+
+
+# -- chrF -------------------------------------------------------------------------------------------------------------
+
+
+def chrf_counts(response: str, reference: str) -> list[int]:
+    """(18,): for each order the n-grams of characters that both have, the response's, the reference's; no spaces."""
+    ours, right = ("".join(canonical(text).split()) for text in (response, reference))
+    shared, all_ours, all_right = [], [], []
+    for order in range(1, CHARACTERS + 1):
+        found, wanted = (max(0, len(text) - order + 1) for text in (ours, right))
+        if ours == right:
+            shared.append(found)
+        else:
+            grams = (Counter([t[i : i + order] for i in range(len(t) - order + 1)]) for t in (ours, right))
+            shared.append(_shared(*grams))
+        all_ours.append(found if wanted else 0)  # sacrebleu: an order that the reference has not is left out
+        all_right.append(wanted)
+    return [*shared, *all_ours, *all_right]
+
+
+def _shared(found: Counter[str], wanted: Counter[str]) -> int:
+    if len(found) > len(wanted):
+        found, wanted = wanted, found
+    return sum(min(n, wanted[gram]) for gram, n in found.items() if gram in wanted)
+
+
+def chrf(counts: Counts) -> NDArray[np.float64]:
+    """(..., 18) summed counts -> (...): chrF2 (Popović 2015), n-grams of 1 to 6 characters without white space.
+
+    F of the mean precision and the mean recall over the orders that both sides have; recall weighs twice as much.
+    """
+    shared, ours, right = np.split(counts, 3, axis=-1)
+    there = (ours > 0) & (right > 0)
+    orders = np.maximum(there.sum(axis=-1), 1)
+    precision, recall = (
+        np.where(there, shared / np.maximum(all_, 1), 0).sum(axis=-1) / orders for all_ in (ours, right)
+    )
+    weighed = RECALL**2 * precision + recall
+    return np.where(weighed > 0, (1 + RECALL**2) * precision * recall / np.where(weighed > 0, weighed, 1), 0.0)
+
+
+def counted(pairs: Sequence[tuple[str, str]]) -> tuple[Counts, Counts]:
+    """Counts of each (response, reference) for BLEU (n, 9) and for chrF (n, 18)."""
+    bleus = np.array([bleu_counts(*pair) for pair in pairs], dtype=np.int64).reshape(len(pairs), 2 * WORDS + 1)
+    chrfs = np.array([chrf_counts(*pair) for pair in pairs], dtype=np.int64).reshape(len(pairs), 3 * CHARACTERS)
+    return bleus, chrfs
