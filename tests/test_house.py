@@ -138,7 +138,6 @@ DOORS = {  # library -> the files and folders that may import it
     "lm_eval": ("evaluation/harness/",),
     "alpaca_eval": ("evaluation/packages/",),
     "evals": ("evaluation/packages/",),  # in a process of its own, as alpaca_eval
-    "openai": ("evaluation/judge/",),
     "http.client": ("evaluation/judge/",),
     "urllib.request": ("evaluation/judge/", "export/llama_cpp.py"),
     "http.server": ("apps/",),

@@ -271,8 +271,8 @@ class JudgeSettings:
     canaries: int
     max_characters: int
     max_tokens: int
-    temperature: float
-    seed: int
+    temperature: float | None
+    seed: int | None
     context_length: int
     reasoning: bool
     concurrency: int

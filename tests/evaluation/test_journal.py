@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ift.errors import DataError, MachineError
+from ift.errors import MachineError
 from ift.evaluation.journal import Journal
 
 
@@ -27,11 +27,14 @@ def test_one_process_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["[]", "7", "{}", "no json", '{"key": []}', "[" * 20000])
-def test_a_line_that_is_none_of_its_own_is_named(tmp_path, line):
+def test_a_line_that_is_none_of_its_own_is_named_and_stops_nothing(tmp_path, line, capsys):
     path = tmp_path / "kept.jsonl"
-    path.write_text('{"key": "a"}\n' + line + "\n")
-    with pytest.raises(DataError, match=r"kept\.jsonl:2: not a line of such a file"):
-        Journal(path)
+    path.write_text('{"key": "a"}\n' + line + '\n{"key": "b"}')
+    with Journal(path) as lines:
+        assert list(lines.lines) == ["a", "b"]
+        lines.put("c", {})
+    assert "kept.jsonl:2: not a line of such a file" in capsys.readouterr().err
+    assert path.read_text() == '{"key": "a"}\n' + line + '\n{"key": "b"}\n{"key": "c"}\n'
 
 
 def test_many_lines_are_put_together(tmp_path):

@@ -11,16 +11,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ift.errors import DataError, MachineError
+from ift.errors import MachineError, warn
 
 
 class Journal:
     """Lines are only ever added, and synced. One process at a time; any of its threads."""
 
     def __init__(self, path: Path):
-        """Raises MachineError where another process has it open, DataError for a line that no journal has.
+        """Raises MachineError where another process has it open.
 
-        Half a line at the end, of a process that was killed, is cut off: it was never used.
+        Half a line at the end, of a process that was killed, is cut off: it was never used. Another line that no
+        journal has stays where it is and is reported: what it may have held is worked out again, and the rest goes on.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.lock = path, threading.Lock()
@@ -32,18 +33,31 @@ class Journal:
         self.file = path.open("a+b")
         self.file.seek(0)
         self.lines: dict[str, dict[str, Any]] = {}
-        whole = 0
+        odd, whole, ended = [], 0, True
         for number, line in enumerate(self.file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                value = json.loads(line)
+            value, ended = self.read_line(line), line.endswith(b"\n")
+            if value is not None:
                 self.lines[value["key"]] = value
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                self.close()
-                raise DataError(f"{path}:{number}: not a line of such a file (delete that line)") from error
+            elif not ended:
+                ended = True
+                break
+            elif line.strip():
+                odd.append(number)
             whole += len(line)
         self.file.truncate(whole)
+        if not ended:  # all of the last line is there but its end
+            self.file.write(b"\n")
+        if odd:
+            more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+            warn(f"{path}:{odd[0]}{more}: not a line of such a file (left as it is; what it held is worked out again)")
+
+    def read_line(self, line: bytes) -> dict[str, Any] | None:
+        """What a line holds; None where it is none of this file."""
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) and isinstance(value.get("key"), str) else None
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
         self.put_all({key: value})

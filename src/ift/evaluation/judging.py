@@ -30,10 +30,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
+    """text: what the judge says, without the thoughts of a model that thinks first; "" where it says nothing."""
+
     text: str
     prompt_tokens: int = 0
     reply_tokens: int = 0
     first: tuple[tuple[str, float], ...] = ()  # what its first token might have been, with log probabilities
+    end: str = ""  # why it ends, in the server's word: stop, length, content_filter, tool_calls
+    thoughts: str = ""
+    instead: str = ""  # what came in the place of text: a refusal, or calls of tools as JSON
+
+    @property
+    def cut_off(self) -> bool:
+        """The judge had no more tokens, so its last word or number may be half of one."""
+        return self.end == "length"
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,12 @@ class JudgeClient(Protocol):
 
     refused: int  # requests so far that the judge refused to answer
     problem: str  # why it refused the last one
+    said: int  # replies so far with any text
+
+    @property
+    def cure(self) -> str:
+        """What most likely helps where no reply says anything, by all replies so far."""
+        ...
 
     def __enter__(self) -> Self: ...
 

@@ -10,9 +10,7 @@ import sys
 import time
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.answers import Answer, Answers, open_answers
 from ift.evaluation.judge import client
@@ -20,66 +18,16 @@ from ift.evaluation.judge.canaries import CANARIES
 from ift.evaluation.judge.client import Dispatcher
 from ift.evaluation.judge.ledger import Budget, Ledger
 from ift.evaluation.judge.run import Item, judge_answers, messages, show_results
-from ift.evaluation.judge.servers import NoReplyError, read_retry_after
+from ift.evaluation.judge.servers import read_retry_after
+from ift.evaluation.judge.transport import NoReplyError
 from ift.evaluation.judging import Reply, Request
 from ift.evaluation.results import read_judgements
 from ift.evaluation.statistics import agreement
-from ift.run import RunFolder, read_json, read_jsonl, write_jsonl
-from ift.settings import EvaluateSettings
-from tests.evaluation.judge.judge_server import FAULTS, JudgeServer
+from ift.run import read_json, read_jsonl
+from tests.evaluation.judge.judge_server import FAULTS, JudgeServer, data_of, honest
 from tests.running import ROOT, run
 
 SHARED = ROOT.parent / "shared" / "data"
-
-
-def data_of(body):
-    """The material of a request, as the judge sees it."""
-    text = body["messages"][1]["content"]
-    return json.loads(re.search(r"<<<material (\w+)>>>\n(.*)\n<<<end of material \1>>>", text, re.DOTALL).group(2))
-
-
-def honest(body):
-    """A judge that knows: 90 for the reference, a number in the answer is its score, 0 otherwise."""
-    data = data_of(body)
-    if data["response"] == data.get("reference"):
-        return "90"
-    found = re.search(r"worth (\d+)", data["response"])
-    return found.group(1) if found else "0"
-
-
-@pytest.fixture(scope="session")
-def settings():
-    """settings("judge=score", ...): the judge's part of what evaluate.py is told."""
-
-    def settings(*overrides):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("evaluate", ["run=x", "eval=judge", "judge.model=m", "judge.retries=8", *overrides])
-        return settings_from(config, EvaluateSettings).judge
-
-    return settings
-
-
-@pytest.fixture
-def answers(tmp_path):
-    """answers(n): a run with n answers, "worth 0", "worth 1", ... of its 100."""
-
-    def answers(n=10, name="run", said=lambda i: f"It is worth {i % 101}."):
-        folder = RunFolder(tmp_path / name)
-        folder.path.mkdir()
-        rows = [
-            {
-                "instruction": f"Task {i}",
-                "input": "",
-                "reference": f"Right {i}.",
-                "response": said(i),
-                "category": "ab"[i % 2],
-            }
-            for i in range(n)
-        ]
-        write_jsonl(folder.responses, rows)
-        return open_answers(folder.path)
-
-    return answers
 
 
 def test_the_books_stored_scores_give_the_books_numbers(settings, tmp_path):
@@ -210,7 +158,11 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_counted(settings, answe
     assert (results["scored"], results["rows"], results["unread"]) == (9, 10, 1)
     assert results["bounds"] == [90, 100]
     assert results["valid"] is None
-    line = show_results(results)[0]
+    line, *_, hint = show_results(results, options)
+    assert hint == (
+        "          1 of 1 verdicts missing: unread (its replies are in verdicts.jsonl; another judge.model follows the "
+        "rule more often)"
+    )
     assert "scored 9 of 10, so between 90.00 and 100.00 whatever the rest is worth" in line
     sample = read_jsonl(given.run.evals / "judge-score-m" / "samples.jsonl")[0]
     assert (sample["score"], sample["replies"], sample["problem"]) == (None, ["eighty"], "unread")
@@ -229,9 +181,10 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_counted(settings, answe
 )  # fmt: skip
 def test_a_judge_that_fails_a_canary_is_not_believed(settings, answers, reply, failed):
     with JudgeServer(lambda body: reply(data_of(body))) as there:
-        results = judge_answers(answers(8), settings("judge.server=ollama", f"judge.base_url={there.url}"))
+        options = settings("judge.server=ollama", f"judge.base_url={there.url}")
+        results = judge_answers(answers(8), options)
     assert (results["valid"], results["invalid_because"]) == (False, failed)
-    assert "INVALID: this judge cannot be believed" in "\n".join(show_results(results))
+    assert "INVALID: this judge cannot be believed" in "\n".join(show_results(results, options))
 
 
 def test_a_pair_is_won_only_if_both_orders_agree(settings, answers):
@@ -383,19 +336,61 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(settings, ans
     assert not any("very-secret" in text for text in written)
 
 
-def test_two_judges_do_not_write_at_once_and_a_broken_ledger_is_named(tmp_path):
+def test_two_judges_do_not_write_at_once(tmp_path):
     path = tmp_path / "verdicts.jsonl"
-    with Ledger(path, {"server": "x"}) as ledger:
-        ledger.add(Request((("user", "hi"),)), Reply("85", 1, 2))
+    hi, whole = Request((("user", "hi"),)), Reply("85", 1, 2, (("85", -0.1),), "stop", "hm", "no")
+    with Ledger(path, [{"server": "x"}]) as ledger:
+        ledger.add(hi, whole)
         with pytest.raises(MachineError, match="another process is writing here"):
-            Ledger(path, {"server": "x"})
-    with Ledger(path, {"server": "x"}) as ledger:
-        assert ledger.get(Request((("user", "hi"),))) == Reply("85", 1, 2)
-    with Ledger(path, {"server": "y"}) as ledger:
-        assert ledger.get(Request((("user", "hi"),))) is None
-    path.write_text('{"key": 1}\n')
-    with pytest.raises(DataError, match=r"a line that is no reply"):
-        Ledger(path, {})
+            Ledger(path, [{"server": "x"}])
+    with Ledger(path, [{"server": "z"}, {"server": "x"}]) as ledger:
+        assert ledger.get(hi) == whole
+    with Ledger(path, [{"server": "y"}]) as ledger:
+        assert ledger.get(hi) is None
+
+
+ODD_LINES = [
+    b'{"key": 1}', b"[]", b"7", b"no json", b"{}", b'{"key": "k"}', b"\0" * 40, b"\xff\xfe", b'{"key": "k", "te', b"",
+    b'{"key": "k", "text": "85", "first": 7}', b'{"key": "k", "text": "85", "first": [["a"]]}', b"[" * 20_000,
+]  # fmt: skip
+
+
+def test_an_odd_line_of_a_ledger_stops_nothing_and_stays_where_it_is(tmp_path, capsys):
+    path = tmp_path / "verdicts.jsonl"
+    one, two = (Request((("user", word),)) for word in ("one", "two"))
+    with Ledger(path, [{}]) as ledger:
+        ledger.add(one, Reply("1"))
+    with path.open("ab") as file:
+        file.write(b"\n".join(ODD_LINES) + b"\n")
+    with Ledger(path, [{}]) as ledger:
+        ledger.add(two, Reply("2"))
+    said = capsys.readouterr().err
+    assert re.search(r"verdicts\.jsonl:2 and 11 more: not a line of such a file \(left as it is", said)
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))  # as some editors leave it
+    for _ in range(2):
+        with Ledger(path, [{}]) as ledger:
+            assert (ledger.get(one).text, ledger.get(two).text) == ("1", "2")
+    assert path.read_bytes().splitlines()[1:-1] == ODD_LINES
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ({"text": [{"type": "text", "text": "85"}]}, Reply("85")),  # as the release before left them
+        ({"text": 85}, Reply("85")),
+        ({"text": None}, Reply("")),
+        ({"text": "<think>20?</think>85"}, Reply("85", thoughts="20?")),
+        ({"text": "85", "prompt_tokens": None, "reply_tokens": "3"}, Reply("85", 0, 3)),
+    ],
+)
+def test_what_an_earlier_release_kept_is_a_reply(tmp_path, line, reply):
+    path, request = tmp_path / "verdicts.jsonl", Request((("user", "hi"),))
+    with Ledger(path, [{}]) as ledger:
+        ledger.add(request, Reply("85"))
+    key = json.loads(path.read_text())["key"]
+    path.write_text(json.dumps({"key": key, **line}) + "\n")
+    with Ledger(path, [{}]) as ledger:
+        assert ledger.get(request) == reply
 
 
 def test_replies_of_a_ledger_are_replayed_by_content(settings, answers):
@@ -418,14 +413,14 @@ def test_a_server_that_says_when_to_come_back_is_taken_at_its_word(settings, tmp
 
     class Busy:
         def __init__(self):
-            self.identity = {"server": "busy"}
+            self.identities = [{"server": "busy"}]
 
         def ask(self, request):
             if len(waited) < 3:
                 raise NoReplyError("busy", wait=[7.0, None, 42.0][len(waited)])
             return Reply("85")
 
-    with Ledger(tmp_path / "verdicts.jsonl", {"server": "busy"}) as ledger:
+    with Ledger(tmp_path / "verdicts.jsonl", [{"server": "busy"}]) as ledger:
         dispatcher = Dispatcher(Busy(), ledger, Budget(0, 0, 1, 16), retries=6)
         monkeypatch.setattr(dispatcher.stop, "wait", waited.append)
         assert dispatcher.reply(Request((("user", "hi"),))) == Reply("85")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -15,29 +16,23 @@ from typing import Any, Self
 
 from ift.errors import ConfigError, MachineError, one_line
 from ift.evaluation.judge.ledger import Budget, Ledger, OverBudgetError, estimated_tokens
-from ift.evaluation.judge.servers import (
-    ChatServer,
-    NoReplyError,
-    RefusedError,
-    address,
-    connect,
-    is_here,
-    over_openai_protocol,
-)
+from ift.evaluation.judge.problems import HOPELESS, REFUSED, cure_of, most_common, problem_of
+from ift.evaluation.judge.servers import ChatServer, RefusedError, address, connect, over_openai_protocol
+from ift.evaluation.judge.transport import NoReplyError, is_here
 from ift.evaluation.judging import OnlyPlannedError, Reply, ReplyOptions, Request
 from ift.progress import progress
 from ift.settings import JudgeSettings
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a request is tried again; doubled each time
 LONGEST_RETRY_AFTER = 600.0  # a server that asks for more is not waited for
-HOPELESS = 3  # requests in a row that stay without reply: the server is down
+DOWN = 3  # requests in a row that stay without reply: the server is down
 AS_SET = ReplyOptions()
 
 
 def budget_of(settings: JudgeSettings) -> Budget:
-    """Raises ConfigError where tokens may cost something and their price is not given."""
+    """Raises ConfigError where tokens may cost something and their price is not given, except for a dry run."""
     prices = settings.price_in, settings.price_out
-    if None in prices and settings.server == "openai" and not is_here(address(settings)):
+    if None in prices and not settings.dry_run and settings.server == "openai" and not is_here(address(settings)):
         raise ConfigError(
             "judge.price_in, judge.price_out: not set (dollars for a million tokens; 0 for a server that costs nothing)"
         )
@@ -73,6 +68,10 @@ class Dispatcher:
                     break
                 self.stop.wait(pause)
                 continue
+            except RefusedError as error:
+                self.budget.settle(held, None, maybe_paid=error.maybe_paid)
+                self.without_reply = 0
+                raise
             except BaseException:
                 self.budget.settle(held, None)
                 raise
@@ -81,7 +80,7 @@ class Dispatcher:
             self.without_reply = 0
             return reply
         self.without_reply += 1
-        if self.without_reply >= HOPELESS:
+        if self.without_reply >= DOWN:
             self.stop.set()
         return None
 
@@ -106,20 +105,30 @@ class RecordedJudge:
         self.settings = over_openai_protocol(settings) if over_openai else settings
         self.servers = {AS_SET: connect(self.settings)}
         self.budget = budget_of(self.settings)
-        self.ledger = Ledger(folder / "verdicts.jsonl", {})
+        self.ledger = Ledger(folder / "verdicts.jsonl", self.servers[AS_SET].identities)
         self.refused, self.problem = 0, ""
+        self.problems: Counter[str] = Counter()
+        self.said = 0  # replies so far with text
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        for server in self.servers.values():
+            server.close()
         self.ledger.close()
+
+    @property
+    def cure(self) -> str:
+        return cure_of(most_common(self.problems), self.settings, self.budget.max_tokens)
 
     def price(self, prompt_tokens: int, reply_tokens: int) -> float:
         return self.budget.price(prompt_tokens, reply_tokens)
 
     def describe(self, options: ReplyOptions = AS_SET) -> dict[str, Any]:
-        return {"judge": self._server(options).identity, **self.budget.totals()}
+        server = self._server(options)
+        changes = {"changes": dict(server.changes)} if server.changes else {}
+        return {"judge": {**server.identities[0], **changes}, **self.budget.totals()}
 
     def _server(self, options: ReplyOptions) -> ChatServer:
         if options not in self.servers:
@@ -130,7 +139,7 @@ class RecordedJudge:
 
     def replies(self, requests: Sequence[Request], options: ReplyOptions = AS_SET) -> list[Reply | None]:
         settings, budget, server = self.settings, self.budget, self._server(options)
-        budget.max_tokens, self.ledger.identity = options.max_tokens or settings.max_tokens, server.identity
+        budget.max_tokens, self.ledger.identities = options.max_tokens or settings.max_tokens, server.identities
         waiting = list(dict.fromkeys(requests))
         missing = [request for request in waiting if self.ledger.get(request) is None]
         self._check_cost(missing)
@@ -143,6 +152,7 @@ class RecordedJudge:
                 reply = dispatcher.reply(request)
             except RefusedError as error:
                 self.problem, replies[request] = one_line(str(error), 100), None
+                self._count(f"{REFUSED}: {error}", dispatcher)
                 return
             except OverBudgetError:
                 dispatcher.last_problem = f"judge.max_cost={settings.max_cost:g} is reached"
@@ -150,10 +160,17 @@ class RecordedJudge:
                 return
             if reply is not None:
                 replies[request] = reply
+                self.said += bool(reply.text)
+                self._count(problem_of(reply), dispatcher)
                 advance(1)
 
         with progress("judged" if missing else None, len(waiting), "verdicts") as advance:
             dispatcher.in_parallel(work, len(waiting), concurrency=settings.concurrency)
+        if self._is_hopeless():
+            worst = one_line(most_common(self.problems), 100)
+            raise MachineError(
+                f"judge: none of its first {self.problems.total()} replies has text: {worst} ({self.cure})"
+            )
         without = sum(request not in replies for request in waiting)
         if without:
             raise MachineError(
@@ -162,6 +179,14 @@ class RecordedJudge:
             )
         self.refused += sum(reply is None for reply in replies.values())
         return [replies[request] for request in requests]
+
+    def _count(self, problem: str, dispatcher: Dispatcher) -> None:
+        self.problems[problem] += 1
+        if self._is_hopeless():
+            dispatcher.stop.set()
+
+    def _is_hopeless(self) -> bool:
+        return not self.said and self.problems.total() >= HOPELESS
 
     def _check_cost(self, missing: Sequence[Request]) -> None:
         """Print what is to be sent. Raises OnlyPlannedError for a dry run, ConfigError where it may cost too much."""

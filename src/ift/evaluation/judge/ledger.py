@@ -4,55 +4,59 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ift.errors import DataError
+from ift.errors import refused_by_disk
 from ift.evaluation.journal import Journal
+from ift.evaluation.judge.bodies import reply_from_line
 from ift.evaluation.judging import Reply, Request, digest
 
 
 class Ledger(Journal):
     """verdicts.jsonl: one line for each reply, under a key made of the judge's identity and the request."""
 
-    def __init__(self, path: Path, identity: dict[str, Any]):
-        """Raises MachineError where another process has it open, DataError for a line that is no reply."""
+    def __init__(self, path: Path, identities: Sequence[Mapping[str, Any]]):
+        """identities: of one and the same judge, the first for new lines. Raises MachineError as Journal does."""
+        self.identities = identities
+        self.replies: dict[str, Reply] = {}
         super().__init__(path)
-        self.identity = identity
-        try:
-            self.replies = {key: reply_of(line) for key, line in self.lines.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self.close()
-            raise DataError(f"{path}: a line that is no reply (delete that line)") from error
 
-    def key(self, request: Request) -> str:
-        return digest([self.identity, request.digest, request.row])
+    def read_line(self, line: bytes) -> dict[str, Any] | None:
+        value = super().read_line(line)
+        try:
+            if value is not None:
+                self.replies[value["key"]] = reply_from_line(value)
+        except (ValueError, KeyError, TypeError):
+            return None
+        return value
 
     def get(self, request: Request) -> Reply | None:
-        return self.replies.get(self.key(request))
+        known = (self.replies.get(_key(identity, request)) for identity in self.identities)
+        return next((reply for reply in known if reply is not None), None)
 
     def add(self, request: Request, reply: Reply) -> None:
-        key = self.key(request)
+        key = _key(self.identities[0], request)
+        more = {"first": reply.first, "end": reply.end, "thoughts": reply.thoughts, "instead": reply.instead}
         line = {
             "request": request.digest,
             "text": reply.text,
             "prompt_tokens": reply.prompt_tokens,
             "reply_tokens": reply.reply_tokens,
-            **({"first": reply.first} if reply.first else {}),
+            **{name: value for name, value in more.items() if value},
             "unix_time": round(time.time(), 3),
         }
-        self.put(key, line)
+        try:
+            self.put(key, line)
+        except OSError as error:
+            raise refused_by_disk(error, str(self.path)) from error
         self.replies[key] = reply
 
 
-def reply_of(line: dict[str, Any]) -> Reply:
-    """The reply in a line of verdicts.jsonl. Raises KeyError, TypeError, ValueError and AttributeError for others."""
-    text = line["text"]
-    if not isinstance(text, str):
-        raise TypeError("text")
-    first = tuple((str(token), float(logprob)) for token, logprob in line.get("first", ()))
-    return Reply(text, int(line.get("prompt_tokens", 0)), int(line.get("reply_tokens", 0)), first)
+def _key(identity: Mapping[str, Any], request: Request) -> str:
+    return digest([identity, request.digest, request.row])
 
 
 class OverBudgetError(Exception):

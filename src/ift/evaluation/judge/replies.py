@@ -1,27 +1,41 @@
 """What a judge's reply says, by a grammar that guesses nothing: a reply that could be read in two ways is unread.
 
-A score       85   85/100   85 out of 100   85%   Score: 85   **Rating:** 85/100   {"score": 85}
+A score       85   85/100   85 out of 100   85%   Score: 85   **Rating:** 85/100   评分：85   ８５   {"score": 85}
 A rubric      the reason in sentences, then a last line as above that names the score: Score: 4   or   4/5
               {"reason": "...", "score": 4}
 A winner      A   B   tie   Winner: A   [[B]]   {"winner": "tie"}
 
-Numbers are whole, in Western digits, and within the scale. A block of thoughts, <think>...</think>, may come first.
+Numbers are whole, in the digits of any script, and within the scale. Thoughts, <think>...</think>, may come first, and
+words without any number around a JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from ift.evaluation.judge.bodies import split_thoughts
+
 _BEFORE = r"(?:(?:the|my|final|overall|your)\s+)*"
-_LABEL = rf"(?:{_BEFORE}(?:score|rating|grade|mark)(?:\s+is)?\s*[:=–]?\s*)"
-_NAMED = rf"(?:{_BEFORE}(?:winner|verdict|answer|better answer|choice)(?:\s+is)?\s*[:=]?\s*)"
-_NUMBER = r"([+-]?\d+)(?:\.0+)?"
-_OF = r"(?:\s*(?:/|out\s+of)\s*(\d+)(?:\.0+)?|\s*(%)|\s*(?:points?|pts))?"
-SCORE_LINE = re.compile(rf"({_LABEL})?{_NUMBER}{_OF}[.!]?", re.IGNORECASE | re.ASCII)
-WINNER_LINE = re.compile(rf"{_NAMED}?(?:response|answer|model)?[\s_]*(A|B|tie|draw)[.!]?", re.IGNORECASE | re.ASCII)
+_SCORE = (
+    r"score|rating|grade|mark|Punktzahl|Bewertung|Note|puntuación|puntaje|calificación|nota|pontuação|punteggio|voto|"
+    r"оценка|балл|评分|得分|分数|評分|得分|分數|スコア|点数|評価|점수|평점"
+)
+_WINNER = (
+    r"winner|verdict|answer|better answer|choice|Sieger|Gewinner|ganador|vencedor|gagnant|победитель|"
+    r"胜者|獲勝者|勝者|승자"
+)
+_TIE = r"tie|draw|Unentschieden|empate|égalité|pareggio|ничья|平局|平手|引き分け|무승부"
+_LABEL = rf"(?:{_BEFORE}(?:{_SCORE})(?:\s+is)?\s*[:=–]?\s*)"
+_NAMED = rf"(?:{_BEFORE}(?:{_WINNER})(?:\s+is)?\s*[:=]?\s*)"
+_NUMBER = r"([+-]?[0-9]+)(?:\.0+)?"
+_POINTS = r"points?|pts|Punkte?|puntos?|pontos?|punti|баллов|балла?|分|点|點|점"
+_OF = rf"(?:\s*(?:/|out\s+of)\s*([0-9]+)(?:\.0+)?|\s*(%)|\s*(?:{_POINTS}))?"
+SCORE_LINE = re.compile(rf"({_LABEL})?{_NUMBER}{_OF}[.!。]?", re.IGNORECASE)
+WINNER_LINE = re.compile(rf"{_NAMED}?(?:response|answer|model)?[\s_]*(A|B|{_TIE})[.!。]?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,12 +48,14 @@ class Read:
 
 
 def read_score(text: str, low: int, high: int) -> Read | None:
-    """A reply that is a score and nothing else."""
+    """A reply that is a score and nothing else, once or the same one in each line."""
     text = _without_thoughts(text)
     value = _json(text)
     if value is not None:
         return _from_json(value, low, high)
-    return _score_line(text, low, high)
+    whole = _score_line(text, low, high)
+    each = [_score_line(line, low, high) for line in text.splitlines() if line.strip()]
+    return whole or (each[0] if each and all(read and read == each[0] for read in each) else None)
 
 
 def read_rubric(text: str, low: int, high: int) -> Read | None:
@@ -89,7 +105,14 @@ def _within(number: int, low: int, high: int, reason: str = "") -> Read | None:
 
 
 def _without_thoughts(text: str) -> str:
-    return re.sub(r"\A\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL).strip()
+    """And with digits of every script, and signs of full width, as ASCII has them."""
+    return "".join(map(_plain, split_thoughts(text)[1])).strip()
+
+
+def _plain(char: str) -> str:
+    if "！" <= char <= "～":  # the block of full width has ASCII's order
+        return chr(ord(char) - ord("！") + ord("!"))
+    return str(unicodedata.decimal(char, char))
 
 
 def _without_marks(text: str) -> str:
@@ -98,13 +121,18 @@ def _without_marks(text: str) -> str:
 
 
 def _json(text: str) -> dict[str, Any] | None:
-    """The one JSON object that the text is, also in a code fence; {} if it is broken or names a key twice."""
-    fenced = re.fullmatch(r"```(?:json)?\s*(\{.*\})\s*```", text, flags=re.DOTALL)
-    text = fenced.group(1) if fenced else text
-    if not (text.startswith("{") and text.endswith("}")):
-        return None
+    """The one JSON object in a text, also in a code fence or between words; {} if it is broken or names a key twice.
+
+    None where there is none, or a number beside it that might be meant instead.
+    """
+    if text.startswith("{") and text.endswith("}"):
+        begin, end = 0, len(text)
+    else:
+        begin, end = text.find("{"), text.rfind("}") + 1
+        if begin < 0 or end <= begin or re.search(r"\d", text[:begin] + text[end:]):
+            return None
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text[begin:end], object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

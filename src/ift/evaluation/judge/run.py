@@ -2,7 +2,7 @@
 
 Reads responses.jsonl and loads no model. Into RUN/evals/judge-NAME-MODEL go
 
-    verdicts.jsonl   every reply as it came; a request that is in here is never sent again
+    verdicts.jsonl   every reply that came; a request that is in here is never sent again
     samples.jsonl    one line a row: the answer, its score, the judge's reason
     results.json     the mean with its interval, how many rows could be scored, the results of the canaries
 """
@@ -12,20 +12,33 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ift.errors import ConfigError, DataError, MachineError, one_line
+from ift.errors import ConfigError, DataError, IftError, MachineError, one_line
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
 from ift.evaluation.judge.canaries import CanaryResult, canary_responses, check_canaries
 from ift.evaluation.judge.client import Dispatcher, budget_of
 from ift.evaluation.judge.ledger import Ledger, OverBudgetError, estimated_tokens
+from ift.evaluation.judge.problems import (
+    HOPELESS,
+    REFUSED,
+    UNREAD,
+    WITHOUT,
+    cure_of,
+    is_worth_asking_again,
+    most_common,
+    problem_of,
+    shown,
+)
 from ift.evaluation.judge.replies import Read, read_rubric, read_score, read_winner
 from ift.evaluation.judge.servers import RefusedError, connect
-from ift.evaluation.judging import Messages, Request
+from ift.evaluation.judging import Messages, Reply, Request
 from ift.evaluation.results import write_results
 from ift.evaluation.statistics import Estimate, by_category, compare_pairs, length_adjusted_win_rate, mean_interval
 from ift.progress import progress
@@ -57,7 +70,8 @@ class Verdict:
 def judge_answers(answers: Answers, settings: JudgeSettings) -> dict[str, Any] | None:
     """Get every verdict that is missing, write all three files and return the results; None for a dry run.
 
-    Raises ConfigError, DataError and MachineError. Replies that came before an error are kept.
+    Raises ConfigError, DataError and MachineError, the last also where nothing could be scored. Replies that came
+    before an error are kept.
     """
     against = _other_answers(settings)
     rows: list[tuple[Answer, str | None]] = [(answer, None) for answer in answers.rows]
@@ -67,46 +81,62 @@ def judge_answers(answers: Answers, settings: JudgeSettings) -> dict[str, Any] |
     if not rows:
         raise DataError(f"{answers.name}: no rows to judge" + (f" that {against.name} has too" if against else ""))
     budget = budget_of(settings)
-    server = connect(settings)
-    items = _items(rows, settings)
-    by_place = settings.server == "replay"
-    requests = [Request(messages(i, settings), i.row if by_place and i.canary is None else None) for i in items]
-    _check_context(requests, settings)
-    folder = folder_of(answers.run, settings, against)
-    with Ledger(folder / "verdicts.jsonl", {**server.identity, "prompt": prompt_hash(settings)}) as ledger:
-        missing = {request for request in requests if ledger.get(request) is None}
-        cost = sum(map(budget.estimate, missing))
-        print(_plan(len(items), missing, settings, cost), flush=True)
-        if cost > settings.max_cost:
-            raise ConfigError(
-                f"judge.max_cost={settings.max_cost:g}: this may cost ${cost:.2f} (judge.max_cost={math.ceil(cost)} "
-                "allows it; judge.limit=N asks less)"
-            )
-        if settings.dry_run:
-            return None
-        dispatcher = Dispatcher(server, ledger, budget, retries=settings.retries)
-        verdicts, stopped = _verdicts(items, requests, dispatcher, settings)
+    with closing(connect(settings)) as server:
+        items = _items(rows, settings)
+        by_place = settings.server == "replay"
+        requests = [Request(messages(i, settings), i.row if by_place and i.canary is None else None) for i in items]
+        _check_context(requests, settings)
+        folder = folder_of(answers.run, settings, against)
+        prompt = {"prompt": prompt_hash(settings)}
+        with Ledger(folder / "verdicts.jsonl", [identity | prompt for identity in server.identities]) as ledger:
+            missing = {request for request in requests if ledger.get(request) is None}
+            cost = sum(map(budget.estimate, missing))
+            print(_plan(len(items), missing, settings, cost), flush=True)
+            if cost > settings.max_cost:
+                raise ConfigError(
+                    f"judge.max_cost={settings.max_cost:g}: this may cost ${cost:.2f} "
+                    f"(judge.max_cost={math.ceil(cost)} allows it; judge.limit=N asks less)"
+                )
+            if settings.dry_run:
+                return None
+            asking = Asking(Dispatcher(server, ledger, budget, retries=settings.retries), settings)
+            verdicts = asking.verdicts(items, requests)
     rated = _rated_rows(items, verdicts)
     results = {
         "name": folder.name,
         **measure(rated, verdicts, settings).to_json(),
         "judge": {
             "preset": settings.name,
-            **server.identity,
-            "prompt": prompt_hash(settings),
+            **server.identities[0],
+            **prompt,
             "against": against.name if against else None,
+            **({"changes": dict(server.changes)} if server.changes else {}),
         },
         **budget.totals(),
     }
-    write_jsonl(folder / "samples.jsonl", [row.sample() for row in rated if row.canary is None])
-    write_results(folder / "results.json", results)
-    print(*show_results(results), f"look at   {folder / 'samples.jsonl'}", sep="\n")
+    if any(verdict.problem != WITHOUT for verdict in verdicts):  # else what stands there says more
+        write_jsonl(folder / "samples.jsonl", [row.sample() for row in rated if row.canary is None])
+        write_results(folder / "results.json", results)
+        print(*show_results(results, settings), f"look at   {folder / 'samples.jsonl'}", sep="\n")
+    if asking.error:
+        raise asking.error
+    if not results["scored"] and asking.problems:
+        raise _nothing_scored(len(rows), asking, settings)
     if results["unanswered"]:
         raise MachineError(
-            f"judge: {results['unanswered']} of {len(items)} requests got no reply: "
-            f"{stopped or dispatcher.last_problem} (the same command goes on)"
+            f"judge: {results['unanswered']} of {len(items)} requests got no reply: {asking.stopped} "
+            "(the same command goes on)"
         )
     return results
+
+
+def _nothing_scored(rows: int, asking: Asking, settings: JudgeSettings) -> IftError:
+    worst, n = asking.problems.most_common(1)[0]
+    if settings.server == "replay":
+        return DataError(f"{settings.replay}: scored 0 of {rows}: {one_line(worst, 60)} (are they of these rows?)")
+    cure = cure_of(worst, settings, settings.max_tokens)
+    replies = f"{n} of {asking.problems.total()} replies" if n < asking.problems.total() else f"all {n} replies"
+    return MachineError(f"judge: scored 0 of {rows}; {replies} {one_line(worst, 110)} ({cure})")
 
 
 def _other_answers(settings: JudgeSettings) -> Answers | None:
@@ -185,56 +215,92 @@ def _plan(n: int, missing: Set[Request], settings: JudgeSettings, cost: float) -
 # -- verdicts ------------------------------------------------------------------------------------------------------
 
 
-def _verdicts(
-    items: Sequence[Item], requests: Sequence[Request], dispatcher: Dispatcher, settings: JudgeSettings
-) -> tuple[list[Verdict], str]:
-    """A verdict for each item, and why asking was stopped, if it was. Equal requests are sent once."""
-    equal: dict[Request, list[int]] = {}
-    for i, request in enumerate(requests):
-        equal.setdefault(request, []).append(i)
-    groups = list(equal.values())
-    verdicts = [Verdict(None, problem="without reply")] * len(items)
-    stopped = ""
+class Asking:
+    """The way from requests to verdicts, and why it ended before the last one, if it did."""
 
-    with progress("judged", len(groups), "verdicts") as advance:
+    def __init__(self, dispatcher: Dispatcher, settings: JudgeSettings):
+        self.dispatcher, self.settings = dispatcher, settings
+        self.lock = threading.Lock()
+        self.read = 0  # replies so far
+        self.problems: Counter[str] = Counter()  # of those that were not read
+        self.error: MachineError | None = None  # the server answers nothing any more
+        self.reason = ""
 
-        def work(group: int) -> None:
-            nonlocal stopped
-            members = groups[group]
-            try:
-                read, text, problem = _read_reply(requests[members[0]], dispatcher, settings)
-            except OverBudgetError:
-                stopped = f"judge.max_cost={settings.max_cost:g} is reached"
-                dispatcher.stop.set()
+    @property
+    def stopped(self) -> str:
+        return self.reason or self.dispatcher.last_problem
+
+    def verdicts(self, items: Sequence[Item], requests: Sequence[Request]) -> list[Verdict]:
+        """One for each item. Equal requests are sent once."""
+        equal: dict[Request, list[int]] = {}
+        for i, request in enumerate(requests):
+            equal.setdefault(request, []).append(i)
+        groups = list(equal.values())
+        found = [Verdict(None, problem=WITHOUT)] * len(items)
+
+        with progress("judged", len(groups), "verdicts") as advance:
+
+            def work(group: int) -> None:
+                members = groups[group]
+                try:
+                    read, text, problem = self.read_reply(requests[members[0]])
+                except OverBudgetError:
+                    self.stop(f"judge.max_cost={self.settings.max_cost:g} is reached")
+                    return
+                except MachineError as error:
+                    self.error = self.error or error
+                    self.stop(str(error))
+                    return
+                for i in members:
+                    found[i] = _as_verdict(read, text, problem, items[i])
+                self.count(problem)
+                advance(1)
+
+            self.dispatcher.in_parallel(work, len(groups), concurrency=self.settings.concurrency)
+        return found
+
+    def stop(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.dispatcher.stop.set()
+
+    def count(self, problem: str) -> None:
+        with self.lock:
+            if problem == WITHOUT:
                 return
-            for i in members:
-                verdicts[i] = _as_verdict(read, text, problem, items[i])
-            advance(1)
+            if problem:
+                self.problems[problem] += 1
+            else:
+                self.read += 1
+            hopeless = not self.read and self.problems.total() >= HOPELESS and self.settings.server != "replay"
+        if hopeless:
+            self.stop(f"none of its first {HOPELESS} replies gives a score")
 
-        dispatcher.in_parallel(work, len(groups), concurrency=settings.concurrency)
-    return verdicts, stopped
+    def read_reply(self, request: Request) -> tuple[Read | None, str, str]:
+        """(parsed reply, what came, problem). What cannot be parsed is asked for once more, with the rule."""
+        reply = None
+        try:
+            reply = self.dispatcher.reply(request)
+            if reply is None:
+                return None, "", WITHOUT
+            read = parse(reply, self.settings)
+            problem = problem_of(reply)
+            if read is None and self.settings.server != "replay" and is_worth_asking_again(problem):
+                # an empty turn of the assistant is refused by some servers
+                more = (("assistant", reply.text or "(nothing)"), ("user", self.settings.again))
+                second = self.dispatcher.reply(Request(request.messages + more))
+                if second is None:
+                    return None, shown(reply), WITHOUT
+                reply, read, problem = second, parse(second, self.settings), problem_of(second)
+        except RefusedError as error:
+            return None, shown(reply) if reply else "", f"{REFUSED}: {error}"
+        return read, shown(reply), "" if read else problem
 
 
-def _read_reply(request: Request, dispatcher: Dispatcher, settings: JudgeSettings) -> tuple[Read | None, str, str]:
-    """(parsed reply, its text, problem). Where a reply cannot be parsed, the judge gets one more try, with the rule."""
-    try:
-        reply = dispatcher.reply(request)
-        if reply is None:
-            return None, "", "without reply"
-        read = parse(reply.text, settings)
-        if read is None and settings.server != "replay":
-            # an empty turn of the assistant is refused by some servers
-            more = (("assistant", reply.text or "(nothing)"), ("user", settings.again))
-            second = dispatcher.reply(Request(request.messages + more))
-            if second is None:
-                return None, reply.text, "without reply"
-            reply, read = second, parse(second.text, settings)
-    except RefusedError as error:
-        return None, "", f"refused: {error}"
-    return read, reply.text, "" if read else "unread"
-
-
-def parse(text: str, settings: JudgeSettings) -> Read | None:
+def parse(reply: Reply, settings: JudgeSettings) -> Read | None:
+    """None where a reply says nothing, or where its last word or number may be half of one."""
+    text = reply.text
+    if reply.cut_off and text[-1:].isalnum():
+        return None
     if settings.reply == "winner":
         return read_winner(text)
     return (read_rubric if settings.reply == "rubric" else read_score)(text, settings.low, settings.high)
@@ -338,9 +404,9 @@ class JudgeResults:
             "low": _finite(self.estimate.low),
             "high": _finite(self.estimate.high),
             "bounds": list(self.bounds),
-            "unread": kinds["unread"],
-            "refused": kinds["refused"],
-            "unanswered": kinds["without reply"],
+            "unread": kinds[UNREAD],
+            "refused": kinds[REFUSED],
+            "unanswered": kinds[WITHOUT],
             "problems": dict(self.problems),
             "canaries": {kind: canary.to_json() for kind, canary in self.canaries.items()},
             "valid": not failed if self.canaries else None,
@@ -399,11 +465,11 @@ def _finite_values(results: Estimate | PairResults) -> dict[str, Any]:
     return {name: _finite(value) for name, value in asdict(results).items()}
 
 
-def show_results(results: Mapping[str, Any]) -> list[str]:
+def show_results(results: Mapping[str, Any], settings: JudgeSettings) -> list[str]:
     """The closing lines for the terminal: always how many of how many rows, with bounds where some are missing."""
     low, high = results["scale"]
     if not results["scored"]:
-        return [f"judged    scored 0 of {results['rows']}: no reply could be read ({_most(results['problems'])})"]
+        return [f"judged    scored 0 of {results['rows']}"]
     pairs = "wins" in results
     what = "win rate" if pairs else f"mean score ({low} to {high})"
     form = ".3f" if high - low <= 10 else ".2f"
@@ -426,8 +492,9 @@ def show_results(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"          INVALID: this judge cannot be believed, it gives of the scale: {failed}")
     elif results["valid"] is None:
         lines.append("          without canaries: nothing is known about this judge")
+    problems = {name: n for name, n in results["problems"].items() if name != WITHOUT}
+    if problems:
+        worst = most_common(problems)
+        cure = cure_of(worst, settings, settings.max_tokens)
+        lines.append(f"          {problems[worst]} of {sum(problems.values())} verdicts missing: {worst} ({cure})")
     return lines
-
-
-def _most(problems: Mapping[str, int]) -> str:
-    return max(problems, key=lambda name: problems[name], default="no request was sent")

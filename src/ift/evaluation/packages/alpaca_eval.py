@@ -71,6 +71,8 @@ def evaluate(bench: Bench) -> Outcome | None:
         reading = _how_to_read(judge, settings)
         answered, unfit = _answer(bench, baseline)
         compared = _compare(bench, baseline, answered, judge, reading)
+        if all(each["preference"] is None for ours in compared for each in ours["annotations"]):
+            raise MachineError(f"judge: none of its verdicts could be read ({judge.cure})")
         about = judge.describe(reading.options)
         about |= {"judged_by": reading.by, "parser": reading.parser, "baseline": baseline.name}
         about |= {"refused": judge.refused}
@@ -205,7 +207,7 @@ def _how_to_read(judge: JudgeClient, settings: JudgeSettings) -> Reading:
     why = "a judge that reasons first gives none"
     if not settings.reasoning:
         [reply] = judge.replies([PROBE], WITH_LOGPROBS)
-        if reply and reply.first:
+        if reply and reply.first and not reply.thoughts:
             return Reading("logprobs", WITH_LOGPROBS)
         why = f"the server refuses them ({judge.problem})" if reply is None else "the server gives none"
         judge.refused = 0

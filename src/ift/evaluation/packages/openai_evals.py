@@ -99,6 +99,8 @@ def evaluate(bench: Bench) -> Outcome | None:
             runs = _run_package(bench, specs, contestants, judge)
         except OnlyPlannedError:
             return None
+        if judge and not judge.said:
+            raise MachineError(f"judge: none of its verdicts has any text ({judge.cure})")
         about = judge.describe() if judge else {}
     scores, samples = [], []
     for each in runs:
