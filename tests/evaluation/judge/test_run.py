@@ -446,6 +446,13 @@ def test_the_command_judges_and_errors_are_one_line(answers):
     assert done.returncode == 0, done.stderr
     assert "mean score (0 to 100) 1.50 (95 %: -0.55 to 3.55); scored 4 of 4" in done.stdout
     assert read_json(given.run.evals / "judge-score-m" / "results.json")["valid"] is True
+    with JudgeServer(lambda body: "<think>Let me see, 85?") as there:
+        words = [f"run={given.run.path}", "eval=judge", "judge.model=m", f"judge.base_url={there.url}", "judge.seed=1"]
+        done = run("evaluate.py", *words)
+    assert done.returncode == 5
+    assert (
+        "judge: scored 0 of 4; all 19 replies unread: cut off while it was thinking (judge.max_tokens=" in done.stderr
+    )
     done = run("evaluate.py", f"run={given.run.path}", "eval=judge", "judge=best")
     assert done.returncode == 2
     assert "judge=best: no such choice (there is pairwise, rubric, score)" in done.stderr

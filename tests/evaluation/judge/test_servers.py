@@ -3,11 +3,18 @@
 Each is tried on three rows. No verdict is lost, none is paid for twice, and without a score there is no success.
 """
 
+import contextlib
 import datetime
 import email.utils
 import gzip
 import json
 import re
+import shutil
+import socket
+import socketserver
+import ssl
+import subprocess
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -15,18 +22,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as limited
+from hypothesis import strategies as st
 
 from ift.errors import ConfigError, MachineError
 from ift.evaluation.judge import client, transport
+from ift.evaluation.judge.bodies import reply_from_line
 from ift.evaluation.judge.client import RecordedJudge
+from ift.evaluation.judge.problems import problem_of, shown
+from ift.evaluation.judge.replies import read_score
 from ift.evaluation.judge.run import judge_answers
-from ift.evaluation.judge.servers import address, unknown_option
-from ift.evaluation.judge.transport import proxy_for
+from ift.evaluation.judge.servers import Ollama, OpenAICompatible, RefusedError, address, unknown_option
+from ift.evaluation.judge.transport import NoReplyError, Response, proxy_for
 from ift.evaluation.judging import Reply, ReplyOptions, Request
 from ift.run import read_jsonl
 from tests.evaluation.judge.judge_server import JudgeServer, Raw, honest
 
 ROWS = 3
+REQUESTS = [Request((("user", f"question {i}"),)) for i in range(30)]
+NAMES = ["content", "text", "type", "message", "error", "choices", "refusal", "tool_calls", "reasoning", "thinking"]
+NAMES += ["usage", "prompt_tokens", "completion_tokens", "logprobs", "finish_reason", "done_reason", "code", "detail"]
 USAGE = {"prompt_tokens": 100, "completion_tokens": 3}
 MORE = "max_completion_tokens"
 
@@ -619,9 +635,110 @@ def test_many_requests_share_few_connections(there, settings, answers):
     assert len(peers) == 3
 
 
-# -- as the evaluations use a judge --------------------------------------------------------------------------------
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["text", "85"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=4),
+    max_leaves=12,
+)
 
-REQUESTS = [Request((("user", f"question {i}"),)) for i in range(30)]
+
+@limited(max_examples=150, deadline=None)
+@given(value=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5), status=st.sampled_from([200, 200, 400, 429]))
+def test_whatever_a_server_sends_is_a_reply_that_can_be_kept_or_one_of_three_errors(settings, value, status):
+    message = value if "content" in value else {"content": value}
+    bodies = [value, {"choices": [value]}, {"choices": [{"message": message}], "usage": value}, {"message": message}]
+    for kind in (OpenAICompatible, Ollama):
+        server = kind(settings("judge.base_url=http://127.0.0.1:9"))
+        for body in bodies:
+            server.transport.post = lambda url, sent, body=body: Response(status, {}, json.dumps(body).encode())
+            try:
+                reply = server.ask(REQUESTS[0])
+            except (NoReplyError, RefusedError, MachineError):
+                continue
+            line = {"text": reply.text, "end": reply.end, "thoughts": reply.thoughts, "instead": reply.instead}
+            line |= {"prompt_tokens": reply.prompt_tokens, "reply_tokens": reply.reply_tokens, "first": reply.first}
+            assert reply_from_line(json.loads(json.dumps(line))) == reply
+            assert problem_of(reply).startswith(("unread", "refused"))
+            shown(reply).encode()
+            read_score(reply.text, 0, 100)
+
+
+def test_a_message_that_is_nested_too_deep_is_no_reply(judge, there):
+    deep = '{"choices": [{"message": {"content": ' + "[" * 900 + "85" + "]" * 900 + "}}]}"
+    there.raw = lambda path, body, attempt: Raw(deep.encode()) if attempt == 0 else None
+    assert judge()[0]["scored"] == 3
+
+
+# -- https ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A folder with key and certificate of this machine, signed by itself."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:judge.example,IP:127.0.0.1"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    files = ["-keyout", folder / "key", "-out", folder / "pem"]
+    subprocess.run(["openssl", "req", "-x509", "-nodes", "-days", "2", *names, *kind, *files], check=True, timeout=60)
+    return folder
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    """A proxy that takes CONNECT and leads every name to one place."""
+
+    def handle(self):
+        lines = iter(lambda: self.rfile.readline().decode().strip(), "")
+        self.server.asked.append([line for line in lines if line.startswith(("CONNECT", "Proxy-"))])
+        with socket.create_connection(self.server.place) as far:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            pipes = [(self.connection, far), (far, self.connection)]
+            ways = [threading.Thread(target=self.pipe, args=pipe, daemon=True) for pipe in pipes]
+            for way in ways:
+                way.start()
+            for way in ways:
+                way.join()
+
+    def pipe(self, one, other):
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_https_checks_the_certificate_and_goes_through_a_proxy(judge, certificate, monkeypatch):
+    monkeypatch.setenv("KEY_OF_TESTS", "sk-1")
+    words = ["judge.key_variable=KEY_OF_TESTS", "judge.price_in=0", "judge.price_out=0"]
+    with JudgeServer(honest) as secure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate / "pem", certificate / "key")
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        port = secure.server_address[1]
+        with pytest.raises(MachineError, match=r"certificate verify failed.*\(export SSL_CERT_FILE=FILE"):
+            judge(base=f"https://127.0.0.1:{port}/v1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "pem"))
+        assert judge(base=f"https://127.0.0.1:{port}/v1")[0]["scored"] == 3
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+            proxy.daemon_threads, proxy.asked, proxy.place = True, [], ("127.0.0.1", port)
+            threading.Thread(target=proxy.serve_forever, daemon=True).start()
+            monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{proxy.server_address[1]}")
+            assert judge(*words, base="https://judge.example/v1")[0]["scored"] == 3
+            proxy.shutdown()
+    expected = ["CONNECT judge.example:443 HTTP/1.", "Proxy-Authorization: Basic bWU6d29yZA=="]  # me:word
+    assert [[line[: len(text)] for line, text in zip(lines, expected, strict=True)] for lines in proxy.asked] == [
+        expected
+    ] * ROWS
+
+
+def test_https_to_a_server_that_speaks_http_is_said(judge, there):
+    with pytest.raises(
+        MachineError, match=r"no connection to 127\.0\.0\.1:\d+: .*\(http:// in the place of https://\?\)"
+    ):
+        judge(base=there.url.replace("http:", "https:") + "/v1")
+
+
+# -- as the evaluations use a judge --------------------------------------------------------------------------------
 
 
 def opened(there, settings, folder, *words):

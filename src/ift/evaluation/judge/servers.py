@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,10 +47,9 @@ class WrongPlaceError(MachineError):
 class ChatServer(Protocol):
     # All that may change a reply, except the messages. More than one where addresses lead to the same server: replies
     # are kept under the first and looked for under each.
-    identities: Sequence[dict[str, Any]]
-    changes: Mapping[
-        str, Any
-    ]  # settings that were sent in another way, because the server refused them; None: left out
+    identities: list[dict[str, Any]]
+    # Settings that were sent in another way, because the server refused them; None: left out.
+    changes: dict[str, Any]
 
     def ask(self, request: Request) -> Reply:
         """Raises NoReplyError, RefusedError, and MachineError where no request will be answered."""
@@ -218,7 +217,7 @@ class OpenAICompatible(_OverHttp):
         if logprobs:
             self.options |= {"logprobs": True, "top_logprobs": logprobs}
         self.options = {name: value for name, value in self.options.items() if value is not None}
-        identity = {"server": "openai", "base_url": self.url, **self.options}
+        identity: dict[str, Any] = {"server": "openai", "base_url": self.url, **self.options}
         self.identities = [identity, {**identity, "base_url": _with_or_without_v1(self.url)}]
 
     def ask(self, request: Request) -> Reply:
@@ -241,7 +240,7 @@ class OpenAICompatible(_OverHttp):
             raise NoReplyError(f"broken off by the server: {one_line(message, 80)}", maybe_paid=True)
         self.replied = True
         first = first_of(choice.get("logprobs"))
-        return reply_from(choice["message"], end=end, tokens=tokens_of(value.get("usage")), first=first)
+        return _reply(choice["message"], end=end, tokens=tokens_of(value.get("usage")), first=first)
 
     def adapt(self, refusal: str, sent: dict[str, Any]) -> bool:
         """Whether a refused request is worth sending again: what the server does not take is sent in another way."""
@@ -272,6 +271,13 @@ class OpenAICompatible(_OverHttp):
             return self.url != tried
 
 
+def _reply(message: Mapping[str, Any], **more: Any) -> Reply:
+    try:
+        return reply_from(message, **more)
+    except RecursionError as error:
+        raise NoReplyError("unreadable reply: nested too deep", maybe_paid=True) from error
+
+
 def _choice(value: Mapping[str, Any]) -> dict[str, Any]:
     """The first choice with a message. Raises NoReplyError where there is none."""
     choices = value.get("choices")
@@ -298,14 +304,16 @@ class Ollama(_OverHttp):
         super().__init__(settings)
         self.model = settings.model
         self.model_hint = f"ollama pull {self.model}"
-        options = {
+        options: dict[str, Any] = {
             "temperature": settings.temperature,
             "seed": settings.seed,
             "num_ctx": settings.context_length,
             "num_predict": settings.max_tokens,
         }
         self.options = {name: value for name, value in options.items() if value is not None}
-        self.identities = [{"server": "ollama", "base_url": self.url, "model": self.model, **self.options}]
+        self.identities: list[dict[str, Any]] = [
+            {"server": "ollama", "base_url": self.url, "model": self.model, **self.options}
+        ]
 
     def ask(self, request: Request) -> Reply:
         messages = [{"role": role, "content": text} for role, text in request.messages]
@@ -315,7 +323,7 @@ class Ollama(_OverHttp):
         if not isinstance(message, dict) or end in ("load", "unload"):
             raise NoReplyError("a reply without a message", maybe_paid=True)
         self.replied = True
-        return reply_from(message, end=end, tokens=(value.get("prompt_eval_count"), value.get("eval_count")))
+        return _reply(message, end=end, tokens=(value.get("prompt_eval_count"), value.get("eval_count")))
 
     def lacks_model(self, message: str, response: Response) -> bool:
         return isinstance(_json(response), dict) and "unexpected endpoint" not in message.lower()
@@ -339,7 +347,7 @@ class Replay:
         if not isinstance(self.by_row, list):
             raise DataError(f"{path}: not a list of replies (a JSON list, or a verdicts.jsonl)")
         content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        self.identities = [{"server": "replay", "file": path.stem, "content": content}]
+        self.identities: list[dict[str, Any]] = [{"server": "replay", "file": path.stem, "content": content}]
         self.changes: dict[str, Any] = {}
 
     def ask(self, request: Request) -> Reply:
@@ -426,7 +434,7 @@ def _json(response: Response) -> Any:
 
 def _status(code: Any, message: str) -> int:
     """The HTTP status that an error means which came with 200."""
-    if str(code).isdigit() and 400 <= int(code) < 600:
+    if re.fullmatch("[45][0-9][0-9]", str(code)):
         return int(code)
     words = f"{code} {message}".lower()
     if "not found" in words or "unexpected endpoint" in words:  # the latter is LM Studio's
