@@ -16,7 +16,7 @@ from ift.entry import settings_from
 from ift.errors import ConfigError, DataError
 from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings
-from ift.evaluation.statistics import agreement, compare_pairs, mean_interval
+from ift.evaluation.statistics import SHARE, agreement, compare_pairs, mean_interval
 from ift.pages.comparison import compare, scale
 from ift.pages.measures import Line, Metric, agreements
 from ift.pages.plots import curves_drawing, round_ticks
@@ -79,8 +79,8 @@ def test_the_numbers_are_those_of_the_statistics_and_only_a_settled_difference_h
     page = tmp_path / "page.html"
     lines = compare([tmp_path / "one", tmp_path / "two"], page)
     test, estimate = (
-        compare_pairs([float(x) for x in one], [float(x) for x in two]),
-        mean_interval([float(x) for x in two]),
+        compare_pairs([float(x) for x in one], [float(x) for x in two], SHARE),
+        mean_interval([float(x) for x in two], SHARE),
     )
     assert (test.wins, test.losses, test.p) == (10, 0, 2 / 2**10)
     text = said(page)
@@ -325,7 +325,7 @@ def test_known_evaluations_are_compared_question_by_question_within_the_one_corr
         known(a_run(name, [True] * 30), right)
     page = tmp_path / "page.html"
     lines = compare([tmp_path / "one", tmp_path / "two"], page)
-    test = compare_pairs(one, two)
+    test = compare_pairs(one, two, SHARE)
     assert (test.wins, test.losses) == (10, 0)
     assert "Holm's correction for the 4 tests" in said(page)  # exact match, ROUGE-L, ended by itself, and this one
     assert f"0.667 0.567 to 0.767, n 60 better +0.167 (+{test.low:.3f} to +{test.high:.3f}), p = {4 * test.p:.2g}" in (
@@ -450,7 +450,7 @@ def test_a_page_of_many_rows_shows_those_where_the_runs_are_furthest_apart_and_i
 
 def test_a_scale_has_round_ticks_and_one_range_for_all_runs_of_a_metric():
     metric = Metric("acc", ".1%", 1, [[0.0, 1.0], [1.0, 1.0]])
-    estimates = [mean_interval([0.0, 1.0] * 50), mean_interval([1.0] * 100)]
+    estimates = [mean_interval([0.0, 1.0] * 50, SHARE), mean_interval([1.0] * 100, SHARE)]
     found = scale(metric, [Line(i, e, None, "", None, "") for i, e in enumerate(estimates)])
     assert [label for _, label in found.ticks] == ["40%", "60%", "80%", "100%"]
     at = {label: place for place, label in found.ticks}
@@ -471,7 +471,7 @@ def test_tables_are_written_for_other_programs(a_run, tmp_path):
     with (tmp_path / "tables/runs.csv").open(newline="") as file:
         header, first, second = csv.reader(file)
     found = dict(zip(header, first, strict=True))
-    e = mean_interval([1.0, 0.0] * 15)
+    e = mean_interval([1.0, 0.0] * 15, SHARE)
     assert [float(found[f"exact match{end}"]) for end in ("", " low", " high")] == pytest.approx(
         [e.mean, e.low, e.high]
     )

@@ -27,7 +27,7 @@ from ift.evaluation import ngrams
 from ift.evaluation.answers import Answer, Answers, content_key
 from ift.evaluation.overlap import CHARACTER, chunks, rouge_l, same, words
 from ift.evaluation.results import Score, finite, write_results
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import SHARE, UNIT, Scale, mean_interval
 from ift.run import RunFolder, read_jsonl, read_object, write_json, write_jsonl
 
 METRICS = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU"}
@@ -57,8 +57,8 @@ class Scored:
     def of(self, rows: Sequence[int] | slice = slice(None)) -> dict[str, tuple[float, Interval | None]]:
         """Each metric over these rows, with its 95 % interval where one can be given."""
         return {
-            "exact_match": _mean(self.exact_match[rows]),
-            "rouge_l": _mean(self.rouge_l[rows]),
+            "exact_match": _mean(self.exact_match[rows], SHARE),
+            "rouge_l": _mean(self.rouge_l[rows], UNIT),
             "chrf": of_sums(ngrams.chrf, self.chrf_counts[rows]),
             "bleu": of_sums(ngrams.bleu, self.bleu_counts[rows]),
         }
@@ -69,10 +69,9 @@ class Scored:
         return dict(zip(ROW, map(float, (self.exact_match[i], self.rouge_l[i], chrf)), strict=True))
 
 
-def _mean(values: NDArray[np.float64]) -> tuple[float, Interval | None]:
-    estimate = mean_interval(values)
-    ends = (estimate.low, estimate.high)
-    return estimate.mean, ends if all(map(math.isfinite, ends)) else None
+def _mean(values: NDArray[np.float64], scale: Scale) -> tuple[float, Interval | None]:
+    estimate = mean_interval(values, scale)
+    return estimate.mean, (estimate.low, estimate.high) if estimate.has_interval else None
 
 
 def of_sums(

@@ -18,9 +18,14 @@ from ift.evaluation.people import NOTHING, UNNAMED, VERDICTS, Rating, rater_mean
 from ift.evaluation.questions import pair
 from ift.evaluation.results import Score
 from ift.evaluation.statistics import (
+    POSITIVE,
+    SHARE,
+    UNBOUNDED,
+    UNIT,
     Agreement,
     Difference,
     Estimate,
+    Scale,
     agreement,
     by_category,
     compare_pairs,
@@ -46,6 +51,7 @@ class Metric:
 
     name: str
     form: str  # of a mean, as format() takes it
+    scale: Scale  # what each of the values can be
     better: int  # 1: higher is better, -1: lower, 0: neither
     values: Sequence[Sequence[float | None]]
     note: str = ""
@@ -56,7 +62,7 @@ class Metric:
     def estimate(self, run: int) -> Estimate:
         if self.estimates is not None:
             return self.estimates[run]
-        return mean_interval([v for v in self.values[run] if v is not None])
+        return mean_interval([v for v in self.values[run] if v is not None], self.scale)
 
     @property
     def tested(self) -> bool:
@@ -109,22 +115,24 @@ def row_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> list[Metric]:
         Metric(
             "people: right",
             ".1%",
+            UNIT,
             1,
             each(lambda run, a: right[run.name].get(a.key)),
             "partly counts half",
         ),
-        Metric("people: stars", ".2f", 1, each(lambda run, a: stars[run.name].get(a.key)), "1 to 5"),
+        Metric("people: stars", ".2f", Scale(1, 5), 1, each(lambda run, a: stars[run.name].get(a.key)), "1 to 5"),
     ]
     for name in sorted({name for run in runs for name in run.judged if "wins" not in run.judged[name].results}):
         judged = [run.judged[name].results for run in runs if name in run.judged]
         values = each(lambda run, a, name=name: run.judged[name].scores.get(a.key) if name in run.judged else None)
         note, believed = _trust(judged)
-        found.append(Metric(f"judge: {name}", ".2f", 1, values, note, believed))
+        scale = Scale(min(results["scale"][0] for results in judged), max(results["scale"][1] for results in judged))
+        found.append(Metric(f"judge: {name}", ".2f", scale, 1, values, note, believed))
     if any(asked(row).reference.strip() for row in rows):
-        found.append(Metric("exact match", ".1%", 1, each(_against_reference(same))))
-        found.append(Metric("ROUGE-L", ".3f", 1, each(_against_reference(rouge_l))))
-    found.append(Metric("ended by itself", ".1%", 1, each(lambda run, a: _share(a.stop_reason, "end"))))
-    found.append(Metric("words", ".1f", 0, each(lambda run, a: float(len(chunks(a.response)))), "no merit in itself"))
+        found.append(Metric("exact match", ".1%", SHARE, 1, each(_against_reference(same))))
+        found.append(Metric("ROUGE-L", ".3f", UNIT, 1, each(_against_reference(rouge_l))))
+    found.append(Metric("ended by itself", ".1%", SHARE, 1, each(lambda run, a: _share(a.stop_reason, "end"))))
+    found.append(Metric("words", ".1f", POSITIVE, 0, each(_words), "no merit in itself"))
     return [metric for metric in found if any(v is not None for values in metric.values for v in values)]
 
 
@@ -160,6 +168,10 @@ def is_exact(answer: Answer) -> bool:
 def _against_reference(measure: Callable[[str, str], float]) -> Callable[[Run, Answer], float | None]:
     """None where a row has no reference."""
     return lambda _, a: float(measure(a.response, a.reference)) if a.reference.strip() else None
+
+
+def _words(_: Run, answer: Answer) -> float:
+    return float(len(chunks(answer.response)))
 
 
 def _share(value: str, wanted: str) -> float | None:
@@ -216,6 +228,7 @@ def _known_metric(runs: Sequence[Run], name: str, key: str) -> Metric:
     return Metric(
         name=score_name(name, score),
         form=_form([s.value for s in scores if s is not None]),
+        scale=SHARE if {v for each in values for v in each} <= {0, 1, None} else UNBOUNDED,  # files do not say
         better=1 if score.higher_is_better else -1,
         values=values,
         note=_other_versions([each for each in known if each is not None and key in each.scores], score.prompt),
@@ -278,7 +291,7 @@ def tests(measured: Sequence[Metric]) -> Tests:
         for other in range(1, len(metric.values)):
             rows, first, second = _both(metric, other)
             if rows and metric.tested:
-                found[metric.name, other] = compare_pairs(first, second)
+                found[metric.name, other] = compare_pairs(first, second, metric.scale)
     return holm(found)  # type: ignore[return-value, arg-type]
 
 
@@ -291,7 +304,7 @@ def _both(metric: Metric, other: int) -> tuple[list[int], list[float], list[floa
 
 def verdict(metric: Metric, test: Difference) -> str:
     """better or worse where the test supports it, equal where no row differs, else not settled."""
-    if not test.wins and not test.losses:
+    if test.all_tied:
         return "equal"
     return test.verdict(higher_is_better=metric.better > 0)
 
@@ -335,7 +348,7 @@ def categories(
         runs = []
         for values in metric.values:
             kept = [(v, name) for v, name in zip(values, names, strict=True) if v is not None]
-            runs.append(by_category([v for v, _ in kept], [name or "none" for _, name in kept]))
+            runs.append(by_category([v for v, _ in kept], [name or "none" for _, name in kept], metric.scale))
         order = [name for name, e in max(runs, key=len).items() if e.n >= FEWEST]
         if metric.better and order:
             tables.append((metric, [(name, [run.get(name) for run in runs]) for name in order]))

@@ -13,7 +13,7 @@ import jinja2
 from ift.errors import warn
 from ift.evaluation.people import rater_means, rater_pairs, read_ratings, right_share
 from ift.evaluation.results import interval, read_judgements, read_results
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import UNIT, mean_interval
 from ift.forms import DATA_REPORT
 from ift.pages.page import Page
 from ift.pages.plots import plot_curves
@@ -131,8 +131,8 @@ def verdicts(run: RunFolder) -> tuple[list[tuple[str, str, str]], list[Problem]]
     raters, damaged = read_ratings(run.ratings)
     rated = [*rater_means(raters, right_share).values()]
     if rated:
-        e = mean_interval(rated)
-        interval = f" ({e.low:.1%} to {e.high:.1%})" if e.n > 1 else ""
+        e = mean_interval(rated, UNIT)
+        interval = f" ({e.low:.1%} to {e.high:.1%})" if e.has_interval else ""
         found.append(("people", f"{e.mean:.1%}{interval} right, {e.n} rated", "partly counts half"))
     for pair in rater_pairs(raters):
         who, said = f"{pair.one} and {pair.other}", f"the same {pair.what} on {pair.same:.0%} of {pair.n} answers"

@@ -30,7 +30,7 @@ from ift.evaluation.harness import tasks as lm_tasks
 from ift.evaluation.harness.scores import bootstrap_interval, scores_of, unofficial_mean
 from ift.evaluation.harness.squad import ScoredAnswer, best_over_thresholds, exact_match, f1, gold_answers
 from ift.evaluation.results import Score
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import SHARE, mean_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.model.gpt import GPT
 from ift.run import read_json, read_jsonl
@@ -304,11 +304,12 @@ def test_a_group_has_the_interval_of_all_its_questions_and_its_tasks_are_parts()
         ("a", False, 10),
         ("b", False, 2),
     ]
-    whole = mean_interval([1.0] * 4 + [0.0] * 8)
+    whole = mean_interval([1.0] * 4 + [0.0] * 8, SHARE)
     assert (scores[0].low, scores[0].high) == (whole.low, whole.high)
     even = scores_of(found, tasks, {"g": group_of(*tasks.values(), weighted=False)}, "x", model="tuned", prompt="raw")
-    spread = 1.96 * math.sqrt(0.21 * 10 / 9 / 10 + 0.5 / 2) / 2
-    assert (even[0].low, even[0].high) == (pytest.approx(0.4 - spread), pytest.approx(0.4 + spread))
+    three, one = mean_interval(samples["a"], SHARE), mean_interval(samples["b"], SHARE)
+    assert even[0].low == pytest.approx(0.4 - math.hypot(0.3 - three.low, 0.5 - one.low) / 2)
+    assert even[0].high == pytest.approx(0.4 + math.hypot(three.high - 0.3, one.high - 0.5) / 2)
 
 
 def test_the_interval_of_what_is_no_mean_is_drawn_from_the_questions():
@@ -322,14 +323,14 @@ def test_the_interval_of_what_is_no_mean_is_drawn_from_the_questions():
         plain.append(sklearn_mcc(*zip(*drawn, strict=True)))
     assert (low, high) == pytest.approx(tuple(np.quantile(plain, (0.025, 0.975))), abs=0.04)
     assert low < sklearn_mcc(*zip(*pairs, strict=True)) < high
-    assert bootstrap_interval(f1_score, [(1, 1)] * 5) == (1.0, 1.0)
-    texts = [(0, np.array([0.1, 0.9])), [{"idx": 1}, 2], [{"idx": 1}, 2], "a"]  # values of whatever kind
-    low, high = bootstrap_interval(lambda drawn: drawn.count("a") / 4, texts)
-    assert (low, high) == (0.0, 0.75)
+    assert bootstrap_interval(f1_score, [(1, 1)] * 100) == (None, None)  # equal draws do not say how far it may be off
+    texts = [(0, np.array([0.1, 0.9])), [{"idx": 1}, 2], [{"idx": 1}, 2], "a"] * 15  # values of whatever kind
+    low, high = bootstrap_interval(lambda drawn: drawn.count("a") / 60, texts)
+    assert (low, high) == pytest.approx((9 / 60, 22 / 60), abs=0.04)  # of 15 in 60: 25 % and 1.96 errors of 5.6 %
     many = list(random.normal(size=300))
     low, high = bootstrap_interval(np.median, many)
     assert low < np.median(many) < high
-    assert bootstrap_interval(f1_score, [(1, 1)]) == (None, None)
+    assert bootstrap_interval(f1_score, pairs[:49]) == (None, None)  # too few for it
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------

@@ -188,7 +188,9 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words_and_what_is_unre
         outcome = alpaca_eval.evaluate(bench(server))
     assert [sample["preference"] for sample in outcome.samples] == [None] * 3 + [2.0] * 9
     assert (numbers(outcome)["win_rate"], outcome.scores[0].n) == (100.0, 9)
-    assert outcome.scores[0].low == pytest.approx(100 * 9 / (9 + 1.959964**2), abs=1e-3)  # Wilson's, of 9 out of 9
+    assert outcome.scores[0].low == pytest.approx(
+        100 * 0.025 ** (1 / 9), abs=1e-3
+    )  # Clopper and Pearson's, of 9 out of 9
     assert any("Scored 9 of 12" in note for note in outcome.notes)
     assert any("by its words, since the server gives none" in note for note in outcome.notes)
     assert (outcome.about["judged_by"], outcome.about["parser"]) == ("words", "regex_parser")

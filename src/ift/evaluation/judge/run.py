@@ -40,7 +40,15 @@ from ift.evaluation.judge.replies import Read, read_rubric, read_score, read_win
 from ift.evaluation.judge.servers import RefusedError, connect
 from ift.evaluation.judging import Messages, Reply, Request
 from ift.evaluation.results import write_results
-from ift.evaluation.statistics import Estimate, by_category, compare_pairs, length_adjusted_win_rate, mean_interval
+from ift.evaluation.statistics import (
+    UNIT,
+    Estimate,
+    Scale,
+    by_category,
+    compare_pairs,
+    length_adjusted_win_rate,
+    mean_interval,
+)
 from ift.progress import progress
 from ift.run import RunFolder, write_jsonl
 from ift.settings import JudgeSettings
@@ -426,21 +434,22 @@ def measure(rated: Sequence[RatedRow], verdicts: Sequence[Verdict], settings: Ju
         if row.canary is not None and row.score is not None:
             of_canaries[row.canary].append(row.score)
     total, missing = sum(scores), len(rows) - len(scores)
+    scale = Scale(settings.low, settings.high)
     return JudgeResults(
         rows=len(rows),
         scored=len(scores),
         scale=(settings.low, settings.high),
-        estimate=mean_interval(scores),
+        estimate=mean_interval(scores, scale),
         bounds=((total + missing * settings.low) / len(rows), (total + missing * settings.high) / len(rows)),
         problems=Counter(one_line(verdict.problem, 100) for verdict in verdicts if verdict.problem),
         canaries=check_canaries(of_canaries, settings),
-        by_category=by_category(scores, categories) if any(categories) else {},
+        by_category=by_category(scores, categories, scale) if any(categories) else {},
         pairs=_compare(scored, scores) if settings.reply == "winner" else None,
     )
 
 
 def _compare(scored: Sequence[RatedRow], scores: Sequence[float]) -> PairResults:
-    test = compare_pairs([0.5] * len(scores), scores)
+    test = compare_pairs([0.5] * len(scores), scores, UNIT)
     agreeing = sum(len({verdict.score for verdict in row.verdicts}) == 1 for row in scored)
     ours = [len(row.item.answer.response) for row in scored]
     theirs = [len(row.item.other or "") for row in scored]

@@ -26,7 +26,7 @@ from ift.evaluation.judging import JudgeClient, Reply, ReplyOptions, Request
 from ift.evaluation.packages.child import run_child
 from ift.evaluation.recorded import Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
-from ift.evaluation.statistics import length_adjusted_win_rate, mean_interval, normal_interval
+from ift.evaluation.statistics import UNIT, Scale, length_adjusted_win_rate, mean_interval, normal_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.run import read_json
 from ift.settings import JudgeSettings
@@ -277,7 +277,7 @@ def _scores(
     n = len(wins)
 
     def score(metric: str, value: Any, *, error: float | None = None, headline: bool = True) -> Score:
-        low, high = (None, None) if error is None else normal_interval(value, error)
+        low, high = (None, None) if error is None else normal_interval(value, error, Scale(0, 100))
         return Score(
             task="alpaca_eval",
             metric=metric,
@@ -291,9 +291,9 @@ def _scores(
             headline=headline,
         )
 
-    estimate = mean_interval(wins)
+    estimate = mean_interval(wins, UNIT)
     raw = score("win_rate", metrics["win_rate"] if n else None)
-    scores = [replace(raw, low=100 * estimate.low, high=100 * estimate.high) if n > 1 else raw]
+    scores = [replace(raw, low=100 * estimate.low, high=100 * estimate.high)]
     if not n:
         return scores
     if "length_controlled_winrate" in metrics:

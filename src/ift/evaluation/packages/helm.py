@@ -30,7 +30,7 @@ from typing import Any
 from ift.artifacts.weights import find_weights
 from ift.errors import ConfigError, DataError, MachineError, one_line
 from ift.evaluation.results import Outcome, Score
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import SHARE, UNIT, mean_interval
 from ift.evaluation.subject import Bench
 from ift.export.hugging_face import write_hugging_face
 from ift.export.source import RunModel
@@ -420,7 +420,7 @@ def _read_run(path: Path, deployment: Deployment) -> Measured:
             mean = float(official[name]["mean"])
             trials = {key: found for key, found in values.get(name, {}).items() if key in asked}
             parts = [sum(found) / len(found) for found in trials.values()]
-            estimate = mean_interval(parts) if parts else None
+            estimate = mean_interval(parts, SHARE if set(parts) <= {0.0, 1.0} else UNIT) if parts else None
             # metrics of a whole set (macro F1) have no parts whose mean they are, and no interval from them
             known = estimate is not None and abs(estimate.mean - mean) < 1e-9
             scores.append(

@@ -29,7 +29,7 @@ from ift.evaluation.judging import JudgeClient, OnlyPlannedError, ReplyOptions, 
 from ift.evaluation.packages.child import run_child
 from ift.evaluation.recorded import Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
-from ift.evaluation.statistics import mean_interval
+from ift.evaluation.statistics import SHARE, UNBOUNDED, UNIT, mean_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
 
@@ -314,19 +314,20 @@ def _scores(spec: Spec, run: Mapping[str, Any], *, model: str, prompt: str) -> l
             name: [float(d[name]) for d in of if d.get(name) is not None] for name in ("f1_score", "score", "metascore")
         },
     }
+    scales = {"accuracy": SHARE, "f1_score": UNIT}  # the others are as the eval's own file defines them
     headline = next((name for name in ("accuracy", "score", "metascore") if name in run["report"]), None)
     scores = []
     for name, value in run["report"].items():
         values = single.get(name, [])
-        estimate = mean_interval(values) if len(values) > 1 else None
+        estimate = mean_interval(values, scales.get(name, UNBOUNDED))
         scores.append(
             Score(
                 task=spec.name,
                 metric=name,
                 value=value if isinstance(value, int | float) else None,
                 n=len(of) or len(single["accuracy"]),
-                low=estimate.low if estimate else None,
-                high=estimate.high if estimate else None,
+                low=estimate.low,
+                high=estimate.high,
                 model=model,
                 prompt=prompt,
                 higher_is_better=name not in ("boostrap_std", "counts/__invalid__"),
