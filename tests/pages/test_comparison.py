@@ -449,7 +449,7 @@ def test_a_page_of_many_rows_shows_those_where_the_runs_are_furthest_apart_and_i
 
 
 def test_a_scale_has_round_ticks_and_one_range_for_all_runs_of_a_metric():
-    metric = Metric("acc", ".1%", 1, [[0.0, 1.0], [1.0, 1.0]])
+    metric = Metric("acc", ".1%", SHARE, 1, [[0.0, 1.0], [1.0, 1.0]])
     estimates = [mean_interval([0.0, 1.0] * 50, SHARE), mean_interval([1.0] * 100, SHARE)]
     found = scale(metric, [Line(i, e, None, "", None, "") for i, e in enumerate(estimates)])
     assert [label for _, label in found.ticks] == ["40%", "60%", "80%", "100%"]
