@@ -269,15 +269,18 @@ PAIRS = {  # a row's difference between two runs, on a scale from 0 to 10, and h
 }
 
 
+@cache
+def difference(d):
+    """Of two runs whose rows differ by these numbers, in whatever order."""
+    return compare_pairs(np.maximum(np.negative(d), 0), np.maximum(d, 0), Scale(0, 10))
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_interval_of_a_difference_holds_the_truth_in_95_of_100_or_there_is_none(name):
     values, chances = PAIRS[name]
     truth, rng = np.dot(values, chances), np.random.default_rng(3)
     for n in NS:
-        tests = [
-            compare_pairs(np.maximum(-d, 0), np.maximum(d, 0), Scale(0, 10))
-            for d in rng.choice(values, (200, n), p=chances)
-        ]
+        tests = [difference(tuple(sorted(d.tolist()))) for d in rng.choice(values, (200, n), p=chances)]
         known = [t for t in tests if t.has_interval]
         held = np.mean([t.low - 1e-9 <= truth <= t.high + 1e-9 for t in known])
         assert held >= 0.95 - 2 * 0.0154, n  # two standard errors of 200 draws
@@ -338,6 +341,21 @@ def test_kappa_is_that_of_the_textbook_and_of_torchmetrics():
         assert cohen_kappa(x, y, quadratic=quadratic) == pytest.approx(float(theirs), abs=1e-6)
 
 
+def test_raters_of_no_rows_or_of_two_have_no_correlation():
+    for rows in (0, 1, 2):
+        found = agreement(range(rows), range(rows))
+        assert found.n == rows
+        assert math.isnan(found.pearson)
+        assert math.isnan(found.spearman)
+        assert math.isnan(found.kendall)
+    assert math.isnan(cohen_kappa([], []))
+    assert math.isnan(cohen_kappa([1], [1]))
+    assert cohen_kappa([0, 1], [0, 1]) == 1
+    assert cohen_kappa([0, 1], [1, 0]) == -1
+    assert cohen_kappa([2, 2, 2], [1, 2, 3], quadratic=True) == 0  # one who always says 2 agrees no more than by chance
+    assert holm({}) == {}
+
+
 def test_raters_that_say_the_same_of_everything_have_no_correlation():
     assert math.isnan(agreement([3, 3, 3], [1, 2, 3]).spearman)
     assert math.isnan(cohen_kappa([3, 3], [3, 3]))
@@ -357,4 +375,7 @@ def test_wins_that_come_from_length_alone_are_taken_back():
     assert length_adjusted_win_rate(won, 100 + longer, np.full(4000, 100)) == pytest.approx(0.5, abs=0.04)
     good = rng.random(4000) < 0.7  # better, whatever the length
     assert length_adjusted_win_rate(good, 100 + longer, np.full(4000, 100)) == pytest.approx(0.7, abs=0.03)
-    assert length_adjusted_win_rate([1, 1, 0, 0.5], [5, 5, 5, 5], [5, 5, 5, 5]) == pytest.approx(0.616, abs=0.01)
+    assert length_adjusted_win_rate([1, 1, 0, 0.5], [5, 5, 5, 5], [5, 5, 5, 5]) == 0.625  # nothing to adjust
+    assert math.isnan(length_adjusted_win_rate([], [], []))
+    for won, ours in (([1], [9]), ([1, 1], [9, 9]), ([0, 1], [9, 1]), ([1] * 50, range(50))):
+        assert 0 < length_adjusted_win_rate(won, ours, [5] * len(won)) < 1

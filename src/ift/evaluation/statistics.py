@@ -334,7 +334,10 @@ def holm(tests: Mapping[Hashable, Difference]) -> dict[Hashable, Difference]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two raters of the same n rows agree; nan where one of them gave every row the same."""
+    """How far two raters of the same n rows agree; nan where one of them gave every row the same.
+
+    Correlations are nan of fewer than three rows, too: through two points there is always a line.
+    """
 
     n: int
     pearson: float
@@ -354,7 +357,7 @@ def agreement(first: ArrayLike, second: ArrayLike, *, levels: int | None = None)
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     steps = (a, b) if levels is None else (np.rint(a * (levels - 1)), np.rint(b * (levels - 1)))
     kappa = cohen_kappa(*steps, quadratic=True)
-    if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
+    if len(a) < 3 or (a == a[0]).all() or (b == b[0]).all():
         return Agreement(len(a), math.nan, math.nan, math.nan, kappa)
     return Agreement(
         n=len(a),
@@ -400,6 +403,8 @@ def length_adjusted_win_rate(preferences: ArrayLike, lengths: ArrayLike, other_l
     gap = np.asarray(lengths, dtype=float) - np.asarray(other_lengths, dtype=float)
     if len(y) == 0:
         return math.nan
+    if not gap.any():  # nothing to adjust
+        return float(y.mean())
     x = np.tanh(gap / (gap.std() or 1.0))
 
     def loss(weights: NDArray[np.float64]) -> float:
