@@ -8,6 +8,9 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ import aiohttp
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 FLAGS += " --disable-component-update --disable-default-apps --remote-debugging-port=0 --hide-scrollbars"
+
+
+_axe = find_spec("axe_core_python")  # axe-core as a file; of what is in Python there, nothing is used
+AXE = Path(_axe.submodule_search_locations[0], "axe.min.js") if _axe and _axe.submodule_search_locations else Path()
 
 
 class Browser:
@@ -124,8 +131,39 @@ class Browser:
     def write(self, text: str) -> None:
         self.do("Input.insertText", text=text)
 
-    def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.do("Page.captureScreenshot")["data"]))
+    def picture(self, path: Path, *, whole: bool = False) -> None:
+        """whole: the page from its top to its end, not only what is in view."""
+        shot = self.do("Page.captureScreenshot", captureBeyondViewport=whole, **(self._whole() if whole else {}))
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _whole(self) -> dict[str, Any]:
+        size = self.do("Page.getLayoutMetrics")["cssContentSize"]
+        return {"clip": {**size, "scale": 1}}
+
+    @contextmanager
+    def seen(self, *, width: int, height: int = 900, dark: bool = False) -> Iterator[None]:
+        """Pages as on a screen of that size, by a person whose system is light or dark."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        calm = {"name": "prefers-reduced-motion", "value": "reduce"}
+        self.do("Emulation.setDeviceMetricsOverride", **size)
+        self.do("Emulation.setEmulatedMedia", features=[scheme, calm])
+        try:
+            yield
+        finally:
+            self.do("Emulation.clearDeviceMetricsOverride")
+            self.do("Emulation.setEmulatedMedia", features=[])
+
+    def violations(self) -> list[str]:
+        """What axe-core finds against the accessibility guidelines on the open page: rule, help, and where."""
+        if not self.js("typeof window.axe === 'object'"):
+            self.js(AXE.read_text(encoding="utf-8"))
+        found = self.js("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
+        return [
+            f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:160]}"
+            for each in found
+            for node in each["nodes"][:3]
+        ]
 
     @property
     def requests(self) -> list[str]:

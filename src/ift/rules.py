@@ -46,7 +46,7 @@ def is_target(value: Any) -> bool:
 
 
 # What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
-ENGINES = ("lm_eval", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
+ENGINES = ("lm_eval", "before_after", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
 
 # optim.name -> what it has to set besides a rate, decay and clipping
 OPTIMIZERS: dict[str, tuple[str, ...]] = {

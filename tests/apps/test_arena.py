@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -465,14 +466,63 @@ def test_the_leaderboard_is_shown_when_asked_for_with_intervals_and_win_rates(br
     browser.wait_until("document.querySelectorAll('#standings tr').length === 3")
     rows = browser.js("[...document.querySelectorAll('#standings tr')].map(r => [...r.cells].map(c => c.textContent))")
     assert [row[1] for row in rows[1:]] == ["one", "two"]
-    assert [row[2] for row in rows[1:]] == ["1095", "905"]  # 400 log10(3) = 190.8 apart
-    assert [row[6] for row in rows[1:]] == ["75 %", "25 %"]
+    assert [row[2].split()[0] for row in rows[1:]] == ["1095", "905"]  # 400 log10(3) = 190.8 apart
+    assert all(re.fullmatch(r"\d+ \d+ to \d+", row[2]) for row in rows[1:])
+    assert [row[4].strip() for row in rows[1:]] == ["75 %", "25 %"]
     cells = browser.js("[...document.querySelectorAll('#matrix .cell')].map(c => c.textContent)")
     assert cells == ["", "75 %", "25 %", ""]
     assert browser.js("document.querySelectorAll('#standings svg circle').length") == 2
     assert browser.js("document.getElementById('board-text').textContent") == "40 battles: 40 votes of people"
     assert browser.js("getComputedStyle(document.querySelector('footer')).display") == "none"
     assert browser.complaints == []
+
+
+BACKGROUNDS = "[...document.querySelectorAll('#matrix .cell')].map(c => [c.textContent, c.className])"
+
+
+def test_a_half_and_a_tie_are_neutral_and_an_open_end_is_said(browser, a_run, serve):
+    url, _ = serve(a_run("one", n=4), a_run("two", said=lambda i: f"t says {i}", n=4))
+    browser.open(url)
+    browser.wait_until(READY)
+    vote(browser, "3")
+    colour = "getComputedStyle(document.querySelector('[data-winner=\"tie\"]')).color"
+    assert browser.js(colour) == browser.js("getComputedStyle(document.body).color")
+    standing = {"model": "one", "rank": None, "rating": 1000, "low": 950.4, "high": None, "elo": 1000}
+    shown = {
+        "battles": "1 battles: 1 vote of people",
+        "leaderboard": [
+            {**standing, "battles": 1, "win_rate": 0.5},
+            {**standing, "model": "two", "low": None, "battles": 1, "win_rate": 0.5},
+        ],
+        "win_rates": [[None, 0.5], [0.5, None]],
+        "notes": ["Nothing is settled."],
+        "ours": ["one", "two"],
+    }
+    browser.js(f"board({json.dumps(shown)})")
+    rows = browser.js("[...document.querySelectorAll('#standings tr')].map(r => [...r.cells].map(c => c.textContent))")
+    assert [row[2] for row in rows[1:]] == ["1000 above 950", "1000 not known yet"]
+    assert [row[0] for row in rows[1:]] == ["–", "–"]
+    assert browser.js(BACKGROUNDS) == [["", "n cell"], ["50 %", "n cell"], ["50 %", "n cell"], ["", "n cell"]]
+    assert browser.complaints == []
+
+
+def test_on_a_phone_rating_interval_and_win_rate_stand_in_view(browser, a_run, serve):
+    url, there = serve(a_run("one", n=8), a_run("two-with-a-long-name-v1.2.3", said=lambda i: f"t says {i}", n=8))
+    for _ in range(8):
+        there.vote({"battle": there.next({})["battle"], "winner": "model_a"})
+    browser.do("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    try:
+        browser.open(url)
+        browser.wait_until("document.getElementById('nothing').hidden === false")
+        browser.press("l")
+        browser.wait_until("document.querySelectorAll('#standings tr').length === 3")
+        right = (
+            "[...document.querySelectorAll('#standings td, #standings th')].map(c => c.getBoundingClientRect().right)"
+        )
+        assert max(browser.js(right)) <= 390
+        assert browser.js("document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.do("Emulation.clearDeviceMetricsOverride")
 
 
 def ift(*words):

@@ -203,10 +203,11 @@ def test_leaks_overlaps_warnings_and_categories_are_listed_up_to_a_number(page):
     }
     text, _, _ = page(rows(20), change_report=change, leaks=leaks, twins=None)
     found = Page(text).words
-    assert "a:49 b:49 <b>49↵ <i> 0.950 and 10 more in leaks.jsonl" in found
+    assert "similarity 0.950 a:49 < b > 49↵ in training: b:49 < i > and 10 more in leaks.jsonl" in found
     assert "7 rows share 13 words in a row with an evaluation" in found
     assert "30 an e-mail address 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … <b>me@" in found
-    assert found.index("Worth a look") < found.index("Leaks")  # what matters more stands above
+    order = [found.index(words) for words in ("60 leaks", "Leaks:", "Worth a look", "Tokens a row", "Categories")]
+    assert order == sorted(order)  # what matters most stands first
     assert "kind 19 81 and 5 more" in found
     assert [a["class"] for tag, a in Page(text).tags if tag == "b" and "class" in a] == ["bad", "bad"]
 
@@ -227,3 +228,13 @@ def test_in_a_real_browser_the_page_shows_the_text_and_runs_nothing(page, tmp_pa
     assert "<title>run · data · ift</title>" in result.stdout
     assert '<span class="s text" title="230, 151, 165">日</span>' in result.stdout
     assert "20 rows in = 20 kept" in Page(result.stdout).text
+
+
+def test_of_a_leak_both_texts_are_shown_with_what_they_do_not_share(page):
+    leak = {"split": "test", "file": "a", "row": 1, "twin_file": "b", "twin_row": 2, "similarity": 0.97}
+    texts = {"text": "add 2 and 3", "twin_text": "add 2 and 4", "reference": "5", "twin_reference": "6"}
+    found = page(rows(20), leaks=[{**leak, **texts}], twins=None)[0]
+    for marked in ("add 2 and <i>3</i>", "add 2 and <u>4</u>", "<i>5</i>", "<u>6</u>"):
+        assert marked in found
+    earlier = page(rows(20), leaks=[{**leak, "text": "x", "twin_text": "x"}], twins=None)[0]  # without answers
+    assert "in training: b:2" in earlier

@@ -9,7 +9,7 @@ import pytest
 
 from ift.evaluation.people import Rating, Ratings
 from ift.pages.plots import plot_curves
-from ift.pages.report import before_and_after, write_report
+from ift.pages.report import intervals, write_report
 from ift.run import RunFolder, write_json, write_jsonl
 
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
@@ -48,8 +48,8 @@ def test_text_of_rows_and_models_makes_no_markup(run):
     write_report(run)
     tags = Tags()
     tags.feed(run.report.read_text())
-    assert "script" not in [tag for tag, _ in tags.found]
-    assert [a["src"][:22] for tag, a in tags.found if tag == "img"] == ["data:image/png;base64,"]
+    assert [tag for tag, _ in tags.found].count("script") == 1  # the page's own, by its hash
+    assert "img" not in [tag for tag, _ in tags.found]
     assert not [a for _, a in tags.found if any(name.startswith("on") for name in a)]
 
 
@@ -95,10 +95,10 @@ REPORT = {  # what the page shows of data_report.json
     "dropped_by_reason": {},
 }  # fmt: skip
 SHOWN = {  # of each file of a run: words that are on the page as long as it can be read
-    "summary.json": "ROUGE-L",
+    "summary.json": "test loss",
     "data_report.json": "51, test 6",
     "config.yaml": "seed: 1",
-    "samples.jsonl": "before and after",
+    "samples.jsonl": "before and after tuning",
     "responses.jsonl": "Answers to the test split",
     "ratings.jsonl": "1 rated",
     "evals/judge-m/results.json": "61.50 on 0 to 100",
@@ -189,10 +189,102 @@ def test_of_a_file_with_damaged_lines_the_others_are_shown(whole, capsys):
     assert whole.curves.stat().st_size > 1000
 
 
-def test_samples_pair_the_untuned_answer_with_the_best_steps():
-    samples = [{"step": step, "instruction": "i", "response": f"at {step}"} for step in (0, 5, 9)]
-    (pair,) = before_and_after(samples, best_step=5)
-    assert (pair["untuned"], pair["tuned"]) == ("at 0", "at 5")
+def test_scores_stand_with_their_intervals_of_the_rows(run):
+    """3 of 4 exact: Wilson's interval is 30.1 % to 95.4 %, as in the table of any textbook."""
+    write_jsonl(run.responses, [response(text) for text in ("fine", "fine", "fine", "bad")])
+    numbers = {"responses": 4, "exact_match": 0.75, "rouge_l": 0.75, "end_rate": 1.0, "stop_reason": "max_steps"}
+    write_json(run.summary, {**dict.fromkeys(NUMBERS, 2), **numbers, "accelerator": "cpu", "precision": "fp32"})
+    write_report(run)
+    assert '>75.0%</b><span class="between n">30.1% to 95.4%</span>' in run.report.read_text()
+
+
+def test_intervals_of_the_summary_come_before_the_rows_and_numbers_of_other_rows_get_none():
+    rows = [response("fine"), response("bad")]
+    given = {"responses": 2, "exact_match": 0.5, "intervals": {"exact_match": [0.125, 0.875], "bleu": None}}
+    assert intervals(given, rows) == {"exact_match": (0.125, 0.875)}
+    earlier = {"responses": 2, "exact_match": 0.5, "rouge_l": 0.25}  # another count of words than today's
+    assert intervals(earlier, rows).keys() == {"exact_match"}
+    assert intervals({"responses": 7, "exact_match": 0.5}, rows) == {}
+
+
+def test_the_page_has_a_bounded_size_however_many_and_long_the_answers(run):
+    long = {**response(20_000 * "x"), "instruction": 9_000 * "y"}
+    write_jsonl(run.responses, [*[long] * 300, *[response("short")] * 3000])
+    write_report(run)
+    page = run.report.read_text()
+    assert len(page) < 3_000_000
+    assert "12,000 more characters" in page
+    shown = page.split('id="list-answers"')[1].count("<article")
+    assert f"The first {shown} answers; {3300 - shown:,} more in responses.jsonl" in page
+    write_jsonl(run.responses, [response(f"answer {i}") for i in range(3000)])
+    write_report(run)
+    page = run.report.read_text()
+    assert page.count("answer 999<") == 1
+    assert "answer 1000<" not in page
+    assert len(page) < 3_000_000
+
+
+def click(browser, selector):
+    browser.js(f"document.querySelector({selector!r}).click()")
+
+
+def choose(browser, part, value):
+    browser.js(
+        f"(() => {{ const e = document.querySelector('#list-answers [data-part={part}]'); e.value = {value!r};"
+        "e.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+
+
+SEEN = (
+    "[...document.querySelectorAll('#list-answers .row')].filter(e => e.offsetParent)"
+    ".map(e => e.querySelector('.r0 .said').textContent)"
+)
+COUNT = "document.querySelector('#list-answers [data-part=count]').textContent"
+
+
+def test_answers_are_paged_searched_filtered_and_sorted_in_a_real_browser(browser, run):
+    rows = [
+        {**response(f"said {i}" if i % 5 else "fine"), "category": "even" if i % 2 == 0 else "odd"} for i in range(45)
+    ]
+    rows[7]["response"], rows[7]["stop_reason"] = "fine and then some more of it", "length"
+    write_jsonl(run.responses, rows)
+    write_report(run)
+    browser.open(run.report.as_uri())
+    assert len(browser.js(SEEN)) == 20
+    assert browser.js(COUNT) == "1 to 20 of 45"
+    click(browser, "#list-answers [data-step='1']")
+    click(browser, "#list-answers [data-step='1']")
+    assert browser.js(SEEN) == ["fine", "said 41", "said 42", "said 43", "said 44"]
+    choose(browser, "kind", "exact")
+    assert browser.js(SEEN) == ["fine"] * 9
+    assert browser.js(COUNT) == "9 of 45"
+    choose(browser, "kind", "cut")
+    assert browser.js(SEEN) == ["fine and then some more of it"]
+    choose(browser, "kind", "")
+    choose(browser, "category", "odd")
+    choose(browser, "search", "SAID 1")
+    assert browser.js(SEEN) == [f"said {i}" for i in (1, 11, 13, 17, 19, 21, 31, 41)]
+    choose(browser, "search", "")
+    choose(browser, "order", "0-")  # closest to the reference first
+    assert browser.js(SEEN)[:5] == ["fine"] * 4 + ["fine and then some more of it"]
+    # what no row has cannot be chosen
+    assert browser.js("[...document.querySelectorAll('#list-answers [data-part=kind] option')].map(o => o.value)") == [
+        "", "differs", "exact", "cut",
+    ]  # fmt: skip
+    assert browser.complaints == []
+
+
+def test_a_long_text_is_folded_and_a_button_opens_it(browser, run):
+    write_jsonl(run.responses, [response("\n".join(f"line {i}" for i in range(80))), response("short")])
+    write_report(run)
+    browser.open(run.report.as_uri())
+    height = "document.querySelector('#list-answers .r0 .said').offsetHeight"
+    folded = browser.js(height)
+    assert folded < 300
+    assert browser.js("document.querySelectorAll('#list-answers .unfold').length") == 1
+    click(browser, "#list-answers .unfold")
+    assert browser.js(height) > 1000
+    assert browser.js("document.querySelector('#list-answers .unfold').ariaExpanded") == "true"
 
 
 def test_curves_are_a_picture_of_a_useful_size(tmp_path):

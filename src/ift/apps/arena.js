@@ -14,7 +14,7 @@ let loaded = false;
 function draw() {
   const isVote = stage === "vote";
   for (const [name, tab] of Object.entries(tabs)) {
-    tab?.setAttribute("aria-selected", String(isBoard ? name === "board" : name === view));
+    tab?.setAttribute("aria-pressed", String(isBoard ? name === "board" : name === view));
   }
   byId("board").hidden = !isBoard;
   byId("ask").hidden = isBoard || view !== "ask" || stage !== "empty";
@@ -176,14 +176,27 @@ function line(cells) {
   return row;
 }
 
+// an end of an interval is null where the battles so far do not bound it
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const whole = (value) => (isNumber(value) ? value.toFixed(0) : "–");
+const percent = (share) => (isNumber(share) ? `${(100 * share).toFixed(0)} %` : "–");
+
+function between(low, high, write) {
+  if (isNumber(low) && isNumber(high)) return `${write(low)} to ${write(high)}`;
+  if (isNumber(low)) return `above ${write(low)}`;
+  return isNumber(high) ? `below ${write(high)}` : "not known yet";
+}
+
 const SVG = "http://www.w3.org/2000/svg";
-function interval(standing, low, high) { // the interval as a line, the rating as a dot
+function interval(standing, low, high) { // the interval as a line, the rating as a dot; an open end goes to the edge
   const at = (value) => 4 + (192 * (value - low)) / (high - low || 1);
   const drawing = document.createElementNS(SVG, "svg");
   drawing.setAttribute("viewBox", "0 0 200 16");
   drawing.setAttribute("class", "dots r0");
-  const shapes = [["line", { x1: at(standing.low), x2: at(standing.high), y1: 8, y2: 8 }]];
-  shapes.push(["circle", { cx: at(standing.rating), cy: 8, r: 4 }]);
+  drawing.setAttribute("aria-hidden", "true"); // the numbers stand beside it
+  const [x1, x2] = [isNumber(standing.low) ? at(standing.low) : 0, isNumber(standing.high) ? at(standing.high) : 200];
+  const shapes = [["line", { x1, x2, y1: 8, y2: 8 }]];
+  if (isNumber(standing.rating)) shapes.push(["circle", { cx: at(standing.rating), cy: 8, r: 4 }]);
   for (const [name, values] of shapes) {
     const shape = document.createElementNS(SVG, name);
     for (const [key, value] of Object.entries(values)) shape.setAttribute(key, value);
@@ -192,41 +205,59 @@ function interval(standing, low, high) { // the interval as a line, the rating a
   return drawing;
 }
 
+function head(text, kind) {
+  const cell = element(text ? "th" : "td", text, kind);
+  if (text) cell.scope = "col";
+  return cell;
+}
+
+function measured(kind, number, ends) { // a number with its interval beside it, on a phone below it
+  const cell = element("td", undefined, kind);
+  cell.append(element("b", number), " ");
+  if (ends) cell.append(element("span", ends, "between"));
+  return cell;
+}
+
 const MATRIX = 15; // models
 function board(said) {
   const all = said.leaderboard;
   byId("board-text").textContent = said.battles;
-  const names = ["", "model", "rating", "95 % interval", "", "battles", "win rate", "Elo"];
-  byId("standings").replaceChildren(line(names.map((name) => element("th", name))));
-  const low = Math.min(...all.map((s) => s.low));
-  const high = Math.max(...all.map((s) => s.high));
+  byId("standings").replaceChildren(line([
+    head(""), head("model"), head("rating, 95 % interval"), head("", "drawn"), head("win rate"), head("battles"), head("Elo", "elo"),
+  ]));
+  const ends = all.flatMap((s) => [s.low, s.rating, s.high]).filter(isNumber);
+  const [low, high] = [Math.min(...ends), Math.max(...ends)];
   for (const s of all) {
     const drawn = element("td", undefined, "drawn");
     drawn.append(interval(s, low, high));
+    const name = element("th", s.model, said.ours.includes(s.model) ? "name ours" : "name");
+    name.scope = "row";
+    const wins = isNumber(s.win_low) && isNumber(s.win_high) ? between(s.win_low, s.win_high, percent) : "";
     byId("standings").append(line([
-      element("td", s.rank, "n soft"),
-      element("td", s.model, said.ours.includes(s.model) ? "name ours" : "name"),
-      element("td", s.rating.toFixed(0), "n big"),
-      element("td", `${s.low.toFixed(0)} to ${s.high.toFixed(0)}`, "n"),
+      element("td", s.rank ?? "–", "n soft"),
+      name,
+      measured("n rating", whole(s.rating), between(s.low, s.high, whole)),
       drawn,
+      measured("n", percent(s.win_rate), wins),
       element("td", s.battles.toLocaleString("en"), "n"),
-      element("td", `${(100 * s.win_rate).toFixed(0)} %`, "n"),
-      element("td", s.elo.toFixed(0), "n"),
+      element("td", whole(s.elo), "n elo"),
     ]));
   }
   const shown = all.slice(0, MATRIX);
-  byId("matrix").replaceChildren(line([element("th"), ...shown.map((s, i) => element("th", i + 1, "n"))]));
+  byId("matrix").replaceChildren(line([head(""), ...shown.map((s, i) => head(String(i + 1), "n"))]));
   shown.forEach((s, i) => {
     const cells = shown.map((_, j) => {
       const share = said.win_rates[i][j];
-      const cell = element("td", share === null ? (i === j ? "" : "–") : `${(100 * share).toFixed(0)} %`, "n cell");
-      if (share !== null) {
+      const cell = element("td", share === null ? (i === j ? "" : "–") : percent(share), "n cell");
+      if (share !== null && Math.round(100 * share) !== 50) {
         cell.classList.add(share < 0.5 ? "below" : "above");
         cell.style.setProperty("--far", `${Math.min(100, 350 * Math.abs(share - 0.5))}%`);
       }
       return cell;
     });
-    byId("matrix").append(line([element("td", `${i + 1}  ${s.model}`, "name"), ...cells]));
+    const name = element("th", `${i + 1}  ${s.model}`, "name");
+    name.scope = "row";
+    byId("matrix").append(line([name, ...cells]));
   });
   byId("board-notes").replaceChildren(...said.notes.map((note) => element("li", note)));
   if (all.length > MATRIX) byId("board-notes").append(element("li", `The win rates are of the first ${MATRIX} models.`));

@@ -141,6 +141,7 @@ def train(
     own: Sequence[Any] = (),
 ) -> float | None:
     from ift.evaluation.responses import Answerer, show_summary, write_responses
+    from ift.generation.likelihoods import reference_losses
     from ift.pages.report import write_report
     from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
     from ift.training.finish import test_best
@@ -171,7 +172,19 @@ def train(
             about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.world),
             val_every=val_every(options, steps), save_every=options.save_every, restart_at=settings.optim.restart_at,
         )  # fmt: skip
-        samples = Samples(run.samples, lambda model: answer(model, sample_rows, sample_tokens))
+        sample_examples, tokens = inputs.data.examples["val"][: settings.samples.rows], inputs.tokenizer
+        known = {"vocab_size": tokens.vocab_size, "end_of_text": tokens.end_of_text}
+        samples = Samples(
+            run.samples,
+            lambda model: [
+                {**said, "loss": loss}
+                for said, loss in zip(
+                    answer(model, sample_rows, sample_tokens),
+                    reference_losses(model, sample_examples, **known),
+                    strict=True,
+                )
+            ],
+        )
         callbacks = [
             best,
             samples,

@@ -22,6 +22,7 @@ LEGEND = (
     "✂ is a cut, no end learnt"
 )
 BAR = 48  # characters of the longest bar
+JOINED = ("Lo", "Mn", "Mc", "So", "Sk")  # letters of scripts without capitals, their marks, and emoji
 
 
 def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
@@ -160,10 +161,25 @@ def show_example(example: Example, tokenizer: Tokenizer) -> Text:
 
 
 def printable(text: str) -> str:
-    """Characters that show nothing, turn the text around or steer a terminal are shown by their number."""
+    """Characters that show nothing, turn the text around or steer a terminal are shown by their number.
+
+    A joiner or non-joiner between characters that it joins is part of their spelling: of families among the emoji, of
+    words in Persian or Hindi. Between others it shows nothing, and is shown.
+    """
     if text.replace("\n", "").isprintable():
         return text
-    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf") else f"⟨U+{ord(c):04X}⟩" for c in text)
+    return "".join(
+        c if c in "\n\t" or category(c) not in ("Cc", "Cf") or _joins(text, i) else f"⟨U+{ord(c):04X}⟩"
+        for i, c in enumerate(text)
+    )
+
+
+def _joins(text: str, i: int) -> bool:
+    """Whether the character is U+200C or U+200D with an emoji, or a letter of a script that joins, on both sides."""
+    if text[i] not in "\u200c\u200d":
+        return False
+    before, after = text[i - 1 : i], text[i + 1 : i + 2]
+    return all(side and (side >= "\u0600" and category(side) in JOINED) for side in (before, after))
 
 
 def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, str]]:

@@ -1,4 +1,4 @@
-"""Which engine computes which evaluation, and a run of one: the only module that knows all five.
+"""Which engine computes which evaluation, and a run of one: the only module that knows them all.
 
 Each has `evaluate(bench) -> Outcome`, or None after a dry run. They know nothing of each other: one that needs a judge
 gets it with its bench.
@@ -23,6 +23,7 @@ from ift.settings import EvaluateSettings
 
 ENGINES = {  # eval.engine -> its module
     "lm_eval": "ift.evaluation.harness.run",
+    "before_after": "ift.evaluation.before_after",
     "humaneval": "ift.evaluation.code.humaneval",
     "alpaca_eval": "ift.evaluation.packages.alpaca_eval",
     "openai_evals": "ift.evaluation.packages.openai_evals",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ift import stops
+from ift.data.contract.examples import Example
 from ift.model.gpt import GPT
 from ift.model.layouts import Tree
 from ift.model.linear import prepared
@@ -179,3 +180,27 @@ def _token_logprobs(
         logprobs[pairs] = (logits[at, target].float() - total[at]).double().cpu().numpy()
         greedy[pairs] = (largest[at] == target).cpu().numpy()
     return logprobs, greedy
+
+
+def reference_losses(
+    model: GPT, examples: Sequence[Example], *, vocab_size: int, end_of_text: int, batch_tokens: int = 4096
+) -> list[float | None]:
+    """Nats per token of each row's last response, with its end-of-text where that is learnt; None where none is.
+
+    For rows of one response it is the loss that validation counts, of each row by itself.
+    """
+    windows: dict[int, Window] = {}
+    for number, example in enumerate(examples):
+        learnt = np.flatnonzero(example.supervised)
+        if len(learnt) and learnt[-1] == len(example.ids) - 1:
+            before = np.flatnonzero(~example.supervised)
+            begin = max(1, int(before[-1]) + 1 if len(before) else 0)
+            end = [end_of_text] if example.ends else []
+            scored = np.concatenate([example.ids[begin:], np.array(end, dtype=example.ids.dtype)])
+            if len(scored):
+                windows[number] = example.ids[:begin], scored
+    found = log_likelihoods(model, list(windows.values()), vocab_size=vocab_size, batch_tokens=batch_tokens)
+    losses: list[float | None] = [None] * len(examples)
+    for (number, (_, scored)), (total, _) in zip(windows.items(), found, strict=True):
+        losses[number] = -total / len(scored)
+    return losses

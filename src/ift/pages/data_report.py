@@ -9,6 +9,7 @@ from typing import Any
 
 from ift.data.contract.examples import CUTS, Example
 from ift.data.contract.prepare import Prepared
+from ift.evaluation.overlap import word_diff
 from ift.pages.page import Page
 from ift.pages.plots import round_ticks
 from ift.run import RunFolder, write_text
@@ -16,6 +17,7 @@ from ift.text.tokenizers import Tokenizer
 
 PAGE = Page("data_report")
 ROWS = 8  # training rows shown token by token
+LEAKS = 50  # shown with their texts; leaks.jsonl has them all
 LONGEST = 300  # tokens of a prompt or a response that are shown; a longer one loses its middle
 
 
@@ -24,8 +26,10 @@ def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
     page = PAGE.render(
         title=run.path.resolve().name,
         report=report,
-        chart=histogram(report),
-        leaks=data.leaks,
+        charts=[histogram(report), histogram(report, width=480, height=220)],
+        leaks=[compared(leak) for leak in data.leaks[:LEAKS]],
+        n_leaks=len(data.leaks),
+        equal_leaks=sum(leak["similarity"] >= 1 for leak in data.leaks),
         cuts=CUTS,
         rows=[
             (row, example, shorten(token_spans(example, tokenizer)))
@@ -33,6 +37,14 @@ def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
         ],
     )
     write_text(run.data_page, page)
+
+
+def compared(leak: Mapping[str, Any]) -> dict[str, Any]:
+    """A leak with what its two prompts and its two answers do not share marked: pieces as word_diff cuts them."""
+    twin, own = word_diff(leak["twin_text"], leak["text"])
+    # a leaks.jsonl of an earlier release has no answers
+    twin_answer, own_answer = word_diff(leak.get("twin_reference", ""), leak.get("reference", ""))
+    return {**leak, "own": own, "twin": twin, "own_answer": own_answer, "twin_answer": twin_answer}
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ def histogram(report: Mapping[str, Any], *, width: int = 1000, height: int = 190
             for begin, end, count in zip(edges, edges[1:], rows, strict=False)
             if count
         ],
-        "x_ticks": [(x(tick), f"{tick:,.0f}") for tick in round_ticks(low, high, 10, whole=True)],
+        "x_ticks": [(x(tick), f"{tick:,.0f}") for tick in round_ticks(low, high, max(4, width // 100), whole=True)],
         "y_ticks": [(y(tick), f"{tick:,.0f}") for tick in round_ticks(0, most, 4, whole=True)],
         "marks": [(f"{name} {tokens:,}", x(tokens)) for name, tokens in length.items()],
         "limit": (f"limit {limit:,}", x(limit)) if is_near else None,

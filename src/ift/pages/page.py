@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Page:
             lstrip_blocks=True,
         )
         environment.filters |= {"n": lambda number: f"{number:,}", "number": number, "visible": visible}
+        environment.filters |= {"printable": printable, "blocks": blocks}
         environment.globals |= {
             "style": Markup(self.style),
             "script": Markup(self.script),
@@ -83,6 +85,22 @@ def number(value: float | None, form: str) -> str:
 def visible(text: str) -> str:
     """As `printable`, with newlines marked."""
     return printable(text).replace("\n", "↵\n")
+
+
+def blocks(text: str, longest: int) -> list[tuple[bool, str]]:
+    """A text in pieces that are (is it code?, text): code stands between lines of three backquotes, as in Markdown.
+
+    A text longer than `longest` characters loses its end, and says how much.
+    """
+    whole, text = len(text), printable(text[:longest])
+    pieces, end = [], 0
+    for fence in re.finditer(r"^```[^\n`]*\n(.*?)(?:^```[^\S\n]*$|\Z)", text, re.MULTILINE | re.DOTALL):
+        pieces += [(False, text[end : fence.start()].strip("\n")), (True, fence[1].rstrip("\n"))]
+        end = fence.end()
+    pieces.append((False, text[end:].strip("\n") if pieces else text))
+    if whole > longest:
+        pieces.append((False, f"… {whole - longest:,} more characters"))
+    return [piece for piece in pieces if piece[1]]
 
 
 def _hash(text: str) -> str:

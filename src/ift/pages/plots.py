@@ -25,9 +25,8 @@ class LossCurves:
     high: float
     logarithmic: bool
 
-    @property
-    def x_ticks(self) -> list[float]:
-        return round_ticks(0, self.right, 8, whole=True)
+    def x_ticks(self, most: int = 8) -> list[float]:
+        return round_ticks(0, self.right, most, whole=True)
 
     @property
     def y_ticks(self) -> list[float]:
@@ -50,8 +49,10 @@ def loss_curves(runs: Sequence[Sequence[Mapping[str, Any]]]) -> LossCurves | Non
     return LossCurves(curves, right, low, high, logarithmic)
 
 
-def curves_drawing(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
-    """The curves as points of a drawing of WIDTH x HEIGHT, from its upper left corner; None where there are none."""
+def curves_drawing(
+    runs: Sequence[Sequence[Mapping[str, Any]]], *, width: int = WIDTH, height: int = HEIGHT
+) -> dict[str, Any] | None:
+    """The curves as points of a drawing of that size, from its upper left corner; None where there are none."""
     curves = loss_curves(runs)
     if curves is None:
         return None
@@ -60,14 +61,14 @@ def curves_drawing(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any
 
     def place(point: Point) -> Point:
         step, loss = point
-        return round(step / curves.right * WIDTH, 1), round((top - scale(loss)) / (top - bottom) * HEIGHT, 1)
+        return round(step / curves.right * width, 1), round((top - scale(loss)) / (top - bottom) * height, 1)
 
     def line(points: Sequence[Point]) -> str:
         return " ".join(f"{x},{y}" for x, y in map(place, points))
 
     return {
-        "width": WIDTH,
-        "height": HEIGHT,
+        "width": width,
+        "height": height,
         "runs": [
             {
                 "train": line(train),
@@ -77,7 +78,7 @@ def curves_drawing(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any
             }
             for train, val in curves.runs
         ],
-        "x_ticks": [(place((tick, curves.low))[0], f"{tick:,.0f}") for tick in curves.x_ticks],
+        "x_ticks": [(place((tick, curves.low))[0], f"{tick:,.0f}") for tick in curves.x_ticks(width // 120)],
         "y_ticks": [(place((0, tick))[1], f"{tick:g}") for tick in curves.y_ticks],
         "logarithmic": curves.logarithmic,
     }
@@ -113,7 +114,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: 
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(curves.low, curves.high)
     axes.set_yticks(curves.y_ticks, [f"{tick:g}" for tick in curves.y_ticks])
-    axes.set_xticks(curves.x_ticks, [f"{tick:,.0f}" for tick in curves.x_ticks])
+    axes.set_xticks(curves.x_ticks(), [f"{tick:,.0f}" for tick in curves.x_ticks()])
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
 

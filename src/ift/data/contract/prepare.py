@@ -270,7 +270,7 @@ def find_leaks(store: Store, order: dict[str, np.ndarray], threshold: float | No
 
 
 def _leak(row: Row, twin: Row, nearest: float) -> dict[str, Any]:
-    """A row of test or validation beside its nearest one in training, with the texts from where they differ."""
+    """A row of test or validation beside its nearest one in training: prompts from where they differ, and answers."""
     pairs = enumerate(zip(row.prompt, twin.prompt, strict=False))
     begin = max(0, next((place for place, (a, b) in pairs if a != b), 0) - TEXT // 4)
     text, other = (("…" if begin else "") + each.prompt[begin : begin + TEXT] for each in (row, twin))
@@ -282,6 +282,8 @@ def _leak(row: Row, twin: Row, nearest: float) -> dict[str, Any]:
         "similarity": round(nearest, 4),
         "text": text,
         "twin_text": other,
+        "reference": row.output[:TEXT],
+        "twin_reference": twin.output[:TEXT],
     }
 
 

@@ -1,0 +1,117 @@
+"""The test split before and after tuning: both models answer it in the run's own template, and score its references.
+
+    python evaluate.py run=RUN eval=before_after        the run's report shows where tuning helped and where it hurt
+
+Each row is its own pair, so the differences are tested row by row (statistics.compare_pairs). The pretrained model
+never saw the template: that it answers worse in it is part of what tuning is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ift.data.contract.examples import TooLong, make_example
+from ift.data.reading.rows import Row, read_stored_rows
+from ift.errors import ConfigError
+from ift.evaluation.overlap import rouge_l, same
+from ift.evaluation.responses import Answerer
+from ift.evaluation.results import Outcome, Score
+from ift.evaluation.statistics import POSITIVE, SHARE, UNIT, mean_interval
+from ift.evaluation.subject import Bench, Subject
+from ift.generation.likelihoods import reference_losses
+from ift.settings import load_settings
+from ift.text.templates import Template
+
+TASK = "test split"
+
+
+def evaluate(bench: Bench) -> Outcome:
+    """Raises ConfigError for a run that began from scratch, or without test rows."""
+    settings = bench.settings.eval
+    if load_settings(bench.run.config).model.pretrained is None:
+        raise ConfigError(
+            f"eval=before_after: {bench.run.path} was trained from scratch: before it were random weights "
+            "(report.html has the answers of step 0 to the sample rows)"
+        )
+    if settings.num_fewshot or not settings.base or list(settings.prompts) != ["template"]:
+        raise ConfigError(
+            "eval=before_after: both models are asked in the run's template, without solved questions "
+            "(leave out eval.base, eval.prompts and eval.num_fewshot)"
+        )
+    every = read_stored_rows(bench.run.test_rows)
+    rows = every[: settings.limit]
+    if not rows:
+        raise ConfigError(f"eval=before_after: {bench.run.test_rows} has no rows (data.fractions.test gives it some)")
+    template = bench.tuned.template
+    assert template
+    samples = [line for subject in (bench.base, bench.tuned) for line in _lines(bench, subject, template, rows)]
+    scores = [score for model in ("tuned", "base") for score in _scores(model, samples)]
+    notes = [] if len(rows) == len(every) else [f"{len(rows)} of {len(every)} test rows."]
+    if any(line["metrics"]["loss"] is None for line in samples):
+        notes.append("Rows whose prompt alone fills the context have no loss.")
+    return Outcome(scores, samples, {f"template {template.name}": template.hash}, notes)
+
+
+def _lines(bench: Bench, subject: Subject, template: Template, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """A line of samples.jsonl for each row: what the model answers, and how close that is."""
+    settings = bench.settings
+    answer = Answerer(template, subject.tokenizer, settings.eval.generate, seed=settings.seed)
+    said = answer(subject.model, rows, what=f"answering, {subject.label}")
+    for number, (response, loss) in enumerate(zip(said, _losses(subject, template, rows), strict=True)):
+        text, reference = response["response"], response["reference"]
+        yield {
+            "task": TASK,
+            "doc_id": number,
+            "model": subject.label,
+            "prompt_form": "template",
+            **{name: response[name] for name in ("instruction", "input", "category", "file", "row", "stop_reason")},
+            "said": text,
+            "target": reference,
+            "metrics": {
+                "exact_match": float(same(text, reference)),
+                "rouge_l": rouge_l(text, reference),
+                "loss": loss,
+            },
+        }
+
+
+def _losses(subject: Subject, template: Template, rows: Sequence[Row]) -> list[float | None]:
+    """Nats per token of each reference; None where the prompt leaves no room for it."""
+    losses: list[float | None] = [None] * len(rows)
+    fitting = {}
+    for number, row in enumerate(rows):
+        try:
+            fitting[number] = make_example(
+                row,
+                template,
+                subject.tokenizer,
+                max_length=subject.model.config.context_length,
+                too_long="truncate_response",
+            )
+        except TooLong:
+            continue
+    tokens = subject.tokenizer
+    found = reference_losses(
+        subject.model, list(fitting.values()), vocab_size=tokens.vocab_size, end_of_text=tokens.end_of_text
+    )
+    for number, loss in zip(fitting, found, strict=True):
+        losses[number] = loss
+    return losses
+
+
+def _scores(model: str, samples: Sequence[dict[str, Any]]) -> Iterator[Score]:
+    for metric, scale in (("exact_match", SHARE), ("rouge_l", UNIT), ("loss", POSITIVE)):
+        values = [line["metrics"][metric] for line in samples if line["model"] == model]
+        e = mean_interval([value for value in values if value is not None], scale)
+        yield Score(
+            task=TASK,
+            metric=metric,
+            value=e.mean,
+            n=e.n,
+            low=e.low,
+            high=e.high,
+            model=model,
+            prompt="template",
+            higher_is_better=metric != "loss",
+        )
