@@ -107,7 +107,6 @@ def _make(run: RunFolder, number: int, times: int) -> RunFolder:
     ratings = Ratings(run.ratings)
     for i, key in enumerate(keys[::3]):
         ratings.set(key, Rating(["right", "partly", "wrong"][i % 3], 1 + i % 5, "a comment" if i == 0 else ""))
-    ratings.close()
     known = run.evals / "mmlu"
     known.mkdir()
     value = 0.3 + 0.05 * number
