@@ -83,7 +83,7 @@ def test_what_judges_and_people_say_stands_with_how_far_to_trust_it(run):
     page = run.report.read_text()
     assert "61.50 (58.25 to 64.75) on 0 to 100, scored 99 of 100" in page
     assert "INVALID: it failed its canaries" in page
-    assert "75.0% (30.1% to 95.4%) right, 4 rated" in page  # Wilson's for 3 of 4
+    assert "75.0% (19.4% to 99.4%) right, 4 rated" in page  # of Clopper and Pearson for 3 of 4
 
 
 JUDGED = {"scale": [0, 100], "mean": 61.5, "low": None, "high": None, "scored": 9, "rows": 9, "valid": True}
