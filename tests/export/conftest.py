@@ -47,7 +47,8 @@ def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
         stops: Sequence[int] = (),
         **sizes: Any,
     ) -> RunFolder:
-        settings = settings_of(f"prompt={prompt}") if isinstance(prompt, str) else settings_of()
+        own = [f"prompt={prompt}"] if isinstance(prompt, str) else []
+        settings = settings_of(*own, "generate.max_new_tokens=16")
         template = template_from(settings.prompt) if isinstance(prompt, str) else prompt
         run = RunFolder(Path(tmp_path, name))
         run.path.mkdir(parents=True)

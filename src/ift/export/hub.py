@@ -89,9 +89,11 @@ def _plain_errors(name: str) -> Iterator[None]:
         raise MachineError(
             _without_token(f"--push {name}: {words}", hub) + f" ({advice.get(status, 'push again')})"
         ) from None
-    except (OSError, ValueError, hub.errors.HTTPError) as error:
+    except (OSError, hub.errors.HTTPError) as error:
         words = f"--push {name}: {type(error).__name__}: {error}"
         raise MachineError(_without_token(words, hub) + f" (is {hub.constants.ENDPOINT} reached from here?)") from None
+    except ValueError as error:  # what the Hub's own package refuses, the front matter of README.md among it
+        raise MachineError(_without_token(f"--push {name}: {type(error).__name__}: {error}", hub)) from None
 
 
 def _without_token(text: str, hub: Any) -> str:

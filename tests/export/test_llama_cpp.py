@@ -1,0 +1,170 @@
+"""llama.cpp's programs: where they are looked for, how they are called, and what they make where they are installed.
+
+What is called here is a script of a few lines, so that the calling can be seen; the programs themselves are asked where
+they are found.
+"""
+
+import json
+import stat
+import sys
+import urllib.request
+
+import pytest
+from gguf import GGUFReader
+
+from ift.cli import main
+from ift.errors import MachineError
+from ift.export import llama_cpp
+from ift.export.export import export
+
+QUANTIZE = """
+import json, shutil, sys
+json.dump(sys.argv[1:], open("{folder}/asked.json", "w"))
+shutil.copy(sys.argv[1], sys.argv[2])
+"""
+SERVER = """
+import http.server, json, os, sys
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+json.dump(sys.argv[1:], open("{folder}/asked.json", "w"))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.reply(200, {{}})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.headers["authorization"] != "Bearer " + os.environ["LLAMA_API_KEY"]:
+            return self.reply(401, {{}})
+        if self.path == "/apply-template": return self.reply(200, {{"prompt": body["messages"][0]["content"] + "!"}})
+        if self.path == "/tokenize": return self.reply(200, {{"tokens": [ord(c) for c in body["content"]]}})
+        if body["prompt"] == [0]: return self.reply(400, {{"error": {{"message": "no such token"}}}})
+        self.reply(200, {{"tokens": body["prompt"][:body["n_predict"]]}})
+    def reply(self, status, value):
+        data = json.dumps(value).encode()
+        self.send_response(status); self.send_header("content-length", str(len(data))); self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *words): pass
+http.server.HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """installed(name, script): a program in a folder of its own, which LLAMA_CPP names."""
+
+    def installed(name, script):
+        folder = tmp_path / "llama.cpp"
+        program = folder / "build" / "bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!{sys.executable}\n" + script.format(folder=folder))
+        program.chmod(program.stat().st_mode | stat.S_IEXEC)
+        monkeypatch.setenv("LLAMA_CPP", str(folder))
+        return folder
+
+    return installed
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+
+
+def test_programs_are_looked_for_in_the_named_folder_and_then_on_the_path(installed, tmp_path, monkeypatch):
+    folder = installed("llama-quantize", QUANTIZE)
+    assert llama_cpp.program("llama-quantize") == folder / "build" / "bin" / "llama-quantize"
+    with pytest.raises(MachineError, match=r"LLAMA_CPP=.*: no llama-server in it"):
+        llama_cpp.program("llama-server")
+    monkeypatch.delenv("LLAMA_CPP")
+    monkeypatch.setenv("PATH", str(folder / "build" / "bin"))
+    assert llama_cpp.program("llama-quantize") == folder / "build" / "bin" / "llama-quantize"
+    assert llama_cpp.program("llama-server") is None
+
+
+def test_what_is_missing_is_one_line_that_says_what_needs_nothing(run_of, nowhere, monkeypatch, capsys):
+    run = run_of()
+    monkeypatch.setattr(sys, "argv", ["ift", "export", str(run.path), "--to", "gguf", "--dtype", "q4_k_m"])
+    assert main() == 5
+    assert capsys.readouterr().err == (
+        "ift: error: --dtype q4_k_m: needs llama.cpp's llama-quantize (install llama.cpp, or set LLAMA_CPP to the "
+        "folder of it; q8_0, fp16 and the wider types need nothing)\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["ift", "export", str(run.path), "--to", "gguf", "--prove"])
+    assert main() == 5
+    assert "--prove: needs llama.cpp's llama-server" in capsys.readouterr().err
+    assert not (run.path / "export").exists()
+
+
+def test_the_quantizer_is_given_the_model_in_fp32_and_its_own_name_of_the_type(run_of, installed):
+    folder, run = installed("llama-quantize", QUANTIZE), run_of()
+    done = export(run, "gguf", dtype="q4_k_m")
+    left = run.path / "export" / "gguf-q4_k_m"
+    assert sorted(path.name for path in left.iterdir()) == [
+        "Modelfile",
+        "README.md",
+        "manifest.json",
+        "model-q4_k_m.gguf",
+    ]
+    source, target, kind = json.loads((folder / "asked.json").read_text())
+    assert (source.rpartition("/")[2], target.rpartition("/")[2], kind) == (
+        "model-fp32.gguf",
+        "model-q4_k_m.gguf",
+        "Q4_K_M",
+    )
+    assert (
+        "          tensors: 28 f32" in done.lines
+    )  # as this script left them: what is there is said, not what was asked
+    assert "FROM ./model-q4_k_m.gguf" in (left / "Modelfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("import sys; print('main: failed to\\nquantize', file=sys.stderr); sys.exit(1)", "failed: quantize"),
+        ("", "failed: it said nothing"),  # and left no file
+    ],
+)
+def test_a_quantizer_that_fails_leaves_its_last_words_and_no_folder(run_of, installed, script, said):
+    installed("llama-quantize", script)
+    run = run_of()
+    with pytest.raises(MachineError, match=said):
+        export(run, "gguf", dtype="q6_k")
+    assert not any((run.path / "export").iterdir())
+
+
+def test_the_server_is_this_process_s_own(installed, tmp_path, monkeypatch):
+    folder = installed("llama-server", SERVER)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody is
+    with llama_cpp.Server(llama_cpp.program("llama-server"), tmp_path / "m.gguf", context_length=64) as server:
+        assert server.prompt([{"role": "user", "content": "ab"}]) == [97, 98, 33]
+        assert server.answer([5, 6, 7], 2) == [5, 6]
+        with pytest.raises(MachineError, match=r"llama-server /completion: .*no such token"):
+            server.answer([0], 1)
+        stranger = urllib.request.Request(server.address + "/completion", b"{}")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with pytest.raises(OSError, match="401"):
+            opener.open(stranger)
+        process = server.process
+    assert process.poll() is not None
+    asked = json.loads((folder / "asked.json").read_text())
+    assert asked[:4] == ["-m", str(tmp_path / "m.gguf"), "--host", "127.0.0.1"]
+    assert server.key not in asked
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_last_words(installed, tmp_path):
+    installed("llama-server", "import sys; print('unknown model architecture'); sys.exit(1)")
+    with (
+        pytest.raises(MachineError, match=r"did not start with m.gguf: unknown model architecture"),
+        llama_cpp.Server(llama_cpp.program("llama-server"), tmp_path / "m.gguf", context_length=64),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("dtype", ["q4_k_m", "q2_k", "q6_k", "q5_0", "iq4_nl"])
+def test_llama_cpp_s_own_quantizer_makes_the_smaller_types(run_of, dtype):
+    if llama_cpp.program("llama-quantize") is None:
+        pytest.skip("needs llama-quantize: install llama.cpp, or LLAMA_CPP=FOLDER of its programs")
+    run = run_of(n_embd=256, context_length=256)
+    done = export(run, "gguf", dtype=dtype)
+    reader = GGUFReader(run.path / "export" / f"gguf-{dtype}" / f"model-{dtype}.gguf")
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types["blk.0.ffn_up.weight"].lower() == dtype.removesuffix("_m")
+    assert types["position_embd.weight"] == types["blk.0.attn_norm.weight"] == "F32"
+    assert any(dtype.removesuffix("_m") in line for line in done.lines if line.strip().startswith("tensors:"))
