@@ -12,7 +12,16 @@ from ift.evaluation.answers import open_answers, read_answers
 from ift.evaluation.ngrams import bleu, chrf, counted
 from ift.evaluation.questions import read_questions
 from ift.evaluation.results import Score, read_results
-from ift.evaluation.scoring import SCORING, of_sums, repetition, rescore_summary, score, score_answers, scores_of_run
+from ift.evaluation.scoring import (
+    SCORING,
+    of_sums,
+    repetition,
+    rescore_summary,
+    score,
+    score_answers,
+    scores_of_run,
+    with_scores,
+)
 from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from tests.running import ROOT
 
@@ -116,11 +125,12 @@ def test_notes_say_where_a_score_means_little():
 def test_intervals_of_scores_stay_between_0_and_1():
     """3 of 12: Wilson's 95 % interval is 0.089 to 0.532."""
     rows = [of(f"the answer is {i}", f"the answer is {i if i < 3 else 99}") for i in range(12)]
-    intervals = score(rows)["intervals"]
-    assert intervals["exact_match"] == pytest.approx([0.0889, 0.5323], abs=1e-4)
-    assert (intervals["chrf"], intervals["bleu"]) == (None, None)  # of so few
-    for name, (low, high) in score(rows * 3)["intervals"].items():
-        assert 0 <= low < score(rows)[name] < high <= 1
+    few, more = score(rows), score(rows * 3)
+    assert (few["exact_match_low"], few["exact_match_high"]) == pytest.approx((0.0889, 0.5323), abs=1e-4)
+    assert not {"chrf_low", "bleu_low"} & set(few)  # of so few
+    for name in ("exact_match", "rouge_l", "chrf", "bleu"):
+        assert 0 <= more[f"{name}_low"] < more[name] < more[f"{name}_high"] <= 1
+    assert few["end_rate_low"] < few["end_rate"] == 1
 
 
 @pytest.mark.parametrize("right", [0.0, 0.5, 0.9])
@@ -193,7 +203,7 @@ def test_answers_are_scored_by_category_and_without_near_twins(run):
     for name in ("exact_match", "rouge_l", "chrf", "bleu"):
         scores = found["responses", name]
         assert scores["value"] == summary[name]
-        assert [scores["low"], scores["high"]] == (summary["intervals"][name] or [None, None])
+        assert (scores["low"], scores["high"]) == (summary.get(f"{name}_low"), summary.get(f"{name}_high"))
     assert results["versions"]["BLEU"] == SCORING["bleu"]
     assert results["notes"][0] == "1 of 14 answers have no reference and are in no score."
     samples = read_jsonl(run.evals / "score/samples.jsonl")
@@ -220,6 +230,9 @@ def test_a_summary_of_an_earlier_way_of_counting_is_brought_up_to_date_and_keeps
     assert summary == {"status": "finished", **new, "earlier_scores": summary["earlier_scores"]}
     assert summary["clean_exact_match"] == pytest.approx(4 / 11)
     assert rescore_summary(answers) == []
+    fewer = with_scores({**summary, "clean_test_loss": 2.0}, score([of("a", "a")]))  # nothing of the others stays
+    assert [key for key in fewer if key.startswith("clean_")] == ["clean_test_loss"]
+    assert "earlier_scores" not in fewer
     for other in ({"responses": 15}, {"exact_match": 0.9}):  # of other answers
         write_json(run.summary, {**earlier, **other})
         assert "keeps its scores" in rescore_summary(answers)[0]

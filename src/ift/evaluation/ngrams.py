@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import regex
@@ -19,6 +20,7 @@ from ift.evaluation.overlap import CHARACTER, canonical
 WORDS, CHARACTERS = 4, 6  # the longest runs that BLEU and chrF count
 RECALL = 2  # times as important to chrF as precision
 Counts = NDArray[np.int64]
+T = TypeVar("T", str, tuple[str, ...])
 
 # -- BLEU -------------------------------------------------------------------------------------------------------------
 
@@ -55,7 +57,7 @@ def bleu_counts(response: str, reference: str) -> list[int]:
     shared, all_ours = [], []
     for order in range(1, WORDS + 1):
         found, wanted = (Counter(zip(*(w[i:] for i in range(order)), strict=False)) for w in (ours, right))
-        shared.append((found & wanted).total())
+        shared.append(_shared(found, wanted))
         all_ours.append(max(0, len(ours) - order + 1))
     return [*shared, *all_ours, len(right)]
 
@@ -95,7 +97,8 @@ def chrf_counts(response: str, reference: str) -> list[int]:
     return [*shared, *all_ours, *all_right]
 
 
-def _shared(found: Counter[str], wanted: Counter[str]) -> int:
+def _shared(found: Counter[T], wanted: Counter[T]) -> int:
+    """What Counter's own & sums to, in a third of its time."""
     if len(found) > len(wanted):
         found, wanted = wanted, found
     return sum(min(n, wanted[gram]) for gram, n in found.items() if gram in wanted)

@@ -11,7 +11,7 @@ from ift import stops
 from ift.data.reading.rows import Row
 from ift.errors import one_line
 from ift.evaluation.answers import COLUMNS
-from ift.evaluation.scoring import METRICS, scores_of_run
+from ift.evaluation.scoring import ENDS, METRICS, scores_of_run, with_scores
 from ift.generation.engine import generate
 from ift.generation.fitting import Overlong, fit
 from ift.generation.sampling import Sampling
@@ -95,8 +95,7 @@ def write_responses(run: RunFolder, model: GPT, rows: Sequence[Row], answer: Ans
     responses = answer(model, rows, what="answering") if rows else []
     write_jsonl(run.responses, responses)
     before = read_json(run.summary) if run.summary.exists() else {}
-    before.pop("earlier_scores", None)  # of what rescore_summary counted anew
-    summary = {**before, **scores_of_run(run, responses)}
+    summary = with_scores(before, scores_of_run(run, responses))
     write_json(run.summary, summary)
     return summary
 
@@ -108,9 +107,8 @@ def show_summary(run: RunFolder) -> None:
         print(_best_line(summary))
     if not responses:
         return
-    print(
-        f"test      {summary['responses']} answers: {_scores_line(summary)}, ended by itself {summary['end_rate']:.1%}"
-    )
+    ended = _number(summary, "end_rate", ".1%")
+    print(f"test      {summary['responses']} answers: {_scores_line(summary)}, ended by itself {ended}")
     if "clean_responses" in summary:
         alone = _scores_line(summary, "clean_")
         print(f"          {summary['clean_responses']} of them without a near twin in training: {alone}")
@@ -128,8 +126,16 @@ def show_summary(run: RunFolder) -> None:
 def _scores_line(summary: dict[str, Any], prefix: str = "") -> str:
     if summary[prefix + "exact_match"] is None:
         return "no references"
-    numbers = (f"{METRICS[name]} {summary[prefix + name]:.3f}" for name in ("rouge_l", "chrf", "bleu"))
-    return ", ".join([f"exact match {summary[prefix + 'exact_match']:.1%}", *numbers])
+    return ", ".join(
+        f"{title} {_number(summary, prefix + name, '.1%' if name == 'exact_match' else '.3f')}"
+        for name, title in METRICS.items()
+    )
+
+
+def _number(summary: dict[str, Any], name: str, form: str) -> str:
+    """0.263 (0.240 to 0.287), with its 95 % interval where there is one."""
+    ends = [format(summary[f"{name}_{end}"], form) for end in ENDS if f"{name}_{end}" in summary]
+    return format(summary[name], form) + (f" ({' to '.join(ends)})" if ends else "")
 
 
 def _best_line(summary: dict[str, Any]) -> str:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 import numpy as np
 import regex
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ift.errors import DataError
 from ift.evaluation import ngrams
@@ -41,6 +41,9 @@ ROW = ("exact_match", "rouge_l", "chrf")  # of a single answer; its BLEU means n
 FEWEST = 30  # rows; of fewer the interval of BLEU or chrF would not cover what it says
 LONG = 20  # words; few good answers of more are equal to their reference
 UNSPACED = regex.compile(f"(?V1){CHARACTER}")
+
+RATES, COUNTS = ("end_rate", "repetition_rate"), ("responses", "scored", "response_tokens")
+ENDS = ("low", "high")  # of an interval
 
 Interval = tuple[float, float]
 
@@ -69,7 +72,7 @@ class Scored:
         return dict(zip(ROW, map(float, (self.exact_match[i], self.rouge_l[i], chrf)), strict=True))
 
 
-def _mean(values: NDArray[np.float64], scale: Scale) -> tuple[float, Interval | None]:
+def _mean(values: ArrayLike, scale: Scale) -> tuple[float, Interval | None]:
     estimate = mean_interval(values, scale)
     return estimate.mean, (estimate.low, estimate.high) if estimate.has_interval else None
 
@@ -110,22 +113,27 @@ def score(responses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     response_tokens    mean over rows; None where the file does not say
     end_rate           share that the model ended by itself; None where the file does not say
     repetition_rate    mean share of 4-grams of words that occurred before in the same response
-    intervals          by metric: low and high end of its 95 % interval, or None
+    NAME_low, NAME_high  95 % interval of each of these scores and rates, where one can be given
     scoring            by metric: how it is counted
     score_notes        sentences on scores that mean little here
     """
     if not responses:
         return {}
     pairs = [(row["response"], row["reference"]) for row in responses if row["reference"].strip()]
-    scores = Scored(pairs).of() if pairs else dict.fromkeys(METRICS, (None, None))
+    tokens = [row["response_tokens"] for row in responses if row["response_tokens"] is not None]
+    ended = [float(row["stop_reason"] == "end") for row in responses if row["stop_reason"]]
+    rates: dict[str, tuple[float | None, Interval | None]] = {
+        **(Scored(pairs).of() if pairs else dict.fromkeys(METRICS, (None, None))),
+        "end_rate": _mean(ended, SHARE) if ended else (None, None),
+        "repetition_rate": _mean([repetition(row["response"]) for row in responses], UNIT),
+    }
+    ends = {name: interval for name, (_, interval) in rates.items() if interval}
     return {
         "responses": len(responses),
         "scored": len(pairs),
-        **{name: value for name, (value, _) in scores.items()},
-        "response_tokens": _average(row["response_tokens"] for row in responses),
-        "end_rate": _average(row["stop_reason"] == "end" if row["stop_reason"] else None for row in responses),
-        "repetition_rate": _average(repetition(row["response"]) for row in responses),
-        "intervals": {name: interval and list(interval) for name, (_, interval) in scores.items()},
+        **{name: value for name, (value, _) in rates.items()},
+        "response_tokens": sum(tokens) / len(tokens) if tokens else None,
+        **{f"{name}_{end}": value for name, ends_of in ends.items() for end, value in zip(ENDS, ends_of, strict=True)},
         "scoring": SCORING,
         "score_notes": notes(pairs, len(responses)),
     }
@@ -145,14 +153,16 @@ def scores_of_run(run: RunFolder, responses: Sequence[Mapping[str, Any]]) -> dic
     }
 
 
+def with_scores(summary: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary with these scores in the place of all that it had, those before an update by rescore_summary too."""
+    names = (*METRICS, *RATES, *COUNTS, *(f"{name}_{end}" for name in (*METRICS, *RATES) for end in ENDS))
+    old = {"earlier_scores", *names, *(f"clean_{name}" for name in names)}
+    return {**{key: value for key, value in summary.items() if key not in old}, **scores}
+
+
 def leaks(run: RunFolder) -> set[tuple[str, int]]:
     """Test and validation rows that have a near twin in training, by file and number."""
     return {(leak["file"], leak["row"]) for leak in read_jsonl(run.leaks)} if run.leaks.exists() else set()
-
-
-def _average(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def repetition(text: str, order: int = 4) -> float:
@@ -292,7 +302,7 @@ def rescore_summary(answers: Answers) -> list[str]:
         return [f"summary   {run.summary} keeps its scores: they are of other answers than responses.jsonl has now"]
     new = scores_of_run(run, [asdict(row) for row in rows])
     moved = {key: summary[key] for key in new if key in summary and summary[key] != new[key]}
-    write_json(run.summary, {**summary, **new, "earlier_scores": moved})
+    write_json(run.summary, {**with_scores(summary, new), "earlier_scores": moved})
     lines = [
         f"{METRICS[name]} was {moved[name]:.3f} and is {new[name]:.3f}"
         for name in METRICS
