@@ -13,7 +13,8 @@ import pytest
 
 from ift.errors import ConfigError
 from ift.evaluation.code import humaneval
-from ift.evaluation.code.humaneval import Attempt, Boxes, Problem, pass_at, program_from_answer, read_problems
+from ift.evaluation.code.humaneval import Attempt, Boxes, Problem, pass_at, read_problems
+from ift.evaluation.code.programs import extract_program
 from ift.evaluation.code.sandbox import KINDS, NotHere, ProgramResult, Sandbox
 from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Bench
@@ -94,59 +95,34 @@ def test_a_score_is_the_mean_over_problems_with_an_interval_within_0_and_1():
     assert (round(greedy.low, 3), round(greedy.high, 3)) == (0.301, 0.954)  # Wilson's for 3 of 4
 
 
-ABOVE = "import math\n\n\n\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "program"),
-    [
-        ("```python\ndef add(x, y):\n    return x + y\n```", ABOVE + "def add(x, y):\n    return x + y\n"),
-        (
-            "Here:\n```python\ndef one(): pass\n\ndef add(x, y):\n    return x + y\n```\nIt adds.\n```\nadd(1)\n```",
-            ABOVE + "def one(): pass\n\ndef add(x, y):\n    return x + y\n",
-        ),
-        ("```\nadd\n```\n```py\n    def add(x, y):\n        return 3\n```", ABOVE + "def add(x, y):\n    return 3\n"),
-        ("```python\ndef add(x, y):\n    return x +", ABOVE + "def add(x, y):\n    return x +\n"),
-        ("Sure!\nimport os\ndef add(x, y):\n    pass\nIt adds.", ABOVE + "import os\ndef add(x, y):\n    pass\n"),
-        ("def add(x, y):\n    return K\nK = 5\nNow you know.", ABOVE + "def add(x, y):\n    return K\nK = 5\n"),
-        ("    return x + y", ADD.prompt + "    return x + y\n"),
-        ("\nreturn x + y", ADD.prompt + "    return x + y\n"),
-        ("```python\n    return x + y\n```", ADD.prompt + "    return x + y\n"),
-        ("    return x + y\nThat is all.", ADD.prompt + "    return x + y\n"),
-        ("I do not know.", ADD.prompt + "    I do not know.\n"),
-        ("", ADD.prompt + "\n"),
-    ],
-)  # fmt: skip
-def test_the_program_in_an_answer(answer, program):
-    assert program_from_answer(ADD, answer) == program
-
-
-@pytest.mark.parametrize("part", ["\n", " ", "```\n", "```a\n", "x: ", "async ", "def add", "@", "[", "\n ", "x = ("])
-def test_no_answer_takes_long_to_read(part):
-    """Where steps grew with the square of the length, these would be ten thousand million: the alarm ends the test."""
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it grows with the square of the length"))
-    signal.alarm(60)
-    try:
-        for begin in ("```\n", "def add(x, y):\n"):
-            program_from_answer(ADD, begin + part * 100_000)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+def program_of(problem, answer: str) -> str:
+    return extract_program(answer, prompt=problem.prompt, entry_point=problem.entry_point)
 
 
 def test_the_known_solutions_are_found_in_answers_in_fences_and_without():
     for p in read_problems():
         whole = p.prompt + p.solution
-        fenced = program_from_answer(p, f"Here you are.\n\n```python\n{whole.strip()}\n```\nGood luck.")
+        fenced = program_of(p, f"Here you are.\n\n```python\n{whole.strip()}\n```\nGood luck.")
         assert f"def {p.entry_point}" in fenced
         assert p.solution.rstrip() in fenced
         body = re.sub(r"\A([ \t]*\n)+", "", p.solution).expandtabs(4)
-        assert program_from_answer(p, p.solution) == p.prompt + body + "\n"
+        assert program_of(p, p.solution) == p.prompt + body + "\n"
+
+
+def test_whatever_form_a_right_answer_comes_in_it_is_right_and_a_wrong_one_is_wrong(judge):
+    from tests.evaluation.code.test_programs import CASES
+
+    [add] = [p for p in read_problems() if p.entry_point == "add"]
+    right = [answer for answer, program in CASES if "x + y" in program]
+    assert len(right) > 50
+    for answers, passed in ((right, True), ([a.replace("x + y", "x - y") for a in right], False)):
+        verdicts = judge([(add, program_of(add, answer)) for answer in answers])
+        assert [a for a, v in zip(answers, verdicts, strict=True) if v.passed != passed] == []
 
 
 def test_answers_as_fences_are_right(judge):
     problems = read_problems()[:60]
-    answers = [(p, program_from_answer(p, f"```python\n{(p.prompt + p.solution).strip()}\n```")) for p in problems]
+    answers = [(p, program_of(p, f"```python\n{(p.prompt + p.solution).strip()}\n```")) for p in problems]
     assert [p.task_id for p, v in zip(problems, judge(answers), strict=True) if not v.passed] == []
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
+from ift.evaluation.code.programs import extract_program
 from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
 from ift.evaluation.journal import Journal
 from ift.evaluation.results import Outcome, Score, package_versions
@@ -171,7 +172,8 @@ def write_programs(
             answer = journal.lines[keys[number][i]]["said"]
             if form == "template":
                 assert subject.template
-                program = program_from_answer(problem, subject.template.clean(answer, rows[i]))
+                text = subject.template.clean(answer, rows[i])
+                program = extract_program(text, prompt=problem.prompt, entry_point=problem.entry_point)
             else:
                 program = problem.prompt + answer
             attempts.append(Attempt(problem, number, prompts[i], answer, program))
@@ -204,45 +206,6 @@ def _identity(
 def _seed(seed: int, attempt: int, first: int) -> int:
     """Another one for each round of answers, or two attempts would be the same."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{attempt}/{first}".encode()).digest()[:4], "big")
-
-
-FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
-CODE = re.compile(r"(def|class|import|from|async)\s|@\w|#|[\])}]|\w+(\[[^\]]*\])?\s*(:[^=]*|[-+*/|&%])?=")
-
-
-def program_from_answer(problem: Problem, answer: str) -> str:
-    """The program in an answer to an instruction: what stands between fences, or looks like code.
-
-    An answer with the whole function is put below what stands above the function in the problem; one with its body
-    alone is put below its head. Nothing of the answer is parsed here: it may be anything.
-    """
-    head = re.compile(rf"^[ \t]*(async\s+)?def\s+{re.escape(problem.entry_point)}\b", re.MULTILINE)
-    blocks = FENCE.findall(answer)
-    code = next((block for block in blocks if head.search(block)), blocks[0] if blocks else answer)
-    lines = code.expandtabs(4).split("\n")
-    if head.search(code):
-        if not blocks:
-            lines = lines[next(i for i, line in enumerate(lines) if line.strip() and CODE.match(line.lstrip())) :]
-        lines = _without_margin(lines)
-        if not blocks:
-            lines = _until(lines, lambda line: not CODE.match(line))
-        above = problem.prompt[: [match.start() for match in head.finditer(problem.prompt)][-1]]
-        return above + "\n" + "\n".join(lines) + "\n"
-    lines = lines[next((i for i, line in enumerate(lines) if line.strip()), len(lines)) :]
-    if lines and lines[0] == lines[0].lstrip():
-        lines = ["    " + line for line in lines]
-    return problem.prompt + "\n".join(_until(lines, lambda line: True)) + "\n"
-
-
-def _without_margin(lines: list[str]) -> list[str]:
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return [line[margin:] for line in lines]
-
-
-def _until(lines: list[str], ends: Any) -> list[str]:
-    """The lines before the first that begins at the margin and at which it ends."""
-    found = (i for i, line in enumerate(lines) if line.strip() and line == line.lstrip() and ends(line))
-    return lines[: next(found, len(lines))]
 
 
 # -- verdicts ------------------------------------------------------------------------------------------------------
