@@ -46,7 +46,9 @@ def is_target(value: Any) -> bool:
 
 
 # What computes a known evaluation, as eval.engine names it: `ift.evaluation.engines` has the module of each.
-ENGINES = ("lm_eval", "before_after", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm")
+ENGINES = (
+    "lm_eval", "before_after", "humaneval", "alpaca_eval", "arena", "openai_evals", "helm", "calibration", "mt_bench",
+)  # fmt: skip
 
 # optim.name -> what it has to set besides a rate, decay and clipping
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
@@ -146,6 +148,8 @@ EVALUATION_RULES: dict[str, Rule] = {
     "eval.num_fewshot": within(0, 64),
     "eval.prompts": one_of("raw", "template"),
     "eval.attempts": within(1, 1000),
+    "eval.turns": within(1, 2),
+    "eval.temperatures": ((lambda v: all(t >= 0 for t in v.values())), "numbers of 0 or more"),
     "eval.sandbox.kind": one_of("auto", "landlock", "namespaces", "bubblewrap", "container"),
     "eval.sandbox.seconds": within(0.1, 600),
     "eval.sandbox.megabytes": within(64, 65536),

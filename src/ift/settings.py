@@ -249,6 +249,8 @@ class EvalSettings:
     battles: str | None
     registry: list[str]
     environment: str | None
+    turns: int
+    temperatures: dict[str, float]
     generate: GenerateSettings
 
 

@@ -20,9 +20,15 @@ def test_one_that_fails_is_told_of_and_the_others_are_done(tiny, tmp_path):
     )
     assert result.returncode == 5, result.stderr
     assert "1 of 3 evaluations done" in result.stdout
-    assert "failed    humaneval: eval.allow_code_execution" in result.stdout
-    assert "failed    nothing: eval=nothing: no such choice" in result.stdout
-    assert result.stderr.splitlines()[-1].startswith("ift: error: eval=all: 2 of 3 failed: humaneval, nothing")
+    before, _, after = result.stdout.partition("[1/1] eval=triviaqa")
+    for part in (before, after):  # at once, and at the end again
+        assert (
+            "missing   humaneval: eval.allow_code_execution=false: HumanEval runs programs that the model writes "
+            "(eval.allow_code_execution=true runs them in a sandbox)\n" in part
+        )
+        assert "missing   nothing: eval=nothing: no such choice (there is " in part
+    assert "1 of 3 evaluations can run" in before
+    assert result.stderr.splitlines()[-1].startswith("ift: error: eval=all: 2 of 3 not done: humaneval, nothing")
     assert [folder.name for folder in tiny.evals.iterdir()] == ["triviaqa"]
     page = tiny.report.read_text()
     assert 'id="triviaqa"' in page

@@ -34,7 +34,9 @@ def evaluate(settings: EvaluateSettings) -> None:
     """Each of these computes, prints, and publishes on the run's page and in W&B."""
     engine = settings.eval.engine
     if engine == "all":
-        entry.each_evaluation(settings.eval.tasks)
+        from ift.evaluation.engines import check
+
+        entry.each_evaluation(settings.eval.tasks, check)
     elif engine == "responses":
         answer_test_split(settings)
     elif engine == "score":

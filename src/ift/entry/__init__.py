@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -24,7 +26,7 @@ from ift.entry.errors import as_ift_error, report_once
 from ift.entry.meant import meant
 from ift.entry.sweeps import choices, how_to_go_on, job, sweep_name
 from ift.entry.words import for_hydra, into_the_resumed, meeting_place, options_first, refuse_secrets
-from ift.errors import ConfigError, MachineError, Stopped, one_line
+from ift.errors import ConfigError, IftError, MachineError, Stopped, one_line
 from ift.launch import is_other_rank
 from ift.run import RunFolder
 from ift.settings import (
@@ -90,15 +92,26 @@ def report_stop(stopped: Stopped) -> int:
     return Stopped.exit_code
 
 
-def each_evaluation(names: Sequence[str]) -> None:
+def each_evaluation(names: Sequence[str], check: Callable[[EvaluateSettings], None]) -> None:
     """This command again, once for each evaluation, in a process of its own; then what became of each.
 
-    One that fails, whatever way, leaves the others alone. Raises MachineError at the end if any did.
+    check(settings) raises IftError for what an evaluation lacks: that is told of all before the first one begins. One
+    that fails later, whatever way, leaves the others alone. Raises MachineError at the end if any was not done.
     """
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("eval=", "eval.tasks="))]
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            check(composed("evaluate", [*(a for a in arguments if a[:1] != "-"), f"eval={name}"], EvaluateSettings))
+        except IftError as error:
+            missing[name] = one_line(str(error))
+            print(f"missing   {name}: {missing[name]}", flush=True)
+    ready = [name for name in names if name not in missing]
+    if missing:
+        print(f"{len(ready)} of {len(names)} evaluations can run", flush=True)
     failed: dict[str, str] = {}
-    for number, name in enumerate(names, start=1):
-        print(f"\n[{number}/{len(names)}] eval={name}", flush=True)
+    for number, name in enumerate(ready, start=1):
+        print(f"\n[{number}/{len(ready)}] eval={name}", flush=True)
         command = [*program(), *arguments, f"eval={name}"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as child:
             try:
@@ -110,13 +123,14 @@ def each_evaluation(names: Sequence[str]) -> None:
                 child.terminate()
                 raise
         if child.returncode:
-            failed[name] = one_line(last.removeprefix("ift: error: "), 120) or f"ended with {child.returncode}"
-    print(f"\n{len(names) - len(failed)} of {len(names)} evaluations done")
-    for name, problem in failed.items():
-        print(f"failed    {name}: {problem}")
-    if failed:
+            failed[name] = one_line(last.removeprefix("ift: error: ")) or f"ended with {child.returncode}"
+    undone = {**missing, **failed}
+    print(f"\n{len(names) - len(undone)} of {len(names)} evaluations done")
+    for name, problem in undone.items():
+        print(f"{'missing' if name in missing else 'failed':<9} {name}: {problem}")
+    if undone:
         raise MachineError(
-            f"eval=all: {len(failed)} of {len(names)} failed: {', '.join(failed)} (each error stands above)"
+            f"eval=all: {len(undone)} of {len(names)} not done: {', '.join(undone)} (each reason stands above)"
         )
 
 
@@ -146,14 +160,18 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
             there = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
             if there and override.value() not in there:  # Hydra would read ../NAME too
                 raise ConfigError(f"{override.input_line}: no such choice (there is {', '.join(there)})")
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        within_a_job = GlobalHydra.instance().is_initialized()
+        with nullcontext() if within_a_job else initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(name, overrides)
         given = {override.key_or_group for override in parsed}
         for key, value in (values or {}).items():
             if key not in given:
                 OmegaConf.update(config, key, literal(value))
     except Exception as error:
-        raise as_ift_error(error, kind) from error
+        found = as_ift_error(error, kind)
+        if found is error:  # which is no cause of itself
+            raise
+        raise found from error
     return settings_from(OmegaConf.masked_copy(config, [field.name for field in dataclasses.fields(kind)]), kind)
 
 

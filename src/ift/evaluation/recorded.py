@@ -11,7 +11,7 @@ from ift.evaluation.answers import content_key
 from ift.evaluation.journal import Journal
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
-from ift.settings import load_settings
+from ift.settings import GenerateSettings, load_settings
 
 Question = Row | str  # in the model's own template; or text to go on with
 SAVED_TOGETHER = 64  # answers between two writes, where no batch size is given
@@ -23,11 +23,13 @@ class RecordedModel:
     unfit  keys of prompts so far that are too long for the model
     """
 
-    def __init__(self, bench: Bench, subject: Subject, kept: Journal):
+    def __init__(self, bench: Bench, subject: Subject, kept: Journal, generate: GenerateSettings | None = None):
+        """generate: other settings than eval.generate."""
         self.subject, self.kept, self.settings = subject, kept, bench.settings
+        self.generate = generate or bench.settings.eval.generate
         self.unfit: set[str] = set()
         weights = _weights(bench, subject)
-        decided = [subject.label, weights, self.settings.eval.generate.identity(), self.settings.seed]
+        decided = [subject.label, weights, self.generate.identity(), self.settings.seed]
         self.identity = content_key(json.dumps(decided, sort_keys=True), self.settings.precision)
 
     def __call__(self, questions: Sequence[Question], *, what: str) -> list[str]:
@@ -40,15 +42,14 @@ class RecordedModel:
         missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in self.kept.lines}
         # those of like length together: a batch takes as long as its longest
         waiting = sorted(missing, key=lambda key: len(str(missing[key])))
-        generate = self.settings.eval.generate
-        size = generate.batch_size or SAVED_TOGETHER
+        size = self.generate.batch_size or SAVED_TOGETHER
         if waiting:
             with progress(what, len(waiting), "answers") as advance:
                 for start in range(0, len(waiting), size):
                     batch = waiting[start : start + size]
                     answers = self._answer([missing[key] for key in batch])
                     for key, answer in zip(batch, answers, strict=True):
-                        fits = self.subject.fits(missing[key], generate)
+                        fits = self.subject.fits(missing[key], self.generate)
                         self.kept.put(key, {"model": self.subject.label, "response": answer, "fits": fits})
                     advance(len(batch))
         self.unfit |= {key for key in keys if not self.kept.lines[key]["fits"]}
@@ -63,7 +64,7 @@ class RecordedModel:
     def _answer(self, questions: Sequence[Question]) -> list[str]:
         from ift.evaluation.responses import respond
 
-        subject, generate, seed = self.subject, self.settings.eval.generate, self.settings.seed
+        subject, generate, seed = self.subject, self.generate, self.settings.seed
         rows = {place: question for place, question in enumerate(questions) if isinstance(question, Row)}
         texts = {place: question for place, question in enumerate(questions) if isinstance(question, str)}
         answers = [""] * len(questions)

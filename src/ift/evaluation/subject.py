@@ -12,7 +12,7 @@ from ift.errors import ConfigError
 from ift.evaluation.judging import JudgePairs, OpenJudge, no_judge
 from ift.progress import progress
 from ift.run import RunFolder
-from ift.settings import EvaluateSettings, GenerateSettings
+from ift.settings import EvaluateSettings, GenerateSettings, ModelSettings, load_settings
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,18 @@ class Subject:
         return len(ids) <= policy.longest(self.model.config.context_length, settings.max_new_tokens)
 
 
+def no_mirror(folder: str) -> ConfigError:
+    return ConfigError(f"data_root={folder}: no such folder (it holds a local mirror of the data)")
+
+
+def base_of(run: RunFolder) -> ModelSettings:
+    """What the run began with. Raises ConfigError where that is no pretrained model."""
+    settings = load_settings(run.config).model
+    if settings.pretrained is None:
+        raise ConfigError(f"eval.base=true: {run.path} was trained from scratch (it has no base model)")
+    return settings
+
+
 class Bench:
     """What an engine works with. Models are loaded when they are first asked for."""
 
@@ -109,7 +121,7 @@ class Bench:
         self.folder = self.run.evals / settings.eval.name
         self.data_root = Path(settings.data_root).absolute() if settings.data_root else None
         if self.data_root and not self.data_root.is_dir():
-            raise ConfigError(f"data_root={settings.data_root}: no such folder (it holds a local mirror of the data)")
+            raise no_mirror(settings.data_root)
 
     @cached_property
     def tuned(self) -> Subject:
@@ -123,11 +135,8 @@ class Bench:
     def base(self) -> Subject:
         """The pretrained model that training began with. Raises ConfigError for a run that began from scratch."""
         from ift.artifacts.weights import build_model, plan_model
-        from ift.settings import load_settings
 
-        settings = load_settings(self.run.config).model
-        if settings.pretrained is None:
-            raise ConfigError(f"eval.base=true: {self.run.path} was trained from scratch (it has no base model)")
+        settings = base_of(self.run)
         tokenizer = self.tuned.tokenizer
         config, weights = plan_model(settings, vocab_size=tokenizer.vocab_size)
         return Subject("base", self._placed(build_model(config, weights)), tokenizer, None)

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import signal
 from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
@@ -112,10 +111,10 @@ def test_the_known_solutions_are_found_in_answers_in_fences_and_without():
 def test_whatever_form_a_right_answer_comes_in_it_is_right_and_a_wrong_one_is_wrong(judge):
     from tests.evaluation.code.test_programs import CASES
 
-    [add] = [p for p in read_problems() if p.entry_point == "add"]
+    add = read_problems()[53]
     right = [answer for answer, program in CASES if "x + y" in program]
     assert len(right) > 50
-    for answers, passed in ((right, True), ([a.replace("x + y", "x - y") for a in right], False)):
+    for answers, passed in ((right, True), ([a.replace("x + y", "x - y") for a in right[::8]], False)):
         verdicts = judge([(add, program_of(add, answer)) for answer in answers])
         assert [a for a, v in zip(answers, verdicts, strict=True) if v.passed != passed] == []
 

@@ -87,7 +87,7 @@ CASES = [
     (f"```python\n{BODY}```".replace("\n", "\r\n"), WHOLE),
     (f"```python\n{BODY}```".replace("\n", "\r"), WHOLE),
     # -- what stands above and below
-    (f"```python\nimport os\nfrom typing import List\n\n{BODY}```", ABOVE + f"\nimport os\nfrom typing import List\n\n{BODY}"),
+    (f"```python\nimport os\nfrom os import path\n\n{BODY}```", ABOVE + f"\nimport os\nfrom os import path\n\n{BODY}"),
     (
         f"```python\nfrom __future__ import annotations\nimport os\n\n{BODY}```",
         f"from __future__ import annotations\n{ABOVE}\nimport os\n\n{BODY}",
@@ -97,8 +97,8 @@ CASES = [
     (f"```python\n{BODY}\nassert add(1, 2) == 4\nprint(\n    add(1, 2)\n)\n```", WHOLE),
     (f"```python\n{BODY}\nfor x in (1, 2):\n    assert add(x, x) == 0\n```", WHOLE),
     (
-        f"```python\nimport sys\nsys.setrecursionlimit(99)\n{BODY}TABLE = []\nfor i in range(3):\n    TABLE.append(i)\n```",
-        ABOVE + f"\nimport sys\nsys.setrecursionlimit(99)\n{BODY}TABLE = []\nfor i in range(3):\n    TABLE.append(i)\n",
+        f"```python\nimport sys\nsys.setrecursionlimit(99)\n{BODY}T = []\nfor i in range(3):\n    T.append(i)\n```",
+        ABOVE + f"\nimport sys\nsys.setrecursionlimit(99)\n{BODY}T = []\nfor i in range(3):\n    T.append(i)\n",
     ),
     ("```python\nadd = lambda x, y: x + y\n```", ABOVE + "\nadd = lambda x, y: x + y\n"),
     (f"```python\n{PROMPT}    return x + y\n```", ABOVE + f"\n{PROMPT}    return x + y\n"),
@@ -138,12 +138,12 @@ MORE = ["~", "~~~a", "`", "```a", '"', '"""', "'''\\", '\\"""', "<think>", "</th
 
 @pytest.mark.parametrize("part", PARTS + MORE)
 def test_no_answer_takes_long_to_read(part):
-    """Where steps grew with the square of the length, these would be ten thousand million: the alarm ends the test."""
+    """Where steps grew with the square of the length, these would be billions: the alarm ends the test."""
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it grows with the square of the length"))
-    signal.alarm(60)
+    signal.alarm(20)
     try:
         for begin in ("", "```\n", "def add(x, y):\n"):
-            extract_program(begin + part * 100_000 + "`", prompt=PROMPT, entry_point="add")
+            extract_program(begin + part * 50_000 + "`", prompt=PROMPT, entry_point="add")
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

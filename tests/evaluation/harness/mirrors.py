@@ -236,6 +236,78 @@ def trivia_qa(random: Random, rows: int) -> dict[str, Splits]:
     return {"rc.nocontext": {"train": [row(i) for i in range(4)], "validation": [row(i) for i in range(rows)]}}
 
 
+def piqa(random: Random, rows: int) -> dict[str, Splits]:
+    def row(i: int) -> dict[str, Any]:
+        return {"goal": sentence(random), "sol1": words(random, 4), "sol2": words(random, 5), "label": i % 2}
+
+    return {"plain_text": {"train": [row(i) for i in range(2)], "validation": [row(i) for i in range(rows)]}}
+
+
+def winogrande(random: Random, rows: int) -> dict[str, Splits]:
+    def row(i: int) -> dict[str, Any]:
+        text = f"Ada left Grace in {words(random, 2)} because _ had {words(random, 2)}."
+        return {"sentence": text, "option1": "Ada", "option2": "Grace", "answer": str(1 + i % 2)}
+
+    return {"winogrande_xl": {"train": [row(i) for i in range(2)], "validation": [row(i) for i in range(rows)]}}
+
+
+def hellaswag(random: Random, rows: int) -> dict[str, Splits]:
+    def row(i: int) -> dict[str, Any]:
+        begin, then = sentence(random), words(random, 2)
+        return {
+            "ind": i,
+            "activity_label": words(random, 2).title(),
+            "ctx_a": begin,
+            "ctx_b": then,
+            "ctx": f"{begin} {then}",
+            "endings": [sentence(random, 3) for _ in range(4)],
+            "source_id": f"activitynet~{i}",
+            "split": "val",
+            "split_type": "indomain",
+            "label": str(i % 4),
+        }
+
+    return {"default": {"train": [row(i) for i in range(2)], "validation": [row(i) for i in range(rows)]}}
+
+
+def ifeval(random: Random, rows: int) -> dict[str, Splits]:
+    """The keys of all instructions in every row, null where they mean nothing, as in the published data."""
+    instructions: list[tuple[str, dict[str, Any]]] = [
+        ("punctuation:no_comma", {}),
+        ("change_case:english_lowercase", {}),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": 5}),
+        ("length_constraints:number_sentences", {"relation": "at least", "num_sentences": 9}),
+        ("keywords:existence", {"keywords": ["kite"]}),
+        ("detectable_content:postscript", {"postscript_marker": "P.S."}),
+    ]
+    keys = sorted({key for _, kwargs in instructions for key in kwargs})
+
+    def row(i: int) -> dict[str, Any]:
+        own = [instructions[i % len(instructions)], instructions[(i + 2) % len(instructions)]][: 1 + i % 2]
+        return {
+            "key": 1000 + i,
+            "prompt": f"Write about {words(random, 3)}. Do as you are told.",
+            "instruction_id_list": [name for name, _ in own],
+            "kwargs": [{key: kwargs.get(key) for key in keys} for _, kwargs in own],
+        }
+
+    return {"default": {"train": [row(i) for i in range(rows)]}}
+
+
+def write_sentences(folder: Path) -> None:
+    """NLTK's model of English sentences without any of its words: a full stop ends one."""
+    model = folder / "tokenizers/punkt_tab/english"
+    model.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
+        (model / name).write_text("")
+
+
+MORE: dict[str, Callable[[Random, int], dict[str, Splits]]] = {  # of single tasks
+    "baber/piqa": piqa,
+    "allenai/winogrande": winogrande,
+    "Rowan/hellaswag": hellaswag,
+    "google/IFEval": ifeval,
+}
 DATA: dict[str, Callable[[Random, int], dict[str, Splits]]] = {
     "cais/mmlu": mmlu,
     "nyu-mll/glue": glue,
@@ -250,7 +322,7 @@ DATA: dict[str, Callable[[Random, int], dict[str, Splits]]] = {
 def write_mirror(path: Path, data: Iterable[str] = tuple(DATA), *, rows: int = 6) -> Path:
     """The mirror's folder, which is data_root. rows: of each split that is asked."""
     for name in data:
-        configs = DATA[name](Random(name), rows)
+        configs = (DATA | MORE)[name](Random(name), rows)
         write_dataset(path / name, configs)
     return path
 

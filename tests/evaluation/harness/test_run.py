@@ -23,6 +23,7 @@ from sklearn.metrics import f1_score as sklearn_f1
 from sklearn.metrics import matthews_corrcoef as sklearn_mcc
 from torchmetrics.functional.text import squad as torchmetrics_squad
 
+from ift.data.reading.rows import Row
 from ift.entry import settings_from
 from ift.errors import LIMIT, ConfigError, DataError
 from ift.evaluation.harness import run as engine
@@ -35,7 +36,14 @@ from ift.evaluation.subject import Bench, Subject
 from ift.model.gpt import GPT
 from ift.run import read_json, read_jsonl
 from ift.settings import EvaluateSettings
-from tests.evaluation.harness.mirrors import BIGBENCH_CHOICE, BIGBENCH_TEXT, DATA, write_dataset, write_mirror
+from tests.evaluation.harness.mirrors import (
+    BIGBENCH_CHOICE,
+    BIGBENCH_TEXT,
+    DATA,
+    write_dataset,
+    write_mirror,
+    write_sentences,
+)
 from tests.running import ROOT, run
 from tests.tiny_run import make_run
 from tests.warm import Warm
@@ -166,7 +174,7 @@ def is_right(task: str, doc: dict, number: int) -> bool:
         return doc["multiple_choice_scores"][number] == 1
     if task == "record":
         return doc["entities"][number] in doc["answers"]
-    return number == doc["label"]
+    return number == int(doc["answer"]) - 1 if task == "winogrande" else number == int(doc["label"])
 
 
 class Knowing(LM):
@@ -192,6 +200,8 @@ class Knowing(LM):
         return ["zzz" if self.wrong else self.right(request.doc) for request in requests]
 
     def right(self, doc):
+        if "instruction_id_list" in doc:
+            return "a fine day and a kite, P.S. a kite"
         if "targets" in doc:
             return doc["targets"][0]
         if "answer" in doc:
@@ -453,6 +463,54 @@ def test_both_prompts_and_the_base_model_beside_it(bench_of):
     assert raw == {**by_form["rte", "base", "raw"], "model": "tuned"}
 
 
+@pytest.fixture(scope="module")
+def ifeval_mirror(tmp_path_factory):
+    """IFEval's form, and as much of NLTK's data as cuts a text into sentences."""
+    pytest.importorskip("langdetect", reason="needs langdetect (pip install 'ift[eval]')")
+    mirror = write_mirror(tmp_path_factory.mktemp("ifeval"), ["google/IFEval"])
+    write_sentences(mirror / "nltk_data")
+    return mirror
+
+
+def test_ifeval_s_four_numbers_are_those_of_a_plain_count(bench_of, monkeypatch, ifeval_mirror):
+    monkeypatch.setattr(engine, "adapter_for", lambda *_, **__: Knowing(wrong=False))
+    outcome = engine.evaluate(bench_of("eval=ifeval", root=ifeval_mirror))
+    said = Knowing(wrong=False).right({"instruction_id_list": []})
+    followed = {  # each instruction of the mirror's prompts, by hand
+        "punctuation:no_comma": "," not in said,
+        "change_case:english_lowercase": said == said.lower(),
+        "length_constraints:number_words": len(said.split()) >= 5,
+        "length_constraints:number_sentences": said.count(".") > 9,
+        "keywords:existence": "kite" in said,
+        "detectable_content:postscript": "P.S." in said,
+    }
+    prompts = read_jsonl(ifeval_mirror / "google/IFEval/default/train.jsonl")
+    lists = [[followed[name] for name in prompt["instruction_id_list"]] for prompt in prompts]
+    flat = [each for verdicts in lists for each in verdicts]
+    found = {score.metric: score for score in outcome.scores}
+    assert list(found) == [
+        *("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc"),
+    ]
+    assert found["prompt_level_strict_acc"].value == np.mean([all(verdicts) for verdicts in lists])
+    assert found["inst_level_strict_acc"].value == pytest.approx(np.mean(flat))
+    assert 0 < found["inst_level_strict_acc"].value < 1
+    for score in found.values():
+        assert (score.prompt, score.n) == ("template", len(prompts))
+        assert score.low <= score.value <= score.high
+    by_prompt = {line["doc_id"]: line["metrics"] for line in outcome.samples}
+    assert [by_prompt[i]["inst_level_strict_acc"] for i in range(len(lists))] == lists
+
+
+def test_ifeval_s_prompts_stand_inside_the_model_s_template(bench_of, ifeval_mirror):
+    bench = bench_of("eval=ifeval", "eval.limit=2", root=ifeval_mirror)
+    outcome = engine.evaluate(bench)
+    prompts = read_jsonl(ifeval_mirror / "google/IFEval/default/train.jsonl")
+    around, _, after = bench.tuned.template.prompt(Row("IFEVAL", file="", number=1)).partition("IFEVAL")
+    for line, prompt in zip(outcome.samples, prompts, strict=False):
+        assert line["prompt"] == around + prompt["prompt"] + after
+    assert any("answers could be half its 256 positions long" in note for note in outcome.notes)
+
+
 def test_solved_questions_are_the_same_for_every_model(bench_of, monkeypatch):
     monkeypatch.undo()
     bench = bench_of("eval=lm_eval", "eval.tasks=[rte]", "eval.base=true", "eval.num_fewshot=2", "eval.limit=3")
@@ -477,11 +535,15 @@ def test_a_difference_from_the_base_model_is_told_where_the_questions_settle_it(
     assert len(found) == 57 + 5 + 1  # cola's number is no mean
     assert found["mmlu", "acc"]["verdict"] == "better"
     assert (found["mmlu", "acc"]["difference"], found["mmlu", "acc"]["n"]) == (1.0, 57 * 6)
-    assert found["rte", "acc"]["verdict"] == "not settled"  # 6 of 6: p = 2/64, of 63 tests
-    [note] = [note for note in outcome.notes if note.startswith("Tuned against base")]
-    assert "63 tests with Holm's p: better in " in note
-    assert " mmlu acc raw (+1.000)" in note
-    assert note.endswith("not settled in 58.")
+    assert (found["rte", "acc"]["verdict"], found["rte", "acc"]["p"]) == ("better", 2 / 64)  # all 6 of 6
+    assert found["mmlu_anatomy", "acc"]["verdict"] == "not settled"  # the same 2/64, but of 61 tests
+    whole, parts = (note for note in outcome.notes if "with Holm's p" in note)
+    assert whole.startswith(
+        "Tuned against base on the same questions, 2 tests with Holm's p: better in mmlu acc raw (+1"
+    )
+    assert whole.endswith("rte acc raw (+1.000, p = 0.031).")
+    assert parts.startswith("Their parts, 61 tests with Holm's p: better in ")
+    assert parts.endswith("; not settled in 57.")
 
 
 def test_a_sample_can_be_checked_by_hand(bench_of):
@@ -512,6 +574,22 @@ def test_answers_are_kept_and_not_computed_again(bench_of, monkeypatch):
     again = engine.evaluate(bench_of(*overrides))
     assert again.scores == first.scores
     assert list(again.samples) == list(first.samples)
+
+
+def test_what_tuning_made_the_model_forget_is_told_in_the_closing_line(bench_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "adapter_for", lambda subject, *_, **__: Knowing(wrong=subject.label == "tuned"))
+    mirror = write_mirror(tmp_path, ["baber/piqa", "allenai/winogrande", "Rowan/hellaswag"])
+    bench = bench_of("eval=forgetting", "eval.tasks=[piqa,winogrande,hellaswag]", root=mirror)
+    bench.__dict__["base"] = Subject("base", bench.tuned.model, bench.tuned.tokenizer, None)
+    outcome = engine.evaluate(bench)
+    assert numbers(outcome.scores)["piqa/acc"] == numbers(outcome.scores)["hellaswag/acc"] == 0.0
+    assert numbers(outcome.scores)["winogrande/acc/base"] == 1.0
+    assert {(each["task"], each["difference"], each["n"]) for each in outcome.about["against_base"]} == {
+        (task, -1.0, 6) for task in ("piqa", "winogrande", "hellaswag")
+    }
+    note = outcome.notes[-1]
+    assert note.startswith("Tuned against base on the same questions, 5 tests with Holm's p: ")
+    assert note.endswith("not settled in 5.")  # 2/64 each, of five
 
 
 # -- where the data is -------------------------------------------------------------------------------------------------

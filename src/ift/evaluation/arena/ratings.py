@@ -11,6 +11,7 @@ odds of 10 to 1, a tie is half a win for each side, the mean of all models is 10
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,12 +32,17 @@ from ift.run import RunFolder, read_jsonl, write_jsonl
 if TYPE_CHECKING:
     from ift.evaluation.results import Outcome
     from ift.evaluation.subject import Bench
+    from ift.settings import EvaluateSettings
 
 SCALE, MEAN = 400 / math.log(10), 1000.0
 ELO_STEP = 4  # K: what a battle can move at most
 ROUNDS = 500  # of the bootstrap
 STEPS = 10_000  # of the iteration, which takes some tens where the models meet often
 MOST_MODELS = 500  # the Arena has some 300; more are no names, and their matrix would fill the memory
+NOTHING = (
+    "eval=arena: nothing to rate (vote: ift arena RUN RUN; or judge=pairwise judge.model=NAME "
+    "eval.against=[RUN]; or eval.battles=FILE)"
+)
 HEADLINES = 10  # models shown first; of a public file's 130 the rest is in a fold
 
 Matrix = NDArray[np.float64]
@@ -308,6 +314,19 @@ def _take_verdicts(found: Collected, name: str, run: RunFolder) -> None:
 # -- the evaluation --------------------------------------------------------------------------------------------------
 
 
+def check(settings: EvaluateSettings) -> None:
+    """Raises ConfigError where there are no battles and nothing that would make some, MachineError without choix."""
+    if importlib.util.find_spec("choix") is None:
+        raise missing_extra("choix", "arena")
+    run, file = RunFolder(Path(settings.run).absolute()), settings.eval.battles
+    if file and not Path(file).is_file():
+        raise ConfigError(f"eval.battles={file}: no such file (votes of the Chatbot Arena, or an arena.sqlite)")
+    judged = (settings.judge.model or settings.judge.replay) and (settings.eval.against or settings.judge.against)
+    judgements, _ = read_judgements(run)
+    if not (file or judged or judgements or (run.path.parent / NAME).exists()):
+        raise ConfigError(NOTHING)
+
+
 def evaluate(bench: Bench) -> Outcome:
     """Rate the run among all models that have battles. Raises ConfigError where there are none."""
     from ift.evaluation.results import Outcome, Score, package_versions
@@ -320,10 +339,7 @@ def evaluate(bench: Bench) -> Outcome:
     found = collect(runs, votes=bench.run.path.parent / NAME, battles=file)
     found.battles = _first(found.battles, settings.limit)
     if not found.battles:
-        raise ConfigError(
-            "eval=arena: nothing to rate (vote: ift arena RUN RUN; or judge=pairwise judge.model=NAME "
-            "eval.against=[RUN]; or eval.battles=FILE)"
-        )
+        raise ConfigError(NOTHING)
     ranked = leaderboard(found.battles)
     shown = {ours, *(opponent.name for opponent in opponents)}
     scores = []

@@ -33,7 +33,7 @@ from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import SHARE, UNIT, mean_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
-from ift.settings import EvalSettings, GenerateSettings, SandboxSettings, load_settings
+from ift.settings import EvalSettings, EvaluateSettings, GenerateSettings, SandboxSettings, load_settings
 from ift.threads import cores
 
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # after these a new piece of code begins: the function is done
@@ -64,9 +64,9 @@ class Attempt:
     program: str
 
 
-def evaluate(bench: Bench) -> Outcome:
-    """Raises ConfigError before anything is generated where programs may not be run, MachineError without a sandbox."""
-    settings = bench.settings.eval
+def check(everything: EvaluateSettings) -> None:
+    """Raises ConfigError where programs may not be run or settings do not fit, MachineError without the package."""
+    settings = everything.eval
     if not settings.allow_code_execution:
         raise ConfigError(
             "eval.allow_code_execution=false: HumanEval runs programs that the model writes "
@@ -78,7 +78,13 @@ def evaluate(bench: Bench) -> Outcome:
         )
     if settings.num_fewshot:
         raise ConfigError(f"eval.num_fewshot={settings.num_fewshot}: HumanEval shows no solved problems (leave it out)")
-    everything = read_problems()
+    chosen(read_problems(), settings)
+
+
+def evaluate(bench: Bench) -> Outcome:
+    """Raises what `check` does before anything is generated, MachineError without a sandbox."""
+    check(bench.settings)
+    settings, everything = bench.settings.eval, read_problems()
     problems = chosen(everything, settings)
     scores: list[Score] = []
     samples: list[dict[str, Any]] = []

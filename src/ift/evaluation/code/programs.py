@@ -5,7 +5,7 @@ corrects. LiveCodeBench reads the last block too; OpenAI's simple-evals reads th
 What tries the function out below it (asserts, prints, a main guard) is left out, as EvalPlus's `sanitize` does: it is
 no part of the answer, and would end the program.
 
-Nothing of an answer is parsed as Python or run here: it may be anything. All steps take time in proportion to its length.
+Nothing of an answer is parsed as Python or run here: it may be anything. Time grows in proportion to its length.
 """
 
 from __future__ import annotations
@@ -207,8 +207,7 @@ def _body(lines: list[str]) -> list[str]:
     An answer loses the white space at its ends, and so the indentation of its first line alone: that line is put back
     to where the others are. Under a line that opens a block, the next one is deeper in any case.
     """
-    while lines and not lines[0].strip():
-        lines = lines[1:]
+    lines = lines[next((i for i, line in enumerate(lines) if line.strip()), len(lines)) :]
     if not lines:
         return []
     if _indent(lines[0]):

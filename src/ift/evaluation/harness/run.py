@@ -7,20 +7,25 @@ data, the model's own prompt template around each question, and the intervals (s
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import random
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ift.errors import ConfigError, missing_extra
+from ift.evaluation.against_base import against_base, note_differences
+from ift.evaluation.harness.data import asks_ifeval, check_data, check_ifeval, ready_for_ifeval
 from ift.evaluation.harness.samples import data_versions, described, samples_of
-from ift.evaluation.harness.scores import against_base, note_differences, scores_of
+from ift.evaluation.harness.scores import scale_of, scores_of
 from ift.evaluation.journal import Journal
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
+from ift.settings import EvaluateSettings
 
 BIGBENCH_LITE = 24  # tasks
 NOTES = {  # by the name of a task, or a pattern of names
@@ -38,8 +43,25 @@ NOTES = {  # by the name of a task, or a pattern of names
 }
 
 
+def check(settings: EvaluateSettings) -> None:
+    """Raises MachineError without the package, ConfigError for nothing to ask, DataError for data that is missing."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise missing_extra("lm-eval", "eval")
+    wanted = settings.eval
+    if not wanted.tasks or not wanted.prompts:
+        key = "prompts" if wanted.tasks else "tasks"
+        raise ConfigError(f"eval.{key}=[]: nothing to ask (name one at least: eval.tasks=[hellaswag,arc_easy])")
+    root = Path(settings.data_root).absolute() if settings.data_root else None
+    check_data(wanted.tasks, data_root=root, offline=settings.offline)
+    if asks_ifeval(wanted.tasks):
+        check_ifeval(data_root=root, offline=settings.offline)
+
+
 def evaluate(bench: Bench) -> Outcome:
-    """Raises MachineError without the package, ConfigError for unknown tasks, DataError for data that is missing."""
+    """Raises what `check` does, and ConfigError for unknown tasks."""
+    check(bench.settings)
+    if asks_ifeval(bench.settings.eval.tasks):
+        ready_for_ifeval(bench.data_root)
     try:
         import lm_eval.evaluator
     except ModuleNotFoundError as error:
@@ -48,9 +70,6 @@ def evaluate(bench: Bench) -> Outcome:
     from ift.evaluation.harness import tasks as lm_tasks
 
     settings, cache = bench.settings.eval, bench.folder / "data"
-    if not settings.tasks or not settings.prompts:
-        key = "prompts" if settings.tasks else "tasks"
-        raise ConfigError(f"eval.{key}=[]: nothing to ask (name one at least: eval.tasks=[hellaswag,arc_easy])")
     subjects = list(bench.subjects)  # a base model that is missing is an error now, not after an hour
     with lm_tasks.quiet(), Journal(bench.folder / "answers.jsonl") as store:
         try:
@@ -88,7 +107,7 @@ def evaluate(bench: Bench) -> Outcome:
                     notes += note_cuts(lm, subject.label, prompt, settings.num_fewshot)
                     about = about or described(found, tasks)
             members = {name: [task.task_name for task in group.get_all_tasks()] for name, group in groups.items()}
-            differences = against_base(samples, scores, members)
+            differences = against_base(samples, scores, members, scale_of=scale_of)
             notes = [
                 *note_left_out(about, settings.name, settings.limit),
                 *notes,

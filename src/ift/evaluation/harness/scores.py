@@ -1,4 +1,4 @@
-"""The numbers of the harness with their intervals: of tasks, of groups, of suites, and of tuned against base."""
+"""The numbers of the harness with their intervals: of tasks, of groups and of suites."""
 
 from __future__ import annotations
 
@@ -10,19 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ift.evaluation.harness.samples import as_json
 from ift.evaluation.results import Score
-from ift.evaluation.statistics import (
-    SHARE,
-    UNBOUNDED,
-    UNIT,
-    Estimate,
-    Scale,
-    compare_pairs,
-    holm,
-    mean_interval,
-    mean_of_means,
-)
+from ift.evaluation.statistics import SHARE, UNBOUNDED, UNIT, Estimate, Scale, mean_interval, mean_of_means
 
 RESAMPLES = 1_000  # for the interval of a number that is no mean
 FEWEST = 50  # questions; of 10 to 30 the percentiles of F1 cover 50 to 94 % where 95 % is said, of 50 some 94 %
@@ -245,63 +234,3 @@ def _mean_estimate(scores: Sequence[Score]) -> Estimate:
         for name in ("value", "low", "high")
     )
     return Estimate(scores[0].n, value, low, high)
-
-
-def against_base(
-    samples: Sequence[Mapping[str, Any]], scores: Sequence[Score], groups: Mapping[str, Sequence[str]]
-) -> list[dict[str, Any]]:
-    """Tuned less base on the same questions, of each number that is a mean, of each group too; p adjusted by Holm.
-
-    The base model is always prompted raw; each prompt form of the tuned one is compared with that.
-    """
-    values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in samples:
-        for metric, value in line["metrics"].items():
-            label = metric if "filter" not in line else f"{metric} ({line['filter']})"
-            if isinstance(value, int | float):
-                for name in (line["task"], *(group for group, members in groups.items() if line["task"] in members)):
-                    values[line["model"], line["prompt_form"]][name, label].append(float(value))
-    base = values.get(("base", "raw"))
-    if base is None:
-        return []
-    higher = {(score.task, score.metric): score.higher_is_better for score in scores}
-    keys = [
-        (prompt, *key)
-        for (model, prompt), tuned in values.items()
-        for key in tuned
-        if model == "tuned" and key in higher
-    ]
-    tests = {}
-    for key in keys:
-        first, second = base[key[1:]], values["tuned", key[0]][key[1:]]
-        tests[key] = compare_pairs(first, second, scale_of(key[2], [*first, *second]))
-    tests = holm(tests)
-    return [
-        {
-            "task": task,
-            "metric": metric,
-            "prompt": prompt,
-            **{name: as_json(getattr(tests[prompt, task, metric], name)) for name in ("difference", "low", "high")},
-            **{name: getattr(tests[prompt, task, metric], name) for name in ("p", "n")},
-            "verdict": tests[prompt, task, metric].verdict(higher_is_better=higher[task, metric]),
-        }
-        for prompt, task, metric in keys
-    ]
-
-
-def note_differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for all of them, which names those that are settled."""
-    if not differences:
-        return []
-    parts = []
-    for verdict in ("better", "worse"):
-        named = [
-            f"{each['task']} {each['metric']} {each['prompt']} ({each['difference']:+.3f})"
-            for each in differences
-            if each["verdict"] == verdict
-        ]
-        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        parts += [f"{verdict} in {', '.join(named[:5])}{more}"] if named else []
-    unsettled = sum(each["verdict"] == "not settled" for each in differences)
-    parts += [f"not settled in {unsettled}"] if unsettled else []
-    return [f"Tuned against base on the same questions, {len(differences)} tests with Holm's p: {'; '.join(parts)}."]

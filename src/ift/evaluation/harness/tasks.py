@@ -33,12 +33,13 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks.manager import TaskDict
 from lm_eval.tasks.squadv2.task import SQuAD2
 
-from ift.errors import LIMIT, ConfigError, DataError, missing_extra, one_line
+from ift.errors import ConfigError, DataError, missing_extra, one_line
+from ift.evaluation.harness.data import missing_data
 from ift.evaluation.harness.squad import ScoredAnswer, best_over_thresholds, exact_match, f1, gold_answers
 from ift.progress import progress
 
 # where the tasks of named evaluations lie: reading all 14,000 files of tasks takes many seconds
-OFTEN = ("bigbench", "glue", "mmlu/default", "super_glue", "triviaqa")
+OFTEN = ("bigbench", "glue", "hellaswag", "ifeval", "mmlu/default", "piqa", "super_glue", "triviaqa", "winogrande")
 
 
 def squad_question(doc: Mapping[str, Any]) -> str:
@@ -200,16 +201,6 @@ def load_tasks(
             tasks |= loaded["tasks"]
             groups |= loaded.get("groups") or {}
     return {"tasks": tasks, "groups": groups}
-
-
-def missing_data(dataset: str, data_root: Path | None, what: str) -> DataError:
-    """With the command that fetches it, whole if a line can hold it."""
-    folder = str(data_root / dataset) if data_root else f"FOLDER/{dataset}"
-    fetch = f"hf download --repo-type dataset {dataset} --local-dir {folder}"
-    if data_root is None:
-        return DataError(f"{dataset}: {what} ({fetch}, then data_root=FOLDER)")
-    whole = f"{folder}: {what} ({fetch})"
-    return DataError(whole if len(whole) < LIMIT - 20 else f"{dataset}: {what} ({fetch})")
 
 
 def _no_data(name: str, data: Sequence[str | None], data_root: Path | None, error: Exception) -> DataError:

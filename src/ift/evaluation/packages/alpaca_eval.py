@@ -29,7 +29,7 @@ from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import UNIT, Scale, length_adjusted_win_rate, mean_interval, normal_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.run import read_json
-from ift.settings import JudgeSettings
+from ift.settings import EvaluateSettings, JudgeSettings
 
 REPOSITORY = "tatsu-lab/alpaca_eval"
 BASELINE, GAMED = "alpaca_eval_gpt4_baseline.json", "df_gamed.csv"
@@ -57,12 +57,19 @@ class Baseline:
         return ["\n\n".join(filter(None, (row.instruction, row.input))) for row in self.rows]
 
 
-def evaluate(bench: Bench) -> Outcome | None:
-    """Raises ConfigError, DataError and MachineError; answers and verdicts that came before an error are kept."""
+def check(settings: EvaluateSettings) -> None:
+    """Raises MachineError without the package or its instructions, ConfigError for a judge that it cannot use."""
     if importlib.util.find_spec("alpaca_eval") is None:
         raise missing_extra("alpaca-eval", "alpaca")
+    check_judge(settings.judge)
+    if not settings.eval.against and (settings.data_root or settings.offline):
+        hub_file(settings, BASELINE)
+
+
+def evaluate(bench: Bench) -> Outcome | None:
+    """Raises ConfigError, DataError and MachineError; answers and verdicts that came before an error are kept."""
+    check(bench.settings)
     settings = bench.settings.judge
-    check_judge(settings)
     baseline = read_baseline(bench)
     with bench.open_judge(bench.folder, settings, over_openai=True) as judge:  # an error now, not after hours
         if settings.dry_run:
@@ -119,7 +126,7 @@ def read_baseline(bench: Bench) -> Baseline:
             raise DataError(f"{reference}: no answers to compare with")
         content = hashlib.sha256("\0".join(row.prompt + row.output for row in rows).encode()).hexdigest()[:12]
         return Baseline(answers.name, rows, content, None, "it is defined on AlpacaEval's own instructions alone")
-    path = hub_file(bench, BASELINE)
+    path = hub_file(bench.settings, BASELINE)
     try:
         records = read_json(path)
         if not isinstance(records, list) or not records:
@@ -133,7 +140,7 @@ def read_baseline(bench: Bench) -> Baseline:
         why = f"it goes by the places of all {OFFICIAL} instructions, and {len(rows[:limit])} were asked"
         return Baseline(name, rows[:limit], content, None, why)
     try:
-        return Baseline(name, rows, content, hub_file(bench, GAMED))
+        return Baseline(name, rows, content, hub_file(bench.settings, GAMED))
     except MachineError as error:
         return Baseline(name, rows, content, None, str(error))
 
@@ -148,22 +155,23 @@ def _row(record: Any, path: Path, number: int) -> Row:
     return Row(clean["instruction"], "", clean["output"], file=path.name, number=number)
 
 
-def hub_file(bench: Bench, name: str) -> Path:
+def hub_file(settings: EvaluateSettings, name: str) -> Path:
     """data_root/tatsu-lab/alpaca_eval/NAME, or the Hub's. Raises MachineError where it cannot be had."""
-    if bench.data_root and (bench.data_root / REPOSITORY / name).is_file():
-        return bench.data_root / REPOSITORY / name
+    data_root = Path(settings.data_root).absolute() if settings.data_root else None
+    if data_root and (data_root / REPOSITORY / name).is_file():
+        return data_root / REPOSITORY / name
     what = f"hf download --repo-type dataset {REPOSITORY} {name} --local-dir DATA_ROOT/{REPOSITORY}"
-    if bench.data_root:
-        raise MachineError(f"{bench.data_root / REPOSITORY / name}: no such file ({what})")
+    if data_root:
+        raise MachineError(f"{data_root / REPOSITORY / name}: no such file ({what})")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise missing_extra("huggingface_hub", "alpaca") from error
     try:
-        offline = bench.settings.offline
+        offline = settings.offline
         return Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", local_files_only=offline))
     except (OSError, ValueError) as error:  # the Hub's errors are of these kinds
-        why = "not on this machine" if bench.settings.offline else one_line(str(error), 50)
+        why = "not on this machine" if settings.offline else one_line(str(error), 50)
         raise MachineError(f"{REPOSITORY}/{name}: {why} (give data_root=DATA_ROOT with {name})") from error
 
 

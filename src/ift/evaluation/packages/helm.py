@@ -36,7 +36,7 @@ from ift.export.hugging_face import write_hugging_face
 from ift.export.source import RunModel
 from ift.run import read_json, write_json
 from ift.sealed import hash_file, remove_folder
-from ift.settings import load_settings
+from ift.settings import EvaluateSettings, load_settings
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 
@@ -87,13 +87,20 @@ class Deployment:
         return left
 
 
-def evaluate(bench: Bench) -> Outcome:
-    """Raises MachineError where helm-run is missing or measures nothing, ConfigError for entries that are none."""
-    settings = bench.settings.eval
-    entries = [checked(entry) for entry in settings.tasks]
-    if not entries:
+def check(everything: EvaluateSettings) -> None:
+    """Raises MachineError where helm-run is missing, ConfigError for entries that are none."""
+    for entry in everything.eval.tasks:
+        checked(entry)
+    if not everything.eval.tasks:
         raise ConfigError("eval.tasks=[]: HELM needs run entries (simple_mcqa needs no data)")
-    program = find_helm(settings.environment)
+    find_helm(everything.eval.environment)
+
+
+def evaluate(bench: Bench) -> Outcome:
+    """Raises what `check` does, and MachineError where helm-run measures nothing."""
+    check(bench.settings)
+    settings = bench.settings.eval
+    entries, program = settings.tasks, find_helm(settings.environment)
     work = bench.folder / "work"
     deployments = list(deploy(bench, work))
     suite = fingerprint(deployments, entries, settings.limit, settings.num_fewshot, versions(program))

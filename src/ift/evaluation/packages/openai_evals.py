@@ -31,6 +31,7 @@ from ift.evaluation.recorded import Question, RecordedModel, note_unfit
 from ift.evaluation.results import Outcome, Score, package_versions
 from ift.evaluation.statistics import SHARE, UNBOUNDED, UNIT, mean_interval
 from ift.evaluation.subject import Bench, Subject
+from ift.settings import EvaluateSettings
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
 
 # what a registry may name as a class, and which of its arguments a file may give
@@ -76,13 +77,21 @@ class Spec:
         }
 
 
-def evaluate(bench: Bench) -> Outcome | None:
-    """Raises ConfigError, DataError and MachineError; answers and verdicts that came before an error are kept."""
-    settings = bench.settings
+def check(settings: EvaluateSettings) -> list[Spec]:
+    """The evals that are named. Raises ConfigError, DataError and MachineError for what is missing."""
     own = [Path(folder).absolute() for folder in settings.eval.registry]
     if not settings.eval.tasks:
         raise ConfigError("eval.tasks: none (name some of the registry's evals: eval.tasks=[test-match,born-first])")
     specs = [find_eval(name, [built_in(), *own]) for name in settings.eval.tasks]
+    if any(spec.modelgraded for spec in specs) and not (settings.judge.model or settings.judge.replay):
+        raise ConfigError("judge.model: not set (add judge.model=NAME, the judge's name on its server)")
+    return specs
+
+
+def evaluate(bench: Bench) -> Outcome | None:
+    """Raises ConfigError, DataError and MachineError; answers and verdicts that came before an error are kept."""
+    settings = bench.settings
+    specs = check(settings)
     by_name = {spec.name: spec for spec in specs}
     judge: JudgeClient | None = None
     with ExitStack() as stack:
