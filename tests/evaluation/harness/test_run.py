@@ -474,7 +474,7 @@ def ifeval_mirror(tmp_path_factory):
 
 def test_ifeval_s_four_numbers_are_those_of_a_plain_count(bench_of, monkeypatch, ifeval_mirror):
     monkeypatch.setattr(engine, "adapter_for", lambda *_, **__: Knowing(wrong=False))
-    outcome = engine.evaluate(bench_of("eval=ifeval", root=ifeval_mirror))
+    outcome = engine.evaluate(bench_of("eval=ifeval", "eval.prompts=[raw]", root=ifeval_mirror))
     said = Knowing(wrong=False).right({"instruction_id_list": []})
     followed = {  # each instruction of the mirror's prompts, by hand
         "punctuation:no_comma": "," not in said,
@@ -495,8 +495,9 @@ def test_ifeval_s_four_numbers_are_those_of_a_plain_count(bench_of, monkeypatch,
     assert found["inst_level_strict_acc"].value == pytest.approx(np.mean(flat))
     assert 0 < found["inst_level_strict_acc"].value < 1
     for score in found.values():
-        assert (score.prompt, score.n) == ("template", len(prompts))
-        assert score.low <= score.value <= score.high
+        assert score.n == len(prompts)
+        if score.metric.startswith("prompt_level"):  # of so few, the others have no interval
+            assert score.low < score.value < score.high
     by_prompt = {line["doc_id"]: line["metrics"] for line in outcome.samples}
     assert [by_prompt[i]["inst_level_strict_acc"] for i in range(len(lists))] == lists
 
