@@ -20,18 +20,19 @@ from ift.evaluation.results import Outcome, Score
 from ift.evaluation.statistics import POSITIVE, SHARE, UNIT, mean_interval
 from ift.evaluation.subject import Bench, Subject
 from ift.generation.likelihoods import reference_losses
-from ift.settings import load_settings
+from ift.run import RunFolder
+from ift.settings import EvaluateSettings, load_settings
 from ift.text.templates import Template
 
 TASK = "test split"
 
 
-def evaluate(bench: Bench) -> Outcome:
+def check(everything: EvaluateSettings) -> None:
     """Raises ConfigError for a run that began from scratch, or without test rows."""
-    settings = bench.settings.eval
-    if load_settings(bench.run.config).model.pretrained is None:
+    settings, run = everything.eval, RunFolder.open(everything.run)
+    if load_settings(run.config).model.pretrained is None:
         raise ConfigError(
-            f"eval=before_after: {bench.run.path} was trained from scratch: before it were random weights "
+            f"eval=before_after: {run.path} was trained from scratch: before it were random weights "
             "(report.html has the answers of step 0 to the sample rows)"
         )
     if settings.num_fewshot or not settings.base or list(settings.prompts) != ["template"]:
@@ -39,10 +40,15 @@ def evaluate(bench: Bench) -> Outcome:
             "eval=before_after: both models are asked in the run's template, without solved questions "
             "(leave out eval.base, eval.prompts and eval.num_fewshot)"
         )
-    every = read_stored_rows(bench.run.test_rows)
+    if not run.test_rows.is_file() or not run.test_rows.stat().st_size:
+        raise ConfigError(f"eval=before_after: {run.test_rows} has no rows (data.fractions.test gives it some)")
+
+
+def evaluate(bench: Bench) -> Outcome:
+    """Raises what `check` does."""
+    check(bench.settings)
+    settings, every = bench.settings.eval, read_stored_rows(bench.run.test_rows)
     rows = every[: settings.limit]
-    if not rows:
-        raise ConfigError(f"eval=before_after: {bench.run.test_rows} has no rows (data.fractions.test gives it some)")
     template = bench.tuned.template
     assert template
     samples = [line for subject in (bench.base, bench.tuned) for line in _lines(bench, subject, template, rows)]
