@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ift.model.config import GPTConfig
-from ift.model.families.gpt2 import shapes_of
+from ift.model.families.gpt2 import GPT2
 from ift.run import read_json, read_jsonl
 from tests.running import NO_TORCH, TRAIN, run
 
@@ -126,7 +126,7 @@ def save_folder(path, *, vocab_size=257):
     path.mkdir()
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 256, "vocab_size": vocab_size}
     (path / "config.json").write_text(json.dumps(sizes))
-    shapes = shapes_of(GPTConfig(vocab_size, 256, 1, 2, 8))
+    shapes = GPT2.shapes(GPTConfig(vocab_size, 256, 1, 2, 8))
     tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     save_file(tensors, path / "model.safetensors")
     return path

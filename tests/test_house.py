@@ -299,6 +299,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "artifacts/test_any_gpt2.py": "a pretrained model from its files to a tuned folder",
     "evaluation/test_all.py": "eval=all, which starts the others",
     "long/test_compile.py": "a training whose blocks are compiled",
+    "long/test_families.py": "every family against transformers",
     "long/test_demo_run.py": "the built-in default, whole",
     "long/test_sweeps.py": "sweeps with jobs in processes of their own",
     "long/test_launchers.py": "trainings on several ranks, however they are started",

@@ -19,12 +19,12 @@ from ift.model.attention import (
     split_heads,
     varlen_works,
 )
-from ift.model.config import GPTConfig
+from ift.model.config import GPTConfig, Rope
 from ift.model.gpt import GPT
 from ift.model.layouts import PADDED, Flat, Tree
 
 D = 10  # channels of a head: with 4 heads not the width of any model here
-ROTARY = Rotary(1 / 100 ** (torch.arange(3) / 3), factor=1.25)  # turns 6 of the 10 channels
+ROTARY = Rotary(Rope(theta=100.0, channels=6, scale=1.25))  # of the 10 channels
 HEADS = [(2, 2), (4, 2), (4, 1)]  # of queries, and of keys and values
 OPTIONS = [
     {"scale": D**-0.5},

@@ -9,7 +9,7 @@ import yaml
 
 from ift.errors import ConfigError
 from ift.model.config import GPTConfig
-from ift.model.families.gpt2 import shapes_of
+from ift.model.families.gpt2 import GPT2
 from ift.model.gpt import GPT
 from ift.model.layouts import PADDED, Flat
 
@@ -50,7 +50,7 @@ def published(name: str, *, tie_weights: bool) -> GPT:
 def test_the_published_sizes_have_the_published_number_of_parameters(name, tied, parameters):
     model = published(name, tie_weights=tied)
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert sum(map(math.prod, shapes_of(model.config).values())) == parameters
+    assert sum(map(math.prod, GPT2.shapes(model.config).values())) == parameters
 
 
 def test_tied_weights_are_one_matrix_and_untied_ones_are_two():

@@ -169,3 +169,33 @@ def test_what_is_frozen_costs_no_gradient(hidden_learns, head_learns, dtype):
 
 def each_summed(hidden, targets, head):
     return lambda: head_losses(hidden, targets, head).sum()
+
+
+@pytest.mark.parametrize("rows", [3, CHUNK + TILE + 3])
+@pytest.mark.parametrize(("cap", "bias"), [(2.0, False), (None, True), (0.5, True)])
+def test_a_cap_and_a_bias_of_the_logits(rows, cap, bias):
+    """Gemma 2 caps its logits at 30, Phi's head adds a bias; here small enough to bend every one of them."""
+    torch.manual_seed(rows)
+    head = Linear(WIDTH, VOCABULARY, bias=bias)
+    hidden, targets = torch.randn(rows, WIDTH, requires_grad=True), torch.randint(VOCABULARY, (rows,))
+    learnt = [hidden, *head.parameters()]
+
+    def plain():
+        logits = F.linear(hidden, head.weight, head.bias)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    each = F.cross_entropy(plain(), targets, reduction="none")
+    wanted = torch.autograd.grad(each.sum(), learnt)
+    weights = torch.linspace(0.5, 1.5, rows)
+    weighted = torch.autograd.grad((F.cross_entropy(plain(), targets, reduction="none") * weights).sum(), learnt)
+    loss, correct = head_loss(hidden, targets, head, cap=cap)
+    losses = head_losses(hidden, targets, head, cap)
+    assert loss.item() == pytest.approx(each.sum().item(), rel=1e-6)
+    assert correct == (plain().argmax(-1) == targets).sum()
+    torch.testing.assert_close(losses, each, atol=1e-6, rtol=1e-6)
+    for found, expected in (
+        (torch.autograd.grad(loss, learnt), wanted),
+        (torch.autograd.grad((losses * weights).sum(), learnt), weighted),
+    ):
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-5)

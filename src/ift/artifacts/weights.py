@@ -1,4 +1,4 @@
-"""GPT-2 weights in Hugging Face layout: read from the Hub or a folder, write a model folder.
+"""Weights in Hugging Face layout: read from the Hub or a folder, write a model folder.
 
 Only safetensors and JSON are read, and the headers are checked before torch is imported; a pickle is never opened.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,21 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ift.artifacts.tensors import read_header, write_tensors
 from ift.errors import ConfigError, MachineError, WeightsError, missing_extra
 from ift.model.config import GPTConfig
-from ift.model.families.gpt2 import (
-    CONSTANTS,
-    EMBEDDING,
-    HEAD,
-    OTHER_HEADS,
-    POSITIONS,
-    PUBLISHED,
-    TRANSPOSED,
-    hf_config,
-    our_name,
-    read_config,
-    shapes_of,
-    stops_of,
-    stored_name,
-)
+from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
+from ift.model.families.family import HEAD, Family, Piece
+from ift.model.families.gpt2 import PUBLISHED
 from ift.run import write_json
 from ift.sealed import MANIFEST, hash_file
 from ift.settings import ModelSettings
@@ -40,6 +31,7 @@ if TYPE_CHECKING:
 
     from ift.model.gpt import GPT
 
+DTYPES = {"F32": "float32", "BF16": "bfloat16"}  # as safetensors calls what is written -> as torch does
 OWN_HEAD = "the head is not the embedding (use model.tie_weights=false)"
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")  # what is fetched of a model on the Hub
 OTHER_KINDS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")  # files of weights
@@ -54,13 +46,18 @@ class Folder:
 
     path: Path
     config: GPTConfig  # as config.json says, tied as the tensors are
-    tensors: Mapping[str, Path]  # name without "transformer." and the like -> file
+    tensors: Mapping[str, Path]  # published name, without what stands before all -> file
+    dtype: str = "F32"  # what most of the weights are stored in, as safetensors calls it
     stops: frozenset[int] = frozenset()  # tokens by which the model ends an answer, as config.json says
-    other_heads: tuple[str, ...] = ()  # of other tasks, left out: what each is for
+    other_parts: tuple[str, ...] = ()  # left out: heads of other tasks, and what each is for
 
     @property
     def tied(self) -> bool:
         return self.config.tie_weights
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.config)
 
 
 def find_weights(name: str) -> Folder:
@@ -161,7 +158,7 @@ def _others_on_hub(name: str) -> list[str]:
 
 
 def inspect_folder(path: Path) -> Folder:
-    """Read config.json and the safetensors headers; check that every tensor of a GPT-2 is there, whole and in shape."""
+    """Read config.json and the safetensors headers; check that every tensor is there, whole and in shape."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         its = read_config(config)
@@ -169,26 +166,30 @@ def inspect_folder(path: Path) -> Folder:
         raise WeightsError(f"{path}/config.json: no such file (is this a model folder?)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__} {error}"
-        raise WeightsError(f"{path}/config.json: not the configuration of a GPT-2: {what}") from error
+        raise WeightsError(f"{path}/config.json: not the configuration of a known model: {what}") from error
     except ConfigError as error:
         raise WeightsError(f"{path}/config.json: {str(error).replace('model.', '')}") from error
+    family = family_of(its)
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, Path] = {}
-    other_heads: dict[str, None] = {}
+    sizes: Counter[str] = Counter()
+    other_parts: dict[str, None] = {}
     wrong = []
     for file in _weight_files(path):
         for stored, tensor in read_header(file).items():
-            name = our_name(stored)
-            head = next(
-                (f"{prefix[:-1]} ({use})" for prefix, use in OTHER_HEADS.items() if name.startswith(prefix)), ""
+            name = family.plain_name(stored)
+            part = next(
+                (f"{prefix[:-1]} ({use})" for prefix, use in OTHER_PARTS.items() if name.startswith(prefix)), ""
             )
-            if head:
-                other_heads[head] = None
+            if part:
+                other_parts[part] = None
             elif name in shapes:
                 wrong.append(f"{name} is there twice")
-            elif not name.endswith(CONSTANTS):
+            elif not name.endswith(family.constants):
                 shapes[name], tensors[name] = tensor.shape, file
-    expected = shapes_of(replace(its, tie_weights=its.tie_weights and HEAD not in shapes))
+                sizes[tensor.dtype] += math.prod(tensor.shape)
+    head = f"{family.names[HEAD][0]}.weight"
+    expected = family.shapes(replace(its, tie_weights=its.tie_weights and head not in shapes))
     wrong += [
         f"{name} is {shapes.get(name, 'missing')}, not {shape}"
         for name, shape in expected.items()
@@ -198,8 +199,9 @@ def inspect_folder(path: Path) -> Folder:
     if wrong:
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit its config.json: {'; '.join(wrong[:2])}")
     if its.tie_weights:
-        tensors.pop(HEAD, None)  # some exports store the shared matrix twice
-    return Folder(path, its, tensors, stops_of(config, its.vocab_size), tuple(other_heads))
+        tensors.pop(head, None)  # some exports store the shared matrix twice
+    dtype = max(sizes, key=lambda kind: sizes[kind], default="F32")
+    return Folder(path, its, tensors, dtype, stops_of(config, its.vocab_size), tuple(other_parts))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -257,38 +259,72 @@ def load_weights(model: GPT, folder: Folder) -> None:
     tensors already.
     """
     import torch
-    from safetensors import safe_open
 
     model.stops = folder.stops
+    model.stored_dtype = folder.dtype if folder.dtype in DTYPES else "F32"
     parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding
-    if HEAD in folder.tensors and model.config.tie_weights:
+    if model.config.tie_weights and not folder.tied:
         raise WeightsError(f"{folder.path}: {OWN_HEAD}")
-    missing = set(parameters)
-    for file in sorted(set(folder.tensors.values())):
-        with safe_open(file, framework="pt") as tensors, torch.no_grad():
-            for stored in tensors.keys():  # noqa: SIM118 (no mapping)
-                name = our_name(stored)
-                if folder.tensors.get(name) != file:
-                    continue
-                value = tensors.get_tensor(stored)
-                if name == POSITIONS:
-                    value = value[: len(parameters[name])]
-                if not torch.isfinite(value).all():
-                    raise WeightsError(f"{file}: {stored} holds NaN or infinity (download it again)")
-                _copy(value.t() if name.endswith(TRANSPOSED) else value, parameters[name], f"{file}: {stored}")
-                missing.discard(name)
-    if HEAD in missing and EMBEDDING not in missing:
-        with torch.no_grad():
-            parameters[HEAD].copy_(parameters[EMBEDDING])
-        missing.discard(HEAD)
-    if missing:
-        raise WeightsError(f"{folder.path}: without {min(missing)}")
+    pieces = folder.family.pieces(model.config)
+    with ExitStack() as files, torch.no_grad():
+        read = _reader(folder, files)
+        for name, parameter in parameters.items():
+            if name == OUR_HEAD and folder.tied:
+                parameter.copy_(parameters[OUR_EMBEDDING])
+                continue
+            for piece in pieces[name]:
+                value = read(piece)
+                if name == OUR_POSITIONS:
+                    value = value[: len(parameter)]
+                rows = parameter if len(pieces[name]) == 1 else parameter[piece.rows]
+                if value.shape != rows.shape:
+                    raise WeightsError(
+                        f"{folder.path}: {piece.name} is {list(value.shape)}, not {list(rows.shape)} as in the model"
+                    )
+                rows.copy_(value)
 
 
-def _copy(value: Tensor, parameter: Tensor, what: str) -> None:
-    if value.shape != parameter.shape:
-        raise WeightsError(f"{what} is {list(value.shape)}, not {list(parameter.shape)} as in the model")
-    parameter.copy_(value)
+OUR_HEAD, OUR_EMBEDDING, OUR_POSITIONS = f"{HEAD}.weight", "wte.weight", "wpe.weight"
+
+
+def _reader(folder: Folder, files: ExitStack) -> Callable[[Piece], Tensor]:
+    """A function that reads a published tensor as rows of ours."""
+    import torch
+    from safetensors import safe_open
+
+    opened: dict[Path, tuple[Any, dict[str, str]]] = {}
+
+    def read(piece: Piece) -> Tensor:
+        file = folder.tensors.get(piece.name)
+        if file is None:
+            raise WeightsError(f"{folder.path}: without {piece.name}")
+        if file not in opened:
+            tensors = files.enter_context(safe_open(file, framework="pt"))
+            opened[file] = tensors, {folder.family.plain_name(stored): stored for stored in tensors.keys()}  # noqa: SIM118
+        tensors, names = opened[file]
+        value: Tensor = tensors.get_tensor(names[piece.name])
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{file}: {names[piece.name]} holds NaN or infinity (download it again)")
+        return to_ours(value, piece, folder.config)
+
+    return read
+
+
+def to_ours(value: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
+    """A published tensor as rows of a parameter of ours."""
+    if piece.form == "transposed":
+        return value.t()
+    if piece.form == "head by head":  # each head's queries, keys and values together -> all queries first
+        return value.reshape(config.n_head, 3, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
+    return value
+
+
+def to_theirs(value: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
+    if piece.form == "transposed":
+        return value.t()
+    if piece.form == "head by head":
+        return value.reshape(3, config.n_head, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
+    return value
 
 
 def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = None) -> GPT:
@@ -298,25 +334,40 @@ def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = Non
 
 def build_model(config: GPTConfig, folder: Folder | None) -> GPT:
     """A model with the folder's weights, or with fresh ones."""
+    import torch
+
     from ift.model.gpt import GPT
 
-    model = GPT(config)
-    if folder is not None:
-        load_weights(model, folder)
+    if folder is None:
+        return GPT(config)
+    with torch.device("meta"):  # no memory and no random numbers for what is overwritten at once
+        model = GPT(config)
+    model.to_empty(device="cpu")
+    model.tie()
+    load_weights(model, folder)
     return model
 
 
 def save_weights(model: GPT, path: Path, *, end_of_text: int) -> None:
-    """config.json and model.safetensors, as transformers' GPT2LMHeadModel reads them, one tensor after the other."""
-    shapes = shapes_of(model.config)
-    names = sorted(shapes, key=stored_name)  # as safetensors' own writer has them
+    """config.json and model.safetensors as transformers reads them, one tensor after the other."""
+    import torch
+
+    family, config = family_of(model.config), model.config
     parameters = dict(model.named_parameters())
+    pieces = {
+        family.stored_name(piece.name): (parameters[name], piece)
+        for name, pieces in family.pieces(config).items()
+        for piece in pieces
+    }
+    names = sorted(pieces)  # as safetensors' own writer has them
+    dtype = model.stored_dtype
 
     def values() -> Iterator[Any]:
         for name in names:
-            value = parameters[name].detach().float().cpu()
-            yield (value.t() if name.endswith(TRANSPOSED) else value).contiguous().numpy()
+            parameter, piece = pieces[name]
+            value = to_theirs(parameter.detach()[piece.rows], piece, config).to("cpu", getattr(torch, DTYPES[dtype]))
+            yield value.contiguous().view(torch.int16 if dtype != "F32" else torch.float32).numpy()
 
-    write_json(path / "config.json", hf_config(model.config, end_of_text, model.stops))
-    tensors = {stored_name(name): ("F32", shapes[name]) for name in names}
+    write_json(path / "config.json", write_config(config, end_of_text, model.stops, DTYPES[dtype]))
+    tensors = {name: (dtype, pieces[name][1].shape) for name in names}
     write_tensors(path / "model.safetensors", tensors, values(), {"format": "pt"})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ift.errors import ConfigError, missing_extra, one_line
 from ift.export.source import RunModel, joint
-from ift.model.families.gpt2 import GGUF, POSITIONS, TRANSPOSED, differs_from_published
+from ift.model.families.gpt2 import GGUF, MATRICES, differs_from_published
 from ift.text.chat_template_export import export_chat_template
 
 # dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
@@ -42,6 +42,8 @@ def gguf_package() -> Any:
 def write_gguf(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """Raises ConfigError where the sizes of the model do not fit q8_0, or a value does not fit fp16."""
     gguf, config = gguf_package(), source.config
+    if config.family != "gpt2":
+        raise ConfigError(f"--to gguf: only GPT-2, not {config.family} (take --to hf, and llama.cpp's converter on it)")
     if other := differs_from_published(config):
         raise ConfigError(f"--to gguf: llama.cpp computes GPT-2 as published, this model has {other} (take --to hf)")
     if not source.tokenizer.cuts_as_gpt2:
@@ -124,17 +126,21 @@ def their_name(name: str) -> str:
     return f"{GGUF[module]}.{kind}"
 
 
+def _is_transposed(name: str) -> bool:
+    return name.endswith(tuple(f"{matrix}.weight" for matrix in MATRICES))
+
+
 def _layout(name: str, shape: list[int]) -> list[int]:
-    return shape[::-1] if name.endswith(TRANSPOSED) else shape
+    return shape[::-1] if _is_transposed(name) else shape
 
 
 def _kind(gguf: Any, name: str, shape: list[int], dtype: str) -> Any:
-    small = len(shape) == 1 or name == POSITIONS
+    small = len(shape) == 1 or name == "wpe.weight"
     return getattr(gguf.GGMLQuantizationType, "F32" if small else DTYPES[dtype][0])
 
 
 def _stored(gguf: Any, name: str, value: NDArray[np.float32], kind: Any) -> NDArray[Any]:
-    value = np.ascontiguousarray(value.T) if name.endswith(TRANSPOSED) else value
+    value = np.ascontiguousarray(value.T) if _is_transposed(name) else value
     with np.errstate(over="ignore"):
         stored: NDArray[Any] = gguf.quants.quantize(value, kind)
     if kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(stored).all():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ift.artifacts.tensors import write_tensors
 from ift.errors import ConfigError
 from ift.export.source import RunModel
-from ift.model.families.gpt2 import hf_config, stored_name
+from ift.model.families import write_config
 from ift.run import write_json, write_text
 from ift.text.chat_template_export import export_chat_template
 
@@ -23,8 +23,8 @@ DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F1
 def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """config.json, generation_config.json, model.safetensors, the tokenizer's files and chat_template.jinja."""
     tokenizer, config = source.tokenizer, source.config
-    stored = hf_config(config, tokenizer.end_of_text, source.stops)
-    write_json(folder / "config.json", {**stored, "dtype": DTYPES[dtype][1]})
+    stored = write_config(config, tokenizer.end_of_text, source.stops, DTYPES[dtype][1])
+    write_json(folder / "config.json", stored)
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": stored["eos_token_id"]}
     write_json(folder / "generation_config.json", {**ends, "pad_token_id": tokenizer.end_of_text, "do_sample": False})
     # in both places: programs read the one or the other
@@ -36,7 +36,7 @@ def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Call
 
 def write_safetensors(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """One tensor after the other, so that a model larger than the memory can be written."""
-    tensors = {stored_name(name): (DTYPES[dtype][0], shape) for name, shape in source.shapes.items()}
+    tensors = {source.family.stored_name(name): (DTYPES[dtype][0], shape) for name, shape in source.shapes.items()}
 
     def values() -> Iterator[NDArray[Any]]:
         for name, value in source.tensors():

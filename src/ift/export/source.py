@@ -17,7 +17,7 @@ from ift.artifacts.weights import Folder
 from ift.errors import WeightsError
 from ift.forms import DATA_REPORT
 from ift.model.config import GPTConfig
-from ift.model.families.gpt2 import VOCABULARY, our_name, shapes_of
+from ift.model.families.family import Family
 from ift.run import RunFolder, read_object
 from ift.sealed import MANIFEST, check
 from ift.text.conversations import Conversation
@@ -27,7 +27,7 @@ from ift.text.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class RunModel:
-    """A run's model, checked. Rows of its head that no token has (a padded vocabulary) are left out."""
+    """A run's model, checked. Rows of a GPT-2's head that no token has (a padded vocabulary) are left out."""
 
     run: RunFolder
     folder: Folder
@@ -49,12 +49,17 @@ class RunModel:
 
     @cached_property
     def config(self) -> GPTConfig:
-        return replace(self.folder.config, vocab_size=self.tokenizer.vocab_size)
+        its = self.folder.config
+        return replace(its, vocab_size=self.tokenizer.vocab_size) if its.family == "gpt2" else its
+
+    @property
+    def family(self) -> Family:
+        return self.folder.family
 
     @cached_property
     def shapes(self) -> dict[str, list[int]]:
-        """Of every tensor, by its published name without the "transformer." prefix, in a fixed order."""
-        return shapes_of(self.config)
+        """Of every tensor, by its published name without what stands before all names, in a fixed order."""
+        return self.family.shapes(self.config)
 
     @property
     def stops(self) -> frozenset[int]:
@@ -78,12 +83,11 @@ class RunModel:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Each tensor in the order of `shapes`, as published: matrices of a block are (in, out)."""
+        """Each tensor in the order of `shapes`, as published."""
         for name, shape in self.shapes.items():
             path = self.folder.tensors[name]
             value = read_tensor(path, name, self._files[path][name])
-            if name in VOCABULARY:
-                value = value[: shape[0]]
+            value = value[: shape[0]]  # rows that no token has
             if not np.isfinite(value).all():
                 raise WeightsError(f"{path}: {name} holds NaN or infinity")
             yield name, np.ascontiguousarray(value)
@@ -91,7 +95,9 @@ class RunModel:
     @cached_property
     def _files(self) -> dict[Path, dict[str, Stored]]:
         files = set(self.folder.tensors.values())
-        return {path: {our_name(name): stored for name, stored in read_header(path).items()} for path in files}
+        return {
+            path: {self.family.plain_name(name): stored for name, stored in read_header(path).items()} for path in files
+        }
 
 
 INSTRUCTION, INPUT = "\ue0a1", "\ue0a4"  # private characters: no template writes them

@@ -94,7 +94,8 @@ class Prefill:
         rotary: Rotary | None = None,
     ) -> Tensor:
         if rotary:
-            turns = rotary.turns(self.positions(q))
+            of_each = torch.tensor([self.prefix + n for n in self.lengths for _ in range(n)], device=q.device)
+            turns = rotary.turns(self.positions(q), of_each)
             q, k = rotate(q, turns), rotate(k, turns)
         lengths = list(self.lengths)
         rows = zip(*(torch.split(part, lengths) for part in (q, k, v)), strict=True)

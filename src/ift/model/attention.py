@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ift.errors import one_line
+from ift.model.config import Rope
 
 BLOCK = 128  # queries that are computed together: scores stay in the processor's cache, and most of what no query may
 # see is never computed
@@ -36,21 +37,58 @@ class Scores(NamedTuple):
 class Rotary:
     """Rotation of the first 2F channels of a head by position; channel i turns with channel F + i (Su et al. 2021).
 
-    frequencies  (F,) angle of each pair for one position
-    factor       cosine and sine are multiplied by it (the attention factor of YaRN; 1 elsewhere)
-
     Angles, cosines and sines are fp32 whatever the type of the states.
     """
 
-    def __init__(self, frequencies: Tensor, factor: float = 1.0):
-        self.frequencies, self.factor = frequencies.float(), factor
+    def __init__(self, rope: Rope):
+        self.rope = rope
+        self.frequencies = frequencies(rope)  # (F,) angle of each pair for one position
+        self.long = frequencies(rope, long=True) if rope.long else None  # of rows of more than rope.original tokens
 
-    def turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) positions -> cosines and sines, (N, 1, F) each: alike for all heads."""
+    def turns(self, positions: Tensor, lengths: Tensor | int | None = None) -> tuple[Tensor, Tensor]:
+        """(N,) positions -> cosines and sines, (N, 1, F) each: alike for all heads.
+
+        lengths: (N,) tokens of the row of each, or one number for all; None: each is the last of its row
+        """
         if self.frequencies.device != positions.device:
             self.frequencies = self.frequencies.to(positions.device)
-        angles = positions.float()[:, None, None] * self.frequencies
-        return angles.cos() * self.factor, angles.sin() * self.factor
+        turn: Tensor = self.frequencies
+        if self.long is not None:
+            self.long = self.long.to(positions.device)
+            lengths = positions + 1 if lengths is None else torch.as_tensor(lengths, device=positions.device)
+            turn = torch.where((lengths > self.rope.original).view(-1, 1, 1), self.long, turn)
+        angles = positions.float()[:, None, None] * turn
+        return angles.cos() * self.rope.scale, angles.sin() * self.rope.scale
+
+
+def frequencies(rope: Rope, *, long: bool = False) -> Tensor:
+    """(F,) angles for one position, in fp32 and in the order of operations in which published models have them.
+
+    On a CPU also where a model is built without memory (torch.device("meta")).
+    """
+    channels = torch.arange(0, rope.channels, 2, dtype=torch.int64, device="cpu").float() / rope.channels
+    plain = 1.0 / (rope.theta**channels)
+    if rope.kind == "linear":
+        return plain / rope.factor
+    if rope.kind == "longrope":
+        return 1.0 / (torch.tensor(rope.long if long else rope.short, device="cpu") * rope.theta**channels)
+    if rope.kind == "llama3":
+        turns = rope.original * plain / (2 * math.pi)  # in the original context
+        kept = ((turns - rope.low) / (rope.high - rope.low)).clamp(0, 1)
+        return (1 - kept) * plain / rope.factor + kept * plain
+    if rope.kind == "yarn":
+
+        def channel(turns: float) -> float:
+            """The pair that makes so many turns in the original context."""
+            return rope.channels * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+        first, last = channel(rope.high), channel(rope.low)
+        first, last = (math.floor(first), math.ceil(last)) if rope.rounded else (first, last)
+        first, last = max(first, 0), min(last, rope.channels - 1)
+        ramp = (torch.arange(len(plain), device="cpu") - first) / (last - first if last != first else 0.001)
+        divided = ramp.clamp(0, 1)
+        return plain / rope.factor * divided + plain * (1 - divided)
+    return plain
 
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:

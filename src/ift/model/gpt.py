@@ -1,7 +1,10 @@
-"""GPT-2 on one page (Radford et al. 2019): token ids in, logits out. It knows no text, no loss and no optimizer.
+"""A decoder on one page: token ids in, logits out. It knows no text, no loss and no optimizer.
 
-B batch, T time, C channels (n_embd), V vocabulary; "..." is B, T for padded rows and N for flat ones (layouts.py).
-Module names are those of the published checkpoints, so a tensor's name is the same here and there.
+With nothing but sizes it is GPT-2 (Radford et al. 2019), and its modules have the names of that checkpoint; where other
+families differ, `GPTConfig` says so, and families/ knows what their tensors are called.
+
+B batch, T time, C channels (n_embd), H heads of queries, K of keys and values, D channels of a head, V vocabulary;
+"..." is B, T for padded rows and N for flat ones (layouts.py).
 """
 
 from __future__ import annotations
@@ -14,25 +17,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ift.model.attention import Scores, split_heads
+from ift.model.attention import Rotary, Scores, capped, split_heads
 from ift.model.config import GPTConfig
 from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
 
 
-class Attention(nn.Module):
-    def __init__(self, config: GPTConfig, layer: int):
+class RMSNorm(nn.Module):
+    """x / sqrt(mean of x² + eps), each channel times its weight + offset (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float, offset: float):
         super().__init__()
-        self.heads, self.scores = (config.n_head, config.n_kv_head), Scores(config.score_scale(layer))
-        self.dropout, self.layer = config.dropout, layer
-        self.c_attn = Linear(config.n_embd, (config.n_head + 2 * config.n_kv_head) * config.head_dim)
-        self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.weight, self.eps, self.offset = nn.Parameter(torch.full((width,), 1 - offset)), eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + self.offset if self.offset else self.weight
+        return F.rms_norm(x.to(weight.dtype), weight.shape, weight, self.eps)
+
+
+def norm(config: GPTConfig, width: int) -> nn.Module:
+    if config.norm == "layer":
+        return nn.LayerNorm(width, eps=config.norm_eps)
+    return RMSNorm(width, config.norm_eps, config.norm_offset)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int, rotary: Rotary | None):
+        super().__init__()
+        D, self.heads = config.head_dim, (config.n_head, config.n_kv_head)
+        self.scores = Scores(config.scale_of_scores(layer), config.window(layer), config.score_cap)
+        self.dropout, self.layer, self.rotary = config.dropout, layer, rotary
+        self.c_attn = Linear(config.n_embd, (config.n_head + 2 * config.n_kv_head) * D, bias="qkv" in config.biases)
+        self.c_proj = Linear(config.n_head * D, config.n_embd, bias="attention" in config.biases)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (norm(config, D * (1 if config.qk_norm == "head" else n)) for n in self.heads)
 
     def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
-        q, k, v = split_heads(self.c_attn(x), *self.heads)  # (..., 3C) -> (..., H, D) each
+        q, k, v = split_heads(self.c_attn(x), *self.heads)  # (..., H, D), and (..., K, D) twice
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        elif self.qk_norm:
+            q, k = (f(y.flatten(-2)).view(y.shape).to(v.dtype) for f, y in ((self.q_norm, q), (self.k_norm, k)))
         dropout = self.dropout if self.training else 0.0
-        y = layout.attend(self.layer, q, k, v, self.scores, dropout)  # (..., C)
+        y = layout.attend(self.layer, q, k, v, self.scores, dropout, self.rotary)  # (..., H * D)
         return F.dropout(self.c_proj(_only(y, places)), self.dropout, self.training)
 
 
@@ -47,26 +76,46 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.dropout, self.activation = config.dropout, ACTIVATIONS[config.activation]
-        self.c_fc = Linear(config.n_embd, config.mlp_dim)
-        self.c_proj = Linear(config.mlp_dim, config.n_embd)
+        self.dropout, self.activation, self.gated = config.dropout, ACTIVATIONS[config.activation], config.gated
+        bias = "mlp" in config.biases
+        self.c_fc = Linear(config.n_embd, config.mlp_dim * (2 if config.gated else 1), bias=bias)
+        self.c_proj = Linear(config.mlp_dim, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.c_proj(self.activation(self.c_fc(x)))
-        return F.dropout(x, self.dropout, self.training)
+        x = self.c_fc(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            x = self.activation(gate) * x
+        else:
+            x = self.activation(x)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
 
 
 class Block(nn.Module):
-    def __init__(self, config: GPTConfig, layer: int):
+    def __init__(self, config: GPTConfig, layer: int, rotary: Rotary | None):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
-        self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
+        before, after, self.parallel = config.norms != "after", config.norms != "before", config.parallel
+        self.scale = config.residual_scale
+        self.ln_1 = norm(config, config.n_embd) if before else nn.Identity()
+        self.attn = Attention(config, layer, rotary)
+        self.ln_1_out = norm(config, config.n_embd) if after else nn.Identity()
+        self.ln_2 = norm(config, config.n_embd) if before and config.parallel != "one norm" else nn.Identity()
         self.mlp = MLP(config)
+        self.ln_2_out = norm(config, config.n_embd) if after else nn.Identity()
 
     def forward(self, x: Tensor, layout: Layout, places: Tensor | None = None) -> Tensor:
-        x = _only(x, places) + self.attn(self.ln_1(x), layout, places)
-        return x + self.mlp(self.ln_2(x))
+        normed = self.ln_1(x)
+        x, attended = _only(x, places), self._scaled(self.ln_1_out(self.attn(normed, layout, places)))
+        if self.parallel:
+            normed = _only(normed, places) if self.parallel == "one norm" else self.ln_2(x)
+            x = x + attended
+        else:
+            x = x + attended
+            normed = self.ln_2(x)
+        return x + self._scaled(self.ln_2_out(self.mlp(normed)))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale == 1 else x * self.scale
 
 
 def _only(x: Tensor, places: Tensor | None) -> Tensor:
@@ -87,19 +136,27 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.stops: frozenset[int] = frozenset()  # tokens that end an answer besides the tokenizer's end-of-text
+        self.stored_dtype = "F32"  # what a file of its weights has them in, as safetensors calls it
         self.run_block: RunBlock = plainly  # or as training/blocks.py has it
+        rotaries = {rope: Rotary(rope) for rope in config.ropes}
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.context_length, config.n_embd)
-        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
-        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.learned_positions:
+            self.wpe = nn.Embedding(config.context_length, config.n_embd)
+        kinds = (rope and rotaries[rope] for rope in map(config.rope, range(config.n_layer)))
+        self.h = nn.ModuleList(Block(config, layer, rotary) for layer, rotary in enumerate(kinds))
+        self.ln_f = norm(config, config.n_embd)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias="head" in config.biases)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
                 scale = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1
                 nn.init.normal_(parameter, std=0.02 / scale)
-        if config.tie_weights:
+        self.tie()
+
+    def tie(self) -> None:
+        """One parameter for the embedding and the head, where the model has one."""
+        if self.config.tie_weights:
             self.lm_head.weight = self.wte.weight
 
     # -- what other floors ask a model, whatever its weights are called ------------------------------------------------
@@ -119,29 +176,31 @@ class GPT(nn.Module):
         """
         # the gradient of tied weights is the head's, all of the vocabulary; that of the few tokens here is added to it
         x = F.embedding(input_ids, self.wte.weight, sparse=self.config.tie_weights)
+        x = x if self.config.embedding_scale == 1 else x * self.config.embedding_scale
         x = x if noise is None else x + noise
-        x = F.dropout(x + self.wpe(layout.positions(input_ids)), self.config.dropout, self.training)
+        x = x + self.wpe(layout.positions(input_ids)) if self.config.learned_positions else x
+        x = F.dropout(x, self.config.dropout, self.training)
         for layer, block in enumerate(self.h, start=1):
             x = self.run_block(block, x, layout, places if layer == len(self.h) else None)  # type: ignore[arg-type]
         hidden: Tensor = self.ln_f(x)
-        return hidden
+        return hidden if self.config.logit_scale == 1 else hidden * self.config.logit_scale
 
     def logits(self, hidden: Tensor, *, every_id: bool = False) -> Tensor:
-        """(..., C) states -> logits of the tokens, in the type that products are computed in.
+        """(..., C) states of `hidden` -> logits of the tokens, in the type that products are computed in.
 
         (..., V), or fewer where the vocabulary has room for more than there are tokens (config.tokens): what is no
         token can then be neither chosen nor counted. every_id: all V, as a loss has them.
         """
-        logits: Tensor = self.lm_head(hidden)
+        logits = capped(self.lm_head(hidden), self.config.logit_cap)
         return logits if every_id else logits[..., : self.config.tokens]
 
     def loss(self, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""
-        return head_loss(hidden, targets, self.lm_head, label_smoothing)
+        return head_loss(hidden, targets, self.lm_head, label_smoothing, self.config.logit_cap)
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(S, C) states and their (S,) targets -> (S,) cross-entropy of each (fp32)."""
-        return head_losses(hidden, targets, self.lm_head)
+        return head_losses(hidden, targets, self.lm_head, self.config.logit_cap)
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ S supervised tokens, C channels, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ TILE = 32  # rows that go through the softmax together on a CPU: they stay in it
 STRIDE = 64  # a row of logits begins at a multiple of it: 50,257 is odd, and products read odd rows a fifth slower
 
 
-def head_loss(hidden: Tensor, targets: Tensor, head: Linear, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def head_loss(
+    hidden: Tensor, targets: Tensor, head: Linear, label_smoothing: float = 0.0, cap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets have the largest logit.
 
     The gradient is made in the forward, while a chunk's logits are there: three products as in a plain head, none of
@@ -26,36 +28,55 @@ def head_loss(hidden: Tensor, targets: Tensor, head: Linear, label_smoothing: fl
     A frozen head costs two products, frozen states too.
 
     label_smoothing: the share of each target that goes to all of the vocabulary alike, as in torch's cross_entropy
+    cap: logits x become cap * tanh(x / cap)
     """
-    needs = [torch.is_grad_enabled() and x.requires_grad for x in (hidden, head.weight)]
-    low = head.weight_to_compute()
-    loss, correct = _Sum.apply(hidden, head.weight, targets, low, needs, label_smoothing)  # type: ignore[no-untyped-call]
+    needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, head.weight, head.bias)]
+    logits = Logits(head.weight_to_compute(), head.bias, cap)
+    loss, correct = _Sum.apply(hidden, head.weight, head.bias, targets, logits, needs, label_smoothing)  # type: ignore[no-untyped-call]
     return loss, correct
 
 
-def head_losses(hidden: Tensor, targets: Tensor, head: Linear) -> Tensor:
+def head_losses(hidden: Tensor, targets: Tensor, head: Linear, cap: float | None = None) -> Tensor:
     """(S, C) states and their (S,) targets -> (S,) cross-entropy of each in fp32, to be weighted in any way.
 
     The backward computes a chunk's logits again: a product more than `head_loss`, and memory for one chunk.
     """
-    losses: Tensor = _Each.apply(hidden, head.weight, targets, head.weight_to_compute())  # type: ignore[no-untyped-call]
+    logits = Logits(head.weight_to_compute(), head.bias, cap)
+    losses: Tensor = _Each.apply(hidden, head.weight, head.bias, targets, logits)  # type: ignore[no-untyped-call]
     return losses
 
 
-class _Sum(torch.autograd.Function):
-    """`low` is the weight in the type that products are computed in."""
+class Logits(NamedTuple):
+    """How states become logits."""
 
+    low: Tensor  # (V, C) the weight in the type that products are computed in
+    bias: Tensor | None  # (V,)
+    cap: float | None
+
+
+class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, low: Tensor, needs: list[bool], smoothing: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Logits,
+        needs: list[bool],
+        smoothing: float,
     ) -> tuple[Tensor, Tensor]:
         losses, correct = [hidden.new_zeros(1, dtype=torch.float32)], targets.new_zeros(())
-        states = hidden.to(low.dtype)
-        gradients = _Gradients(states, low, weight.dtype, needs)
-        for chunk, rows in _logits(states, low):
+        states = hidden.to(head.low.dtype)
+        gradients = _Gradients(states, head.low, weight.dtype, needs)
+        for chunk, rows in _logits(states, head):
             for tile in _tiles(chunk, states.device):
                 loss, right = _softmax(
-                    rows[tile, : len(low)], targets[chunk][tile], gradient=any(needs), smoothing=smoothing
+                    rows[tile, : len(head.low)],
+                    targets[chunk][tile],
+                    gradient=any(needs),
+                    smoothing=smoothing,
+                    cap=head.cap,
                 )
                 losses.append(loss)
                 correct += right
@@ -66,50 +87,54 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        d_hidden, d_weight = ctx.gradients
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight, d_bias = ctx.gradients
         ctx.gradients = None
         if gradient.is_cuda or gradient.item() != 1:  # one: what a step without accumulation has
             d_hidden = None if d_hidden is None else d_hidden * gradient
-            d_weight = None if d_weight is None else d_weight.mul_(gradient)
-        return None if d_hidden is None else d_hidden.to(ctx.dtype), d_weight, None, None, None, None
+            d_weight, d_bias = (None if d is None else d.mul_(gradient) for d in (d_weight, d_bias))
+        return None if d_hidden is None else d_hidden.to(ctx.dtype), d_weight, d_bias, None, None, None, None
 
 
 class _Each(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, low: Tensor) -> Tensor:
-        states = hidden.to(low.dtype)
-        ctx.save_for_backward(states, targets, low)
-        ctx.dtypes = hidden.dtype, weight.dtype
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Logits) -> Tensor:
+        states = hidden.to(head.low.dtype)
+        ctx.save_for_backward(states, targets, head.low, bias)
+        ctx.dtypes, ctx.cap = (hidden.dtype, weight.dtype), head.cap
         losses = torch.empty(len(states), device=states.device)
-        for chunk, rows in _logits(states, low):
+        for chunk, rows in _logits(states, head):
             for tile in _tiles(chunk, states.device):
-                losses[chunk][tile], _ = _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=False)
+                losses[chunk][tile], _ = _softmax(
+                    rows[tile, : len(head.low)], targets[chunk][tile], gradient=False, cap=head.cap
+                )
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        states, targets, low = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        states, targets, low, bias = ctx.saved_tensors
         dtype, weight_dtype = ctx.dtypes
-        gradients = _Gradients(states, low, weight_dtype, ctx.needs_input_grad[:2])
-        for chunk, rows in _logits(states, low):
+        gradients = _Gradients(states, low, weight_dtype, ctx.needs_input_grad[:3])
+        for chunk, rows in _logits(states, Logits(low, bias, ctx.cap)):
             for tile in _tiles(chunk, states.device):
                 factors = gradient[chunk][tile]
-                _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=True, factors=factors)
+                _softmax(rows[tile, : len(low)], targets[chunk][tile], gradient=True, factors=factors, cap=ctx.cap)
             gradients.add(chunk, rows)
-        d_hidden, d_weight = gradients.done()
-        return None if d_hidden is None else d_hidden.to(dtype), d_weight, None, None
+        d_hidden, d_weight, d_bias = gradients.done()
+        return None if d_hidden is None else d_hidden.to(dtype), d_weight, d_bias, None, None
 
 
 class _Gradients:
-    """Of states and weights, from chunks of the gradient of the logits; None for what needs none."""
+    """Of states, weights and bias, from chunks of the gradient of the logits; None for what needs none."""
 
     def __init__(self, states: Tensor, low: Tensor, dtype: torch.dtype, needs: Any):
         self.states, self.low, self.dtype = states, low, dtype
-        needs_hidden, self.needs_weight = needs
+        needs_hidden, needs_weight, needs_bias = needs
         self.hidden = torch.empty_like(states) if needs_hidden else None
         self.weight: Tensor | None = None
+        self.needs_weight = needs_weight
+        self.bias = torch.zeros(len(low), dtype=dtype, device=low.device) if needs_bias else None
 
     def add(self, chunk: slice, rows: Tensor) -> None:
         if self.hidden is not None:
@@ -117,20 +142,25 @@ class _Gradients:
         if self.needs_weight:
             product = (rows.t() @ self.states[chunk])[: len(self.low)].to(self.dtype)
             self.weight = product if self.weight is None else self.weight.add_(product)
+        if self.bias is not None:
+            self.bias += rows[:, : len(self.low)].sum(dim=0, dtype=self.dtype)
 
-    def done(self) -> tuple[Tensor | None, Tensor | None]:
+    def done(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if self.needs_weight and self.weight is None:  # no target at all
             self.weight = torch.zeros_like(self.low, dtype=self.dtype)
-        return self.hidden, self.weight
+        return self.hidden, self.weight, self.bias
 
 
-def _logits(states: Tensor, low: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Each chunk of rows and its logits, in one memory for all; what stands behind the vocabulary is zero."""
-    vocabulary = len(low)
+def _logits(states: Tensor, head: Logits) -> Iterator[tuple[slice, Tensor]]:
+    """Each chunk of rows and its logits, not capped yet, in one memory for all; what stands behind the vocabulary is
+    zero."""
+    low, vocabulary = head.low, len(head.low)
     room = low.new_zeros(min(CHUNK, len(states)), -(-vocabulary // STRIDE) * STRIDE)
     for chunk in _slices(len(states), CHUNK):
         rows = room[: chunk.stop - chunk.start]
         torch.mm(states[chunk], low.t(), out=rows[:, :vocabulary])
+        if head.bias is not None:
+            rows[:, :vocabulary] += head.bias
         yield chunk, rows
 
 
@@ -143,14 +173,24 @@ def _slices(length: int, step: int) -> Iterator[slice]:
 
 
 def _softmax(
-    logits: Tensor, targets: Tensor, *, gradient: bool, factors: Tensor | None = None, smoothing: float = 0.0
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gradient: bool,
+    factors: Tensor | None = None,
+    smoothing: float = 0.0,
+    cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of each row, and how many targets have the largest logit.
 
     gradient: the logits become the gradient of their losses, each row multiplied by its factor where there are some
+    cap: the logits are capped first, and the gradient is that of the logits before
     smoothing: label smoothing; the loss is log sum exp x - (1 - smoothing) x[target] - smoothing mean x
     """
-    scores = logits.float()
+    scores, slope = logits.float(), None
+    if cap is not None:
+        bent = torch.tanh(scores / cap)
+        scores, slope = bent * cap, 1 - bent * bent
     largest, first = scores.max(dim=-1)
     at_target = scores.gather(1, targets[:, None])[:, 0]
     if smoothing:
@@ -163,5 +203,7 @@ def _softmax(
     if smoothing:
         scores -= smoothing / scores.shape[1]
     scores[torch.arange(len(targets), device=targets.device), targets] -= 1 - smoothing
+    if slope is not None:
+        scores *= slope
     logits.copy_(scores if factors is None else scores * factors[:, None])
     return loss, (first == targets).sum()

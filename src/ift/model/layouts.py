@@ -74,7 +74,7 @@ class Padded:
         rotary: Rotary | None = None,
     ) -> Tensor:
         if rotary:
-            turns = rotary.turns(torch.arange(q.shape[1], device=q.device))
+            turns = rotary.turns(torch.arange(q.shape[1], device=q.device), q.shape[1])
             q, k = rotate(q, turns), rotate(k, turns)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, T, D) each
         return attend_row(q, k, v, scores, dropout=dropout).transpose(1, 2).flatten(2)
@@ -91,14 +91,20 @@ class Flat:
              and their gradients add up to those of P tokens in each row. Exact without dropout.
     """
 
-    _turned: tuple[tuple[Rotary, bool], tuple[Tensor, Tensor]] | None = None  # the layers of one forward turn alike
-
     def __init__(self, lengths: Sequence[int], prefix: int = 0):
         self.lengths, self.prefix = lengths, prefix
+        self._turns: dict[tuple[Rotary, bool], tuple[Tensor, Tensor]] = {}  # most layers of a forward turn alike
 
     def positions(self, input_ids: Tensor) -> Tensor:
         rows = [torch.arange(self.prefix), *(torch.arange(self.prefix, self.prefix + n) for n in self.lengths)]
         return torch.cat(rows).to(input_ids.device, non_blocking=True)
+
+    def row_lengths(self) -> Tensor:
+        """(N,) tokens of the row that each token is of; of shared tokens, of the longest."""
+        longest = self.prefix + max(self.lengths, default=0)
+        return torch.tensor([longest, *(self.prefix + n for n in self.lengths)]).repeat_interleave(
+            torch.tensor([self.prefix, *self.lengths])
+        )
 
     def attend(
         self,
@@ -112,9 +118,9 @@ class Flat:
     ) -> Tensor:
         if rotary:
             kind = rotary, torch.is_inference_mode_enabled()  # what is made there has no gradients elsewhere
-            if not self._turned or self._turned[0] != kind:
-                self._turned = kind, rotary.turns(self.positions(q))
-            q, k = rotate(q, self._turned[1]), rotate(k, self._turned[1])
+            if kind not in self._turns:
+                self._turns[kind] = rotary.turns(self.positions(q), self.row_lengths().to(q.device))
+            q, k = rotate(q, self._turns[kind]), rotate(k, self._turns[kind])
         if dropout:
             return self._with_dropout(q, k, v, scores, dropout)
         if varlen_takes(q, scores):
@@ -172,6 +178,13 @@ class Tree(Flat):
             before = parent >= 0
             self.ways.append((*self.ways[parent], self.stretches[parent]) if before else ())
             self.starts.append(self.starts[parent] + lengths[parent] if before else 0)
+        self.longest = [start + length for start, length in zip(self.starts, lengths, strict=True)]  # row through each
+        for child in range(len(parents) - 1, -1, -1):
+            if parents[child] >= 0:
+                self.longest[parents[child]] = max(self.longest[parents[child]], self.longest[child])
+
+    def row_lengths(self) -> Tensor:
+        return torch.tensor(self.longest).repeat_interleave(torch.tensor(list(self.lengths)))
 
     def positions(self, input_ids: Tensor) -> Tensor:
         rows = [torch.arange(start, start + n) for start, n in zip(self.starts, self.lengths, strict=True)]

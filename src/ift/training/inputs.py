@@ -14,8 +14,7 @@ from ift.data.contract.prepare import Prepared, prepare
 from ift.errors import DataError, MachineError, missing_extra, warn
 from ift.launch import is_other_rank
 from ift.model.config import GPTConfig
-from ift.model.families.gpt2 import shapes_of
-from ift.model.freezing import frozen_by
+from ift.model.freezing import frozen_parameters
 from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
@@ -50,7 +49,7 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     template = template_from(settings.prompt)
     tokenizer = model_tokenizer(settings.model, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
-    frozen_by(settings.model.freeze, shapes_of(config))
+    frozen_parameters(settings.model.freeze, config)
     refuse_what_is_missing(settings)
     data = prepare(
         settings.data,
@@ -70,8 +69,8 @@ def say_what_is_not_as_it_was(settings: Settings, tokenizer: Tokenizer, weights:
     """Print what training does not take over from a pretrained model."""
     if other := foreign(settings.model, tokenizer):
         warn(f"model.tokenizer={settings.model.tokenizer}: {other}")
-    if weights and weights.other_heads:
-        print(f"left out  {weights.path}: its head {', '.join(weights.other_heads)}", flush=True)
+    if weights and weights.other_parts:
+        print(f"left out  {weights.path}: its head {', '.join(weights.other_parts)}", flush=True)
 
 
 def refuse_other_data(checkpoint: Sealed, data: Prepared) -> None:

@@ -1,21 +1,17 @@
 """GPT-2 as it is published: names, shapes and config.json. Needs no torch.
 
-Our modules have the published names. In files most stand behind "transformer." or what a trainer wrapped the model in,
-and four matrices of a block are (in, out) where torch's Linear is (out, in): they are transposed.
+Our modules have the published names. In files most stand behind "transformer.", and four matrices of a block are
+(in, out) where torch's Linear is (out, in): they are transposed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ift.model.config import ACTIVATIONS, GPTConfig
+from ift.model.families.family import HEAD, Family
 
-EMBEDDING, POSITIONS, HEAD = "wte.weight", "wpe.weight", "lm_head.weight"
-VOCABULARY = (EMBEDDING, HEAD)  # matrices with a row for each token
-TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-CONSTANTS = (".attn.bias", ".attn.masked_bias")  # of older exports: the causal mask, no weights
 PUBLISHED = {  # n_layer -> the model with so many
     12: "gpt2-small",
     24: "gpt2-medium",
@@ -24,17 +20,6 @@ PUBLISHED = {  # n_layer -> the model with so many
 }
 GPT2_TOKENS = 50257  # of the published vocabulary, the end-of-text last
 GPT2_VOCABULARY = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")  # on the Hub, or openai-community/...
-
-# heads of other tasks: what stands before their tensors' names -> what the head is for
-OTHER_HEADS = {
-    "multiple_choice_head.": "choosing among continuations",
-    "score.": "classifying texts",
-    "classifier.": "classifying tokens",
-    "qa_outputs.": "finding answers in a text",
-    "v_head.": "estimating values",
-}
-WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")  # of torch, at any level
-PREFIXES = ("module.", "model.", "base_model.", "pretrained_model.", "transformer.")
 
 GGUF = {  # module -> llama.cpp's name for it
     "wte": "token_embd",
@@ -48,18 +33,6 @@ GGUF = {  # module -> llama.cpp's name for it
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
-
-
-def our_name(stored: str) -> str:
-    """module._orig_mod.transformer.h.0.ln_1.bias -> h.0.ln_1.bias"""
-    name = WRAPPERS.sub("", stored)
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(prefix)
-    return name
-
-
-def stored_name(name: str) -> str:
-    return name if name == HEAD else f"transformer.{name}"
 
 
 def read_config(config: Mapping[str, Any]) -> GPTConfig:
@@ -100,27 +73,6 @@ def differs_from_published(config: GPTConfig) -> str | None:
     )
 
 
-def shapes_of(config: GPTConfig) -> dict[str, list[int]]:
-    """Name and shape, as published, of every tensor that a file of such a model holds, in a fixed order."""
-    C, inner, V = config.n_embd, config.mlp_dim, config.vocab_size
-    shapes = {EMBEDDING: [V, C], POSITIONS: [config.context_length, C], "ln_f.weight": [C], "ln_f.bias": [C]}
-    for layer in range(config.n_layer):
-        for name, shape in {
-            "ln_1": [C], "ln_2": [C], "attn.c_attn": [C, 3 * C], "attn.c_proj": [C, C],
-            "mlp.c_fc": [C, inner], "mlp.c_proj": [inner, C],
-        }.items():  # fmt: skip
-            shapes[f"h.{layer}.{name}.weight"] = shape
-            shapes[f"h.{layer}.{name}.bias"] = shape[-1:]
-    return shapes if config.tie_weights else {**shapes, HEAD: [V, C]}
-
-
-def stops_of(config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
-    """Tokens that end an answer: one id or several in config.json; an id that no token has is none."""
-    given = config.get("eos_token_id")
-    ids = given if isinstance(given, list) else [given]
-    return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size)
-
-
 ARITHMETIC = (  # keys of config.json
     "activation_function", "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
 )  # fmt: skip
@@ -150,3 +102,15 @@ def hf_config(config: GPTConfig, end_of_text: int, stops: Iterable[int] = ()) ->
         "tie_word_embeddings": config.tie_weights,
         "dtype": "float32",
     }
+
+
+MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+GPT2 = Family(
+    "GPT2LMHeadModel",
+    read_config,
+    {name: (name,) for name in ("wte", "wpe", "ln_f", HEAD, "ln_1", "ln_2", *MATRICES)},
+    prefix="transformer.",
+    blocks="h",
+    forms=dict.fromkeys(MATRICES, "transposed"),
+    constants=(".attn.bias", ".attn.masked_bias"),  # of older exports: the causal mask
+)
