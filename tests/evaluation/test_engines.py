@@ -18,6 +18,8 @@ from ift.model.gpt import GPT
 from ift.pages.report import write_report
 from ift.run import RunFolder, read_json, write_json
 from ift.settings import ENGINES, GenerateSettings
+from tests.running import run as run_python
+from tests.tiny_run import make_run
 
 GREEDY = GenerateSettings(max_new_tokens=12, temperature=0.0, top_k=None, top_p=None, batch_size=4)
 
@@ -49,6 +51,46 @@ def subject(byte_tokenizer) -> Subject:
 def test_every_engine_that_can_be_chosen_has_a_module():
     assert set(engines.ENGINES) == set(ENGINES)
     assert all(find_spec(module) for module in engines.ENGINES.values())
+
+
+LACKING = """
+import sys
+from ift.entry import composed
+from ift.errors import IftError
+from ift.evaluation.engines import check
+from ift.settings import EvaluateSettings
+for name in sys.argv[2:]:
+    try:
+        check(composed("evaluate", [f"run={sys.argv[1]}", f"eval={name}", "offline=true"], EvaluateSettings))
+        print(name, "lacks nothing", sep=": ")
+    except IftError as error:
+        print(name, error, sep=": ")
+assert "torch" not in sys.modules
+"""
+
+
+def test_what_each_evaluation_lacks_is_told_without_torch(tmp_path, settings_of):
+    """Of a run that was trained from scratch, offline, with no setting given and nothing in the Hub's cache."""
+    made, names = make_run(tmp_path / "run", settings_of), ("responses", "calibration", "judge", "mmlu", "forgetting")
+    names += ("ifeval", "humaneval", "mt_bench", "alpaca_eval", "arena", "openai_evals", "helm")
+    home = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path)}
+    done = run_python("-c", LACKING, str(made.path), *names, cwd=tmp_path, **home)
+    assert done.returncode == 0, done.stderr
+    lacking = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert list(lacking) == list(names)
+    assert lacking["responses"] == "lacks nothing"
+    for name, what in (
+        ("calibration", f"{made.test_rows}: no test rows"),
+        ("judge", "judge.model: not set"),
+        ("forgetting", f"eval.base=true: {made.path} was trained from scratch"),
+        ("humaneval", "eval.allow_code_execution=false: "),
+        ("mt_bench", "judge.model: not set"),
+        ("arena", "eval=arena: nothing to rate"),
+    ):
+        assert lacking[name].startswith(what)
+    if find_spec("lm_eval"):
+        assert lacking["mmlu"].startswith("cais/mmlu: not on this machine (hf download")
+        assert lacking["ifeval"].startswith("google/IFEval: not on this machine (hf download")
 
 
 def test_a_score_says_its_interval_and_of_how_many():
