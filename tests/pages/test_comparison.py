@@ -157,6 +157,19 @@ def test_losses_of_other_rows_tokenizers_and_prompts_never_stand_side_by_side_wi
     assert begins not in "".join(compare([tmp_path / "one", tmp_path / "two"], page))  # there is no loss
 
 
+def test_scores_that_were_counted_in_another_way_are_told_apart(a_run, tmp_path):
+    now = {"bleu": 0.5, "chrf": 0.25, "intervals": {"bleu": [0.4, 0.6], "chrf": None}, "scoring": {"bleu": "13a"}}
+    for name, summary in (("one", now), ("two", {"bleu": 0.75})):
+        write_json(a_run(name, [True] * 30).summary, summary)
+    words = "BLEU of whole runs was counted in another way in two"
+    page = tmp_path / "page.html"
+    assert any(words in line for line in compare([tmp_path / "one", tmp_path / "two"], page))
+    assert words in said(page)
+    assert "0.25 0.5 0.4 to 0.6" in said(page)
+    write_json(tmp_path / "two/summary.json", {**now, "intervals": {"bleu": "x"}})
+    assert not any(words in line for line in compare([tmp_path / "one", tmp_path / "two"], page))
+
+
 def test_judges_and_people_are_held_against_each_other(a_run, tmp_path):
     run_of = a_run("one", [i % 2 == 0 for i in range(20)], judge=lambda i, good: 80 + i if good else 10 + i)
     ratings, stars = Ratings(run_of.ratings), []
@@ -188,6 +201,8 @@ def test_rows_are_sorted_filtered_and_found_in_the_browser(browser, a_run, tmp_p
                 f"(() => {{ const e = document.getElementById('{name}'); e.value = {json.dumps(value)};"
                 "e.dispatchEvent(new Event('input', {bubbles: true})); })()"
             )
+        while browser.js("!document.getElementById('more').hidden"):
+            browser.js("document.getElementById('more').click()")
         rows = browser.js("[...document.querySelectorAll('.row:not([hidden]) .ask .text')].map(e => e.textContent)")
         assert browser.js("document.getElementById('count').textContent") == f"{len(rows)} of 30"
         return [int(row.removeprefix("Task ")) for row in rows]
@@ -443,7 +458,7 @@ def test_a_page_of_many_rows_shows_those_where_the_runs_are_furthest_apart_and_i
     page = tmp_path / "page.html"
     compare([tmp_path / "one", tmp_path / "two"], page)
     text = said(page)
-    assert "500 of 6,000 rows: those where the runs are furthest apart by exact match" in text
+    assert "300 of 6,000 rows: those where the runs are furthest apart by exact match" in text
     assert all(f"Task {i} " in text for i in range(0, 6_000, 100))
     assert page.stat().st_size < 1_500_000
 

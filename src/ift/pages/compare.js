@@ -52,7 +52,8 @@ showRuns();
 
 // -- answers side by side
 const list = byId("rows");
-const STEP = 50; // rows at a time
+// rows at a time: as many as are some screens of answers
+const step = () => Math.max(5, Math.floor(40 / choices.querySelectorAll("input:checked").length));
 if (list) {
   const rows = [...list.children].map((element, index) => ({
     element,
@@ -62,7 +63,7 @@ if (list) {
     differ: element.dataset.differ === "1",
     values: element.dataset.values.split(";").map((each) => each.split(",").map((t) => (t === "" ? null : Number(t)))),
   }));
-  let limit = STEP;
+  let limit = step();
   const update = () => {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const category = byId("category").value;
@@ -113,7 +114,8 @@ if (list) {
     byId("count").textContent = `${shown.length} of ${rows.length}`;
     byId("more").hidden = shown.length <= limit;
   };
-  byId("controls").addEventListener("input", () => { limit = STEP; update(); });
-  byId("more").addEventListener("click", () => { limit += STEP; update(); });
+  byId("controls").addEventListener("input", () => { limit = step(); update(); });
+  byId("more").addEventListener("click", () => { limit += step(); update(); });
+  choices.addEventListener("input", () => { limit = step(); update(); });
   update();
 }

@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ from ift.pages.runs import Run, differing_keys, open_runs
 from ift.pages.tables import NOTHING, Cell, Column, Table, number_cell, text_cell, write_tables
 from ift.run import write_text
 
-ROWS = 500  # on the page at most, and
-ANSWERS = 2_000  # answers of all runs to them, and
+ROWS = 300  # on the page at most, and
+ANSWERS = 1_000  # answers of all runs to them, and
 CHARACTERS = 4_000_000  # of all these answers; responses.jsonl has them all
 LONGEST = 5_000  # characters of one text
 FEW = 20  # common rows that get a warning
@@ -81,7 +81,7 @@ def compare(
     compared = tests([*measured, *known])
     lines = {metric.name: list(lines_of(metric, compared, rows)) for metric in (*measured, *known)}
     unlike = apart([run.answers.run for run in runs])
-    warnings = [*warnings_of(runs, rows, places), *losses_apart(runs, unlike)]
+    warnings = [*warnings_of(runs, rows, places), *losses_apart(runs, unlike), *scores_apart(runs)]
     by_category = _category_table(runs, measured, rows)
     found = Tables(
         runs=_run_table(runs, [*measured, *known], lines, unlike, len(rows)),
@@ -172,6 +172,17 @@ def warnings_of(runs: Sequence[Run], rows: Sequence[Row], places: Sequence[str |
         yield f"only {len(rows):,} rows to compare answers on: few differences can be settled by so few"
 
 
+def scores_apart(runs: Sequence[Run]) -> Iterator[str]:
+    """A line where BLEU and chrF of whole runs were counted in another way."""
+    ways = {run.name: str(run.summary.get("scoring")) for run in runs if "bleu" in run.summary}
+    if len(set(ways.values())) > 1:
+        older = [name for name, way in ways.items() if way == "None"] or list(ways)[1:]
+        yield (
+            f"BLEU of whole runs was counted in another way in {_list(older)}: "
+            "the numbers cannot be held against each other (evaluate.py eval=score counts anew)"
+        )
+
+
 def losses_apart(runs: Sequence[Run], unlike: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
     """One line for each thing that makes a loss of one run another number than that of the next."""
     if not any(finite(run.summary.get(key)) is not None for run in runs for key in ("val_loss", "test_loss")):
@@ -217,7 +228,7 @@ class Tables:
 
 
 LOSSES = {"val_loss": "validation loss", "test_loss": "test loss"}
-NUMBERS = {  # of a whole run: (title, which is better); they have no interval, one run is one draw of its seed
+NUMBERS = {  # of a whole run: (title, which is better)
     "chrf": ("chrF", 1),
     "bleu": ("BLEU", 1),
     "best_step": ("best step", 0),
@@ -247,7 +258,7 @@ def _run_table(
         cells = [text_cell(run.name, run=i), *(_whole(run.summary.get(key)) for key in losses)]
         cells += [text_cell(values[i]) for _, values in unlike] if losses else []
         cells += [_measured(metric, lines[metric.name][i], n_rows) for metric in measured]
-        cells += [_whole(run.summary.get(key)) for key in numbers]
+        cells += [_whole(run.summary.get(key), _ends(run, key)) for key in numbers]
         rows.append(cells)
     return Table("runs", "Every run, every number", columns, rows)
 
@@ -256,9 +267,19 @@ def _some_have(runs: Sequence[Run], key: str) -> bool:
     return any(finite(run.summary.get(key)) is not None for run in runs)
 
 
-def _whole(value: Any) -> Cell:
+def _whole(value: Any, ends: tuple[float, float] | None = None) -> Cell:
+    """A number of a whole run. Losses have no interval: one run is one draw of its seed."""
     number = finite(value)
-    return number_cell(number, ",.4g" if number is not None and abs(number) < 1000 else ",.0f")
+    cell = number_cell(number, ",.4g" if number is not None and abs(number) < 1000 else ",.0f")
+    return cell if ends is None else replace(cell, note=f"{ends[0]:.4g} to {ends[1]:.4g}", low=ends[0], high=ends[1])
+
+
+def _ends(run: Run, key: str) -> tuple[float, float] | None:
+    """The interval that summary.json has of one of its scores."""
+    intervals = run.summary.get("intervals")
+    found = intervals.get(key) if isinstance(intervals, Mapping) else None
+    ends = [finite(end) for end in found] if isinstance(found, list) else []
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[return-value]
 
 
 def _measured(metric: Metric, line: Line, n_rows: int) -> Cell:
@@ -471,7 +492,7 @@ def scale(metric: Metric, lines: Sequence[Line]) -> Scale:
     def label(tick: float) -> str:
         return f"{tick * 100:g}%" if "%" in metric.form else f"{tick:,.10g}"
 
-    ticks = round_ticks(low - room, high + room, 5)
+    ticks = round_ticks(low - room, high + room, 6)
     return Scale(
         [(place(a), place(b), place(c)) for a, b, c in spans],
         [(at, label(tick)) for tick in ticks if (at := place(tick)) is not None and 4 <= at <= 96],

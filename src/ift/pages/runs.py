@@ -26,6 +26,7 @@ from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objec
 
 MOST_RUNS = 32  # as many as colour and form of a mark can tell apart
 COPY = "bring it back from a copy, or delete it"
+OF_ANSWERS = "score"  # scores of the run's own answers, which a comparison counts itself, on the rows that all answered
 PLACES = ("output_dir", "logger.run_name")  # settings that differ in every two runs and decide nothing
 
 
@@ -114,6 +115,8 @@ def _known(run: RunFolder) -> tuple[dict[str, Known], list[Problem]]:
     results.pop(SCORED_AGAIN, None)  # of the answers that are compared themselves
     found = {}
     for name, each in results.items():
+        if name == OF_ANSWERS:
+            continue
         scores = {score.key: score for score in (Score(**value) for value in each["scores"])}
         tested = [score for score in scores.values() if score.headline and score.model == "tuned"]
         questions, damaged = read_questions(run.evals / name, tested)
