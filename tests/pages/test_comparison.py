@@ -85,10 +85,10 @@ def test_the_numbers_are_those_of_the_statistics_and_only_a_settled_difference_h
     assert (test.wins, test.losses, test.p) == (10, 0, 2 / 2**10)
     text = said(page)
     assert f"{estimate.mean:.1%} {estimate.low:.1%} to {estimate.high:.1%} better +16.7%" in text
-    # two of three tests on the page are real: exact match and ROUGE-L; "ended by itself" is the same in both
-    assert "Holm's correction for the 3 tests on this page" in text
-    assert f"p = {3 * test.p:.2g}" in text
-    assert any(f"better: +16.7% (95 %: {test.low:+.1%} to {test.high:+.1%}; p = 0.0059)" in line for line in lines)
+    # three of four tests on the page are real: exact match, ROUGE-L and chrF; "ended by itself" is the same in both
+    assert "Holm's correction for the 4 tests on this page" in text
+    assert f"p = {4 * test.p:.2g}" in text
+    assert any(f"better: +16.7% (95 %: {test.low:+.1%} to {test.high:+.1%}; p = 0.0078)" in line for line in lines)
     assert "optim.lr 0.001 0.002" in text  # and no other setting differs
     assert "output_dir" not in text
 
@@ -342,8 +342,8 @@ def test_known_evaluations_are_compared_question_by_question_within_the_one_corr
     lines = compare([tmp_path / "one", tmp_path / "two"], page)
     test = compare_pairs(one, two, SHARE)
     assert (test.wins, test.losses) == (10, 0)
-    assert "Holm's correction for the 4 tests" in said(page)  # exact match, ROUGE-L, ended by itself, and this one
-    assert f"0.667 0.567 to 0.767, n 60 better +0.167 (+{test.low:.3f} to +{test.high:.3f}), p = {4 * test.p:.2g}" in (
+    assert "Holm's correction for the 5 tests" in said(page)  # exact match, ROUGE-L, ended by itself, and this one
+    assert f"0.667 0.567 to 0.767, n 60 better +0.167 (+{test.low:.3f} to +{test.high:.3f}), p = {5 * test.p:.2g}" in (
         cards(page)
     )
     assert any(line.startswith("triviaqa acc") for line in lines)
@@ -371,7 +371,7 @@ def test_a_number_that_is_no_mean_has_its_interval_and_no_test(a_run, tmp_path):
     section = cards(page).split("triviaqa f1")[1].split("Every test")[0]
     assert "0.900 0.400 to 0.600" in section
     assert "no test: samples.jsonl holds no questions that it is the mean of" in section
-    assert "Holm's correction for the 3 tests" in said(page)
+    assert "Holm's correction for the 4 tests" in said(page)
 
 
 def test_parts_and_the_base_model_are_shown_and_not_tested(a_run, tmp_path):
@@ -384,7 +384,7 @@ def test_parts_and_the_base_model_are_shown_and_not_tested(a_run, tmp_path):
     parts = said(page).split("Parts of evaluations, and the untuned model")[1]
     assert "triviaqa: triviaqa_history acc 0.250 0.250" in parts
     assert "triviaqa acc (base) 0.125 0.125" in parts
-    assert "Holm's correction for the 4 tests" in said(page)
+    assert "Holm's correction for the 5 tests" in said(page)
 
 
 @pytest.mark.parametrize("content", ["{", '{"scores": [{"task": 1}]}', '{"scores": 3, "notes": []}'])

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ift.errors import one_line
 from ift.evaluation.answers import Answer, aligned
+from ift.evaluation.ngrams import chrf, chrf_counts
 from ift.evaluation.overlap import chunks, rouge_l, same
 from ift.evaluation.people import NOTHING, UNNAMED, VERDICTS, Rating, rater_means, right_share, star_count
 from ift.evaluation.questions import pair
@@ -35,6 +38,7 @@ from ift.evaluation.statistics import (
 )
 from ift.pages.runs import Known, Run
 
+CHRF_ANSWERS = 6_000  # answers of all runs; chrF takes a millisecond or two of each, and of more than these minutes
 FEWEST = 5  # rows of a category that gets a mean of its own
 Row = tuple[Answer | None, ...]  # of each run its answer; None where the run has none at all
 SILENT = ("torch", "transformers", "datasets")  # versions that decide no number
@@ -124,16 +128,27 @@ def row_metrics(runs: Sequence[Run], rows: Sequence[Row]) -> list[Metric]:
     ]
     for name in sorted({name for run in runs for name in run.judged if "wins" not in run.judged[name].results}):
         judged = [run.judged[name].results for run in runs if name in run.judged]
-        values = each(lambda run, a, name=name: run.judged[name].scores.get(a.key) if name in run.judged else None)
+        values = each(lambda run, a, name=name: _judged(run, name, a))
         note, believed = _trust(judged)
         scale = Scale(min(results["scale"][0] for results in judged), max(results["scale"][1] for results in judged))
         found.append(Metric(f"judge: {name}", ".2f", scale, 1, values, note, believed))
     if any(asked(row).reference.strip() for row in rows):
         found.append(Metric("exact match", ".1%", SHARE, 1, each(_against_reference(same))))
         found.append(Metric("ROUGE-L", ".3f", UNIT, 1, each(_against_reference(rouge_l))))
+        if len(rows) * len(runs) <= CHRF_ANSWERS:
+            chrf_of_row = _against_reference(lambda *pair: float(chrf(np.array(chrf_counts(*pair)))))
+            found.append(Metric("chrF, row by row", ".3f", UNIT, 1, each(chrf_of_row), "mean over rows"))
     found.append(Metric("ended by itself", ".1%", SHARE, 1, each(lambda run, a: _share(a.stop_reason, "end"))))
     found.append(Metric("words", ".1f", POSITIVE, 0, each(_words), "no merit in itself"))
     return [metric for metric in found if any(v is not None for values in metric.values for v in values)]
+
+
+def _judged(run: Run, name: str, answer: Answer) -> float | None:
+    """What a judge gave an answer; nothing that is not on its scale."""
+    if name not in run.judged:
+        return None
+    score, (low, high) = run.judged[name].scores.get(answer.key), run.judged[name].results["scale"]
+    return score if score is not None and low <= score <= high else None
 
 
 def _trust(judged: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
