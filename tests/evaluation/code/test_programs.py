@@ -96,6 +96,14 @@ CASES = [
     (f'```python\n{BODY}\n\nif __name__ == "__main__":\n    print(add(1, 2))\nelse:\n    pass\n```', WHOLE),
     (f"```python\n{BODY}\nassert add(1, 2) == 4\nprint(\n    add(1, 2)\n)\n```", WHOLE),
     (f"```python\n{BODY}\nfor x in (1, 2):\n    assert add(x, x) == 0\n```", WHOLE),
+    (f"```python\n{BODY}\nx = int(input())\nresult = add(\n    x, 1\n)\nprint(result)\n```", WHOLE),
+    (f"```python\n{BODY}\nadd = (add)\n```", ABOVE + f"\n{BODY}\nadd = (add)\n"),
+    (
+        f"```python\nimport unittest\n\n{BODY}\nclass T(unittest.TestCase):\n    def test(self):\n        pass\n\n"
+        "unittest.main()\n```",
+        WHOLE,
+    ),
+    (f"[PYTHON]\n{BODY}[/PYTHON]\nDone.", WHOLE),
     (
         f"```python\nimport sys\nsys.setrecursionlimit(99)\n{BODY}T = []\nfor i in range(3):\n    T.append(i)\n```",
         ABOVE + f"\nimport sys\nsys.setrecursionlimit(99)\n{BODY}T = []\nfor i in range(3):\n    T.append(i)\n",

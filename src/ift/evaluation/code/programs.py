@@ -153,7 +153,7 @@ def _until(lines: list[str], ends: Callable[[str], bool]) -> list[str]:
 
 def _below_helpers(lines: list[str], prompt: str, entry_point: str, define: re.Pattern[str]) -> str:
     """A whole function below the imports and helpers of the problem; `from __future__` lines above both."""
-    lines = list(_without_trials(lines, entry_point))
+    lines = list(_without_trials(lines, entry_point, define))
     future = [line for line in lines if FUTURE.match(line)]
     rest = [line for line in lines if not FUTURE.match(line)]
     above = prompt[: [match.start() for match in define.finditer(prompt)][-1]]
@@ -177,17 +177,21 @@ def _class_of(lines: list[str], define: re.Pattern[str]) -> str | None:
     return found
 
 
-def _without_trials(lines: list[str], entry_point: str) -> Iterator[str]:
-    """Without statements at the margin that only try the function out."""
+def _without_trials(lines: list[str], entry_point: str, define: re.Pattern[str]) -> Iterator[str]:
+    """Without statements at the margin that only try the function out, and what these would import."""
+    name = re.escape(entry_point)
     trial = re.compile(
-        rf"if\s+__name__\b|assert\b|print\s*\(|(?:{re.escape(entry_point)}|check|main|test\w*|run_tests?)\s*\("
-        r"|(?:unittest|doctest|pytest)\.\w"
+        rf"if\s+__name__\b|assert\b|print\s*\(|(?:{name}|check|main|test\w*|run_tests?)\s*\("
+        r"|(?:unittest|doctest|pytest)\.\w|(?:import|from)\s+(?:unittest|doctest|pytest)\b|class\s+\w+\(unittest\."
     )
-    calls = re.compile(rf"\b(?:assert\b|print\s*\(|{re.escape(entry_point)}\s*\()")
+    calls = re.compile(rf"\b(?:assert\b|(?:print|input|{name})\s*\()")
+    defined = False
     for statement in _statements(lines):
         block = re.match(r"(?:for|while|with|try)\b", statement[0])
-        if not (trial.match(statement[0]) or (block and any(map(calls.search, statement)))):
+        result = defined and re.match(r"\w[\w, ]*=(?!=)", statement[0])  # of a call, for the trials below it
+        if not (trial.match(statement[0]) or ((block or result) and any(map(calls.search, statement)))):
             yield from statement
+        defined = defined or any(map(define.match, statement))
 
 
 def _statements(lines: list[str]) -> list[list[str]]:
