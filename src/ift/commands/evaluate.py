@@ -17,7 +17,6 @@ import hydra
 from omegaconf import DictConfig
 
 from ift import entry, stops
-from ift.data.reading.rows import read_stored_rows
 from ift.run import RunFolder, read_jsonl
 from ift.settings import EvaluateSettings
 
@@ -48,6 +47,8 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def answer_test_split(settings: EvaluateSettings) -> None:
+    from ift.data.reading.rows import read_stored_rows
+
     run = RunFolder.open(settings.run)
     rows = read_stored_rows(run.test_rows)
 

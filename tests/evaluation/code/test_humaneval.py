@@ -231,6 +231,11 @@ def test_the_base_model_stands_beside_the_tuned_one_without_a_template(bench_of,
     assert problem.prompt.strip() in asked[1][2]
     assert asked[1][2] != asked[0][2]
     assert any("base model has no prompt template" in note for note in outcome.notes)
+    assert [(each["prompt"], each["difference"], each["n"]) for each in outcome.about["against_base"]] == [
+        ("raw", 1.0, 1),
+        ("template", 1.0, 1),
+    ]
+    assert outcome.notes[-1].endswith("2 tests with Holm's p: not settled in 2.")  # one problem settles nothing
 
 
 def test_programs_that_are_the_same_are_run_once(judge, monkeypatch):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ift.data.reading.rows import Row
 from ift.errors import ConfigError, missing_extra
+from ift.evaluation.against_base import against_base, note_differences
 from ift.evaluation.code.programs import extract_program
 from ift.evaluation.code.sandbox import NotHere, ProgramResult, Sandbox, open_sandbox
 from ift.evaluation.journal import Journal
@@ -105,7 +105,7 @@ def evaluate(bench: Bench) -> Outcome:
                 scores += pass_at(attempts, verdicts, problems, settings.attempts, subject.label, form)
                 samples += [_sample(a, v, subject.label, form) for a, v in zip(attempts, verdicts, strict=True)]
                 ends[f"{subject.label} {form}"] = dict(Counter(map(_kind, verdicts)).most_common())
-        about = {
+        about: dict[str, Any] = {
             "sandbox": {"kind": sandbox.kind, "name": sandbox.name, "held_against": list(sandbox.held_against)},
             "ends": ends,
         }
@@ -114,7 +114,11 @@ def evaluate(bench: Bench) -> Outcome:
         notes.insert(0, f"{len(problems)} of HumanEval's {len(everything)} problems.")
     if settings.base and "template" in settings.prompts:
         notes.append("The base model has no prompt template: it is asked without one only.")
-    return Outcome(scores, samples, versions, notes, about)
+    scale = SHARE if settings.attempts == 1 else UNIT
+    differences = against_base(_pairs(samples), scores, {}, scale_of=lambda *_: scale)
+    if differences:
+        about["against_base"] = differences
+    return Outcome(scores, samples, versions, [*notes, *note_differences(differences)], about)
 
 
 # -- problems ------------------------------------------------------------------------------------------------------
@@ -146,6 +150,8 @@ def write_programs(
     bench: Bench, subject: Subject, form: str, problems: Sequence[Problem], journal: Journal
 ) -> tuple[list[Attempt], list[str]]:
     """Every attempt at every problem, and notes on them. Answers in the journal are not generated again."""
+    from ift.data.reading.rows import Row
+
     settings = bench.settings.eval
     context = subject.model.config.context_length
     generate = replace(settings.generate, max_new_tokens=min(settings.generate.max_new_tokens, context // 2))
@@ -320,3 +326,20 @@ def _sample(attempt: Attempt, verdict: ProgramResult, model: str, form: str) -> 
         "why": verdict.why,
         "seconds": round(verdict.seconds, 4),
     }
+
+
+def _pairs(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each problem, model and form: the share of its attempts that are right."""
+    right: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for sample in samples:
+        right[sample["task"], sample["model"], sample["prompt"]].append(float(sample["right"]))
+    return [
+        {
+            "task": "humaneval",
+            "doc_id": problem,
+            "model": model,
+            "prompt_form": form,
+            "metrics": {"pass@1": sum(values) / len(values)},
+        }
+        for (problem, model, form), values in right.items()
+    ]
