@@ -152,8 +152,10 @@ def test_the_interval_of_a_ratio_covers_where_rows_differ_in_length(rows):
     assert 0.91 < covered / trials < 0.98
 
 
-def test_a_single_row_has_no_interval():
+def test_a_single_row_has_no_interval_and_no_end_lies_where_the_number_cannot():
     assert ratio_interval([3.0], [4.0]) == (0.75, None, None)
+    _, low, high = ratio_interval([1.0, 9.0], [10.0, 10.0], least=0.0, most=1.0)
+    assert (low, high) == (0.0, 1.0)
 
 
 def test_the_base_model_is_compared_on_the_same_rows(bench_of, monkeypatch):

@@ -212,12 +212,12 @@ def scores_of(predicted: Sequence[Predicted], *, model: str) -> list[Score]:
     )
     right = np.array([p.right.sum() for p in predicted], dtype=float)
     sure = np.array([p.confidence.sum() for p in predicted])
-    mean, low, high = ratio_interval(loss, tokens)
+    mean, low, high = ratio_interval(loss, tokens, least=0.0)
     answers = mean_interval(loss / tokens, POSITIVE)
     confidence, is_right = joined(predicted)
     numbers: list[tuple[str, tuple[float, float | None, float | None], bool]] = [
         ("perplexity", (math.exp(mean), _exp(low), _exp(high)), False),
-        ("bits_per_byte", ratio_interval(loss / math.log(2), size), False),
+        ("bits_per_byte", ratio_interval(loss / math.log(2), size, least=0.0), False),
         ("accuracy", ratio_interval(right, tokens, least=0.0, most=1.0), True),
         ("calibration_error", (calibration_error(confidence, is_right), None, None), False),
         ("overconfidence", ratio_interval(sure - right, tokens, least=-1.0, most=1.0), False),
