@@ -200,7 +200,7 @@ def test_scores_stand_with_their_intervals_of_the_rows(run):
 
 def test_intervals_of_the_summary_come_before_the_rows_and_numbers_of_other_rows_get_none():
     rows = [response("fine"), response("bad")]
-    given = {"responses": 2, "exact_match": 0.5, "intervals": {"exact_match": [0.125, 0.875], "bleu": None}}
+    given = {"responses": 2, "exact_match": 0.5, "exact_match_low": 0.125, "exact_match_high": 0.875, "bleu_low": None}
     assert intervals(given, rows) == {"exact_match": (0.125, 0.875)}
     earlier = {"responses": 2, "exact_match": 0.5, "rouge_l": 0.25}  # another count of words than today's
     assert intervals(earlier, rows).keys() == {"exact_match"}

@@ -208,7 +208,7 @@ def notes(pairs: Sequence[tuple[str, str]], rows: int) -> list[str]:
 # -- the same answers again --------------------------------------------------------------------------------------------
 
 NAME = "score"  # its folder in evals/
-WHOLE, CLEAN = "responses", "responses without a near twin in training"
+WHOLE, CLEAN = "responses", "without near twins"
 
 
 def score_answers(answers: Answers, *, limit: int | None = None) -> dict[str, Any]:

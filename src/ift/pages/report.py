@@ -15,6 +15,7 @@ from ift.evaluation.answers import content_key
 from ift.evaluation.overlap import rouge_l, same
 from ift.evaluation.people import Raters, rater_means, rater_pairs, read_ratings, right_share
 from ift.evaluation.results import Judged, interval, read_judgements, read_results
+from ift.evaluation.scoring import ENDS, METRICS, RATES
 from ift.evaluation.statistics import SHARE, UNIT, Estimate, Scale, mean_interval
 from ift.forms import DATA_REPORT
 from ift.pages import before_after
@@ -143,12 +144,10 @@ def intervals(summary: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
     Runs of earlier releases have none in their summary. Those get one of the rows, where it is an interval of the same
     number: counted in another way, or over other rows, it would not be.
     """
-    known = summary.get("intervals")
     found = {
         key: (low, high)
-        for key, ends in (known.items() if isinstance(known, dict) else ())
-        if isinstance(ends, list) and len(ends) == 2
-        for low, high in [map(finite, ends)]
+        for key in (*METRICS, *RATES)
+        for low, high in [[finite(summary.get(f"{key}_{end}")) for end in ENDS]]
         if low is not None and high is not None
     }
     by_row: dict[str, tuple[Callable[[Any], float], Scale]] = {
@@ -156,7 +155,7 @@ def intervals(summary: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]
         "rouge_l": (lambda r: rouge_l(r["response"], r["reference"]), UNIT),
         "end_rate": (lambda r: float(r.get("stop_reason") == "end"), SHARE),
     }
-    missing = [key for key in by_row if key not in found and key not in (known or {})]
+    missing = [key for key in by_row if key not in found]
     for key in missing if responses and summary.get("responses") == len(responses) else ():
         number, scale = by_row[key]
         e, value = mean_interval([number(r) for r in responses], scale), finite(summary.get(key))
