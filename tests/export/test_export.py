@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from gguf import GGUFReader
 
+from ift.artifacts.model_folder import load_model_folder
 from ift.cli import main
 from ift.errors import ConfigError, MachineError, WeightsError
 from ift.export.export import export
@@ -162,3 +164,24 @@ def test_the_manifest_says_what_was_exported(run_of):
     about = read_json(run.path / "export" / "gguf-fp16" / "manifest.json")["about"]
     prompt = json.loads((run.model / "prompt.json").read_text())["hash"]
     assert about == {"export": "gguf", "dtype": "fp16", "run": "run", "prompt": prompt}
+
+
+def test_a_name_that_is_no_text_is_exported_without_what_cannot_be_written(run_of):
+    run = run_of(os.fsdecode(b"caf\xe9"))
+    for to in ("hf", "gguf"):
+        export(run, to)
+        assert check(run.path / "export" / f"{to}-fp32").about["run"] == "caf\ufffd"
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_other_tokens_that_end_an_answer_are_in_every_export(run_of, to):
+    run = run_of(stops=[7])
+    export(run, to)
+    folder = run.path / "export" / f"{to}-fp32"
+    if to == "hf":
+        for name in ("config.json", "generation_config.json"):
+            assert read_json(folder / name)["eos_token_id"] == [300, 7]
+    else:
+        fields = GGUFReader(folder / "model-fp32.gguf").fields
+        assert fields["tokenizer.ggml.eot_token_id"].contents() == 7
+    assert f"or `{load_model_folder(run.model)[1].decode([7])}`" in (folder / "README.md").read_text()

@@ -22,6 +22,7 @@ from ift.export.export import export
 from ift.export.gguf_file import their_name
 from ift.generation.engine import generate
 from ift.text.chat_template_export import export_chat_template
+from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 
@@ -159,6 +160,11 @@ def test_a_file_says_all_that_llama_cpp_asks_for(run_of, small_tokenizer):
     assert words["ggml.add_bos_token"] is False
     assert words["ggml.add_space_prefix"] is False
     assert words["chat_template"] == export_chat_template(load_model_folder(run.model)[2])
+    assert fields["ift.prompt.before_input"] == "\n"
+    assert (fields["ift.prompt.name"], len(fields["ift.prompt.hash"])) == ("phi3", 16)
+    assert fields["general.description"] == (
+        'Fine-tuned on instructions by ift, prompt phi3. An input follows its instruction in the same message after "\\n".'
+    )
     left, right = words["ggml.merges"][0].split(" ")
     assert left + right == words["ggml.tokens"][256] == small_tokenizer.decode([256]).replace(" ", "Ġ")
     assert len(words["ggml.merges"]) == 300 - 256
@@ -243,3 +249,11 @@ def test_llama_cpp_loads_the_smaller_types_too(run_of, small_tokenizer, dtype):
             ours = model.eval()(torch.tensor([prompt]))[0, -1]
         away = (torch.tensor(logits) - ours).abs().max().item()
         assert away < 0.5, away
+
+
+def test_a_template_with_generation_is_in_the_file_without_that_tag(run_of):
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}{% endfor %}"
+    template = ChatTemplate("chat", source=source, special=(("eos_token", "</s>"),))
+    fields = GGUFReader(exported(run_of(prompt=template))).fields
+    assert fields["tokenizer.chat_template"].contents() == export_chat_template(template, plain=True)
+    assert "generation %}" not in fields["tokenizer.chat_template"].contents()

@@ -160,6 +160,11 @@ def test_other_programs_find_the_end_and_the_context(run_of, small_tokenizer):
     folder = exported(run_of())
     tokenizer, generation = AutoTokenizer.from_pretrained(folder), GenerationConfig.from_pretrained(folder)
     assert generation.eos_token_id == generation.pad_token_id == tokenizer.eos_token_id == 300
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<|endoftext|>", 300)
+    padded = tokenizer(["a", "a b c d"], padding=True)
+    assert [len(ids) for ids in padded["input_ids"]] == [len(small_tokenizer.encode("a b c d"))] * 2
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["chat_template"] == (folder / "chat_template.jinja").read_text()
     assert tokenizer.model_max_length == 64
     assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 64
     assert tokenizer.chat_template == (folder / "chat_template.jinja").read_text()

@@ -27,6 +27,8 @@ NUMBERS = (  # of summary.json, in the order of the card
 COUNTS = ("rows_in", "kept", "dropped", "merged", "tokens", "supervised_tokens")  # of data_report.json
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 FILES = 20  # of the data, that are named
+DEMO = "The rows are made by `ift` itself, under its own licence."
+UNKNOWN = "The licence of the data is not known to `ift`: look where the data comes from."
 
 
 def card(
@@ -91,6 +93,7 @@ def card(
         stops=[source.tokenizer.decode([id]) for id in sorted(source.stops)],
         proof=proof,
         sources=_sources(source, settings),
+        about_licence=DEMO if settings and settings.data.demo_rows else UNKNOWN,
         counts=_numbers(source.report, COUNTS),
         splits=_numbers(source.report.get("splits"), ("train", "test", "val")),
         rows_with=_numbers(source.report.get("rows_with"), ("input", "system", "history")),

@@ -107,7 +107,7 @@ def export(
     shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
     lines = [f"wrote     {shown}: {len(files)} files, {size / 1e6:,.1f} MB ({source.parameters:,} parameters, {dtype})"]
     if quantizer:
-        lines += [f"          tensors: {gguf_file.types_of(folder / file)}"]
+        lines += [f"          tensors: {gguf_file.types_of(folder / file)}{_wider(source, dtype)}"]
     if to == "hf":
         lines += [f"use it    vllm serve {shown}", f'          AutoModelForCausalLM.from_pretrained("{shown}")']
     else:
@@ -151,6 +151,13 @@ def _compared(
     finally:
         whole.unlink(missing_ok=True)
     return found, not_tried
+
+
+def _wider(source: RunModel, dtype: str) -> str:
+    """Why llama.cpp has taken another type than the one that was asked for."""
+    width, block = source.config.n_embd, 256  # values that share their scales in a K-quant
+    fits = width % block == 0 or "k" not in dtype
+    return "" if fits else f" (n_embd {width} is no multiple of {block}: llama.cpp takes wider types)"
 
 
 def _push(destination: Destination, folder: Path, source: RunModel) -> list[str]:

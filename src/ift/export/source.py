@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,7 +46,8 @@ class RunModel:
 
     @property
     def name(self) -> str:
-        return self.run.path.resolve().name
+        """Of the run's folder; a name that is no text loses what cannot be written."""
+        return os.fsencode(self.run.path.resolve().name).decode(errors="replace")
 
     @cached_property
     def config(self) -> GPTConfig:
