@@ -1,14 +1,7 @@
 """A GGUF file, read back by its documented names: the same model, vocabulary and template. And as llama.cpp runs it.
 
-llama.cpp itself: pip install llama-cpp-python==0.3.36 (it compiles for some minutes), here or in the environment whose
-python IFT_LLAMA_PYTHON names.
+llama.cpp itself is asked where its llama-server is found, on PATH or in the folder that LLAMA_CPP names.
 """
-
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +11,7 @@ from gguf import GGUFReader, dequantize
 
 from ift.artifacts.model_folder import load_model_folder
 from ift.errors import ConfigError
+from ift.export import llama_cpp
 from ift.export.export import export
 from ift.export.gguf_file import their_name
 from ift.generation.engine import generate
@@ -26,7 +20,6 @@ from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 
-LLAMA = os.environ.get("IFT_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
 TEXTS = (
     "Who's there?\n\n  12345 über 日本 😀\t\r\n x",
     "  leading and trailing  ",
@@ -39,36 +32,6 @@ TEXTS = (
     "\n",
     " ",
 )
-ASK = """
-import json, sys
-from llama_cpp import Llama
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-asked = json.load(sys.stdin)
-model = Llama(asked["file"], n_ctx=asked["context"], logits_all=True, type_k=0, type_v=0, verbose=False, n_threads=1)
-answer = {"tokens": [], "texts": [], "logits": [], "chat": []}
-for text in asked["texts"]:
-    answer["texts"].append(model.tokenize(text.encode(), add_bos=False, special=False))
-for prompt in asked["prompts"]:
-    model.reset()
-    model.eval(prompt)
-    said = []
-    while len(said) < asked["new"]:
-        token = int(model.scores[model.n_tokens - 1].argmax())
-        if not said:
-            answer["logits"].append(model.scores[model.n_tokens - 1].tolist())
-        if token == model.token_eos():
-            break
-        said.append(token)
-        model.eval([token])
-    answer["tokens"].append(said)
-end = model.detokenize([model.token_eos()], special=True).decode()
-format = Jinja2ChatFormatter(template=model.metadata["tokenizer.chat_template"], eos_token=end, bos_token=end)
-for messages in asked["chats"]:
-    prompt = format(messages=messages).prompt
-    answer["chat"].append(model.tokenize(prompt.encode(), add_bos=False, special=True))
-print(json.dumps(answer))
-"""
 
 
 def exported(run, dtype="fp32"):
@@ -163,7 +126,8 @@ def test_a_file_says_all_that_llama_cpp_asks_for(run_of, small_tokenizer):
     assert fields["ift.prompt.before_input"] == "\n"
     assert (fields["ift.prompt.name"], len(fields["ift.prompt.hash"])) == ("phi3", 16)
     assert fields["general.description"] == (
-        'Fine-tuned on instructions by ift, prompt phi3. An input follows its instruction in the same message after "\\n".'
+        "Fine-tuned on instructions by ift, prompt phi3. "
+        'An input follows its instruction in the same message after "\\n".'
     )
     left, right = words["ggml.merges"][0].split(" ")
     assert left + right == words["ggml.tokens"][256] == small_tokenizer.decode([256]).replace(" ", "Ġ")
@@ -193,67 +157,45 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(run_of, monkeypatch):
         exported(run, "fp16")
 
 
-# -- llama.cpp --------------------------------------------------------------------------------------------------------
-
-
-def llama(file, *, context, prompts=(), texts=(), chats=(), new=20):
-    if LLAMA is None:
-        pytest.skip("needs llama.cpp: pip install llama-cpp-python, or IFT_LLAMA_PYTHON=PYTHON that has it")
-    asked = {"file": str(file), "context": context, "prompts": prompts, "texts": texts, "chats": chats, "new": new}
-    done = subprocess.run(
-        [LLAMA, "-c", ASK], input=json.dumps(asked), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def prompts_of(template, tokenizer):
-    demo = ("Which city is the capital of Canada?", "Name a bird.", "Give the opposite of the word: safe", "é 日本 😀")
-    return [encode_prompt(Conversation(text), template, tokenizer) for text in demo]
-
-
-@pytest.mark.parametrize(("tied", "prompt"), [(True, "phi3"), (False, "alpaca"), (True, "chatml")])
-def test_llama_cpp_says_what_we_say_token_for_token(run_of, small_tokenizer, tied, prompt):
-    run = run_of(tie_weights=tied, context_length=256, prompt=prompt)
-    model, _, template = load_model_folder(run.model)
-    prompts = prompts_of(template, small_tokenizer)
-    row = Conversation("Name its color.", "", "Blue.", history=(("Hello!", "Hi."), ("Sky?", "Blue.")))
-    said = [text for turn in row.history for text in turn] + [row.instruction]
-    chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
-    told = llama(exported(run), context=256, prompts=prompts, texts=TEXTS, chats=[chat])
-    generated = generate(model, prompts, end_of_text=300, max_new_tokens=20)
-    assert told["tokens"] == [answer.ids for answer in generated]
-    assert sum(map(len, told["tokens"])) > 40
-    assert told["texts"] == [small_tokenizer.encode(text) for text in TEXTS]
-    assert told["chat"] == [encode_prompt(row, template, small_tokenizer)]
-
-
-def test_llama_cpp_reads_gpt2_s_own_vocabulary_as_tiktoken_does(run_of, gpt2_tokenizer):
-    run = run_of(tokenizer=gpt2_tokenizer, n_layer=1, context_length=128, prompt="alpaca")
-    model, _, template = load_model_folder(run.model)
-    prompts = prompts_of(template, gpt2_tokenizer)
-    told = llama(exported(run), context=128, prompts=prompts, texts=TEXTS)
-    generated = generate(model, prompts, end_of_text=50256, max_new_tokens=20)
-    assert told["tokens"] == [answer.ids for answer in generated]
-    assert told["texts"] == [gpt2_tokenizer.encode(text) for text in TEXTS]
-
-
-@pytest.mark.parametrize("dtype", ["fp16", "bf16", "q8_0"])
-def test_llama_cpp_loads_the_smaller_types_too(run_of, small_tokenizer, dtype):
-    run = run_of(n_embd=64)
-    model, _, template = load_model_folder(run.model)
-    prompts = prompts_of(template, small_tokenizer)[:2]
-    told = llama(exported(run, dtype), context=64, prompts=prompts, new=1)
-    for prompt, logits in zip(prompts, told["logits"], strict=True):
-        with torch.no_grad():
-            ours = model.eval()(torch.tensor([prompt]))[0, -1]
-        away = (torch.tensor(logits) - ours).abs().max().item()
-        assert away < 0.5, away
-
-
 def test_a_template_with_generation_is_in_the_file_without_that_tag(run_of):
     source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}{% endfor %}"
     template = ChatTemplate("chat", source=source, special=(("eos_token", "</s>"),))
     fields = GGUFReader(exported(run_of(prompt=template))).fields
     assert fields["tokenizer.chat_template"].contents() == export_chat_template(template, plain=True)
     assert "generation %}" not in fields["tokenizer.chat_template"].contents()
+
+
+# -- llama.cpp --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tied", "prompt"), [(True, "phi3"), (False, "alpaca"), (True, "chatml")])
+def test_llama_cpp_says_what_we_say_token_for_token(run_of, small_tokenizer, tied, prompt):
+    run = run_of(tie_weights=tied, context_length=256, prompt=prompt)
+    said = alike(run, small_tokenizer, 256)
+    assert sum(map(len, said)) > 40
+
+
+def test_llama_cpp_reads_gpt2_s_own_vocabulary_as_tiktoken_does(run_of, gpt2_tokenizer):
+    alike(run_of(tokenizer=gpt2_tokenizer, n_layer=1, context_length=128, prompt="alpaca"), gpt2_tokenizer, 128)
+
+
+def alike(run, tokenizer, context):
+    """Texts, chats and greedy answers of llama.cpp, which must be ours; the answers."""
+    server = llama_cpp.program("llama-server")
+    if server is None:
+        pytest.skip("needs llama-server: install llama.cpp, or LLAMA_CPP=FOLDER of its programs")
+    model, _, template = load_model_folder(run.model)
+    rows = [Conversation(text) for text in ("Which city is the capital of Canada?", "Name a bird.", "é 日本 😀")]
+    rows.append(Conversation("Name its color.", "", "Blue.", history=(("Hello!", "Hi."), ("Sky?", "Blue."))))
+    prompts = [encode_prompt(row, template, tokenizer) for row in rows]
+    expected = generate(model, prompts, end_of_text=tokenizer.end_of_text, max_new_tokens=20)
+    with llama_cpp.Server(server, exported(run), context_length=context) as running:
+        for text in TEXTS:
+            assert running.tokens(text) == tokenizer.encode(text)
+        for row, prompt, answer in zip(rows, prompts, expected, strict=True):
+            said = [text for turn in row.history for text in turn] + [row.instruction]
+            chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+            assert running.prompt(chat) == prompt
+            ids = running.answer(prompt, 20)
+            assert [id for id in ids if id != tokenizer.end_of_text] == answer.ids
+    return [answer.ids for answer in expected]

@@ -114,8 +114,12 @@ class Server:
         """The tokens that the file's own chat template and vocabulary make of messages."""
         asked = {"messages": messages, **({"tools": tools} if tools else {})}
         text = self._ask("/apply-template", asked)["prompt"]
-        tokens = self._ask("/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
-        return [int(token) for token in tokens]
+        return self.tokens(text, special=True)
+
+    def tokens(self, text: str, *, special: bool = False) -> list[int]:
+        """special: whether the spelling of a token that controls becomes that token, as in a rendered template."""
+        asked = {"content": text, "add_special": False, "parse_special": special}
+        return [int(token) for token in self._ask("/tokenize", asked)["tokens"]]
 
     def answer(self, prompt: Sequence[int], limit: int) -> list[int]:
         """At most `limit` tokens after a prompt, each the likeliest."""
