@@ -83,9 +83,10 @@ def test_every_number_is_that_of_a_plain_loop_over_tokens(tiny, bench_of):
         np.mean([np.mean([t[0] for t in row]) for row in by_row]), rel=1e-5
     )
     sure, right = np.array([t[1] for t in tokens]), np.array([t[2] for t in tokens])
-    assert found["overconfidence"].value == pytest.approx(sure.mean() - right.mean(), abs=1e-6)
+    assert found["confidence"].value == pytest.approx(sure.mean(), abs=1e-6)
+    assert f"confidence less accuracy {sure.mean() - right.mean():+.3f} (" in outcome.notes[0]
     assert found["calibration_error"].value == pytest.approx(calibration_error(sure, right), abs=1e-6)
-    for name in ("perplexity", "bits_per_byte", "accuracy", "overconfidence", "answer_loss"):
+    for name in ("perplexity", "bits_per_byte", "accuracy", "confidence", "answer_loss"):
         assert found[name].low < found[name].value < found[name].high
         assert found[name].n == ROWS
     assert [line["metrics"]["answer_loss"] for line in outcome.samples] == pytest.approx(

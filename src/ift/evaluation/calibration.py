@@ -11,7 +11,7 @@ accuracy            share of tokens that are the model's first choice
 calibration_error   expected calibration error (Naeini et al. 2015; Guo et al. 2017): tokens go into 15 bins of equal
                     width by the probability of the first choice, and the gaps between that and the accuracy of a bin
                     are averaged over tokens
-overconfidence      mean probability of the first choice less the accuracy
+confidence          mean probability of the first choice; less the accuracy it is overconfidence, which a note tells
 answer_loss         mean loss of a row's tokens, mean over rows: the one that is paired row by row
 
 Intervals take rows as the unit: tokens of one row are not independent.
@@ -97,7 +97,7 @@ def evaluate(bench: Bench) -> Outcome:
         about["reliability"][subject.label] = reliability(confidence, right)
         about["tokens"][subject.label] = len(right)
         about["bytes"][subject.label] = sum(each.bytes for each in predicted)
-        notes += _notes(subject.label, confidence, right, left_out=len(rows) - len(examples))
+        notes += _notes(subject.label, predicted, left_out=len(rows) - len(examples))
     if len(rows) < len(stored):
         notes.insert(0, f"The first {len(rows):,} of {len(stored):,} test rows. eval.limit=null asks all.")
     differences = against_base(samples, scores, {}, scale_of=lambda *_: POSITIVE, base_prompt=PROMPT)
@@ -220,7 +220,7 @@ def scores_of(predicted: Sequence[Predicted], *, model: str) -> list[Score]:
         ("bits_per_byte", ratio_interval(loss / math.log(2), size, least=0.0), False),
         ("accuracy", ratio_interval(right, tokens, least=0.0, most=1.0), True),
         ("calibration_error", (calibration_error(confidence, is_right), None, None), False),
-        ("overconfidence", ratio_interval(sure - right, tokens, least=-1.0, most=1.0), False),
+        ("confidence", ratio_interval(sure, tokens, least=0.0, most=1.0), True),
         ("answer_loss", (answers.mean, answers.low, answers.high), False),
     ]
     return [
@@ -305,16 +305,30 @@ def error_by_chance(confidence: Floats, *, seed: int = 0) -> tuple[float, float]
     return float(np.mean(errors)), float(np.quantile(errors, 0.95))
 
 
-def _notes(label: str, confidence: Floats, right: NDArray[np.bool_], *, left_out: int) -> list[str]:
+def overconfidence(predicted: Sequence[Predicted]) -> tuple[float, float | None, float | None]:
+    """Mean confidence less accuracy of all tokens, with its 95 % interval over rows; below 0 for too little of it."""
+    return ratio_interval(
+        [p.confidence.sum() - p.right.sum() for p in predicted],
+        [len(p.right) for p in predicted],
+        least=-1.0,
+        most=1.0,
+    )
+
+
+def _notes(label: str, predicted: Sequence[Predicted], *, left_out: int) -> list[str]:
+    confidence, right = joined(predicted)
     mean, most = error_by_chance(confidence)
     who = "Tuned" if label == "tuned" else "Base"
+    over, low, high = overconfidence(predicted)
+    between = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
     curve = ", ".join(
         f"{each['confidence']:.2f}: {each['accuracy']:.2f} ({each['tokens']:,})"
         for each in reliability(confidence, right)
     )
     notes = [
-        f"{who} model, {len(right):,} supervised tokens. One that is right exactly as often as it is sure would show a "
-        f"calibration error of {mean:.3f} here, and above {most:.3f} once in 20.",
+        f"{who} model, {len(right):,} supervised tokens, confidence less accuracy {over:+.3f}{between}. One that is "
+        f"right exactly as often as it is sure would show a calibration error of {mean:.3f} here, and above {most:.3f} "
+        "once in 20.",
         f"{who} model, confidence: accuracy (tokens) of each bin: {curve}.",
     ]
     if left_out:

@@ -114,6 +114,7 @@ def test_whatever_form_a_right_answer_comes_in_it_is_right_and_a_wrong_one_is_wr
     add = read_problems()[53]
     right = [answer for answer, program in CASES if "x + y" in program]
     assert len(right) > 50
+    right = right if judge.box.kind == "landlock" else right[::10]  # what differs is not the sandbox
     for answers, passed in ((right, True), ([a.replace("x + y", "x - y") for a in right[::8]], False)):
         verdicts = judge([(add, program_of(add, answer)) for answer in answers])
         assert [a for a, v in zip(answers, verdicts, strict=True) if v.passed != passed] == []
