@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +160,9 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
             there = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
             if there and override.value() not in there:  # Hydra would read ../NAME too
                 raise ConfigError(f"{override.input_line}: no such choice (there is {', '.join(there)})")
-        within_a_job = GlobalHydra.instance().is_initialized()
-        with nullcontext() if within_a_job else initialize_config_dir(str(CONF), version_base="1.3"):
+        with ExitStack() as stack:
+            if not GlobalHydra.instance().is_initialized():  # as it is within a job
+                stack.enter_context(initialize_config_dir(str(CONF), version_base="1.3"))
             config = compose(name, overrides)
         given = {override.key_or_group for override in parsed}
         for key, value in (values or {}).items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from ift.evaluation.results import Score
-from ift.evaluation.statistics import Scale, compare_pairs, holm
+from ift.evaluation.statistics import Difference, Scale, compare_pairs, holm
 
 SHOWN = 5  # differences that a sentence names
 
@@ -42,14 +42,14 @@ def against_base(
     if base is None:
         return []
     known = {(score.task, score.metric): score for score in scores}
-    differences = {}
+    differences: dict[tuple[str, str, str], Difference] = {}
     for (model, prompt), tuned in values.items():
         for key in tuned if model == "tuned" else ():
             both = [question for question in tuned[key] if question in base.get(key, {})]
             if key in known and both:
                 first, second = ([measured[key][question] for question in both] for measured in (base, tuned))
                 differences[prompt, *key] = compare_pairs(first, second, scale_of(key[1], [*first, *second]))
-    tests = {}
+    tests: dict[Hashable, Difference] = {}
     for headline in (True, False):
         tests |= holm({key: each for key, each in differences.items() if known[key[1:]].headline == headline})
     return [

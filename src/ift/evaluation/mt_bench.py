@@ -92,7 +92,8 @@ def check(settings: EvaluateSettings) -> None:
         raise ConfigError("eval.base=true: a base model has no prompt template to ask two turns in (leave it out)")
     if settings.eval.num_fewshot:
         raise ConfigError(f"eval.num_fewshot={settings.eval.num_fewshot}: MT-Bench shows no answers (leave it out)")
-    read_questions(settings), read_prompts(settings)
+    read_questions(settings)
+    read_prompts(settings)
 
 
 def evaluate(bench: Bench) -> Outcome | None:
@@ -101,7 +102,8 @@ def evaluate(bench: Bench) -> Outcome | None:
     questions, prompts = read_questions(bench.settings), read_prompts(bench.settings)
     with bench.open_judge(bench.folder, bench.settings.judge) as judge:  # an error now, not after hours
         if bench.settings.judge.dry_run:
-            return _show_plan(judge, questions, prompts, bench.settings.eval.generate)
+            _show_plan(judge, questions, prompts, bench.settings.eval.generate)
+            return None
         subject = bench.tuned
         if not subject.takes_instructions:
             raise ConfigError("eval=mt_bench: this model was tuned on plain text (MT-Bench asks in a prompt template)")
@@ -300,7 +302,8 @@ def scores_of(questions: Sequence[Question], rated: Sequence[Sequence[Rated]]) -
         )  # fmt: skip
 
     def of_turn(turn: int) -> list[float]:
-        return [turns[turn].rating for turns in rated if turns[turn].rating is not None]  # type: ignore[misc]
+        ratings = (turns[turn].rating for turns in rated)
+        return [rating for rating in ratings if rating is not None]
 
     by_category: dict[str, list[float]] = defaultdict(list)
     for question, turns in zip(questions, rated, strict=True):
