@@ -14,6 +14,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]
 
 import before_and_after  # noqa: E402
 import plan  # noqa: E402
+import scoring  # noqa: E402
 import side_by_side  # noqa: E402
 from bare import BareGPT  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
@@ -216,3 +217,12 @@ def test_a_command_of_a_checkout_is_timed_and_weighed(ended, tmp_path):
         values = before_and_after.run(tmp_path, "train.py", "a=1", cache=tmp_path / "cache")
         assert values["seconds"] > 0
         assert values["peak_bytes"] > 50_000_000
+
+
+def test_scores_are_timed_against_packages_that_give_the_same(capsys):
+    pairs = scoring.make_pairs(4, 12, seed=3)
+    for what, measures in scoring.contestants().items():
+        scoring.show(what, *scoring.race(measures, pairs, 1))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert not [line for line in lines if "INVALID" in line]

@@ -46,6 +46,15 @@ def test_words_are_13a_whatever_the_text(text):
     assert bleu_words(text) == Tokenizer13a()(text.rstrip()).split()
 
 
+@given(st.text("abcé 世\ud800", max_size=12), st.text("abcé 世\ud800", max_size=12))
+@settings(max_examples=150, deadline=None)
+@example("abcdef", "abc")
+def test_chrf_of_any_texts_is_sacrebleus(response, reference):
+    assert 100 * chrf(counted([(response, reference)])[1][0]) == pytest.approx(
+        CHRF().sentence_score(response, [reference]).score, abs=1e-9
+    )
+
+
 @pytest.mark.parametrize("pairs", [ENGLISH, ENGLISH[:1], ENGLISH[2:3], ENGLISH[3:]], ids=["all", "one", "empty", "two"])
 def test_bleu_of_english_is_sacrebleus(pairs):
     ours, right = zip(*pairs, strict=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 import regex
@@ -20,7 +19,6 @@ from ift.evaluation.overlap import CHARACTER, canonical
 WORDS, CHARACTERS = 4, 6  # the longest runs that BLEU and chrF count
 RECALL = 2  # times as important to chrF as precision
 Counts = NDArray[np.int64]
-T = TypeVar("T", str, tuple[str, ...])
 
 # -- BLEU -------------------------------------------------------------------------------------------------------------
 
@@ -57,7 +55,7 @@ def bleu_counts(response: str, reference: str) -> list[int]:
     shared, all_ours = [], []
     for order in range(1, WORDS + 1):
         found, wanted = (Counter(zip(*(w[i:] for i in range(order)), strict=False)) for w in (ours, right))
-        shared.append(_shared(found, wanted))
+        shared.append(sum(min(count, wanted[gram]) for gram, count in found.items() if gram in wanted))
         all_ours.append(max(0, len(ours) - order + 1))
     return [*shared, *all_ours, len(right)]
 
@@ -84,24 +82,25 @@ def bleu(counts: Counts) -> NDArray[np.float64]:
 def chrf_counts(response: str, reference: str) -> list[int]:
     """(18,): for each order the n-grams of characters that both have, the response's, the reference's; no spaces."""
     ours, right = ("".join(canonical(text).split()) for text in (response, reference))
-    shared, all_ours, all_right = [], [], []
-    for order in range(1, CHARACTERS + 1):
-        found, wanted = (max(0, len(text) - order + 1) for text in (ours, right))
-        if ours == right:
-            shared.append(found)
-        else:
-            grams = (Counter([t[i : i + order] for i in range(len(t) - order + 1)]) for t in (ours, right))
-            shared.append(_shared(*grams))
-        all_ours.append(found if wanted else 0)  # sacrebleu: an order that the reference has not is left out
-        all_right.append(wanted)
+    n, m = len(ours), len(right)
+    if not n or not m:  # sacrebleu: an order that the reference has not is left out
+        return [0] * (2 * CHARACTERS) + [max(0, m - order) for order in range(CHARACTERS)]
+    points = np.frombuffer((ours + right).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    kinds, characters = np.unique(points, return_inverse=True)
+    grams = characters  # a number for the n-gram that begins at each place, the same for equal ones
+    shared: list[int] = []
+    for order in range(CHARACTERS):
+        if order:
+            grams = np.unique(grams[:-1] * len(kinds) + characters[order:], return_inverse=True)[1]
+        if order >= min(n, m):
+            shared += [0] * (CHARACTERS - order)
+            break
+        most = int(grams.max()) + 1
+        both = (grams[: n - order], grams[n : n + m - order])  # none that runs from the one text into the other
+        shared.append(int(np.minimum(*(np.bincount(each, minlength=most) for each in both)).sum()))
+    all_right = [max(0, m - order) for order in range(CHARACTERS)]
+    all_ours = [max(0, n - order) if right_has else 0 for order, right_has in enumerate(all_right)]
     return [*shared, *all_ours, *all_right]
-
-
-def _shared(found: Counter[T], wanted: Counter[T]) -> int:
-    """What Counter's own & sums to, in a third of its time."""
-    if len(found) > len(wanted):
-        found, wanted = wanted, found
-    return sum(min(n, wanted[gram]) for gram, n in found.items() if gram in wanted)
 
 
 def chrf(counts: Counts) -> NDArray[np.float64]:

@@ -122,11 +122,12 @@ def score(responses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     pairs = [(row["response"], row["reference"]) for row in responses if row["reference"].strip()]
     tokens = [row["response_tokens"] for row in responses if row["response_tokens"] is not None]
     ended = [float(row["stop_reason"] == "end") for row in responses if row["stop_reason"]]
-    rates: dict[str, tuple[float | None, Interval | None]] = {
-        **(Scored(pairs).of() if pairs else dict.fromkeys(METRICS, (None, None))),
-        "end_rate": _mean(ended, SHARE) if ended else (None, None),
-        "repetition_rate": _mean([repetition(row["response"]) for row in responses], UNIT),
-    }
+    rates: dict[str, tuple[float | None, Interval | None]] = dict.fromkeys((*METRICS, *RATES), (None, None))
+    if pairs:
+        rates.update(Scored(pairs).of())
+    if ended:
+        rates["end_rate"] = _mean(ended, SHARE)
+    rates["repetition_rate"] = _mean([repetition(row["response"]) for row in responses], UNIT)
     ends = {name: interval for name, (_, interval) in rates.items() if interval}
     return {
         "responses": len(responses),
