@@ -36,7 +36,7 @@ class Reply:
     prompt_tokens: int = 0
     reply_tokens: int = 0
     first: tuple[tuple[str, float], ...] = ()  # what its first token might have been, with log probabilities
-    end: str = ""  # why it ends, in the server's word: stop, length, content_filter, tool_calls
+    end: str = ""  # why it ends: stop, length, content_filter, tool_calls, or a word of the server's own
     thoughts: str = ""
     instead: str = ""  # what came in the place of text: a refusal, or calls of tools as JSON
 

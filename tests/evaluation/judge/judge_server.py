@@ -27,6 +27,7 @@ class Raw:
     headers: Mapping[str, str] = field(default_factory=dict)
     chunked: bool = False
     drip: float = 0.0
+    slow_head: bool = False  # the head a byte at a time as well
     promised: int = 0  # bytes more than come
     close: bool = False  # the connection, after the reply, without a word about it
     pays: bool = False  # whether a service would charge for it
@@ -158,7 +159,10 @@ class Handler(BaseHTTPRequestHandler):
             data = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
         else:
             self.send_header("Content-Length", str(len(data) + raw.promised))
-        self.end_headers()
+        if raw.slow_head:
+            data, self._headers_buffer = b"".join(self._headers_buffer) + b"\r\n" + data, []
+        else:
+            self.end_headers()
         if raw.drip:
             for place in range(len(data)):
                 time.sleep(raw.drip)

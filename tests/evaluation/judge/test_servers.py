@@ -193,6 +193,7 @@ PASSING: dict[str, Raw | str] = {
     "broken gzip": Raw(gzip.compress(b'{"choices"')[:-9], headers={"Content-Encoding": "gzip"}),
     "no reply in time": "timeout",
     "a byte at a time": Raw(message("85"), drip=0.1),
+    "a head a byte at a time": Raw(message("85"), drip=0.02, slow_head=True),
     "nested too deep": Raw(b"[" * 50_000),
 }
 
@@ -201,7 +202,7 @@ PASSING: dict[str, Raw | str] = {
 def test_a_fault_that_passes_loses_nothing(judge, there, kind):
     fault = PASSING[kind]
     words = []
-    if kind in ("no reply in time", "a byte at a time"):
+    if kind == "no reply in time" or "byte at a time" in kind:
         words = ["judge.timeout=0.3"]
     if isinstance(fault, Raw):
         there.raw = lambda path, body, attempt: fault if attempt == 0 else None
@@ -237,6 +238,12 @@ HOPELESS: dict[str, Hopeless] = {
     "cut off in reasoning": Hopeless(Raw(message(None, end="length", reasoning="85? 90?")), THINKS),
     "cut off in a think block": Hopeless(Raw(message("<think>85? Or 90", end="length")), THINKS),
     "cut off in a think block, in silence": Hopeless(Raw(message("<think>85", end=None)), THINKS),
+    "cut off in thoughts that it keeps to itself": Hopeless(Raw(message("", end="length")), THINKS),
+    "cut off, in another service's word": Hopeless(Raw(message("", end="MAX_TOKENS")), THINKS),
+    "nothing but thoughts": Hopeless(
+        Raw(message(None, reasoning_content="85")), "nothing but thoughts (judge.max_tokens=2000; or its server takes"
+    ),
+    "a filter, in another service's word": Hopeless(Raw(message("", end="SAFETY")), "by a filter of content"),
     "cut off in thoughts among the parts": Hopeless(
         Raw(message([{"type": "thinking", "thinking": "85"}], end="length")), THINKS
     ),
@@ -308,7 +315,7 @@ HOPELESS: dict[str, Hopeless] = {
     ),
     "404 everywhere": Hopeless(Raw(b"404 page not found", 404), "is judge.base_url right?", 2 * ROWS),
     "Ollama is something else": Hopeless(
-        Raw({"detail": "Not Found"}, 404), "ollama pull m", server="ollama"
+        Raw({"detail": "Not Found"}, 404), "(is this Ollama? For other servers: judge.server=openai)", server="ollama"
     ),
     "500 for ever": Hopeless(Raw({"error": "out of memory"}, 500), "got no reply: HTTP 500: out of memory", 9),
     "a wait that is too long": Hopeless(

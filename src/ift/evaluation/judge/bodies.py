@@ -14,6 +14,11 @@ from typing import Any
 
 from ift.evaluation.judging import Reply
 
+ENDS = {  # words of other services, in lower case
+    **dict.fromkeys(("max_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(("safety", "refusal", "blocklist", "prohibited_content", "recitation"), "content_filter"),
+    "function_call": "tool_calls",
+}
 MOST_TOKENS = 10**9  # a larger count is no count
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # names of the field
 _TAG = r"(?:think|thinking|thought|thoughts|reasoning|seed:think)"
@@ -96,7 +101,7 @@ def reply_from(
         prompt_tokens=counts[0] or 0 if None not in counts else 0,
         reply_tokens=counts[1] or 0 if None not in counts else 0,
         first=first,
-        end=str(end or ""),
+        end=ENDS.get(clean(str(end or "")).lower(), clean(str(end or ""))),
         thoughts=clean("\n".join(thoughts)),
         instead=clean(instead),
     )

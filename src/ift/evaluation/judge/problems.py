@@ -9,6 +9,7 @@ from ift.settings import JudgeSettings
 
 UNREAD, REFUSED, WITHOUT = "unread", "refused", "without reply"  # how each problem begins
 THINKING = f"{UNREAD}: cut off while it was thinking"
+ONLY_THOUGHTS = f"{UNREAD}: nothing but thoughts"
 CUT_OFF = f"{UNREAD}: cut off at the last token it had"
 EMPTY = f"{UNREAD}: an empty reply"
 TOOL = f"{UNREAD}: it calls a tool"
@@ -26,9 +27,9 @@ def problem_of(reply: Reply) -> str:
     if reply.instead and not reply.text:
         return TOOL if reply.instead.startswith(("[", "{")) else BY_JUDGE
     if reply.cut_off:
-        return THINKING if reply.thoughts and not reply.text else CUT_OFF
+        return CUT_OFF if reply.text.strip() else THINKING  # some services keep the thoughts to themselves
     if not reply.text.strip():
-        return THINKING if reply.thoughts else EMPTY
+        return EMPTY if not reply.thoughts else ONLY_THOUGHTS if reply.end else THINKING
     return UNREAD
 
 
@@ -42,6 +43,8 @@ def cure_of(problem: str, settings: JudgeSettings, max_tokens: int) -> str:
     more = max(ROOM_TO_THINK, 4 * max_tokens)
     if problem == THINKING:
         return f"judge.max_tokens={more}: thoughts count as well"
+    if problem == ONLY_THOUGHTS:
+        return f"judge.max_tokens={more}; or its server takes all that it says for thoughts"
     if problem == CUT_OFF:
         return f"judge.max_tokens={4 * max_tokens}, or {more} for a model that thinks first"
     if problem == EMPTY:

@@ -151,7 +151,7 @@ class _OverHttp:
             raise WrongPlaceError(f"judge: {url}: a page for people, not a judge ({self.path_hint})")
         if isinstance(value, dict):
             return value
-        raise NoReplyError(f"unreadable reply: {_plain(response.text) or 'nothing'}", maybe_paid=True)
+        raise NoReplyError(f"unreadable reply: {self.hide(_plain(response.text)) or 'nothing'}", maybe_paid=True)
 
     def way_there(self, why: str) -> str:
         """What to do where there is no connection."""
@@ -326,7 +326,8 @@ class Ollama(_OverHttp):
         return _reply(message, end=end, tokens=(value.get("prompt_eval_count"), value.get("eval_count")))
 
     def lacks_model(self, message: str, response: Response) -> bool:
-        return isinstance(_json(response), dict) and "unexpected endpoint" not in message.lower()
+        value = _json(response)
+        return isinstance(value, dict) and "error" in value and "unexpected endpoint" not in message.lower()
 
 
 class Replay:
