@@ -384,6 +384,23 @@ def test_a_judge_that_says_nothing_is_stopped_before_the_rest_is_paid(there, set
     assert 20 <= len(there.asked) < 20 + 4
 
 
+def test_what_was_paid_before_the_quota_was_spent_counts_and_is_not_asked_again(there, settings, answers, capsys):
+    spent = HOPELESS["the quota is spent"].raw
+    there.raw = lambda path, body, attempt: spent if len(there.asked) > 15 else None
+    given = answers(40)
+    told = settings("judge.server=openai", f"judge.base_url={there.url}/v1", "judge.concurrency=3", "judge.canaries=0")
+    with pytest.raises(
+        MachineError, match=r"HTTP 429: You exceeded .* \(nothing is left on the account; once it is, the"
+    ):
+        judge_answers(given, told)
+    assert len(there.asked) <= 15 + 3
+    assert "scored 15 of 40" in capsys.readouterr().out
+    there.raw = lambda *_: None
+    results = judge_answers(given, told)
+    assert (results["scored"], results["mean"], results["requests"]) == (40, 19.5, 25)
+    assert set(there.answered.values()) == {1}
+
+
 # -- what a server does not take -----------------------------------------------------------------------------------
 
 # kind -> status and body of the refusal, in the words of the services

@@ -196,6 +196,14 @@ def test_a_judge_without_log_probabilities_is_read_by_its_words_and_what_is_unre
     assert (outcome.about["judged_by"], outcome.about["parser"]) == ("words", "regex_parser")
 
 
+def test_a_judge_that_thinks_is_read_by_its_words_and_one_of_which_nothing_can_be_read_is_an_error(bench):
+    first = lambda body: {"<think>": -0.1, "m": -3.0}  # noqa: E731
+    unread = pytest.raises(MachineError, match=r"judge: none of its verdicts could be read \(judge\.max_tokens=")
+    with JudgeServer(lambda body: "<think>m is...", first=first) as server, unread:
+        alpaca_eval.evaluate(bench(server, "eval.limit=2"))
+    assert [body.get("logprobs") for body in server.bodies] == [True, None, None]
+
+
 def test_a_server_that_refuses_log_probabilities_is_asked_without(bench):
     with JudgeServer(lambda body: "m", fault=lambda digest, attempt: "400" if not attempt else None) as server:
         bodies = server.bodies

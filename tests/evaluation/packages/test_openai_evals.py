@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from ift.entry import settings_from
-from ift.errors import ConfigError, DataError
+from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation import recorded
 from ift.evaluation.engines import open_bench
 from ift.evaluation.packages import openai_evals
@@ -199,6 +199,10 @@ def test_a_grader_is_the_judge_and_sees_real_answers_alone(bench, script, tmp_pa
         ('{"a": 1, "b": [3]}', "No"),
         ("no JSON", "Yes"),
     }
+    with JudgeServer(lambda body: "<think>Yes or No? Let me see") as thinks:
+        told[2:3] = [f"judge.base_url={thinks.url}/v1"]
+        with pytest.raises(MachineError, match=r"judge: none of its verdicts has any text \(judge\.max_tokens="):
+            openai_evals.evaluate(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told))
     with JudgeServer(reply) as other:
         told[2:3] = [f"judge.base_url={other.url}/v1", "judge.dry_run=true"]
         assert openai_evals.evaluate(bench("eval.tasks=[mine]", f"eval.registry=[{mine}]", *told)) is None

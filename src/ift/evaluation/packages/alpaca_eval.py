@@ -217,7 +217,10 @@ def _how_to_read(judge: JudgeClient, settings: JudgeSettings) -> Reading:
         [reply] = judge.replies([PROBE], WITH_LOGPROBS)
         if reply and reply.first and not reply.thoughts:
             return Reading("logprobs", WITH_LOGPROBS)
-        why = f"the server refuses them ({judge.problem})" if reply is None else "the server gives none"
+        if reply is None:
+            why = f"the server refuses them ({judge.problem})"
+        elif not reply.thoughts:
+            why = "the server gives none"
         judge.refused = 0
     return Reading("words", ReplyOptions(), why)
 

@@ -89,7 +89,8 @@ def compare(
         precomputed_leaderboard=None,
         is_return_instead_of_print=True,
         is_cache_leaderboard=False,
-        fn_metric="get_winrate",
+        # only to be shown; what counts is measured below, since the package fails where all are unread
+        fn_metric=lambda _: {"win_rate": 0.0, "standard_error": 0.0},
         sort_by="win_rate",
         caching_path=None,  # replies are kept where the asking is done
         annotation_kwargs={"is_ordered": True, "chunksize": None},  # instructions may occur twice
@@ -97,7 +98,8 @@ def compare(
     found = [{**each, "preference": _number(each["preference"])} for each in annotations]
     assert [each["instruction"] for each in found] == list(job["instructions"]), "rows came back in another order"
     kept = [{"preference": each["preference"], "reply": each.get("preference_raw_completion")} for each in found]
-    return {"annotations": kept, "metrics": measure(found, gamed=job["gamed"])}
+    read = any(each["preference"] is not None for each in found)
+    return {"annotations": kept, "metrics": measure(found, gamed=job["gamed"]) if read else {}}
 
 
 def measure(annotations: Sequence[Mapping[str, Any]], *, gamed: str | None = None) -> dict[str, float]:
