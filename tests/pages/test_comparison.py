@@ -560,15 +560,17 @@ def test_the_command_needs_two_runs_and_no_torch(a_run, tmp_path):
     with pytest.raises(ConfigError, match="1 runs given"):
         compare([tmp_path / "one"], tmp_path / "page.html")
     code = (
-        "import sys; from ift.cli import main; sys.argv = ['ift', 'compare', 'one', 'two']; code = main();"
+        "import sys; from ift.cli import main; sys.argv = ['ift', 'compare', 'one', 'two', '--base', 'two', '--tables', 't']; code = main();"
         "sys.exit(code or 9 * ('torch' in sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "look at   runs/compare/one-two.html"
-    assert (tmp_path / "runs/compare/one-two.html").exists()
+    assert done.stdout.splitlines()[-1] == "look at   runs/compare/two-one.html"
+    assert "differences are to two" in done.stdout
+    assert (tmp_path / "t/runs.tex").exists()
+    assert (tmp_path / "runs/compare/two-one.html").exists()
 
 
 def test_evaluations_are_logged_into_the_runs_own_wandb_run(a_run, tmp_path, monkeypatch, settings_of):

@@ -20,6 +20,7 @@ from ift.evaluation.results import Score
 from ift.evaluation.statistics import Difference, Estimate
 from ift.pages.alike import OTHER_ROWS, apart
 from ift.pages.measures import (
+    CHRF_ANSWERS,
     Line,
     Metric,
     Row,
@@ -109,6 +110,9 @@ def compare(
         curves=curves_drawing([run.metrics for run in runs]),
         side_by_side=SIDE_BY_SIDE,
         finite=finite,
+        p_text=p_text,
+        without_chrf=bool(rows) and len(rows) * len(runs) > CHRF_ANSWERS,
+        chrf_answers=CHRF_ANSWERS,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     write_text(page, text)
@@ -318,7 +322,7 @@ def _test_table(runs: Sequence[Run], measured: Sequence[Metric], lines: Mapping[
                 low, high = finite(d.low), finite(d.high)
                 ends = f"{signed(low, metric.form)} to {signed(high, metric.form)}" if None not in (low, high) else ""
                 difference = Cell(d.difference, signed(d.difference, metric.form), ends, "", low, high)
-                cells += [difference, Cell(d.p, f"{d.p:.2g}")]
+                cells += [difference, Cell(d.p, p_text(d.p).removeprefix("= "))]
                 cells += [number_cell(n, ",.0f") for n in (d.n, d.wins, d.losses)]
                 cells += [Cell(line.verdict, "", chip=line.verdict)]
             rows.append([*cells, text_cell(line.remark)])
@@ -506,6 +510,11 @@ def signed(value: float | None, form: str) -> str:
     return NOTHING if value is None else f"{value:+{form}}"
 
 
+def p_text(p: float) -> str:
+    """= 0.031; what is far below anything that a test of so many rows can tell apart is no number."""
+    return f"= {p:.2g}" if p >= 1e-12 else "< 1e-12"
+
+
 def say(metric: Metric, test: Difference) -> str:
     """A difference in words, and what it would take where this many rows do not settle it."""
     what = verdict(metric, test)
@@ -515,7 +524,7 @@ def say(metric: Metric, test: Difference) -> str:
     between = (
         "" if low is None or high is None else f"95 %: {signed(low, metric.form)} to {signed(high, metric.form)}; "
     )
-    line = f"{what}: {signed(test.difference, metric.form)} ({between}p = {test.p:.2g})"
+    line = f"{what}: {signed(test.difference, metric.form)} ({between}p {p_text(test.p)})"
     if not test.settled and test.rows_to_settle and test.rows_to_settle > test.n:
         line += f"; about {test.rows_to_settle:,} rows would settle it"
     return line
@@ -544,4 +553,4 @@ def summary_lines(
                 mean += f" ({ends[0]:{metric.form}} to {ends[1]:{metric.form}})"
             said = say(metric, line.difference) if line.difference else ""
             remark = one_line(line.remark, 160)
-            yield f"  {one_line(run.name, 24):<24} {mean:<28} n {e.n:<6,}" + "; ".join(filter(None, (said, remark)))
+            yield f"  {one_line(run.name, 24):<24} {mean:<28} n {e.n:<8,} " + "; ".join(filter(None, (said, remark)))
