@@ -560,7 +560,8 @@ def test_the_command_needs_two_runs_and_no_torch(a_run, tmp_path):
     with pytest.raises(ConfigError, match="1 runs given"):
         compare([tmp_path / "one"], tmp_path / "page.html")
     code = (
-        "import sys; from ift.cli import main; sys.argv = ['ift', 'compare', 'one', 'two', '--base', 'two', '--tables', 't']; code = main();"
+        "import sys; from ift.cli import main;"
+        "sys.argv = ['ift', 'compare', 'one', 'two', '--base', 'two', '--tables', 't']; code = main();"
         "sys.exit(code or 9 * ('torch' in sys.modules))"
     )
     done = subprocess.run(
