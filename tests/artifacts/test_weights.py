@@ -37,6 +37,7 @@ from ift.evaluation.answers import content_key
 from ift.model.config import GPTConfig
 from ift.model.families.gpt2 import differs_from_published
 from ift.model.gpt import GPT
+from ift.run import write_json
 from ift.settings import ModelSettings
 
 SIZES = {"vocab_size": 67, "n_positions": 20, "n_layer": 3, "n_head": 4, "n_embd": 32}
@@ -541,4 +542,17 @@ def test_a_model_of_the_hub_with_pickles_alone_is_named_with_what_gets_and_conve
 def test_the_ends_that_a_config_names_are_the_models(folder, given, stops):
     """One id or several; 67 tokens are numbered to 66, and what is no token ends nothing."""
     edit_config(folder, eos_token_id=given)
+    (folder / "generation_config.json").unlink()  # it names some too
     assert load_model(inspect_folder(folder)).stops == stops
+
+
+def test_the_ends_of_generation_config_are_ends_too(folder):
+    """An instruct model's config.json names the end of a text, generation_config.json that of a turn too."""
+    edit_config(folder, eos_token_id=60)
+    write_json(folder / "generation_config.json", {"eos_token_id": [61, 62, 99]})
+    assert load_model(inspect_folder(folder)).stops == {60, 61, 62}
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(
+        WeightsError, match=r"generation_config\.json: not JSON: .* \(remove it, or download it again\)"
+    ):
+        inspect_folder(folder)

@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}  # as safetensors calls what is written -> as torch does
 OWN_HEAD = "the head is not the embedding (use model.tie_weights=false)"
-WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")  # what is fetched of a model on the Hub
+WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+)  # what is fetched of a model on the Hub
 OTHER_KINDS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")  # files of weights
 CONVERT = """\
 there: python -c "import glob,torch,safetensors.torch as s; s.save_file({{k: v.clone() for f in \
@@ -201,7 +206,22 @@ def inspect_folder(path: Path) -> Folder:
     if its.tie_weights:
         tensors.pop(head, None)  # some exports store the shared matrix twice
     dtype = max(sizes, key=lambda kind: sizes[kind], default="F32")
-    return Folder(path, its, tensors, dtype, stops_of(config, its.vocab_size), tuple(other_parts))
+    stops = stops_of(config, its.vocab_size) | stops_of(_generation_config(path), its.vocab_size)
+    return Folder(path, its, tensors, dtype, stops, tuple(other_parts))
+
+
+def _generation_config(path: Path) -> dict[str, Any]:
+    """generation_config.json, where instruct models name all their ends; {} where there is none."""
+    file = path / "generation_config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{file}: not JSON: {type(error).__name__} {error} (remove it, or download it again)"
+        ) from error
+    return found if isinstance(found, dict) else {}
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -43,7 +43,8 @@ def read_config(config: Mapping[str, Any]) -> GPTConfig:
 
 
 def stops_of(config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
-    """Tokens that end an answer: one id or several in config.json; an id that no token has is none."""
+    """Tokens that end an answer: one id or several in config.json or generation_config.json; an id that no token has is
+    none."""
     given = config.get("eos_token_id")
     ids = given if isinstance(given, list) else [given]
     return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size)
