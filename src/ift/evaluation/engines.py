@@ -14,15 +14,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ift.errors import WeightsError
-from ift.evaluation.answers import Answers
-from ift.evaluation.judging import JudgeClient
 from ift.evaluation.results import Outcome, finite, write_results
 from ift.evaluation.subject import Bench, base_of, no_mirror
 from ift.run import RunFolder, write_jsonl
 from ift.settings import EvaluateSettings, JudgeSettings
+
+if TYPE_CHECKING:
+    from ift.evaluation.answers import Answers
+    from ift.evaluation.judging import JudgeClient
 
 ENGINES = {  # eval.engine -> its module
     "lm_eval": "ift.evaluation.harness.run",

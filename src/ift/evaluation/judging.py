@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeAlias
 
-from ift.evaluation.answers import Answers
 from ift.settings import JudgeSettings
+
+if TYPE_CHECKING:  # it reads files of many kinds, and what a command lacks is told before any is read
+    from ift.evaluation.answers import Answers
 
 Messages = tuple[tuple[str, str], ...]  # (role, text)
 
@@ -103,7 +105,7 @@ class OpenJudge(Protocol):
 
 # judge one run's answers beside those that settings.against names, and keep the verdicts in the run folder; None for a
 # dry run
-JudgePairs = Callable[[Answers, JudgeSettings], Mapping[str, Any] | None]
+JudgePairs: TypeAlias = "Callable[[Answers, JudgeSettings], Mapping[str, Any] | None]"
 
 
 def no_judge(*_: Any, **__: Any) -> NoReturn:
