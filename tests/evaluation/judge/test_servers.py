@@ -27,7 +27,7 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 
 from ift.errors import ConfigError, MachineError
-from ift.evaluation.judge import client, transport
+from ift.evaluation.judge import client, run, transport
 from ift.evaluation.judge.bodies import reply_from_line
 from ift.evaluation.judge.client import RecordedJudge
 from ift.evaluation.judge.problems import problem_of, shown
@@ -382,6 +382,16 @@ def test_a_judge_that_says_nothing_is_stopped_before_the_rest_is_paid(there, set
     ):
         judge_answers(answers(300), settings(*told))
     assert 20 <= len(there.asked) < 20 + 4
+
+
+def test_kept_replies_that_say_nothing_stop_nothing(there, settings, answers, monkeypatch):
+    there.raw = lambda path, body, attempt: HOPELESS["a refusal"].raw if int(honest(body)) < 30 else None
+    given, told = answers(40), settings("judge.server=openai", f"judge.base_url={there.url}/v1", "judge.canaries=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "HOPELESS", 1000)  # as the release before had it
+        assert judge_answers(given, told)["scored"] == 10
+    again = judge_answers(given, told)
+    assert (again["scored"], again["refused"], again["requests"]) == (10, 30, 0)
 
 
 def test_what_was_paid_before_the_quota_was_spent_counts_and_is_not_asked_again(there, settings, answers, capsys):

@@ -186,7 +186,7 @@ class RecordedJudge:
             dispatcher.stop.set()
 
     def _is_hopeless(self) -> bool:
-        return not self.said and self.problems.total() >= HOPELESS
+        return not self.said and min(self.problems.total(), self.budget.requests) >= HOPELESS
 
     def _check_cost(self, missing: Sequence[Request]) -> None:
         """Print what is to be sent. Raises OnlyPlannedError for a dry run, ConfigError where it may cost too much."""

@@ -15,7 +15,7 @@ EMPTY = f"{UNREAD}: an empty reply"
 TOOL = f"{UNREAD}: it calls a tool"
 FILTERED = f"{REFUSED}: by a filter of content"
 BY_JUDGE = f"{REFUSED}: by the judge"
-HOPELESS = 20  # replies, from the first on, of which none says anything: the rest would be paid for nothing
+HOPELESS = 20  # new replies, from the first on, of which none says anything: the rest would be paid for nothing
 ROOM_TO_THINK = 2000  # tokens, for a model that thinks first
 TOO_LONG = ("context", "too long", "too many tokens", "input length")
 

@@ -279,7 +279,8 @@ class Asking:
                 self.problems[problem] += 1
             else:
                 self.read += 1
-            hopeless = not self.read and self.problems.total() >= HOPELESS and self.settings.server != "replay"
+            new = min(self.problems.total(), self.dispatcher.budget.requests)  # what is kept costs nothing
+            hopeless = not self.read and new >= HOPELESS and self.settings.server != "replay"
         if hopeless:
             self.stop(f"none of its first {HOPELESS} replies gives a score")
 
