@@ -74,7 +74,7 @@ def _make(run: RunFolder, number: int, times: int) -> RunFolder:
     samples = [
         {"step": step, "instruction": instruction, "input": given, "reference": reference}
         | {"response": (reference if draw.random() < skill else other) if step else other[:40] + " and and and and"}
-        | {"loss": 4.1 - 0.02 * step * draw.random() * (1.2 if row else -0.2)}
+        | {"loss": 4.1 - 0.015 * step * draw.random() * (1.2 if row else -0.2)}
         for step in (0, 100, 200)
         for row, (instruction, given, reference, other, _) in enumerate(ROWS[:8])
     ]

@@ -209,7 +209,7 @@ def _plot(
         "width": WIDTH,
         "height": HEIGHT,
         "x_ticks": x_ticks,
-        "y_ticks": [(round(HEIGHT - up.place(tick), 1), f"{tick:g}") for tick in up.ticks(5)],
+        "y_ticks": [(round(HEIGHT - up.place(tick), 1), f"{tick:g}") for tick in up.ticks(6)],
         "points": [
             (across.place(x), round(HEIGHT - up.place(loss), 1), f"job {row['job']}: {key}={value}, {loss:.4g}")
             for x, (value, loss, row) in zip(across.values, points, strict=True)
