@@ -97,8 +97,8 @@ def export(
             proof, not_tried = _compared(source, partial, to, dtype, file, rows=prove)
         place = destination.name if destination else "FOLDER"
         told = [compared.summary for compared in proof]
-        about_card = {"to": to, "dtype": dtype, "file": file, "scores": scores, "license": license}
-        write_text(partial / "README.md", card(source, **about_card, place=place, proof=told))
+        text = card(source, to=to, dtype=dtype, file=file, scores=scores, license=license, place=place, proof=told)
+        write_text(partial / "README.md", text)
         seal(partial, {"export": to, "dtype": dtype, "run": source.name, "prompt": source.template.hash})
         replace_folder(partial, folder)
     same = not any(compared.partings for compared in proof)

@@ -38,10 +38,11 @@ class Destination:
         try:
             import huggingface_hub as hub
             from huggingface_hub.errors import RepositoryNotFoundError
+            from huggingface_hub.utils.tqdm import disable_progress_bars
         except ImportError as error:
             raise missing_extra("huggingface_hub", "hub") from error
         if not sys.stderr.isatty():
-            hub.utils.disable_progress_bars()
+            disable_progress_bars()
         if hub.get_token() is None:
             raise MachineError("--push: no token for the Hub (hf auth login, or set HF_TOKEN)")
         api = hub.HfApi()
@@ -73,8 +74,10 @@ class Destination:
 def _plain_errors(name: str) -> Iterator[None]:
     """What goes wrong with the Hub as one line that says what to do, and never holds the token."""
     import huggingface_hub as hub
+    from huggingface_hub import errors
     from huggingface_hub.errors import HfHubHTTPError
 
+    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)  # of the library that this release asks with
     advice = {
         401: "hf auth login, or another HF_TOKEN",
         403: "a token that may write there",
@@ -89,7 +92,7 @@ def _plain_errors(name: str) -> Iterator[None]:
         raise MachineError(
             _without_token(f"--push {name}: {words}", hub) + f" ({advice.get(status, 'push again')})"
         ) from None
-    except (OSError, hub.errors.HTTPError) as error:
+    except (OSError, http_error) as error:
         words = f"--push {name}: {type(error).__name__}: {error}"
         raise MachineError(_without_token(words, hub) + f" (is {hub.constants.ENDPOINT} reached from here?)") from None
     except ValueError as error:  # what the Hub's own package refuses, the front matter of README.md among it

@@ -164,11 +164,12 @@ class Transformers:
             import transformers
         except ImportError as error:
             raise missing_extra("transformers", "export") from error
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        self.name = f"transformers {transformers.__version__}"
-        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
-        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        library: Any = transformers  # much of it has no types
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+        self.name = f"transformers {library.__version__}"
+        self.tokenizer = library.AutoTokenizer.from_pretrained(folder)
+        self.model = library.AutoModelForCausalLM.from_pretrained(folder).eval()
 
     def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] = ()) -> list[int]:
         made: list[int] = self.tokenizer.apply_chat_template(
