@@ -92,7 +92,10 @@ class Browser:
                 said = json.loads(await asyncio.wait_for(self.socket.receive_str(), timeout=60))
                 if said.get("id") == number:
                     return said
-                if "method" in said:
+                if said.get("params", {}).get("type") == "beforeunload":  # "leave this page?": yes
+                    leave = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                    await self.socket.send_json(leave)
+                elif "method" in said:
                     self.events.append((said["method"], said["params"]))
 
         said = self.loop.run_until_complete(ask())
@@ -124,9 +127,17 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Real key events: one character, or a name such as Escape and ArrowRight."""
         for key in keys:
-            text = {"text": key} if len(key) == 1 else {}
-            self.do("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-            self.do("Input.dispatchKeyEvent", type="keyUp", key=key)
+            self.key(key)
+
+    def key(self, key: str, code: str | None = None, *, repeats: int = 0, modifiers: int = 0) -> None:
+        """One key. code: its place on the keyboard (KeyA), else that of a US one; modifiers: 1 Alt, 2 Ctrl, 8 Shift."""
+        if code is None:
+            code = f"Key{key.upper()}" if len(key) == 1 and key.isalpha() else f"Digit{key}" if key.isdigit() else ""
+        text = {"text": key} if len(key) == 1 and not modifiers & 3 else {"text": "\r"} if key == "Enter" else {}
+        about = {"key": key, "code": code, "modifiers": modifiers}
+        for again in range(repeats + 1):
+            self.do("Input.dispatchKeyEvent", type="keyDown", autoRepeat=again > 0, **about, **text)
+        self.do("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def write(self, text: str) -> None:
         self.do("Input.insertText", text=text)

@@ -355,12 +355,15 @@ def compare(arguments: argparse.Namespace) -> None:
 
 @command(
     "rate answers by hand, in the browser",
-    "Opens a page that this machine alone can see. Ratings go into RUN/ratings.jsonl at once.",
+    "Opens a page that this machine alone can see. Ratings go into RUN/ratings.jsonl at once. From another machine: "
+    "ssh -L 8642:localhost:8642 HOST, then open the address there.",
     option("runs", nargs="+", metavar="RUN", help="a run folder or a file of answers"),
     option("--blind", action="store_true", help="several runs mixed, without their names"),
+    option("--rater", metavar="NAME", help="who rates (the login name; the page can change it)"),
     option("--export", type=Path, metavar="FILE", help="write answers and ratings as CSV, and end"),
     option("--import", type=Path, metavar="FILE", dest="take", help="take ratings from CSV, and end"),
     option("--port", type=int, default=8642, help="of the page's address (8642; 0: any free one)"),
+    option("--address", default="", metavar="URL", help="under which a proxy shows it: https://HOST/PATH/"),
     option("--no-browser", action="store_true", help="print the address, open nothing"),
 )
 def review(arguments: argparse.Namespace) -> None:
@@ -369,9 +372,11 @@ def review(arguments: argparse.Namespace) -> None:
     serve(
         arguments.runs,
         blind=arguments.blind,
+        rater=arguments.rater,
         export=arguments.export,
         take=arguments.take,
         port=arguments.port,
+        address=arguments.address,
         browser=not arguments.no_browser,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ift.apps.local_page import PageServer, Refused
+from ift.apps.local_page import PageServer, Refused, kept_token
 from ift.apps.review import PAGE, Review
 from ift.errors import DataError
 from ift.evaluation.answers import open_answers
@@ -126,9 +126,14 @@ def ratings(review):
     return {answer.instruction: now[answer.key] for answer in run.rows if answer.key in now}
 
 
+def open_page(browser, url):
+    browser.open(url)
+    browser.wait_until("cards.size === 2")
+
+
 def test_a_failing_server_is_tried_some_times_then_a_button_sends_what_was_given(browser, serve, review, capfd):
     server = serve(review)
-    browser.open(server.url)
+    open_page(browser, server.url)
     browser.js("PAUSES.splice(0, PAUSES.length, 0.01, 0.02)")  # seconds
     review.error = KeyError("a mistake")
     browser.press("r", "w")
@@ -146,7 +151,7 @@ def test_a_failing_server_is_tried_some_times_then_a_button_sends_what_was_given
 
 
 def test_what_the_server_refuses_is_not_sent_again_by_itself(browser, serve, review):
-    browser.open(serve(review).url)
+    open_page(browser, serve(review).url)
     review.error = Refused("not a rating")
     browser.press("r")
     browser.wait_until(f"!{AGAIN}.hidden")
@@ -158,17 +163,46 @@ def test_what_the_server_refuses_is_not_sent_again_by_itself(browser, serve, rev
 
 
 def test_pauses_grow_and_end(browser, serve, review):
-    browser.open(serve(review).url)
+    open_page(browser, serve(review).url)
     pauses = json.loads(browser.js("JSON.stringify(PAUSES)"))
     assert pauses == sorted(pauses)
     assert 30 <= sum(pauses) <= 120  # seconds: a server that is started again is found
 
 
 def test_a_mistake_of_the_pages_script_is_seen(browser, serve, review):
-    browser.open(serve(review).url)
+    open_page(browser, serve(review).url)
     mistake = "document.getElementById('mistake')"
     assert browser.js(f"{mistake}.hidden") is True
     browser.js("setTimeout(() => { throw new Error('of this page'); }, 0)")
     browser.wait_until(f"!{mistake}.hidden")
     assert browser.js(f"{mistake}.textContent") == "This page has made a mistake, load it again: of this page"
     assert PAGE.served
+
+
+# -- the token -------------------------------------------------------------------------------------------------------
+
+
+def test_the_token_is_kept_for_its_owner_alone(tmp_path):
+    token = kept_token(tmp_path / "run" / ".token")
+    assert len(token) == 32
+    assert kept_token(tmp_path / "run" / ".token") == token
+    assert (tmp_path / "run" / ".token").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".token"]
+
+
+def test_a_token_that_others_could_know_is_not_used(tmp_path):
+    path = tmp_path / ".token"
+    path.write_text("x" * 32)
+    path.chmod(0o644)
+    token = kept_token(path)
+    assert token != "x" * 32
+    assert kept_token(path) == token
+    path.write_text("short")
+    assert len(kept_token(path)) == 32
+
+
+def test_where_no_token_can_be_kept_each_start_has_its_own(tmp_path):
+    (tmp_path / "file").write_text("")
+    tokens = {kept_token(tmp_path / "file" / ".token") for _ in range(2)}
+    assert {len(token) for token in tokens} == {32}
+    assert len(tokens) == 2

@@ -303,6 +303,262 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event);
     return;
   }
+  const act = meant(event, KEYS);
+  const onControl = event.target.matches("button, summary") && (event.key === " " || event.key === "Enter");
+  if (!act || onControl || event.repeat) return;
+  event.preventDefault();
+  act();
+});
+for (const button of document.querySelectorAll("[data-winner]")) {
+    button.disabled = !isVote;
+    button.setAttribute("aria-pressed", String(["sent", "told"].includes(stage) && button.dataset.winner === winner));
+  }
+  byId("skip").hidden = stage === "told";
+  byId("skip").disabled = !isVote;
+  byId("next").hidden = stage !== "told";
+  for (const side of sides) part(side, "thinking").hidden = stage !== "thinking";
+}
+
+function progress({ rows, done, votes, same }) {
+  byId("progress").value = done;
+  const left = rows ? ` · ${rows - done} of ${rows} left` : "";
+  byId("progress-text").textContent = `${votes} ${votes === 1 ? "vote" : "votes"}${left}`;
+  byId("progress-text").title = same ? `${same} more rows where both said the same are noted as ties` : "";
+}
+
+function fill(said) { // a battle that may be voted on, or none
+  loaded = true;
+  progress(said.progress);
+  battle = said.battle ? said : null;
+  stage = battle ? "vote" : "empty";
+  if (battle) {
+    question(battle.source, battle.instruction, battle.input);
+    battle.answers.forEach((text, i) => answer(sides[i], text));
+    window.scrollTo(0, 0);
+  }
+  draw();
+}
+
+function question(source, instruction, input) {
+  byId("source").textContent = source;
+  byId("asked").textContent = instruction;
+  byId("given").textContent = input;
+  byId("given").hidden = !input;
+}
+
+function answer(side, text) {
+  part(side, "said").textContent = text || "(empty)";
+  part(side, "said").classList.toggle("soft", !text);
+  part(side, "who").textContent = "";
+  part(side, "outcome").hidden = true;
+  side.classList.remove("won", "lost");
+}
+
+function vote(said) {
+  if (stage !== "vote" || isBoard) return;
+  stage = "sent";
+  winner = said;
+  draw();
+  send("/vote", { battle: battle.battle, winner }, tell);
+}
+
+function tell(said) { // who was who
+  progress(said.progress);
+  if (!battle || said.battle !== battle.battle) return;
+  stage = "told";
+  winner = said.winner;
+  for (const side of sides) {
+    const won = winner === side.dataset.side;
+    part(side, "who").textContent = said.names[side.dataset.side];
+    part(side, "outcome").hidden = !won && winner.startsWith("model");
+    part(side, "outcome").textContent = won ? "won" : WINS[winner];
+    part(side, "outcome").className = `chip outcome ${won ? "good" : winner === "tie" ? "" : "bad"}`;
+    side.classList.toggle("won", won);
+    side.classList.toggle("lost", !won && winner !== "tie");
+  }
+  draw();
+}
+
+const next = (value = {}) => send("/next", value, fill);
+
+function goOn() {
+  if (stage !== "told" || isBoard) return;
+  if (view === "rows") next();
+  else askAgain();
+}
+
+function skip() {
+  if (stage !== "vote" || isBoard) return;
+  if (view === "rows") next({ skip: battle.battle });
+  else askAgain();
+}
+
+const undo = () => send("/undo", {}, (said) => {
+  if (!said.battle) return progress(said.progress);
+  isBoard = false;
+  view = said.source === "typed in" && tabs.ask ? "ask" : "rows";
+  fill(said);
+});
+
+// -- what is typed in
+
+function askAgain() {
+  battle = null;
+  stage = "empty";
+  draw();
+  byId("instruction").focus();
+}
+
+async function ask(event) {
+  event.preventDefault();
+  const instruction = byId("instruction").value;
+  const input = byId("input").value;
+  if (!instruction.trim() || stage === "thinking") return;
+  byId("problem").textContent = "";
+  question("typed in", instruction, input);
+  for (const side of sides) {
+    answer(side, " ");
+    part(side, "said").textContent = "";
+  }
+  battle = null;
+  stage = "thinking";
+  draw();
+  const start = Date.now();
+  try {
+    const { job } = await post("/ask", { instruction, input });
+    for (;;) {
+      const said = await post("/asked", { job });
+      if (view !== "ask" || stage !== "thinking") return; // the person went elsewhere
+      if (said.problem) throw new Error(said.problem);
+      if (said.battle) {
+        byId("instruction").value = "";
+        byId("input").value = "";
+        byId("instruction").blur();
+        fill(said);
+        return;
+      }
+      byId("source").textContent = `typed in · ${said.doing} · ${Math.round((Date.now() - start) / 1000)} s`;
+      await new Promise((go) => setTimeout(go, 300));
+    }
+  } catch (error) {
+    stage = "empty";
+    byId("problem").textContent = error.message;
+    draw();
+    byId("instruction").focus();
+  }
+}
+
+// -- the leaderboard
+
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function line(cells) {
+  const row = element("tr");
+  row.append(...cells);
+  return row;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function interval(standing, low, high) { // the interval as a line, the rating as a dot
+  const at = (value) => 4 + (192 * (value - low)) / (high - low || 1);
+  const drawing = document.createElementNS(SVG, "svg");
+  drawing.setAttribute("viewBox", "0 0 200 16");
+  drawing.setAttribute("class", "dots r0");
+  const shapes = [["line", { x1: at(standing.low), x2: at(standing.high), y1: 8, y2: 8 }]];
+  shapes.push(["circle", { cx: at(standing.rating), cy: 8, r: 4 }]);
+  for (const [name, values] of shapes) {
+    const shape = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(values)) shape.setAttribute(key, value);
+    drawing.append(shape);
+  }
+  return drawing;
+}
+
+const MATRIX = 15; // models
+function board(said) {
+  const all = said.leaderboard;
+  byId("board-text").textContent = said.battles;
+  const names = ["", "model", "rating", "95 % interval", "", "battles", "win rate", "Elo"];
+  byId("standings").replaceChildren(line(names.map((name) => element("th", name))));
+  const low = Math.min(...all.map((s) => s.low));
+  const high = Math.max(...all.map((s) => s.high));
+  for (const s of all) {
+    const drawn = element("td", undefined, "drawn");
+    drawn.append(interval(s, low, high));
+    byId("standings").append(line([
+      element("td", s.rank, "n soft"),
+      element("td", s.model, said.ours.includes(s.model) ? "name ours" : "name"),
+      element("td", s.rating.toFixed(0), "n big"),
+      element("td", `${s.low.toFixed(0)} to ${s.high.toFixed(0)}`, "n"),
+      drawn,
+      element("td", s.battles.toLocaleString("en"), "n"),
+      element("td", `${(100 * s.win_rate).toFixed(0)} %`, "n"),
+      element("td", s.elo.toFixed(0), "n"),
+    ]));
+  }
+  const shown = all.slice(0, MATRIX);
+  byId("matrix").replaceChildren(line([element("th"), ...shown.map((s, i) => element("th", i + 1, "n"))]));
+  shown.forEach((s, i) => {
+    const cells = shown.map((_, j) => {
+      const share = said.win_rates[i][j];
+      const cell = element("td", share === null ? (i === j ? "" : "–") : `${(100 * share).toFixed(0)} %`, "n cell");
+      if (share !== null) {
+        cell.classList.add(share < 0.5 ? "below" : "above");
+        cell.style.setProperty("--far", `${Math.min(100, 350 * Math.abs(share - 0.5))}%`);
+      }
+      return cell;
+    });
+    byId("matrix").append(line([element("td", `${i + 1}  ${s.model}`, "name"), ...cells]));
+  });
+  byId("board-notes").replaceChildren(...said.notes.map((note) => element("li", note)));
+  if (all.length > MATRIX) byId("board-notes").append(element("li", `The win rates are of the first ${MATRIX} models.`));
+}
+
+async function showBoard() {
+  byId("board-text").textContent = "computing";
+  try {
+    board(await post("/standings", {}));
+  } catch (error) {
+    byId("board-text").textContent = error.message;
+  }
+}
+
+// -- which part is seen
+
+function open(name) {
+  if (!tabs[name]) return;
+  const wasBoard = isBoard;
+  isBoard = name === "board" && !isBoard; // the same key opens and closes it
+  if (isBoard) showBoard();
+  else if (name === "rows" && view !== "rows") {
+    view = "rows";
+    stage = "empty";
+    next();
+  } else if (name === "ask" && (view !== "ask" || !wasBoard) && stage !== "thinking") {
+    view = "ask";
+    askAgain();
+  }
+  draw();
+}
+
+const KEYS = {
+  1: () => vote("model_a"), 2: () => vote("model_b"), 3: () => vote("tie"), 4: () => vote("tie (bothbad)"),
+  a: () => vote("model_a"), b: () => vote("model_b"), t: () => vote("tie"), x: () => vote("tie (bothbad)"),
+  ArrowLeft: () => vote("model_a"), ArrowRight: () => vote("model_b"),
+  " ": goOn, Enter: goOn, n: goOn, s: skip, u: undo, l: () => open("board"), i: () => open("ask"), r: () => open("rows"),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("textarea")) {
+    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event);
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const onControl = event.target.matches("button, summary") && (event.key === " " || event.key === "Enter");
   if (KEYS[event.key] && !onControl) {

@@ -1,25 +1,35 @@
 """The small server behind each page that a person opens in the browser: on the loopback address of this machine alone.
 
 A page from elsewhere that is open in the same browser could send requests to it. So each request must name this
-address as its host, and each change must come from a page of this server. Other people on the same machine can reach
-the port as well: with a token, only who knows the whole address that the command printed gets the page.
+machine as its host, and each change must come from a page of this server. Other people on the same machine can reach
+the port as well: only who knows the token in the address that the command printed gets the page.
+
+The port may be forwarded: any port of localhost reaches the page (ssh -L, VS Code), and a proxy under a name of its own
+(Jupyter, code-server) does where that name was given as the page's address.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import os
+import re
+import secrets
+import stat
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from ift.errors import IftError, MachineError, one_line, report
+from ift.errors import ConfigError, IftError, MachineError, one_line, report
 
 LONGEST_BODY = 65_536  # bytes of a request
 PLAIN_TEXT = "text/plain; charset=utf-8"
+THIS_MACHINE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")  # another port: it is forwarded
 
 
 class Refused(Exception):
@@ -39,23 +49,72 @@ class LocalPage(Protocol):
     def page(self) -> str: ...
 
 
+def kept_token(path: Path) -> str:
+    """The secret in a page's address. It is kept, for its owner alone, so that open pages outlive their server.
+
+    One that others can read or wrote is not used, and where none can be kept each start has its own.
+    """
+    for _ in range(2):
+        with suppress(OSError, ValueError), path.open(encoding="ascii") as file:
+            status = os.fstat(file.fileno())
+            token = file.read(100).strip()
+            ours = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
+            if stat.S_ISREG(status.st_mode) and ours and len(token) >= 32:
+                return token
+            path.unlink()
+        token = secrets.token_urlsafe(24)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(token)
+            with suppress(FileExistsError):  # another server was faster: its token counts
+                os.link(partial, path)
+            partial.unlink()
+    return token
+
+
+def checked_address(address: str) -> str:
+    """That under which a proxy shows a page, with its last slash. Raises ConfigError for what is none."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(f"--address {one_line(address, 80)}: not the address of a page (https://HOST/PATH/)")
+    return address.rstrip("/") + "/"
+
+
 class PageServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, app: LocalPage, port: int, *, token: str = ""):
-        """Raises MachineError where the port is taken."""
-        self.app, self.token = app, token
+    def __init__(self, app: LocalPage, port: int, *, token: str = "", address: str = ""):
+        """address: that under which a proxy shows the page. Raises MachineError where the port is taken, ConfigError.
+
+        Without a token the page is everyone's on this machine.
+        """
+        self.app, self.token, self.address = app, token, checked_address(address) if address else ""
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as error:
             raise MachineError(f"port {port}: {one_line(str(error), 80)} (--port 0 takes any free one)") from error
         self.port = self.server_address[1]
-        self.hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
         self.policy = f"{app.policy}; frame-ancestors 'none'"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/" + (f"?token={self.token}" if self.token else "")
+        address = self.address or f"http://127.0.0.1:{self.port}/"
+        return address + (f"?token={self.token}" if self.token else "")
+
+    def is_host(self, host: str) -> bool:
+        """Whether a request's Host is ours: a name that someone else's DNS points here is not."""
+        return bool(THIS_MACHINE.fullmatch(host)) or bool(self.address and host == urlsplit(self.address).netloc)
+
+    def is_origin(self, origin: str, host: str) -> bool:
+        """Whether a request is from a page of this server. A proxy may have put in a Host of its own."""
+        parts = urlsplit(self.address)
+        return origin in (
+            f"http://{host}",
+            f"https://{host}",
+            *([f"{parts.scheme}://{parts.netloc}"] if parts.netloc else []),
+        )
 
     def serve(self, *, browser: bool) -> None:
         """Until Ctrl-C."""
@@ -111,16 +170,15 @@ class Handler(BaseHTTPRequestHandler):
         return not own or hmac.compare_digest(token.encode("utf-8", "replace"), own.encode())
 
     def _refuse_host(self) -> bool:
-        """A name that someone else's DNS points here is not this machine's."""
-        if self.headers.get("Host") in self.server.hosts and len(self.headers.get_all("Host", [])) == 1:
+        if self.server.is_host(self.headers.get("Host", "")) and len(self.headers.get_all("Host", [])) == 1:
             return False
-        self._reply(421, b"this server answers to its own address alone\n")
+        self._reply(421, b"this server answers to localhost alone (behind a proxy: --address https://HOST/PATH/)\n")
         return True
 
     def _refuse_change(self) -> bool:
         """Only a page of this server may change anything, and only in a form that no plain link or form has."""
         length = self.headers.get("Content-Length", "")
-        if self.headers.get("Origin") != f"http://{self.headers['Host']}":
+        if not self.server.is_origin(self.headers.get("Origin", ""), self.headers["Host"]):
             self._reply(403, b"not from a page of this server\n")
         elif not self._has_token(self.headers.get("X-Token", "")):
             self._reply(403, b"not from a page of this server: open the whole address that the command printed\n")

@@ -145,6 +145,12 @@ class Ratings:
             self._write(file, [{"key": step.key, "rater": rater, "undo": id}])
             return True
 
+    def put(self, rater: str, key: str, rating: Rating, *, id: str) -> None:
+        """A rating as it is, whatever was there; once for each id."""
+        with self._alone() as file:
+            if id not in self.ids:
+                self._write(file, [_line(rater, key, rating, id)])
+
     def set(self, key: str, rating: Rating, rater: str = "") -> None:
         self.set_all({key: rating}, rater)
 
