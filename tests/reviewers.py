@@ -93,13 +93,16 @@ class Reviewer(threading.Thread):
             self.error = error
 
 
-def two_reviewers(folder: Path, *, answers: int, ratings: int, kills: int) -> dict[str, int]:
-    """Let two people rate so many answers each; how many ratings each has at the end, after every one was checked."""
+def two_reviewers(folder: Path, *, answers: int, ratings: int, kills: int, servers: int = 1) -> dict[str, int]:
+    """Let two people rate so many answers each; how many ratings each has at the end, after every one was checked.
+
+    servers: two, one for each of them, on the same run; they are killed in turn.
+    """
     run = RunFolder(folder / "run")
     write_answers(run, answers)
     keys = [answer.key for answer in open_answers(run.path).rows][:ratings]
-    server = Server(run.path)
-    reviewers = [Reviewer(server, rater, keys) for rater in ("anna", "ben")]
+    there = [Server(run.path) for _ in range(servers)]
+    reviewers = [Reviewer(there[i % servers], rater, keys) for i, rater in enumerate(("anna", "ben"))]
     try:
         for reviewer in reviewers:
             reviewer.start()
@@ -107,12 +110,13 @@ def two_reviewers(folder: Path, *, answers: int, ratings: int, kills: int) -> di
             wanted = 2 * ratings * (kill + 1) // (kills + 1)
             while sum(reviewer.done for reviewer in reviewers) < wanted and not any(r.error for r in reviewers):
                 time.sleep(0.005)
-            server.kill()
-            server.start()
+            there[kill % servers].kill()
+            there[kill % servers].start()
         for reviewer in reviewers:
             reviewer.join()
     finally:
-        server.kill()
+        for server in there:
+            server.kill()
     for reviewer in reviewers:
         if reviewer.error:
             raise reviewer.error

@@ -391,6 +391,7 @@ def review(arguments: argparse.Namespace) -> None:
     option("--battles", type=Path, metavar="FILE", help="more battles: a public file of votes"),
     option("--export", type=Path, metavar="FILE", help="write the battles as JSONL, and end"),
     option("--port", type=int, default=8643, help="of the page's address (8643; 0: any free one)"),
+    option("--address", default="", metavar="URL", help="under which a proxy shows it: https://HOST/PATH/"),
     option("--no-browser", action="store_true", help="print the address, open nothing"),
     epilog="What is typed in is answered as evaluate.py says, by its keys: eval.generate.temperature=0.7 "
     "eval.generate.max_new_tokens=512 precision=fp32",
@@ -408,6 +409,7 @@ def arena(arguments: argparse.Namespace) -> None:
         export=arguments.export,
         settings=evaluate_settings(overrides),
         port=arguments.port,
+        address=arguments.address,
         browser=not arguments.no_browser,
     )
 

@@ -370,6 +370,7 @@ def arena(
     settings: EvaluateSettings,
     port: int,
     browser: bool,
+    address: str = "",
 ) -> None:
     """Serve the page until Ctrl-C; or print the leaderboard; or write the battles to a file.
 
@@ -400,7 +401,7 @@ def arena(
         served = Arena(contenders, there, Models(settings), collected)
         if battles:
             collected()  # an error in that file is reported before the page opens
-        with PageServer(served, port, token=there.token) as server:
+        with PageServer(served, port, token=there.token, address=address) as server:
             done = served._progress()
             print(
                 f"arena     {len(contenders)} models, {done['rows']:,} battles from their answers, "

@@ -154,7 +154,7 @@ class Review:
         rater, seen = self._rater(value), value.get("seen")
         if not isinstance(seen, list) or len(seen) != len(self.ratings) or not all(type(n) is int for n in seen):
             raise Refused("seen: not a list of numbers")
-        changed = []
+        changed: list[list[Any]] = []
         for run, (ratings, n) in enumerate(zip(self.ratings, seen, strict=True)):
             # a file that took the place of another begins anew
             keys = {key for who, key in ratings.changes[n:] if who == rater} if 0 <= n <= len(ratings.changes) else None
