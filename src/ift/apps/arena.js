@@ -303,12 +303,11 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event);
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const act = meant(event, KEYS);
   const onControl = event.target.matches("button, summary") && (event.key === " " || event.key === "Enter");
-  if (KEYS[event.key] && !onControl) {
-    event.preventDefault();
-    KEYS[event.key]();
-  }
+  if (!act || onControl || event.repeat) return;
+  event.preventDefault();
+  act();
 });
 for (const button of document.querySelectorAll("[data-winner]")) {
   button.addEventListener("click", () => { button.blur(); vote(button.dataset.winner); });
