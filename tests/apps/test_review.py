@@ -408,7 +408,7 @@ def test_a_comment_that_is_being_typed_is_not_saved(browser, a_run, serve):
     assert browser.js(STATE) == "comment not saved yet"
     browser.js("rate = () => {}")  # the tab crashes: nothing more is sent
     open_page(browser, browser.js("location.href"))
-    press(browser, "ArrowLeft", "ArrowLeft")
+    press(browser, "ArrowLeft")
     browser.wait_until(f"{SEEN} && {SHOWN} === 'Task 0'")
     assert browser.js("document.getElementById('comment').value") == "half a th"
     assert said_of(folder) == {"Task 0": Rating(stars=4)}
