@@ -301,7 +301,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "long/test_compile.py": "a training whose blocks are compiled",
     "long/test_families.py": "every family against transformers",
     "long/test_demo_run.py": "the built-in default, whole",
-    "long/test_review.py",
+    "long/test_review.py": "a review of 52,000 answers, and of two people while it is killed",
     "long/test_sweeps.py": "sweeps with jobs in processes of their own",
     "long/test_launchers.py": "trainings on several ranks, however they are started",
     "long/test_weights_and_biases.py": "W&B with real processes",
