@@ -10,9 +10,11 @@ from ift.evaluation.answers import read_answers
 from ift.evaluation.results import Score, read_judgements, read_results
 from ift.evaluation.scoring import NAME as SCORED_AGAIN
 from ift.evaluation.scoring import Scored
+from ift.progress import progress
 from ift.run import RunFolder
 
 TEST_SPLIT = "test split"
+MANY = 1_000  # answers whose scoring takes seconds
 
 
 def headline(run: RunFolder) -> list[dict[str, Any]]:
@@ -35,7 +37,9 @@ def _of_answers(run: RunFolder) -> list[Score]:
         return []
     if not answers:
         return []
-    scores = Scored([(answer.response, answer.reference) for answer in answers]).of()
+    with progress("scoring" if len(answers) >= MANY else None, len(answers), "answers") as advance:
+        scores = Scored([(answer.response, answer.reference) for answer in answers]).of()
+        advance(len(answers))
     return [
         Score(task=TEST_SPLIT, metric=name, value=value, n=len(answers), low=low, high=high)
         for name, (value, interval) in scores.items()
