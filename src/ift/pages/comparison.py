@@ -291,10 +291,10 @@ def _measured(metric: Metric, line: Line, n_rows: int) -> Cell:
     if not e.n or not math.isfinite(e.mean):
         return Cell(None, NOTHING)
     note = " to ".join(f"{end:{metric.form}}" for end in ends) if (ends := interval_of(e)) else ""
-    note += f" (n {e.n:,})" if metric.estimates is None and e.n != n_rows else ""
+    note += f", n {e.n:,}" if metric.estimates is None and e.n != n_rows else ""
     low, high = ends or (None, None)
     chip = line.verdict if line.verdict in ("better", "worse", "equal") else ""
-    return Cell(float(e.mean), f"{e.mean:{metric.form}}", note.strip(), chip, low, high)
+    return Cell(float(e.mean), f"{e.mean:{metric.form}}", note.strip(", "), chip, low, high)
 
 
 def interval_of(e: Estimate) -> tuple[float, float] | None:

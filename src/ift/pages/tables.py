@@ -39,7 +39,8 @@ class Cell:
     @property
     def whole(self) -> str:
         """All that it says, on one line."""
-        return " ".join(" ".join(filter(None, (self.text, self.note, self.chip))).split())
+        note = f"({self.note})" if self.text and self.note else self.note
+        return " ".join(" ".join(filter(None, (self.text, note, self.chip))).split())
 
     @property
     def key(self) -> str:
@@ -127,7 +128,7 @@ def _plain(value: float | str | None) -> str:
     return harmless(printable(value)) if isinstance(value, str) else f"{value:.10g}"
 
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$^-])")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
 def as_markdown(text: str) -> str:
@@ -148,4 +149,5 @@ LATEX = {
 
 def as_latex(text: str) -> str:
     """One line that LaTeX sets as it is: no command, no comment, no end of the cell."""
-    return "".join(LATEX.get(character, character) for character in " ".join(printable(text).split()))
+    line = re.sub(r"(?<![\w)])-(?=\d)", "−", " ".join(printable(text).split()))  # before a number it is a minus
+    return "".join(LATEX.get(character, character) for character in line)
