@@ -7,10 +7,12 @@ import torch
 
 from ift.data.reading.rows import Row
 from ift.evaluation.answers import COLUMNS
-from ift.evaluation.responses import Answerer, respond
+from ift.evaluation.responses import Answerer, respond, show_summary
+from ift.evaluation.scoring import scores_of_run
 from ift.generation.engine import generate
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
+from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import GenerateSettings
 from ift.text.encoding import encode_prompt
 from ift.text.templates import Segment, Template
@@ -121,3 +123,20 @@ def test_an_answerer_may_be_given_a_shorter_limit(model, byte_tokenizer):
     assert [r["response_tokens"] for r in answer(model, rows("abc"))] == [5]
     assert [r["response_tokens"] for r in answer(model, rows("abc"), 2)] == [2]
     assert answer(model, []) == []
+
+
+def test_the_closing_lines_have_every_score_with_its_interval_and_what_it_does_not_say(tmp_path, capsys):
+    run = RunFolder(tmp_path)
+    texts = [("four", "four" if i < 3 else "five") for i in range(12)]
+    about = {"instruction": "2 + 2?", "input": "", "stop_reason": "end", "response_tokens": 1, "file": "f", "row": 1}
+    responses = [about | {"response": response, "reference": reference} for response, reference in texts]
+    write_jsonl(run.responses, responses)
+    write_json(run.summary, scores_of_run(run, responses))
+    show_summary(run)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("test      12 answers: exact match 25.0% (8.9% to 53.2%), ROUGE-L 0.250 (")
+    assert lines[0].endswith(", BLEU 0.250, ended by itself 100.0% (75.8% to 100.0%)")
+    assert lines[1:3] == [
+        "note      ROUGE-L says little here: 12 of 12 references are one word, which is right or wrong.",
+        "note      BLEU says little here: it counts runs of up to 4 words, and 12 of 12 references have fewer.",
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import regex
@@ -118,8 +118,14 @@ def chrf(counts: Counts) -> NDArray[np.float64]:
     return np.where(weighed > 0, (1 + RECALL**2) * precision * recall / np.where(weighed > 0, weighed, 1), 0.0)
 
 
-def counted(pairs: Sequence[tuple[str, str]]) -> tuple[Counts, Counts]:
-    """Counts of each (response, reference) for BLEU (n, 9) and for chrF (n, 18)."""
-    bleus = np.array([bleu_counts(*pair) for pair in pairs], dtype=np.int64).reshape(len(pairs), 2 * WORDS + 1)
-    chrfs = np.array([chrf_counts(*pair) for pair in pairs], dtype=np.int64).reshape(len(pairs), 3 * CHARACTERS)
-    return bleus, chrfs
+def counted(
+    pairs: Sequence[tuple[str, str]], advance: Callable[[int], None] = lambda pairs: None
+) -> tuple[Counts, Counts]:
+    """Counts of each (response, reference) for BLEU (n, 9) and for chrF (n, 18). advance: is told of each pair done."""
+    bleus, chrfs = [], []
+    for pair in pairs:
+        bleus.append(bleu_counts(*pair))
+        chrfs.append(chrf_counts(*pair))
+        advance(1)
+    of_words = np.array(bleus, dtype=np.int64).reshape(len(pairs), 2 * WORDS + 1)
+    return of_words, np.array(chrfs, dtype=np.int64).reshape(len(pairs), 3 * CHARACTERS)

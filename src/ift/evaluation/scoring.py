@@ -28,6 +28,7 @@ from ift.evaluation.answers import Answer, Answers, content_key
 from ift.evaluation.overlap import CHARACTER, chunks, rouge_l, same, words
 from ift.evaluation.results import Score, finite, write_results
 from ift.evaluation.statistics import SHARE, UNIT, Scale, mean_interval
+from ift.progress import progress
 from ift.run import RunFolder, read_jsonl, read_object, write_json, write_jsonl
 
 METRICS = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU"}
@@ -51,11 +52,12 @@ Interval = tuple[float, float]
 class Scored:
     """Rows with a reference, each counted once; scores of all of them or of some."""
 
-    def __init__(self, pairs: Sequence[tuple[str, str]]):
-        """pairs: (response, reference)."""
+    def __init__(self, pairs: Sequence[tuple[str, str]], *, what: str | None = None):
+        """pairs: (response, reference). what: the title of a progress bar."""
         self.exact_match = np.array([float(same(*pair)) for pair in pairs])
         self.rouge_l = np.array([rouge_l(*pair) for pair in pairs])
-        self.bleu_counts, self.chrf_counts = ngrams.counted(pairs)
+        with progress(what, len(pairs), "answers", lasting=False) as advance:  # nearly all of the time
+            self.bleu_counts, self.chrf_counts = ngrams.counted(pairs, advance)
 
     def of(self, rows: Sequence[int] | slice = slice(None)) -> dict[str, tuple[float, Interval | None]]:
         """Each metric over these rows, with its 95 % interval where one can be given."""
@@ -222,7 +224,7 @@ def score_answers(answers: Answers, *, limit: int | None = None) -> dict[str, An
     if not rows:
         raise DataError(f"{answers.name}: no answers to score")
     known = [row for row in rows if row.reference.strip()]
-    scored = Scored([(row.response, row.reference) for row in known])
+    scored = Scored([(row.response, row.reference) for row in known], what="scoring")
     scores = [
         _score(task, name, value, interval, len(places))
         for task, places in _parts(answers.run, known).items()
@@ -303,13 +305,14 @@ def rescore_summary(answers: Answers) -> list[str]:
         return [f"summary   {run.summary} keeps its scores: they are of other answers than responses.jsonl has now"]
     new = scores_of_run(run, [asdict(row) for row in rows])
     moved = {key: summary[key] for key in new if key in summary and summary[key] != new[key]}
-    write_json(run.summary, {**with_scores(summary, new), "earlier_scores": moved})
+    write_json(run.summary, {**with_scores(summary, new), **({"earlier_scores": moved} if moved else {})})
     lines = [
         f"{METRICS[name]} was {moved[name]:.3f} and is {new[name]:.3f}"
         for name in METRICS
         if isinstance(moved.get(name), float) and isinstance(new[name], float)
     ]
-    return [f"summary   {run.summary} is counted anew: {', '.join(lines) or 'with chrF'} (before: earlier_scores)"]
+    said = f"{', '.join(lines)} (before: earlier_scores)" if lines else "nothing moved, chrF is new"
+    return [f"summary   {run.summary} is counted anew: {said}"]
 
 
 def _is_of(summary: Mapping[str, Any], rows: Sequence[Answer]) -> bool:
