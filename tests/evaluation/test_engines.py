@@ -1,5 +1,6 @@
 """The one form of results: numbers, samples, a place on the page; and what all evaluations get from it."""
 
+import math
 import os
 import threading
 from functools import partial
@@ -97,6 +98,9 @@ def test_a_score_says_its_interval_and_of_how_many():
     assert interval({"value": 0.25, "low": 0.2, "high": 0.31, "n": 1200}) == "0.250 (0.200 to 0.310), n = 1,200"
     assert interval({"value": 3.0, "low": None, "high": None, "n": 2}) == "3.000, n = 2"
     assert interval({"value": None, "low": None, "high": None, "n": 0}) == "–, n = 0"
+    assert interval({"value": 1040.0, "low": 990.0, "high": None, "n": 3}) == "1040.000 (at least 990.000), n = 3"
+    assert interval({"value": 1040.0, "low": None, "high": 1100.0, "n": 3}) == "1040.000 (at most 1100.000), n = 3"
+    assert interval({"value": 0.5, "low": math.nan, "high": math.inf, "n": 1}) == "0.500, n = 1"
 
 
 def test_keys_tell_model_and_prompt_apart():

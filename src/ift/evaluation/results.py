@@ -81,8 +81,16 @@ def interval(score: Mapping[str, Any]) -> str:
     """0.263 (0.240 to 0.287), n = 1,200"""
     if score["value"] is None:
         return f"–, n = {score['n']:,}"
-    between = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
-    return f"{score['value']:.3f}{between}, n = {score['n']:,}"
+    ends = between(score["low"], score["high"], ".3f")
+    return f"{score['value']:.3f}{f' ({ends})' if ends else ''}, n = {score['n']:,}"
+
+
+def between(low: float | None, high: float | None, form: str) -> str:
+    """An interval in words: 0.240 to 0.287; at least 0.240, where only that end is known; nothing where none is."""
+    known = [end is not None and math.isfinite(end) for end in (low, high)]
+    if all(known):
+        return f"{low:{form}} to {high:{form}}"
+    return f"at least {low:{form}}" if known[0] else f"at most {high:{form}}" if known[1] else ""
 
 
 def package_versions(*packages: str) -> dict[str, str]:

@@ -154,27 +154,97 @@ def test_ranks_are_shared_where_intervals_overlap():
     assert {s.model: s.rank for s in leaderboard(battles).standings} == {"a": 1, "b": 1, "c": 3}
 
 
+def votes(**results):
+    """votes(ab=3, ba=1): a won three times, b once."""
+    return [Battle(pair[0], pair[1], "model_a") for pair, times in results.items() for _ in range(times)]
+
+
+def standing(found):
+    return {s.model: s for s in found.standings}
+
+
+def test_after_one_vote_nobody_has_a_rank_and_each_interval_is_open_on_one_side():
+    found = leaderboard(votes(ab=1))
+    a, b = standing(found)["a"], standing(found)["b"]
+    assert (a.rank, b.rank) == (None, None)
+    assert (a.high, b.low) == (None, None)
+    # the share of wins is Beta(2, 1): its 2.5 % quantile is 0.158, odds of 0.188, and half of the distance is a's
+    assert a.low == pytest.approx(1000 + 200 * math.log10(0.1581 / 0.8419), abs=15)
+    assert a.low < 1000 < b.high
+    assert found.notes[-1] == "No rank for a, b: no interval lies apart from another, so more battles are needed."
+    lines = show_leaderboard(found)
+    assert lines[1].startswith("   –  a")
+    assert f"at least {a.low:.0f}" in lines[1]
+    assert f"at most {b.high:.0f}" in lines[2]
+
+
+@pytest.mark.parametrize(("wins", "ranks"), [(3, (None, None)), (20, (1, 2))])
+def test_a_model_that_won_every_battle_has_a_rank_once_the_battles_separate_it(wins, ranks):
+    found = leaderboard(votes(ab=wins))
+    assert tuple(s.rank for s in found.standings) == ranks
+    lowest = 0.025 ** (1 / (wins + 1))  # of Beta(wins + 1, 1)
+    assert found.standings[0].low == pytest.approx(1000 + 200 * math.log10(lowest / (1 - lowest)), abs=15)
+    assert found.standings[0].high is None
+    assert "finite only by a prior" in found.notes[0]
+
+
+def test_an_unbeaten_model_leaves_the_intervals_of_the_others_closed():
+    even = votes(bc=15, cb=10, bd=12, db=12, cd=9, dc=14)
+    found = leaderboard(even + votes(ab=3, ec=0, ce=2))
+    table = standing(found)
+    assert table["a"].high is None
+    assert table["a"].low is not None
+    assert table["e"].low is None
+    assert table["e"].high is not None
+    assert any(
+        note == "1000 is the mean of the models that won and lost among each other: b, c, d." for note in found.notes
+    )
+    without = standing(leaderboard(even))
+    for name in "bcd":
+        assert (table[name].low, table[name].high) == pytest.approx((without[name].low, without[name].high), abs=25)
+        assert table[name].rating == pytest.approx(without[name].rating, abs=15)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 20, 100])
+def test_the_interval_of_few_battles_holds_the_true_distance_in_95_of_100(n):
+    """Every possible result of n battles of two models, weighed by its chance, over many true distances."""
+    found = [standing(leaderboard(votes(ab=k, ba=n - k), rounds=300)) for k in range(0, n + 1, max(1, n // 20))]
+    ends = [(s["a"].low or -math.inf, s["a"].high or math.inf) for s in found]
+    covered = []
+    for distance in np.linspace(-300, 300, 61):
+        p = 1 / (1 + 10 ** (-distance / 400))
+        chances = np.array([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(0, n + 1, max(1, n // 20))])
+        inside = np.array([low <= 1000 + distance / 2 <= high for low, high in ends])
+        covered.append((chances @ inside) / chances.sum())
+    assert np.mean(covered) >= 0.94
+    assert min(covered) >= 0.85  # where one result more or less decides; Wilson's interval has the same dips
+
+
 def test_a_model_that_never_wins_gets_a_finite_rating_and_a_warning():
     battles = [Battle("gpt2", "big", "model_b")] * 20 + [
         Battle("big", "mid", "model_a"),
         Battle("mid", "big", "model_a"),
     ]
     found = leaderboard(battles)
-    assert all(math.isfinite(value) for s in found.standings for value in (s.rating, s.low, s.high))
+    assert all(math.isfinite(s.rating) for s in found.standings)
     assert found.standings[-1].model == "gpt2"
-    (note,) = found.notes
-    assert note.startswith("gpt2 never won or tied.")
-    assert "one tie more" in note
-    # that tie is shared out over all others: 20.25 to 0.25 where two models met 20 times of three
-    assert ratings([Battle("x", "y", "model_a")] * 4)["x"] == pytest.approx(
-        1000 + 200 * math.log10(4.5 / 0.5), abs=1e-6
-    )
+    assert standing(found)["gpt2"].low is None
+    assert found.notes[0].startswith("gpt2 never won or tied.")
+    assert "one win and one loss more" in found.notes[0]
+    # 4 to 0 becomes 5 to 1
+    assert ratings([Battle("x", "y", "model_a")] * 4)["x"] == pytest.approx(1000 + 200 * math.log10(5), abs=1e-6)
 
 
 def test_groups_that_never_met_are_told_apart():
-    (note,) = leaderboard([Battle("a", "b", "tie"), Battle("c", "d", "model_a"), Battle("d", "c", "model_a")]).notes
-    assert "a, b; c, d" in note
-    assert leaderboard([Battle("a", "b", "tie"), Battle("b", "c", "tie")]).notes == []
+    found = leaderboard([*votes(ab=40, ba=4, dc=6, cd=5), Battle("c", "d", "tie")])
+    assert "a, b; c, d" in found.notes[0]
+    table = standing(found)
+    for pair in ("ab", "cd"):
+        assert sum(table[name].rating for name in pair) == pytest.approx(2000)
+    assert {name: s.rank for name, s in table.items()} == {"a": 1, "b": 2, "c": None, "d": None}
+    assert "No rank for d, c: their intervals overlap all others" in found.notes[-1]
+    (note,) = leaderboard([Battle("a", "b", "tie"), Battle("b", "c", "tie")]).notes
+    assert note.startswith("No rank for a, b, c")
 
 
 def test_win_rates_count_ties_half_and_say_where_two_never_met():

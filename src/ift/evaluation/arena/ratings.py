@@ -5,7 +5,9 @@
     python evaluate.py run=RUN eval=arena eval.battles=FILE                      the Arena's public votes
 
 Ratings are those of Bradley and Terry (1952), the maximum of the likelihood by `choix`, on Elo's scale: 400 points are
-odds of 10 to 1, a tie is half a win for each side, the mean of all models is 1000. Needs no torch.
+odds of 10 to 1, a tie is half a win for each side, the mean of all models is 1000. Intervals are those of the Bayesian
+bootstrap (Rubin 1981) under a prior of one win and one loss more for each model; of a model that won or lost every
+battle, only the end that the battles set is given. Needs no torch.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ift.errors import ConfigError, DataError, MachineError, missing_extra, one_
 from ift.evaluation.answers import Answers, open_answers
 from ift.evaluation.arena.battles import TIE, Battle, checked_name, read_votes
 from ift.evaluation.arena.votes import NAME, Votes, is_database
-from ift.evaluation.results import read_judgements
+from ift.evaluation.results import between, read_judgements
 from ift.run import RunFolder, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
@@ -53,17 +55,18 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Standing:
-    """One line of the leaderboard. low, high: 95 % interval of the rating.
+    """One line of the leaderboard. low, high: 95 % interval of the rating; None where battles set no bound there.
 
-    rank     1 + the number of models whose low is above this one's high, so that models may share one
+    rank     1 + the number of models whose low is above this one's high, so that models may share one; None where the
+             interval overlaps with those of all others: the battles do not tell it from any
     elo      as it stands after the last battle, in the order of their time; another order gives another number
     """
 
     model: str
-    rank: int
+    rank: int | None
     rating: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     elo: float
     battles: int
     win_rate: float  # ties count half
@@ -92,26 +95,89 @@ def leaderboard(battles: Sequence[Battle], *, rounds: int = ROUNDS) -> Leaderboa
         )
     wins = won(rows, counts, len(models))
     strengths = bradley_terry(wins)
-    drawn = bootstrap(rows, counts, len(models), start=strengths, rounds=rounds)
-    low, high = (points(np.percentile(drawn, share, axis=0)) for share in (2.5, 97.5))
-    rating, elo = points(strengths), online_elo(sorted(battles, key=lambda battle: battle.tstamp))
+    drawn = bayesian_bootstrap(rows, counts, len(models), start=strengths, rounds=rounds)
+    groups = [Group.of(wins, members) for members in _members(pieces(wins, "weak"))]
+    rating, low, high = (np.empty(len(models)) for _ in range(3))
+    rank: dict[int, int | None] = {}
+    for group in groups:
+        m = group.members
+        rating[m] = points(group.centred(strengths))
+        ends = np.percentile(points(group.centred(drawn)), (2.5, 97.5), axis=0)
+        low[m] = np.where(group.bounded_below, ends[0], -math.inf)
+        high[m] = np.where(group.bounded_above, ends[1], math.inf)
+        rank |= {i: _rank(low[i], high[i], low[m], high[m]) for i in m}
+    elo = online_elo(sorted(battles, key=lambda battle: battle.tstamp))
     met = wins + wins.T
+    order = [i for group in groups for i in sorted(group.members, key=lambda i: (-rating[i], models[i]))]
     standings = [
         Standing(
-            model=model,
-            rank=1 + int((low > high[i]).sum()),
+            model=models[i],
+            rank=rank[i],
             rating=float(rating[i]),
-            low=float(low[i]),
-            high=float(high[i]),
-            elo=elo[model],
+            low=_finite(low[i]),
+            high=_finite(high[i]),
+            elo=elo[models[i]],
             battles=round(met[i].sum()),
             win_rate=float(wins[i].sum() / met[i].sum()),
         )
-        for i, model in enumerate(models)
+        for i in order
     ]
-    order = sorted(range(len(models)), key=lambda i: (-rating[i], models[i]))
     shares = [[float(wins[i, j] / met[i, j]) if met[i, j] else None for j in order] for i in order]
-    return Leaderboard([standings[i] for i in order], shares, warnings(models, wins))
+    return Leaderboard(standings, shares, [*warnings(models, wins, groups), *_without_rank(standings)])
+
+
+def _members(piece: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The models of each piece, the largest first."""
+    found = [np.flatnonzero(piece == k) for k in range(piece.max() + 1)]
+    return sorted(found, key=lambda members: -len(members))
+
+
+def _rank(low: float, high: float, lows: Matrix, highs: Matrix) -> int | None:
+    """1 + the models that are certainly above this one; None where nothing is certainly above or below it."""
+    above, below = int((lows > high).sum()), int((highs < low).sum())
+    return 1 + above if above or below else None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models that battles connect. Ratings of one group say nothing beside those of another.
+
+    members         (m,) numbers of the models
+    middle          those whose mean is 1000: the largest set in which every model is connected with every other by wins
+                    of its own and by losses, so that all distances are finite; all members where there is none
+    bounded_below   (m,) whether wins lead from the model to all of the middle; without, its rating has no lower bound
+    bounded_above   (m,) likewise losses; a model that won every battle has a rating of at least so much, and no more
+                    can be said
+    """
+
+    members: NDArray[np.int64]
+    middle: NDArray[np.int64]
+    bounded_below: NDArray[np.bool_]
+    bounded_above: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, wins: Matrix, members: NDArray[np.int64]) -> Group:
+        from scipy.sparse.csgraph import shortest_path
+
+        won = wins[np.ix_(members, members)] > 0
+        leads = np.isfinite(shortest_path(won, unweighted=True))  # [i, j]: i beat one that beat ... j
+        middle = _members(pieces(won, "strong"))[0]
+        if len(middle) == 1:
+            middle = np.arange(len(members))
+        return cls(members, members[middle], leads[:, middle].all(axis=1), leads[middle].all(axis=0))
+
+    @property
+    def whole(self) -> bool:
+        """All distances within the group are finite."""
+        return bool(self.bounded_below.all() and self.bounded_above.all())
+
+    def centred(self, strengths: Matrix) -> Matrix:
+        """(..., n) strengths of all models -> (..., m) of its members, the mean of the middle being 0."""
+        return strengths[..., self.members] - strengths[..., self.middle].mean(axis=-1, keepdims=True)
 
 
 def table(battles: Sequence[Battle]) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
@@ -143,8 +209,8 @@ def bradley_terry(wins: Matrix, start: Matrix | None = None, *, tolerance: float
     """(n, n) wins -> (n,) strengths: model i beats j with odds of exp(strength i - strength j).
 
     Where some models never lost against all the others, those strengths would be infinite. Then each model is given
-    one tie more, shared out over all others, which keeps them finite. start: where to begin; tolerance: by how much the
-    last step may still change all strengths together. Raises MachineError without choix.
+    one win and one loss more, shared out over all others, which keeps them finite. start: where to begin; tolerance: by
+    how much the last step may still change all strengths together. Raises MachineError without choix.
     """
     try:
         import choix
@@ -152,7 +218,7 @@ def bradley_terry(wins: Matrix, start: Matrix | None = None, *, tolerance: float
         raise missing_extra("choix", "arena") from error
     n = len(wins)
     if (wins > 0).sum() < n * (n - 1) and pieces(wins, "strong").max():  # the first is quick, and decides most
-        wins = wins + 0.5 / (n - 1) * (1 - np.eye(n))
+        wins = wins + (1 - np.eye(n)) / (n - 1)
     try:
         strengths: Matrix = choix.ilsr_pairwise_dense(wins, initial_params=start, max_iter=STEPS, tol=tolerance)
     except (RuntimeError, ValueError) as error:
@@ -172,13 +238,22 @@ def points(strengths: Matrix) -> Matrix:
     return MEAN + SCALE * strengths
 
 
-def bootstrap(
+def bayesian_bootstrap(
     rows: NDArray[np.int64], counts: NDArray[np.int64], n: int, *, start: Matrix, rounds: int = ROUNDS
 ) -> Matrix:
-    """(rounds, n) strengths of as many battles drawn with replacement: how often each row is drawn is multinomial."""
+    """(rounds, n) strengths where each battle weighs an exponential number, not 1, and a prior is added (Rubin 1981).
+
+    The prior is one win and one loss more for each model, shared out over all others, with such weights too. Of two
+    models the share of wins is then Beta(wins + 1, losses + 1), however few battles there are.
+    """
     random = np.random.default_rng(0)
-    drawn = (random.multinomial(counts.sum(), counts / counts.sum()) for _ in range(rounds))
-    return np.stack([bradley_terry(won(rows, again, n), start, tolerance=1e-5) for again in drawn])  # 0.002 points
+    others = (1 - np.eye(n)) / (n - 1)
+    drawn = []
+    for _ in range(rounds):
+        wins, losses = random.gamma(0.5, size=(2, n))
+        weighed = won(rows, random.gamma(counts), n) + others * (wins[:, None] + losses)
+        drawn.append(bradley_terry(weighed, start, tolerance=1e-5))  # 0.002 points
+    return np.stack(drawn)
 
 
 def online_elo(battles: Iterable[Battle]) -> dict[str, float]:
@@ -191,28 +266,42 @@ def online_elo(battles: Iterable[Battle]) -> dict[str, float]:
     return rating
 
 
-def warnings(models: Sequence[str], wins: Matrix) -> list[str]:
+def warnings(models: Sequence[str], wins: Matrix, groups: Sequence[Group]) -> list[str]:
     """What the ratings cannot say, in whole sentences."""
-    if (apart := pieces(wins, "weak")).max():
-        groups = [[model for model, piece in zip(models, apart, strict=True) if piece == k] for k in range(len(models))]
-        names = "; ".join(_some(group) for group in groups if group)
-        return [
-            f"No battle connects these groups, so ratings of one say nothing beside those of another: {names}. "
-            "Each model was given one tie more, shared out over all others."
-        ]
-    if not pieces(wins, "strong").max():
-        return []
-    never_won = [model for model, line in zip(models, wins, strict=True) if not line.any()]
-    never_lost = [model for model, column in zip(models, wins.T, strict=True) if not column.any()]
-    lines = [
-        f"{_some(names)} never {what}."
-        for names, what in ((never_won, "won or tied"), (never_lost, "lost or tied"))
-        if names
-    ] or ["Some models never lost or tied against any of the others."]
-    return [
-        f"{' '.join(lines)} Such battles cannot show how far apart they are: each model was given one tie "
-        "more, shared out over all others, which decides how large the distance looks."
-    ]
+    lines = []
+    if len(groups) > 1:
+        names = "; ".join(_some([models[i] for i in group.members]) for group in groups)
+        lines.append(
+            "No battle connects these groups, so ratings and ranks of one say nothing beside those of another, and "
+            f"each has its own mean of 1000: {names}."
+        )
+    unbounded = [group for group in groups if not group.whole]
+    if unbounded:
+        never_won = [model for model, line in zip(models, wins, strict=True) if not line.any()]
+        never_lost = [model for model, column in zip(models, wins.T, strict=True) if not column.any()]
+        said = [
+            f"{_some(names)} never {what}."
+            for names, what in ((never_won, "won or tied"), (never_lost, "lost or tied"))
+            if names
+        ] or ["Some models never lost or tied against any of the others."]
+        lines.append(
+            f"{' '.join(said)} Such battles cannot show how far apart they are: the interval is open on that side, "
+            "and the rating itself is finite only by a prior, one win and one loss more for each model, shared out "
+            "over all others."
+        )
+    for group in unbounded:
+        if len(group.middle) < len(group.members):
+            middle = _some([models[i] for i in group.middle])
+            lines.append(f"1000 is the mean of the models that won and lost among each other: {middle}.")
+    return lines
+
+
+def _without_rank(standings: Sequence[Standing]) -> list[str]:
+    names = [standing.model for standing in standings if standing.rank is None]
+    told = (
+        "no interval lies apart from another" if len(names) == len(standings) else "their intervals overlap all others"
+    )
+    return [f"No rank for {_some(names)}: {told}, so more battles are needed."] if names else []
 
 
 def _some(names: Sequence[str]) -> str:
@@ -362,7 +451,7 @@ def evaluate(bench: Bench) -> Outcome:
     counted = ", ".join(f"{count:,} {named(source)}" for source, count in found.sources.items())
     notes = [
         f"{len(found.battles):,} battles: {counted}.",
-        f"Ratings are relative: the mean of these {len(ranked.standings)} models is 1000, and 400 points are odds of "
+        f"Ratings are relative: the mean of {len(ranked.standings)} models is 1000, and 400 points are odds of "
         "10 to 1. Elo depends on the order of the battles; ratings do not.",
         *found.notes,
         *ranked.notes,
@@ -423,10 +512,10 @@ def show_leaderboard(ranked: Leaderboard) -> list[str]:
     width = max(5, *(len(standing.model) for standing in ranked.standings))
     lines = [f"rank  {'model':<{width}}  rating  95 % interval   battles  win rate    elo"]
     for s in ranked.standings:
-        between = f"{s.low:.0f} to {s.high:.0f}"
+        ends = between(s.low, s.high, ".0f") or "–"
         lines.append(
-            f"{s.rank:>4}  {s.model:<{width}}  {s.rating:>6.0f}  {between:<14}  {s.battles:>7,}  {s.win_rate:>8.1%}"
-            f"  {s.elo:>5.0f}"
+            f"{s.rank or '–':>4}  {s.model:<{width}}  {s.rating:>6.0f}  {ends:<14}  {s.battles:>7,}"
+            f"  {s.win_rate:>8.1%}  {s.elo:>5.0f}"
         )
     if len(ranked.standings) <= HEADLINES:
         lines += ["", f"{'won against':<{width + 6}}" + "".join(f"{k:>7}" for k in range(1, len(lines)))]
