@@ -25,6 +25,7 @@ from ift.evaluation.arena.ratings import (
     show_leaderboard,
 )
 from ift.evaluation.arena.votes import Shown, Votes
+from ift.evaluation.statistics import UNIT, mean_interval
 from ift.evaluation.subject import Bench
 from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from ift.settings import EvaluateSettings
@@ -258,6 +259,8 @@ def test_win_rates_count_ties_half_and_say_where_two_never_met():
     assert found.win_rates[place["a"]][place["a"]] is None
     b = found.standings[place["b"]]
     assert (b.battles, b.win_rate) == (5, 1.5 / 5)
+    known = mean_interval([0, 0, 0.5, 0.5, 0.5], UNIT)
+    assert (b.win_low, b.win_high) == (known.low, known.high)
     lines = show_leaderboard(found)
     assert any("75%" in line for line in lines)
     assert all(len(line) < 120 for line in lines if not line.startswith("note"))

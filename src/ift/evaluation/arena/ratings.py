@@ -29,6 +29,7 @@ from ift.evaluation.answers import Answers, open_answers
 from ift.evaluation.arena.battles import TIE, Battle, checked_name, read_votes
 from ift.evaluation.arena.votes import NAME, Votes, is_database
 from ift.evaluation.results import between, read_judgements
+from ift.evaluation.statistics import UNIT, Estimate, mean_interval
 from ift.run import RunFolder, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Standing:
     elo: float
     battles: int
     win_rate: float  # ties count half
+    win_low: float
+    win_high: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,9 @@ def leaderboard(battles: Sequence[Battle], *, rounds: int = ROUNDS) -> Leaderboa
             high=_finite(high[i]),
             elo=elo[models[i]],
             battles=round(met[i].sum()),
-            win_rate=float(wins[i].sum() / met[i].sum()),
+            win_rate=(share := win_rate(rows, counts, i)).mean,
+            win_low=share.low,
+            win_high=share.high,
         )
         for i in order
     ]
@@ -203,6 +208,13 @@ def won(rows: NDArray[np.int64], counts: NDArray[np.int64], n: int) -> Matrix:
     flat += np.bincount(first * n + second, counts * share, n * n)
     flat += np.bincount(second * n + first, counts * (1 - share), n * n)
     return flat.reshape(n, n)
+
+
+def win_rate(rows: NDArray[np.int64], counts: NDArray[np.int64], model: int) -> Estimate:
+    """The share of a model's battles that it won, ties half, with its 95 % interval."""
+    results = np.concatenate([rows[rows[:, 0] == model, 2], 2 - rows[rows[:, 1] == model, 2]])
+    times = np.concatenate([counts[rows[:, 0] == model], counts[rows[:, 1] == model]])
+    return mean_interval(np.repeat(results / 2, times), UNIT)
 
 
 def bradley_terry(wins: Matrix, start: Matrix | None = None, *, tolerance: float = 1e-8) -> Matrix:
@@ -446,7 +458,8 @@ def evaluate(bench: Bench) -> Outcome:
         part = replace(rated, low=None, high=None, headline=False)
         scores.append(rated)
         scores.append(replace(part, metric="rank", value=standing.rank, higher_is_better=False))
-        scores.append(replace(part, metric="win_rate", value=standing.win_rate))
+        share = replace(part, low=standing.win_low, high=standing.win_high)
+        scores.append(replace(share, metric="win_rate", value=standing.win_rate))
         scores.append(replace(part, metric="elo", value=standing.elo))
     counted = ", ".join(f"{count:,} {named(source)}" for source, count in found.sources.items())
     notes = [
