@@ -468,7 +468,7 @@ def test_the_leaderboard_is_shown_when_asked_for_with_intervals_and_win_rates(br
     assert [row[1] for row in rows[1:]] == ["one", "two"]
     assert [row[2].split()[0] for row in rows[1:]] == ["1095", "905"]  # 400 log10(3) = 190.8 apart
     assert all(re.fullmatch(r"\d+ \d+ to \d+", row[2]) for row in rows[1:])
-    assert [row[4].strip() for row in rows[1:]] == ["75 %", "25 %"]
+    assert [row[4].strip() for row in rows[1:]] == ["75 % 59 % to 87 %", "25 % 13 % to 41 %"]  # Clopper and Pearson
     cells = browser.js("[...document.querySelectorAll('#matrix .cell')].map(c => c.textContent)")
     assert cells == ["", "75 %", "25 %", ""]
     assert browser.js("document.querySelectorAll('#standings svg circle').length") == 2
