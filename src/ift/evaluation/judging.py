@@ -52,7 +52,7 @@ class Reply:
 class ReplyOptions:
     """How the judge is to reply where that differs from its settings; None: as in the settings."""
 
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # judge.max_tokens where that is more, unless only the first tokens count (logprobs)
     temperature: float | None = None
     logprobs: int | None = None  # so many of the likeliest first tokens come with the reply
 

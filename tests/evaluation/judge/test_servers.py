@@ -799,6 +799,21 @@ def test_engines_get_text_without_thoughts_and_none_for_refused(there, settings,
     assert len(there.asked) == 3
 
 
+def test_what_an_engine_asks_for_gives_way_to_what_the_person_set(there, settings, tmp_path):
+    there.raw = lambda path, body, attempt: Raw(message("85"))
+    published = ReplyOptions(max_tokens=50, temperature=0.0)
+    sent = []
+    for words in ([], ["judge.max_tokens=4000"], ["judge.temperature=null", "judge.seed=null"]):
+        with opened(there, settings, tmp_path, *words) as judge:
+            judge.replies(REQUESTS[:1], published)
+            judge.replies(REQUESTS[:1], ReplyOptions(max_tokens=1, temperature=0.0, logprobs=5))
+        sent += [{name: body.get(name) for name in ("max_tokens", "temperature", "seed")} for body in there.bodies]
+        there.bodies.clear()
+    one, usual = {"max_tokens": 1, "temperature": 0.0, "seed": 123}, {"max_tokens": 50, "temperature": 0.0, "seed": 123}
+    assert sent[:3] == [usual, one, usual | {"max_tokens": 4000}]
+    assert sent[3:] == [{**each, "temperature": None, "seed": None} for each in (usual, one)]
+
+
 def test_a_judge_that_says_nothing_stops_an_engine_with_the_cure(there, settings, tmp_path):
     there.raw = lambda path, body, attempt: HOPELESS["cut off in reasoning"].raw
     with opened(there, settings, tmp_path) as judge:

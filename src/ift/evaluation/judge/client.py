@@ -132,14 +132,22 @@ class RecordedJudge:
 
     def _server(self, options: ReplyOptions) -> ChatServer:
         if options not in self.servers:
-            changed = {name: getattr(options, name) for name in ("max_tokens", "temperature")}
-            changed = {name: value for name, value in changed.items() if value is not None}
-            self.servers[options] = connect(replace(self.settings, **changed), logprobs=options.logprobs)
+            temperature = self.settings.temperature  # None: not sent, whoever asks for it
+            if temperature is not None and options.temperature is not None:
+                temperature = options.temperature
+            changed = replace(self.settings, max_tokens=self._max_tokens(options), temperature=temperature)
+            self.servers[options] = connect(changed, logprobs=options.logprobs)
         return self.servers[options]
+
+    def _max_tokens(self, options: ReplyOptions) -> int:
+        """As an evaluation asks, or more where the settings give more: a judge that thinks first needs it."""
+        if options.max_tokens is None or options.logprobs is not None:
+            return options.max_tokens or self.settings.max_tokens
+        return max(options.max_tokens, self.settings.max_tokens)
 
     def replies(self, requests: Sequence[Request], options: ReplyOptions = AS_SET) -> list[Reply | None]:
         settings, budget, server = self.settings, self.budget, self._server(options)
-        budget.max_tokens, self.ledger.identities = options.max_tokens or settings.max_tokens, server.identities
+        budget.max_tokens, self.ledger.identities = self._max_tokens(options), server.identities
         waiting = list(dict.fromkeys(requests))
         missing = [request for request in waiting if self.ledger.get(request) is None]
         self._check_cost(missing)
