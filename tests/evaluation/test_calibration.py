@@ -155,6 +155,8 @@ def test_the_interval_of_a_ratio_covers_where_rows_differ_in_length(rows):
 
 def test_a_single_row_has_no_interval_and_no_end_lies_where_the_number_cannot():
     assert ratio_interval([3.0], [4.0]) == (0.75, None, None)
+    assert ratio_interval([4.0, 7.0, 9.0], [4.0, 7.0, 9.0]) == (1.0, None, None)  # all right: not certain
+    assert ratio_interval([0.0] * 5, [4.0] * 5) == (0.0, None, None)
     _, low, high = ratio_interval([1.0, 9.0], [10.0, 10.0], least=0.0, most=1.0)
     assert (low, high) == (0.0, 1.0)
 

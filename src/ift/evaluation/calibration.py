@@ -248,7 +248,8 @@ def ratio_interval(
 ) -> tuple[float, float | None, float | None]:
     """sum(sums) / sum(counts) and its 95 % interval over rows, both (n,): the ratio estimator's (Cochran 1977, 6.4).
 
-    None for its ends where a single row says nothing of others. least, most: what the ratio can be.
+    None for its ends where a single row says nothing of others, or where all rows have the same ratio, which says
+    nothing of the spread. least, most: what the ratio can be.
     """
     from scipy import stats
 
@@ -260,6 +261,8 @@ def ratio_interval(
     if n < 2:
         return ratio, None, None
     error = math.sqrt(n / (n - 1) * float(((y - ratio * x) ** 2).sum())) / float(x.sum())
+    if error <= 1e-9 * abs(ratio):
+        return ratio, None, None
     half = float(stats.t.ppf(0.975, n - 1)) * error
     return ratio, max(least, ratio - half), min(most, ratio + half)
 

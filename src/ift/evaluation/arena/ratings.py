@@ -168,9 +168,9 @@ class Group:
     def of(cls, wins: Matrix, members: NDArray[np.int64]) -> Group:
         from scipy.sparse.csgraph import shortest_path
 
-        won = wins[np.ix_(members, members)] > 0
-        leads = np.isfinite(shortest_path(won, unweighted=True))  # [i, j]: i beat one that beat ... j
-        middle = _members(pieces(won, "strong"))[0]
+        inside = wins[np.ix_(members, members)]
+        leads = np.isfinite(shortest_path(inside, unweighted=True))  # [i, j]: i beat one that beat ... j
+        middle = _members(pieces(inside, "strong"))[0]
         if len(middle) == 1:
             middle = np.arange(len(members))
         return cls(members, members[middle], leads[:, middle].all(axis=1), leads[middle].all(axis=0))
