@@ -317,7 +317,7 @@ def export(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         output=arguments.output,
         force=arguments.force,
-        scores=headline(run),
+        scores=lambda: headline(run),  # which takes seconds: after what can be refused
         license=arguments.license,
         prove=arguments.prove,
         push=arguments.push,

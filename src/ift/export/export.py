@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ def export(
     dtype: str = "fp32",
     output: Path | None = None,
     force: bool = False,
-    scores: Sequence[Mapping[str, Any]] = (),
+    scores: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     license: str | None = None,
     prove: int = 0,
     push: str | None = None,
@@ -49,8 +49,8 @@ def export(
 ) -> Exported:
     """Write the folder, RUN/export/TO-DTYPE unless output names another.
 
-    force: replace an earlier export of the same name. Any other folder is never replaced. scores: the run's numbers
-    with their intervals, for the card. prove: test rows that other programs are asked from the export, 0 for none; the
+    force: replace an earlier export of the same name. Any other folder is never replaced. scores: gives the
+    run's numbers with their intervals, for the card. prove: test rows that other programs are asked from the export, 0 for none; the
     folder is written whatever comes of it, but never pushed where an answer is another. push: a repository on the Hub,
     private unless public.
 
@@ -97,7 +97,7 @@ def export(
             proof, not_tried = _compared(source, partial, to, dtype, file, rows=prove)
         place = destination.name if destination else "FOLDER"
         told = [compared.summary for compared in proof]
-        text = card(source, to=to, dtype=dtype, file=file, scores=scores, license=license, place=place, proof=told)
+        text = card(source, to=to, dtype=dtype, file=file, scores=scores(), license=license, place=place, proof=told)
         write_text(partial / "README.md", text)
         seal(partial, {"export": to, "dtype": dtype, "run": source.name, "prompt": source.template.hash})
         replace_folder(partial, folder)
