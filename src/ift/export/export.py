@@ -49,10 +49,11 @@ def export(
 ) -> Exported:
     """Write the folder, RUN/export/TO-DTYPE unless output names another.
 
-    force: replace an earlier export of the same name. Any other folder is never replaced. scores: gives the
-    run's numbers with their intervals, for the card. prove: test rows that other programs are asked from the export, 0 for none; the
-    folder is written whatever comes of it, but never pushed where an answer is another. push: a repository on the Hub,
-    private unless public.
+    force   replace an earlier export of the same name; any other folder is never replaced
+    scores  gives the run's numbers with their intervals, for the card
+    prove   test rows that other programs are asked from the export, 0 for none: the folder is written whatever comes of
+            it, but never pushed where an answer is another
+    push    a repository on the Hub, private unless public
 
     Raises ConfigError, WeightsError for a damaged model, MachineError where a package or program is missing or the Hub
     cannot be written: the folder then stays.
