@@ -34,14 +34,15 @@ def test_holm_s_p_is_of_the_headlines_and_of_their_parts_by_themselves():
     scores = [score("whole"), *(score(f"part{part}", headline=False) for part in range(20))]
     groups = {"whole": [f"part{part}" for part in range(20)]}
     found = {each["task"]: each for each in against_base(samples, scores, groups, scale_of=share)}
-    alone = compare_pairs([0.0] * 160, [1.0] * 8 + [0.0] * 152, SHARE).p
-    assert found["whole"]["p"] == pytest.approx(alone)  # one headline: nothing to adjust
+    alone = compare_pairs([0.0] * 160, [1.0] * 8 + [0.0] * 152, SHARE)
+    assert found["whole"]["p"] == pytest.approx(alone.p)  # one headline: nothing to adjust
     assert found["part0"]["p"] == pytest.approx(min(1.0, 20 * 2 / 2**8))
     assert found["whole"]["n"] == 160
     assert [each["verdict"] for each in (found["whole"], found["part0"])] == ["better", "not settled"]
     whole, parts = note_differences(list(found.values()))
     assert whole == (
-        "Tuned against base on the same questions, one test: better in whole acc raw (+0.050, p = 0.0078)."
+        "Tuned against base on the same questions, one test: better in whole acc raw "
+        f"(+0.050, {alone.low:+.3f} to {alone.high:+.3f}, p = 0.0078)."
     )
     assert parts == "Their parts, 20 tests with Holm's p: not settled in 20."
 

@@ -67,27 +67,35 @@ def against_base(
 
 
 def note_differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The closing line: the headline numbers that are settled by name, and of their parts how many are."""
+    """The closing line: the headline numbers by name, settled or not, and of their parts those that are settled."""
     notes = []
     for headline in (True, False):
         family = [each for each in differences if each["headline"] == headline]
         if not family:
             continue
         parts = []
-        for verdict in ("better", "worse"):
-            settled = [each for each in family if each["verdict"] == verdict]
-            named = [
-                f"{each['task']} {each['metric']} {each['prompt']} ({each['difference']:+.3f}, p = {each['p']:.2g})"
-                for each in sorted(settled, key=lambda each: -abs(each["difference"]))
-            ]
-            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-            parts += [f"{verdict} in {', '.join(named[:SHOWN])}{more}"] if named else []
-        unsettled = sum(each["verdict"] == "not settled" for each in family)
-        parts += [f"not settled in {unsettled}"] if unsettled else []
+        for verdict in ("better", "worse", "not settled"):
+            found = [each for each in family if each["verdict"] == verdict]
+            if not found:
+                continue
+            largest = sorted(found, key=lambda each: -abs(each["difference"]))[:SHOWN]
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            names = ", ".join(map(_named, largest)) + more
+            if verdict == "not settled":
+                names = f"{len(found)}: {names}" if headline else str(len(found))
+            parts.append(f"{verdict} in {names}")
         what = "Tuned against base on the same questions" if headline else "Their parts"
         tests = f"{len(family)} tests with Holm's p" if len(family) > 1 else "one test"
         notes.append(f"{what}, {tests}: {'; '.join(parts)}.")
     return notes
+
+
+def _named(each: Mapping[str, Any]) -> str:
+    low, high = each["low"], each["high"]
+    interval = "" if low is None or high is None else f", {low:+.3f} to {high:+.3f}"
+    return (
+        f"{each['task']} {each['metric']} {each['prompt']} ({each['difference']:+.3f}{interval}, p = {each['p']:.2g})"
+    )
 
 
 def _finite(value: float) -> float | None:
