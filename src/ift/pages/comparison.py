@@ -107,7 +107,7 @@ def compare(
         row_metrics=measured,
         n_tests=len(compared),
         pairs=pairwise(runs),
-        curves=curves_drawing([run.metrics for run in runs]),
+        curves=_curves(runs),
         side_by_side=SIDE_BY_SIDE,
         finite=finite,
         p_text=p_text,
@@ -119,6 +119,12 @@ def compare(
     if tables is not None:
         write_tables(tables, found.all)
     return [*summary_lines(runs, rows, warnings, [*measured, *known], lines), *_written(tables, found)]
+
+
+def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The drawing for a wide page and the one for a phone; none where there is nothing to draw."""
+    metrics = [run.metrics for run in runs]
+    return [drawn for drawn in (curves_drawing(metrics), curves_drawing(metrics, width=480, height=300)) if drawn]
 
 
 def _written(tables: Path | None, found: Tables) -> list[str]:
