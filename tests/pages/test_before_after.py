@@ -26,6 +26,8 @@ def test_samples_of_an_earlier_release_have_no_losses_and_an_untuned_best_has_no
     samples = [sample(step, f"at {step}") for step in (0, 5)]
     (found,) = of_samples(samples, best_step=5)
     assert (found.untuned_loss, found.tuned_loss) == (None, None)
+    odd = [{**each, "loss": loss} for each, loss in zip(samples, (-1.0, "high"), strict=True)]
+    assert of_samples(odd, best_step=5) == [found]
     assert of_samples(samples, best_step=0) == []
     assert of_samples(samples, best_step=None) == []
 

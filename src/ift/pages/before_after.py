@@ -97,8 +97,8 @@ def of_samples(samples: Sequence[Mapping[str, Any]], best_step: Any) -> list[Pai
             **_prompt(a),
             untuned=a["response"],
             tuned=b["response"],
-            untuned_loss=finite(a.get("loss")),
-            tuned_loss=finite(b.get("loss")),
+            untuned_loss=_loss(a.get("loss")),
+            tuned_loss=_loss(b.get("loss")),
         )
         for a, b in zip(first, best, strict=False)
     ]
@@ -113,11 +113,17 @@ def of_evaluation(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
             **_prompt({**a, "reference": a["target"]}),
             untuned=a["said"],
             tuned=b["said"],
-            untuned_loss=finite(a["metrics"].get("loss")),
-            tuned_loss=finite(b["metrics"].get("loss")),
+            untuned_loss=_loss(a["metrics"].get("loss")),
+            tuned_loss=_loss(b["metrics"].get("loss")),
         )
         for a, b in pairs
     ]
+
+
+def _loss(value: Any) -> float | None:
+    """A cross-entropy, which is never below zero; None for anything else that a file may hold."""
+    loss = finite(value)
+    return None if loss is None or loss < 0 else loss
 
 
 def _prompt(line: Mapping[str, Any]) -> dict[str, str]:
