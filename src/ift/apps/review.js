@@ -221,7 +221,7 @@ function drawMap() {
     }
   } else {
     const many = total / layout.columns;
-    const wide = layout.width / layout.columns;
+    const edge = (x) => Math.round((x * layout.width) / layout.columns); // whole pixels, else seams show
     for (let x = 0; x < layout.columns; x += 1) {
       const [first, last] = [Math.floor(x * many), Math.floor((x + 1) * many)];
       const count = { r: 0, p: 0, w: 0, s: 0, ".": 0 };
@@ -230,7 +230,7 @@ function drawMap() {
       for (const [kind, number] of Object.entries(count)) {
         const tall = (height * number) / (last - first || 1);
         pen.fillStyle = colours[kind];
-        pen.fillRect(x * wide, y - tall, wide, tall);
+        pen.fillRect(edge(x), y - tall, edge(x + 1) - edge(x), tall);
         y -= tall;
       }
     }
