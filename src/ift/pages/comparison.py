@@ -485,7 +485,7 @@ class Scale:
 
 def scale(metric: Metric, lines: Sequence[Line]) -> Scale:
     """The scale that all runs of a metric share: from the lowest end of an interval to the highest, with some room."""
-    spans = []
+    spans: list[tuple[float | None, float | None, float | None]] = []
     for line in lines:
         mean = finite(line.estimate.mean) if line.estimate.n else None
         low, high = interval_of(line.estimate) or (None, None)
