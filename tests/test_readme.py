@@ -115,7 +115,9 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
             words += ["--kills=1", "--steps=6"]
     elif judged:
         words += evaluation(words, things)
-        with JudgeServer(lambda body: "50" if "eval=judge" in words else "m") as there:
+        said = {"judge=rubric": "Right.\nScore: 4", "judge=pairwise": "A", "eval=judge": "50"}
+        reply = next((text for word, text in said.items() if word in words), "m")
+        with JudgeServer(lambda body: reply) as there:
             words = [word for word in words if not word.startswith("judge.base_url=")]
             base = there.url + ("/v1" if "judge.server=openai" in words else "")
             return works([*words, f"judge.base_url={base}"], start)
