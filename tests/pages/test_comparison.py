@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from ift.commands.evaluate import evaluate
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError
-from ift.evaluation.answers import open_answers
+from ift.evaluation.answers import aligned, open_answers
 from ift.evaluation.people import Rating, Ratings
 from ift.evaluation.statistics import SHARE, agreement, compare_pairs, mean_interval
 from ift.pages.comparison import compare, scale
-from ift.pages.measures import Line, Metric, agreements
+from ift.pages.measures import Line, Metric, agreements, row_metrics
 from ift.pages.plots import curves_drawing, round_ticks
 from ift.pages.runs import differing_keys, names_apart, open_runs
 from ift.run import RunFolder, write_json, write_jsonl
@@ -186,6 +186,24 @@ def test_judges_and_people_are_held_against_each_other(a_run, tmp_path):
     assert found[1][3] == agreement(scores, [(s - 1) / 4 for s in stars], levels=5)
     compare([tmp_path / "one", tmp_path / "two"], tmp_path / "page.html")
     assert f"one judge score-m and people: stars 20 {found[1][3].pearson:.3f}" in said(tmp_path / "page.html")
+
+
+def test_two_people_are_held_against_each_other_and_an_answer_counts_once(a_run, tmp_path):
+    run_of = a_run("one", [True] * 12)
+    ratings = Ratings(run_of.ratings)
+    for i, row in enumerate(open_answers(run_of.path).rows):
+        ratings.set(row.key, Rating("right" if i % 2 else "wrong"), "anna")
+        if i < 8:
+            ratings.set(row.key, Rating("right" if i in (1, 2, 3, 5, 7) else "wrong"), "ben")
+    a_run("two", [True] * 12)
+    runs = open_runs([tmp_path / "one", tmp_path / "two"])
+    [(name, one, other, measured)] = agreements(runs)
+    assert (name, one, other, measured.n) == ("one", "people, anna: right", "people, ben: right", 8)
+    assert measured.kappa == pytest.approx(
+        1 - (1 / 8) / (4 / 8 * 3 / 8 + 4 / 8 * 5 / 8)
+    )  # by hand: one of eight differs
+    [right] = [m for m in row_metrics(runs, aligned([run.answers for run in runs])) if m.name == "people: right"]
+    assert right.values[0][:4] == [0.0, 1.0, 0.5, 1.0]
 
 
 def test_rows_are_sorted_filtered_and_found_in_the_browser(browser, a_run, tmp_path):

@@ -86,6 +86,20 @@ def test_what_judges_and_people_say_stands_with_how_far_to_trust_it(run):
     assert "75.0% (19.4% to 99.4%) right, 4 rated" in page  # of Clopper and Pearson for 3 of 4
 
 
+def test_two_people_who_rated_the_same_stand_with_how_far_they_agree(run):
+    ratings = Ratings(run.ratings)
+    for key, ours, theirs in (("a", "right", "right"), ("b", "right", "wrong"), ("c", "wrong", "wrong")):
+        ratings.set(key, Rating(ours), "<b>anna")
+        ratings.set(key, Rating(theirs), "ben")
+    write_report(run)
+    page = run.report.read_text()
+    assert "50.0%" in page  # 1, 1/2 and 0: an answer counts once
+    assert "right, 3 rated" in page
+    assert "&lt;b&gt;anna and ben" in page
+    assert "the same verdicts on 67% of 3 answers" in page
+    assert "kappa 0.40" in page  # 1 - (1/3) / (2/3 * 2/3 + 1/3 * 1/3)
+
+
 JUDGED = {"scale": [0, 100], "mean": 61.5, "low": None, "high": None, "scored": 9, "rows": 9, "valid": True}
 SCORES = {"scores": [{"task": "mmlu", "metric": "acc", "value": 0.25, "n": 8}], "notes": [], "versions": {}}
 REPORT = {  # what the page shows of data_report.json
