@@ -154,9 +154,9 @@ def predict(subject: Subject, examples: Sequence[Example], *, title: str | None 
             assert flat.lengths
             supervised = flat.supervised.to(model.device)
             hidden = model.hidden(flat.input_ids.to(model.device), Flat(flat.lengths), supervised)
-            values = [_of_tile(model.logits(part, every_id=True), target) for part, target in zip(
-                hidden.split(TILE), flat.targets[flat.supervised].to(model.device).split(TILE), strict=True
-            )]  # fmt: skip
+            learnt = flat.targets[flat.supervised].to(model.device)
+            tiles = zip(torch.split(hidden, TILE), torch.split(learnt, TILE), strict=True)
+            values = [_of_tile(model.logits(part, every_id=True), target) for part, target in tiles]
             loss, confidence, right = (np.concatenate(parts) for parts in zip(*values, strict=True))
             begin = 0
             for number, row in zip(batch, rows, strict=True):

@@ -310,9 +310,9 @@ def scores_of(questions: Sequence[Question], rated: Sequence[Sequence[Rated]]) -
         if (mean := _mean(turns)) is not None:
             by_category[question.category].append(mean)
     scores = [score("mt_bench", "score", [value for values in by_category.values() for value in values], headline=True)]
-    turns = max(map(len, rated), default=0)
+    most = max((len(turns) for turns in rated), default=0)
     scores += [
-        score("mt_bench", f"turn_{turn + 1}", of_turn(turn), headline=True) for turn in range(turns if turns > 1 else 0)
+        score("mt_bench", f"turn_{turn + 1}", of_turn(turn), headline=True) for turn in range(most if most > 1 else 0)
     ]
     return scores + [
         score(f"mt_bench_{category}", "score", values, headline=False) for category, values in by_category.items()

@@ -96,6 +96,10 @@ class Ratings:
     changes  (rater, key) of everything that changed, oldest first: a page asks for those since it last looked
     """
 
+    inode: int  # of the file
+    end: int  # bytes of it that are taken in
+    lines: int
+
     def __init__(self, path: Path, *, read_only: bool = False):
         """Raises DataError for a line that is no rating. Unless read_only, half a line from a crash is cut off.
 
@@ -220,7 +224,7 @@ class Ratings:
         self.lines += len(stamped)
 
     def _forget(self) -> None:
-        self.inode, self.end, self.lines = -1, 0, 0  # the file; bytes and lines of it that are taken in
+        self.inode, self.end, self.lines = -1, 0, 0
         self.raters: dict[str, dict[str, Rating]] = {}
         self.steps: dict[str, Step] = {}
         self.stacks: dict[tuple[str, str], list[Step]] = {}  # of each rater and key, the newest last

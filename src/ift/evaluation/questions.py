@@ -65,7 +65,9 @@ def read_questions(folder: Path, scores: Sequence[Score]) -> tuple[dict[str, Que
         return {}, [] if isinstance(error, FileNotFoundError) else [problem(path, error, ADVICE)]
     what = f"line {first} is damaged" + (f", and {damaged - 1:,} more" if damaged > 1 else "")
     problems = [Problem(path, f"{what}: questions of these lines are in no test", ADVICE)] if damaged else []
-    questions = {score.key: own for score in scores if (own := _questions_of(score, found)) is not None}
+    questions: dict[str, Questions] = {
+        score.key: own for score in scores if (own := _questions_of(score, found)) is not None
+    }
     return questions, problems
 
 

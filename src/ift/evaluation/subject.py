@@ -119,9 +119,11 @@ class Bench:
         self.open_judge, self.judge_pairs = open_judge, judge_pairs
         self.run, self.settings = RunFolder(run.path.absolute()), settings  # an engine may change the working directory
         self.folder = self.run.evals / settings.eval.name
-        self.data_root = Path(settings.data_root).absolute() if settings.data_root else None
-        if self.data_root and not self.data_root.is_dir():
-            raise no_mirror(settings.data_root)
+        self.data_root = None
+        if settings.data_root:
+            self.data_root = Path(settings.data_root).absolute()
+            if not self.data_root.is_dir():
+                raise no_mirror(settings.data_root)
 
     @cached_property
     def tuned(self) -> Subject:

@@ -142,8 +142,8 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         if config.learned_positions:
             self.wpe = nn.Embedding(config.context_length, config.n_embd)
-        kinds = (rope and rotaries[rope] for rope in map(config.rope, range(config.n_layer)))
-        self.h = nn.ModuleList(Block(config, layer, rotary) for layer, rotary in enumerate(kinds))
+        turned_by = (rotaries[rope] if rope else None for rope in map(config.rope, range(config.n_layer)))
+        self.h = nn.ModuleList(Block(config, layer, rotary) for layer, rotary in enumerate(turned_by))
         self.ln_f = norm(config, config.n_embd)
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias="head" in config.biases)
         for name, parameter in self.named_parameters():

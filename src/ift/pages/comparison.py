@@ -435,7 +435,7 @@ def _shown(runs: Sequence[Run], row: Row, i: int, measured: Sequence[Metric]) ->
     """A row of the page: the reference, and each run's answer with its words marked and its numbers."""
     question = asked(row)
     reference = _cut(question.reference)
-    answers = []
+    answers: list[dict[str, Any]] = []
     for j, (run, answer) in enumerate(zip(runs, row, strict=True)):
         if answer is None:
             continue

@@ -222,7 +222,8 @@ def _scorers(judged: Mapping[str, Judged]) -> set[str]:
 
 def bounded(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """As many of the first as a page can hold: a run of any size has a page that opens at once."""
-    kept, size = [], 0
+    kept: list[dict[str, Any]] = []
+    size = 0
     for line in lines[:SHOWN]:
         size += sum(min(len(line[name]), LONGEST) for name in TEXTS)
         if kept and size > TEXT:
@@ -261,7 +262,8 @@ def before_and_after(pairs: Sequence[Pair], where: str) -> dict[str, Any] | None
         return None
     rows = before_after.shown(pairs)
     by_change = sorted(rows, key=lambda row: -abs(row.change or 0.0))
-    kept, size = set(), 0
+    kept: set[int] = set()
+    size = 0
     for row in by_change[: SHOWN // 2]:
         pair = row.pair
         size += sum(min(len(text), LONGEST) for text in (pair.instruction, pair.reference, pair.untuned, pair.tuned))

@@ -201,7 +201,7 @@ def table(battles: Sequence[Battle]) -> tuple[list[str], NDArray[np.int64], NDAr
     return models, np.array(rows, dtype=np.int64).reshape(-1, 3), np.array([found[row] for row in rows])
 
 
-def won(rows: NDArray[np.int64], counts: NDArray[np.int64], n: int) -> Matrix:
+def won(rows: NDArray[np.int64], counts: NDArray[Any], n: int) -> Matrix:
     """(n, n): how often the model of the line beat that of the column; a tie is half a win of each."""
     first, second, share = rows[:, 0], rows[:, 1], rows[:, 2] / 2
     flat = np.zeros(n * n)
