@@ -158,7 +158,7 @@ def test_losses_of_other_rows_tokenizers_and_prompts_never_stand_side_by_side_wi
 
 
 def test_scores_that_were_counted_in_another_way_are_told_apart(a_run, tmp_path):
-    now = {"bleu": 0.5, "chrf": 0.25, "intervals": {"bleu": [0.4, 0.6], "chrf": None}, "scoring": {"bleu": "13a"}}
+    now = {"bleu": 0.5, "chrf": 0.25, "bleu_low": 0.4, "bleu_high": 0.6, "scoring": "BLEU 13a"}
     for name, summary in (("one", now), ("two", {"bleu": 0.75})):
         write_json(a_run(name, [True] * 30).summary, summary)
     words = "BLEU of whole runs was counted in another way in two"
@@ -166,7 +166,7 @@ def test_scores_that_were_counted_in_another_way_are_told_apart(a_run, tmp_path)
     assert any(words in line for line in compare([tmp_path / "one", tmp_path / "two"], page))
     assert words in said(page)
     assert "0.25 0.5 0.4 to 0.6" in said(page)
-    write_json(tmp_path / "two/summary.json", {**now, "intervals": {"bleu": "x"}})
+    write_json(tmp_path / "two/summary.json", {**now, "bleu_low": "x"})
     assert not any(words in line for line in compare([tmp_path / "one", tmp_path / "two"], page))
 
 

@@ -112,8 +112,8 @@ def show_summary(run: RunFolder) -> None:
     if "clean_responses" in summary:
         alone = _scores_line(summary, "clean_")
         print(f"          {summary['clean_responses']} of them without a near twin in training: {alone}")
-    for note in summary["score_notes"]:
-        print(f"note      {note}")
+    if summary["score_notes"]:
+        print(f"note      {summary['score_notes']}")
     for shown in responses[: 4 * (len(responses) // 4 or 1) : len(responses) // 4 or 1]:
         print(f"\n  {_short(shown['instruction'])}" + (f"\n  | {_short(shown['input'])}" if shown["input"] else ""))
         print(f"  -> {_short(shown['response'])}")

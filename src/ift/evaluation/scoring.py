@@ -38,6 +38,7 @@ SCORING = {  # how each is counted, in a few words: numbers of another way are n
     "chrf": "chrF2 of sacrebleu",
     "bleu": "13a of sacrebleu with effective order",
 }
+COUNTED = ", ".join(f"{METRICS[name]} {how}" for name, how in SCORING.items())  # as summary.json has it
 ROW = ("exact_match", "rouge_l", "chrf")  # of a single answer; its BLEU means nothing
 FEWEST = 30  # rows; of fewer the interval of BLEU or chrF would not cover what it says
 LONG = 20  # words; few good answers of more are equal to their reference
@@ -116,8 +117,8 @@ def score(responses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     end_rate           share that the model ended by itself; None where the file does not say
     repetition_rate    mean share of 4-grams of words that occurred before in the same response
     NAME_low, NAME_high  95 % interval of each of these scores and rates, where one can be given
-    scoring            by metric: how it is counted
-    score_notes        sentences on scores that mean little here
+    scoring            how each score is counted
+    score_notes        sentences on scores that mean little here, or ""
     """
     if not responses:
         return {}
@@ -137,8 +138,8 @@ def score(responses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{name: value for name, (value, _) in rates.items()},
         "response_tokens": sum(tokens) / len(tokens) if tokens else None,
         **{f"{name}_{end}": value for name, ends_of in ends.items() for end, value in zip(ENDS, ends_of, strict=True)},
-        "scoring": SCORING,
-        "score_notes": notes(pairs, len(responses)),
+        "scoring": COUNTED,
+        "score_notes": " ".join(notes(pairs, len(responses))),
     }
 
 
@@ -159,7 +160,7 @@ def scores_of_run(run: RunFolder, responses: Sequence[Mapping[str, Any]]) -> dic
 def with_scores(summary: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
     """A summary with these scores in the place of all that it had, those before an update by rescore_summary too."""
     names = (*METRICS, *RATES, *COUNTS, *(f"{name}_{end}" for name in (*METRICS, *RATES) for end in ENDS))
-    old = {"earlier_scores", *names, *(f"clean_{name}" for name in names)}
+    old = {f"{before}{name}" for before in ("", "clean_", "earlier_", "earlier_clean_") for name in names}
     return {**{key: value for key, value in summary.items() if key not in old}, **scores}
 
 
@@ -293,25 +294,25 @@ def _samples(rows: Sequence[Answer], scored: Scored) -> Iterator[dict[str, Any]]
 def rescore_summary(answers: Answers) -> list[str]:
     """Bring scores in a run's summary.json that were counted another way up to today's; return lines that say so.
 
-    What they were is kept in it as earlier_scores. Nothing is changed where the summary has no scores, or those of
+    What they were is kept in it as earlier_NAME. Nothing is changed where the summary has no scores, or those of
     other answers than are in responses.jsonl now.
     """
     run = answers.run
     summary, _ = read_object(run.summary, advice="")
-    if "exact_match" not in summary or summary.get("scoring") == SCORING:
+    if "exact_match" not in summary or summary.get("scoring") == COUNTED:
         return []
     rows = answers.rows
     if summary.get("responses") != len(rows) or not _is_of(summary, rows):
         return [f"summary   {run.summary} keeps its scores: they are of other answers than responses.jsonl has now"]
     new = scores_of_run(run, [asdict(row) for row in rows])
     moved = {key: summary[key] for key in new if key in summary and summary[key] != new[key]}
-    write_json(run.summary, {**with_scores(summary, new), **({"earlier_scores": moved} if moved else {})})
+    write_json(run.summary, {**with_scores(summary, new), **{f"earlier_{key}": was for key, was in moved.items()}})
     lines = [
         f"{METRICS[name]} was {moved[name]:.3f} and is {new[name]:.3f}"
         for name in METRICS
         if isinstance(moved.get(name), float) and isinstance(new[name], float)
     ]
-    said = f"{', '.join(lines)} (before: earlier_scores)" if lines else "nothing moved, chrF is new"
+    said = f"{', '.join(lines)} (before: earlier_...)" if lines else "nothing moved, chrF is new"
     return [f"summary   {run.summary} is counted anew: {said}"]
 
 

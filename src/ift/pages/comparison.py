@@ -17,6 +17,7 @@ from typing import Any
 from ift.errors import DataError, one_line, warn
 from ift.evaluation.overlap import word_diff
 from ift.evaluation.results import Score
+from ift.evaluation.scoring import ENDS
 from ift.evaluation.statistics import Difference, Estimate
 from ift.pages.alike import OTHER_ROWS, apart
 from ift.pages.measures import (
@@ -286,10 +287,8 @@ def _whole(value: Any, ends: tuple[float, float] | None = None) -> Cell:
 
 def _ends(run: Run, key: str) -> tuple[float, float] | None:
     """The interval that summary.json has of one of its scores."""
-    intervals = run.summary.get("intervals")
-    found = intervals.get(key) if isinstance(intervals, Mapping) else None
-    ends = [finite(end) for end in found] if isinstance(found, list) else []
-    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[return-value]
+    low, high = (finite(run.summary.get(f"{key}_{end}")) for end in ENDS)
+    return None if low is None or high is None else (low, high)
 
 
 def _measured(metric: Metric, line: Line, n_rows: int) -> Cell:
