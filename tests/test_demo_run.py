@@ -58,7 +58,7 @@ def test_what_it_prints_is_worth_reading(demo):
 
 def test_the_page_shows_untuned_and_tuned_answers(demo):
     page = demo.report.read_text()
-    assert "The same instructions before and after" in page
+    assert "The same prompts before and after tuning" in page
     samples = read_jsonl(demo.samples)
     assert {s["step"] for s in samples} >= {0, read_json(demo.summary)["best_step"]}
     assert len([s for s in samples if s["step"] == 0]) == 8
