@@ -104,7 +104,9 @@ class Browser:
         return said["result"]
 
     def open(self, url: str) -> None:
-        """Go to a page and wait until it is there."""
+        """Go to a page and wait until it is there. What the page before it still had to tell is forgotten."""
+        self.do("Page.navigate", url="about:blank")
+        self.wait_until("location.href === 'about:blank'")
         self.events.clear()
         self.do("Page.navigate", url=url)
         self.wait_until("document.readyState === 'complete' && location.href !== 'about:blank'")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def used():
     return time.process_time() - begin
 
 seconds = []
-for crowded in (False, True, False, True):
+for crowded in (False, True) * 5:
     give_way(crowded)
     time.sleep(0.2)
     seconds.append(used())
@@ -108,8 +109,8 @@ def test_threads_stop_spinning_and_spin_again(warm, tmp_path):
     (tmp_path / "spinning.py").write_text(SPINNING)
     done = warm.run(str(tmp_path / "spinning.py"), timeout=120)
     assert done.returncode == 0, done.stderr
-    spins, gives_way, spins_again, gives_way_again = json.loads(done.stdout)
-    assert max(gives_way, gives_way_again) < min(spins, spins_again) / 3, done.stdout
+    seconds = json.loads(done.stdout)
+    assert statistics.median(seconds[1::2]) < statistics.median(seconds[::2]) / 3, seconds
 
 
 def test_the_process_is_watched_and_gives_way_beside_other_programs(monkeypatch):

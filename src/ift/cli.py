@@ -345,7 +345,8 @@ def compare(arguments: argparse.Namespace) -> None:
     places = arguments.runs
     if arguments.base is not None:
         base = os.path.realpath(arguments.base)
-        places = [str(arguments.base), *(place for place in places if os.path.realpath(place) != base)]
+        given = next((i for i, place in enumerate(places) if os.path.realpath(place) == base), len(places))
+        places = [str(arguments.base), *places[:given], *places[given + 1 :]]
     names = [re.sub(r"[^\w.-]+", "-", Path(place).name) for place in places]
     page = arguments.output or Path("runs/compare") / f"{'-'.join(names)[:120]}.html"
     for line in write_comparison(places, page, tables=arguments.tables):

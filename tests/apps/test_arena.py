@@ -543,7 +543,7 @@ def test_the_command_prints_the_leaderboard_and_exports_what_it_can_read_again(a
     assert done.returncode == 0, done.stderr
     assert f"look at   {out}: 12 battles" in done.stdout
     assert "battles   12: 12 votes of people" in done.stdout
-    assert "   1  one      1095  " in done.stdout
+    assert "   –  one      1095  985 to 1197" in done.stdout  # 9 of 12 votes do not tell the two apart
     assert len(read_votes(out).battles) == 12
     again = ift("--leaderboard", "--battles", out)
     assert again.returncode == 0, again.stderr

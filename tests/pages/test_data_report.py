@@ -232,9 +232,10 @@ def test_in_a_real_browser_the_page_shows_the_text_and_runs_nothing(page, tmp_pa
 
 def test_of_a_leak_both_texts_are_shown_with_what_they_do_not_share(page):
     leak = {"split": "test", "file": "a", "row": 1, "twin_file": "b", "twin_row": 2, "similarity": 0.97}
-    texts = {"text": "add 2 and 3", "twin_text": "add 2 and 4", "reference": "5", "twin_reference": "6"}
+    texts = {"text": "add 2 and 3 | ", "twin_text": "add 2 and 4 | ", "reference": "5", "twin_reference": "6"}
     found = page(rows(20), leaks=[{**leak, **texts}], twins=None)[0]
     for marked in ("add 2 and <i>3</i>", "add 2 and <u>4</u>", "<i>5</i>", "<u>6</u>"):
         assert marked in found
+    assert " |" not in Page(found).text  # the bar between a prompt and its input, where there is none
     earlier = page(rows(20), leaks=[{**leak, "text": "x", "twin_text": "x"}], twins=None)[0]  # without answers
     assert "in training: b:2" in earlier

@@ -41,7 +41,8 @@ def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
 
 def compared(leak: Mapping[str, Any]) -> dict[str, Any]:
     """A leak with what its two prompts and its two answers do not share marked: pieces as word_diff cuts them."""
-    twin, own = word_diff(leak["twin_text"], leak["text"])
+    # rows are compared with a bar before the input, without one too: nobody wrote it
+    twin, own = word_diff(*(leak[name].removesuffix(" | ") for name in ("twin_text", "text")))
     # a leaks.jsonl of an earlier release has no answers
     twin_answer, own_answer = word_diff(leak.get("twin_reference", ""), leak.get("reference", ""))
     return {**leak, "own": own, "twin": twin, "own_answer": own_answer, "twin_answer": twin_answer}
