@@ -71,8 +71,8 @@ def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
         split = "validation" if leak["split"] == "val" else leak["split"]
         place, twin = f"{leak['file']}:{leak['row']}", f"{leak['twin_file']}:{leak['twin_row']}"
         yield f"leak      {split} {place} and its twin in training {twin}, alike to {leak['similarity']:.2f}"
-        yield f"          {excerpt(leak['text'])}"
-        yield f"          {excerpt(leak['twin_text'])}"
+        for name in ("text", "twin_text"):
+            yield f"          {excerpt(leak[name].removesuffix(' | '))}"  # a bar before no input: nobody wrote it
     if report["overlaps"]:
         yield (
             f"overlap   {report['overlaps']:,} rows share 13 words in a row with the evaluation "
