@@ -1,6 +1,7 @@
 """Weights & Biases as its users know it: its variables, its agents, and what `wandb sync` will read."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,9 @@ def test_rows_that_a_killed_process_did_not_write_come_from_metrics_jsonl(monkey
     log = Wandb(settings_of().logger, **about)
     log.log_metrics({"train/loss": 3.0}, step=1)
     log.close(exit_code=1, summary={}, model=tmp_path)
+    deadline = time.monotonic() + 30  # W&B's own process may still be writing when it says that it has ended
+    while written(tmp_path).last < 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
     run.metrics.write_text(
         '{"step": 1, "train/loss": 3.0}\n{"step": 2, "train/loss": 2.0, "rows": [7], "val/loss": 2.5}\n{"step": 3, "tr'
     )
