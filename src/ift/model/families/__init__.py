@@ -77,7 +77,6 @@ def write_config(
 def _both_dialects(source: Mapping[str, Any]) -> dict[str, Any]:
     """Rotation in the keys of transformers 4 and 5 alike: either reads its own in silence, and else its defaults."""
     new = source.get("rope_parameters")
-    old = {key: source[key] for key in ("rope_theta", "rope_scaling", "partial_rotary_factor") if source.get(key)}
     neox = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}  # as GPT-NeoX calls them
     is_neox = source.get("model_type") == "gpt_neox"
     if new is None:
@@ -104,4 +103,4 @@ def _both_dialects(source: Mapping[str, Any]) -> dict[str, Any]:
             found[neox[key] if is_neox else key] = full[key]
     if source.get("model_type") == "gemma3_text" and "sliding_attention" in new:
         found["rope_local_base_freq"] = new["sliding_attention"].get("rope_theta", 1e4)
-    return {**old, **found}
+    return found

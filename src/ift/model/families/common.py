@@ -52,7 +52,7 @@ SILENT = {
     "output_hidden_states", "return_dict", "cache_implementation", "attn_implementation", "gradient_checkpointing",
     "chunk_size_feed_forward", "id2label", "label2id", "problem_type", "tokenizer_class", "is_encoder_decoder",
     "use_flash_attn", "unsloth_fixed", "unsloth_version", "_name_or_path", "_attn_implementation", "name_or_path",
-    "rope_interleaved", "is_llama_config", "transformers.js_config", "image_token_index", "license", "tasks",
+    "is_llama_config", "transformers.js_config", "image_token_index", "license", "tasks",
 }  # fmt: skip
 OTHERWISE = {  # keys that are known at one value only
     "is_decoder": (False, True, None),
@@ -129,7 +129,7 @@ def read_rope(
     original = int(
         scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context
     )
-    if name in ("default", "mrope"):
+    if name == "default":
         return Rope(theta, channels)
     if name == "linear":
         return Rope(theta, channels, name, factor=float(scaling["factor"]))
@@ -247,8 +247,7 @@ def gemma3(config: Mapping[str, Any]) -> GPTConfig:
     """gemma3_text; of gemma3, which sees pictures too, the part that reads text."""
     if config.get("model_type") == "gemma3":
         text = {key: value for key, value in config["text_config"].items() if key != "model_type"}
-        inner = gemma3({**GEMMA3_TEXT, **text, "model_type": "gemma3_text"})
-        return inner
+        return gemma3({**GEMMA3_TEXT, **text, "model_type": "gemma3_text"})
     said = {**sizes(config, tied=True, act="gelu_pytorch_tanh"), **_gemma(config)}
     pattern = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6)
     types = config.get("layer_types") or by_pattern(config, pattern)
@@ -341,9 +340,8 @@ def phi(config: Mapping[str, Any]) -> GPTConfig:
     )
 
 
-LLAMA = Family("LlamaForCausalLM", llama, NAMES)
 COMMON = {
-    "llama": LLAMA,
+    "llama": Family("LlamaForCausalLM", llama, NAMES),
     "mistral": Family("MistralForCausalLM", mistral, NAMES),
     "qwen2": Family("Qwen2ForCausalLM", qwen, NAMES),
     "qwen3": Family("Qwen3ForCausalLM", qwen, NAMES),
