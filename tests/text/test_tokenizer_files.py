@@ -199,3 +199,27 @@ def test_what_is_put_around_a_text_is_not(tmp_path):
     library.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 0)])
     ours = read_tokenizer(folder_of(tmp_path, library, config={"eos_token": "</s>"}))
     assert 0 not in ours.encode("Die Räder")
+
+
+BEGIN = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+END = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+
+
+@pytest.mark.parametrize(
+    ("processor", "config", "beginning"),
+    [
+        (None, {}, None),
+        (BEGIN, {}, 1),
+        (END, {}, None),
+        (processors.Sequence([processors.ByteLevel(), BEGIN]), {}, 1),
+        (BEGIN, {"add_bos_token": False}, None),
+        (None, {"add_bos_token": True}, 1),
+        (None, {"add_bos_token": True, "bos_token": None}, None),
+    ],
+)
+def test_the_beginning_is_what_the_published_tokenizer_puts_before_every_text(tmp_path, processor, config, beginning):
+    library = made(special=("</s>", "<s>"))
+    if processor is not None:
+        library.post_processor = processor
+    config = {"eos_token": "</s>", "bos_token": "<s>", **config}
+    assert read_tokenizer(folder_of(tmp_path, library, config=config)).beginning == beginning

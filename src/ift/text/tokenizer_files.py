@@ -67,6 +67,7 @@ class _Files:
     bytes     of each id
     ordinary  ids that text can become: single bytes, and what merges make
     added     id -> entry of tokenizer.json, of special and added tokens
+    beginning the id that the published tokenizer puts before every text, if it puts one
     """
 
     stored: Mapping[str, Any]
@@ -75,6 +76,7 @@ class _Files:
     ordinary: frozenset[int]
     added: Mapping[int, dict[str, Any]]
     end: int
+    beginning: int | None
     name: str
 
     @classmethod
@@ -110,6 +112,7 @@ class _Files:
             ordinary=frozenset(spelled),
             added={**added, end: added.get(end) or added_token(others[end].decode(), end)},
             end=end,
+            beginning=_beginning(stored, config, {others.get(id, b"").decode(): id for id in added}),
             name=str(config.get("name_or_path") or folder.resolve().name),
         )
 
@@ -129,6 +132,7 @@ class _Files:
             and made == longer
             and self.cuts_as_gpt2
             and not model.get("ignore_merges")
+            and self.beginning is None
         )
 
     @property
@@ -147,6 +151,7 @@ class FolderTokenizer(Tokenizer):
     def __init__(self, files: _Files):
         self.files, self.name, self.end_of_text = files, files.name, files.end
         self.end_text = files.bytes[files.end].decode()
+        self.beginning = files.beginning
         self.vocab_size = max(files.bytes) + 1
         self.special = frozenset(files.added)
         self.cuts_as_gpt2 = files.cuts_as_gpt2
@@ -287,6 +292,27 @@ def _end_of_text(
     if END_OF_TEXT in ids:
         return ids[END_OF_TEXT]
     raise ValueError("it has no end-of-text (eos_token of tokenizer_config.json)")
+
+
+def _beginning(stored: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
+    """What add_bos_token says, and without it what the post-processor of tokenizer.json puts before a text."""
+    bos, wanted = ids.get(_content(config.get("bos_token"))), config.get("add_bos_token")
+    if wanted is False:
+        return None
+    put = _put_before(stored.get("post_processor"))
+    return ids.get(put or "", bos if wanted else None)
+
+
+def _put_before(processor: Any) -> str | None:
+    """The special token that a post-processor puts before a single text."""
+    if not isinstance(processor, dict):
+        return None
+    if processor.get("type") == "Sequence":
+        return next(filter(None, map(_put_before, processor.get("processors", []))), None)
+    if processor.get("type") in ("BertProcessing", "RobertaProcessing"):
+        return str(processor["cls"][0])
+    first = next(iter(processor.get("single") or []), {})
+    return str(first["SpecialToken"]["id"]) if "SpecialToken" in first else None
 
 
 def _without_prefix_space(cut: Any) -> Any:

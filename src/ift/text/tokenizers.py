@@ -27,6 +27,7 @@ class Tokenizer:
         self.name = encoding.name
         self.end_of_text = encoding.eot_token
         self.end_text = END_OF_TEXT  # how other programs spell it
+        self.beginning: int | None = None  # the id that the model expects once before every text, where it does
         self.vocab_size = encoding.n_vocab  # all ids are below it
         self.special = frozenset({self.end_of_text})  # ids of tokens that no text becomes
         self.cuts_as_gpt2 = encoding._pat_str == GPT2_PATTERN
