@@ -628,7 +628,7 @@ BAD = [
     Bad("a name in the wrong group", "good.json", GOOD,
         "max_length: no such key (did you mean data.max_length?)", "max_length=5", 2),
     Bad("a model that is not there", "good.json", GOOD,
-        "model=gpt5: no such choice (there is gpt2-large, ", "model=gpt5", 2),
+        "model=gpt5: no such choice (ift train --help lists all ", "model=gpt5", 2),
     Bad("a tokenizer that is not there", "good.json", GOOD,
         "model.tokenizer=gpt5: must be gpt2, demo or a folder with a tokenizer.json", "model.tokenizer=gpt5", 2),
     Bad("a length in words", "good.json", GOOD,

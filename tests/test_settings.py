@@ -23,6 +23,9 @@ from ift.settings import (
     settings_to_go_on,
     unknown_key,
 )
+from tests.running import ROOT
+
+MODELS = sorted((ROOT / "conf/model").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -74,13 +77,32 @@ def test_a_key_that_nothing_reads_is_an_error_with_the_nearest_one(refusal, over
 @pytest.mark.parametrize(
     ("override", "choices"),
     [
-        ("model=gpt9", "gpt2-large, gpt2-medium, gpt2-small, gpt2-xl, nano, pretrained"),
         ("logger=mlflow", "csv, none, tensorboard, wandb"),
         ("trainer=tpu", "auto, ddp"),
     ],
 )
 def test_a_wrong_choice_lists_what_there_is(refusal, override, choices):
     assert refusal(override) == f"{override}: no such choice (there is {choices})"
+
+
+def test_of_many_choices_the_nearest_are_named(refusal):
+    assert refusal("model=Llama-3.2-1B") == (
+        "model=Llama-3.2-1B: no such choice (did you mean llama-3.2-1b or llama-3.2-3b or llama-3.1-8b?)"
+    )
+    assert refusal("model=gpt9").endswith(f"(ift train --help lists all {len(MODELS)})")
+
+
+def test_a_preset_is_its_name_on_the_hub_and_all_else_is_the_folders(settings_of):
+    presets = [path for path in MODELS if path.read_text().count("\n") == 3]
+    assert len(presets) == 36
+    for path in presets:
+        preset = yaml.safe_load(path.read_text())
+        hub = preset["model"]["pretrained"]
+        assert preset == {"defaults": ["pretrained", "_self_"], "model": {"name": path.stem, "pretrained": hub}}
+        assert hub.partition("/")[2].lower() == path.stem
+    model = settings_of("model=pythia-1.4b").model
+    any_other = settings_of("model=pretrained", "model.pretrained=EleutherAI/pythia-1.4b").model
+    assert model == dataclasses.replace(any_other, name="pythia-1.4b")
 
 
 @pytest.mark.parametrize(

@@ -78,4 +78,4 @@ def test_a_training_and_a_refused_evaluation_in_an_empty_folder(installed, tmp_p
 def test_what_is_not_a_choice_is_one_line_there_too(installed, tmp_path):
     done = ift(installed, "train", "model=gpt9", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("ift: error: model=gpt9: no such choice (there is gpt2-large, ")
+    assert done.stderr.startswith("ift: error: model=gpt9: no such choice (ift train --help lists all ")

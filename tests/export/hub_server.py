@@ -1,4 +1,4 @@
-"""A Hub of one user on this machine: the few endpoints that a push needs, with real uploads and a real commit."""
+"""A Hub of one user on this machine: the few endpoints that a push and a download need, with real bytes both ways."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ from typing import Any
 import yaml
 
 TOKEN = "hf_secretSecretSecretSecretSecret"
+COMMIT = "0" * 40  # of every repository
 
 
 class Hub:
-    """What is on it. fails: path -> status that it answers with."""
+    """What is on it. fails: path -> status that it answers with; gated: repositories that ask for consent first."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Any]] = {}  # name -> private, files, commits
         self.objects: dict[str, bytes] = {}  # sha256 -> content
         self.fails: dict[str, int] = {}
+        self.gated: set[str] = set()
         self.asked: list[str] = []
         self.address = ""
 
     def add(self, name: str, *, private: bool) -> None:
         self.repositories[name] = {"private": private, "files": {}, "commits": []}
 
+    @property
+    def fetched(self) -> list[str]:
+        """The files that were downloaded whole."""
+        return sorted(line.partition(f"/resolve/{COMMIT}/")[2] for line in self.asked if line.startswith("GET /me/"))
+
     def answer(self, method: str, path: str, body: bytes, token: str | None) -> tuple[int, Any, dict[str, str]]:
-        """Status, JSON, headers."""
+        """Status, JSON or the bytes of a file, headers."""
         self.asked.append(f"{method} {path}")
         if path.startswith("/upload/"):
             if hashlib.sha256(body).hexdigest() != path.removeprefix("/upload/"):
@@ -60,6 +67,8 @@ class Hub:
                 for each in json.loads(body)["objects"]
             ]
             return 200, {"transfer": "basic", "objects": objects}, {}
+        if f"/resolve/{COMMIT}/" in path:
+            return self._file(*path.removeprefix("/").split(f"/resolve/{COMMIT}/"))
         name, _, what = path.removeprefix("/api/models/").partition("/")
         owner, (name, _, what) = name, what.partition("/")
         found = self.repositories.get(f"{owner}/{name}")
@@ -77,7 +86,18 @@ class Hub:
             return 200, {"files": files}, {}
         if what.startswith("commit/"):
             return self._commit(f"{owner}/{name}", [json.loads(line) for line in body.splitlines()])
-        return 200, {"id": f"{owner}/{name}", "private": found["private"], "sha": "0" * 40, "siblings": []}, {}
+        sizes = {file: len(content) for file, content in found["files"].items()}
+        if what.startswith("tree/"):
+            tree = [{"type": "file", "path": file, "size": size, "oid": "2" * 40} for file, size in sizes.items()]
+            return 200, tree, {}
+        siblings = [{"rfilename": file} for file in sizes]
+        return 200, {"id": f"{owner}/{name}", "private": found["private"], "sha": COMMIT, "siblings": siblings}, {}
+
+    def _file(self, name: str, file: str) -> tuple[int, Any, dict[str, str]]:
+        if name in self.gated:
+            return 403, {"error": "ask first"}, {"X-Error-Code": "GatedRepo"}
+        content = self.repositories[name]["files"][file]
+        return 200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
 
     def _commit(self, name: str, lines: list[dict[str, Any]]) -> tuple[int, Any, dict[str, str]]:
         found = self.repositories[name]
@@ -105,14 +125,15 @@ def hub_server() -> Iterator[Hub]:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             token = (self.headers.get("authorization") or "").removeprefix("Bearer ") or None
             status, value, headers = hub.answer(self.command, self.path.partition("?")[0], body, token)
-            data = json.dumps(value).encode()
+            data = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             for key, text in {**headers, "content-type": "application/json", "content-length": str(len(data))}.items():
                 self.send_header(key, text)
             self.end_headers()
-            self.wfile.write(data)
+            if self.command != "HEAD":
+                self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = _serve
+        do_GET = do_HEAD = do_POST = do_PUT = _serve
 
         def log_message(self, format: str, *words: Any) -> None:
             pass

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ift.artifacts.download import OTHER_KINDS, WEIGHTS, download, others_on_hub
 from ift.artifacts.tensors import read_header, write_tensors
-from ift.errors import ConfigError, MachineError, WeightsError, missing_extra
+from ift.errors import ConfigError, WeightsError
 from ift.model.config import GPTConfig
 from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
 from ift.model.families.family import HEAD, Family, Piece
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}  # as safetensors calls what is written -> as torch does
 OWN_HEAD = "the head is not the embedding (use model.tie_weights=false)"
-WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-)  # what is fetched of a model on the Hub
-OTHER_KINDS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")  # files of weights
 CONVERT = """\
 there: python -c "import glob,torch,safetensors.torch as s; s.save_file({{k: v.clone() for f in \
 glob.glob('{pattern}') for k,v in torch.load(f,weights_only=True).items()}},'model.safetensors')\""""
@@ -69,7 +62,7 @@ def find_weights(name: str) -> Folder:
     """A local folder, or else a model on the Hub (fetched, or from its cache). Raises WeightsError or MachineError."""
     path = find_folder(name, WEIGHTS)
     if not Path(name).exists() and not any(path.glob("*.safetensors")):
-        others = _others_on_hub(name)
+        others = others_on_hub(name)
         if others:
             raise other_kind(f"{name}: hf download {name} --local-dir FOLDER gets it", others[0])
     return inspect_folder(path)
@@ -81,7 +74,7 @@ def find_folder(name: str, files: Sequence[str]) -> Path:
     if not path.exists():
         if name.count("/") > 1 or name.startswith((".", "/", "~")):
             raise WeightsError(f"{name}: no such folder (model.pretrained is a folder or a name on the Hub)")
-        path = _download(name, files)
+        path = download(name, files)
     if not path.is_dir():
         raise WeightsError(f"{path}: not a folder (give the folder with config.json and model.safetensors)")
     return path
@@ -136,30 +129,6 @@ def fit_settings(settings: ModelSettings, folder: Folder, *, vocab_size: int) ->
     return replace(
         its, context_length=context_length, dropout=settings.dropout, tie_weights=tie_weights, tokens=vocab_size
     )
-
-
-def _download(name: str, files: Sequence[str]) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise missing_extra("huggingface_hub", "hub") from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
-    except Exception as error:  # the library raises whatever its transport raises
-        raise MachineError(
-            f"{name}: not fetched from the Hub: {type(error).__name__} (give a local folder: model.pretrained=FOLDER)"
-        ) from error
-
-
-def _others_on_hub(name: str) -> list[str]:
-    """Files of weights that a model on the Hub has in other forms; none where that cannot be asked."""
-    from huggingface_hub import list_repo_files
-
-    try:
-        files = sorted(list_repo_files(name))
-    except Exception:  # the library raises whatever its transport raises
-        return []
-    return [file for kind in OTHER_KINDS for file in files if fnmatch(file, kind) and "/" not in file]
 
 
 def inspect_folder(path: Path) -> Folder:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ift import __version__, launch, meeting, stops
 from ift.entry import sweeps
 from ift.entry.callbacks import refuse_callbacks_of_a_file
-from ift.entry.errors import as_ift_error, report_once
+from ift.entry.errors import as_ift_error, no_such_choice, report_once
 from ift.entry.meant import meant
 from ift.entry.sweeps import choices, how_to_go_on, job, sweep_name
 from ift.entry.words import for_hydra, into_the_resumed, meeting_place, options_first, refuse_secrets
@@ -159,7 +159,7 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
                 raise ConfigError(f"{override.input_line}: several values (give one; a list is written [A,B])")
             there = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
             if there and override.value() not in there:  # Hydra would read ../NAME too
-                raise ConfigError(f"{override.input_line}: no such choice (there is {', '.join(there)})")
+                raise no_such_choice(override.key_or_group, override.value(), there)
         with ExitStack() as stack:
             if not GlobalHydra.instance().is_initialized():  # as it is within a job
                 stack.enter_context(initialize_config_dir(str(CONF), version_base="1.3"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +19,8 @@ PLUGINS = {  # choices that a package brings, and our extra with it
     "hydra/launcher=submitit_slurm": "submitit",
     "hydra/sweeper=optuna": "sweep",
 }
+
+LISTED = 220  # characters of choices in an error line
 
 
 def report_once(error: BaseException, *, where: str = "") -> int:
@@ -87,4 +91,13 @@ def _no_such_choice(error: MissingConfigException) -> IftError:
     if not group:
         return ConfigError(f"--config-name={name}: no such file in the folders of groups (leave it out)")
     options = re.findall(r"^\t(\S+)$", str(error), flags=re.MULTILINE)
-    return ConfigError(f"{group}={name}: no such choice (there is {', '.join(options) or 'none'})")
+    return no_such_choice(group, name, options)
+
+
+def no_such_choice(group: str, name: str, options: Sequence[str]) -> ConfigError:
+    """With what there is; where that is more than a line holds, with what is spelled alike, or where it is listed."""
+    there = f"there is {', '.join(options) or 'none'}"
+    if len(there) > LISTED:
+        near = difflib.get_close_matches(name.lower(), options, n=3)
+        there = f"did you mean {' or '.join(near)}?" if near else f"ift train --help lists all {len(options)}"
+    return ConfigError(f"{group}={name}: no such choice ({there})")
