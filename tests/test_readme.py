@@ -107,6 +107,7 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
                 return opens_a_page(words)
             words += [f"--votes={tmp_path / 'votes'}", f"--battles={things / 'battles.jsonl'}"]
         if subcommand in ("compare", "export"):
+            words = [str(tmp_path / "tables") if word == "tables" else word for word in words]
             words += [f"--output={tmp_path / 'page.html'}"]
         elif subcommand == "check":
             words += [f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]

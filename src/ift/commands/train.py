@@ -146,10 +146,11 @@ def train(
     from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
     from ift.training.finish import test_best
     from ift.training.loggers import open_loggers
+    from ift.training.profiling import Trace, open_profiler
     from ift.training.resume import Checkpoints
     from ift.training.spikes import Spikes
     from ift.training.top import KeepTop
-    from ift.training.trainer import early_stopping, fit, make_trainer, open_profiler, stop_reason, val_every
+    from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
 
     meeting.all_here("training")  # from here on ranks wait for each other inside of torch
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
@@ -193,6 +194,7 @@ def train(
             ValidateAtTheEnd(),
             Spikes(metrics),
             *own,
+            *([Trace(run.path / "profile")] if options.profiler == "pytorch" else []),
             checkpoints,
         ]
         profiler = open_profiler(options.profiler, run.path / "profile")

@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -16,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_only
 
 from ift.artifacts.machine import Device, choose_device, keep_freed_memory
@@ -124,19 +123,6 @@ def in_steps(settings: TrainerSettings, steps_per_epoch: int) -> TrainerSettings
     if not isinstance(settings.val_every, float):
         return settings
     return replace(settings, val_every=max(1, int(settings.val_every * steps_per_epoch)))
-
-
-def open_profiler(kind: str | None, folder: Path) -> Profiler | None:
-    """Lightning's, which writes a file for validation, training and test each; pytorch's traces open in Perfetto."""
-    if kind is None:
-        return None
-    folder.mkdir(exist_ok=True)
-    if kind == "simple":
-        return SimpleProfiler(dirpath=folder, filename="simple")
-    if kind == "advanced":
-        return AdvancedProfiler(dirpath=folder, filename="advanced")
-    few = torch.profiler.schedule(wait=1, warmup=1, active=3, repeat=1)  # steps of each: a trace of all would be huge
-    return PyTorchProfiler(dirpath=folder, filename="pytorch", schedule=few)
 
 
 def early_stopping(settings: EarlyStoppingSettings, monitor: str = "val/loss") -> Patience:
