@@ -31,10 +31,14 @@ from ift.text.templates import (
     Piece,
     Segment,
     Span,
+    Special,
     Template,
     answer_pieces,
     as_last,
     join,
+    pattern,
+    read_tokens,
+    split_at,
     unlearnt,
 )
 from ift.text.templates import Rendered as Pieces
@@ -69,14 +73,15 @@ class Slot:
 class Answer:
     """An answer with what the model writes around it."""
 
-    opening: str  # between the generation prompt and the answer ("" in most templates)
+    opening: tuple[Piece, ...]  # between the generation prompt and the answer (none in most templates)
     slot: Slot
     closing: tuple[Piece, ...]
 
     def pieces(self, text: str, marks: list[Span] | None) -> tuple[list[Piece], list[Piece]]:
         """The answer, and what ends it."""
         filled, lost = self.slot.fill(text)
-        response = answer_pieces(self.opening + filled, True, marks, lost - len(self.opening))
+        opening = [piece._replace(supervised=marks is not None, unlearnt=marks is None) for piece in self.opening]
+        response = [*opening, *answer_pieces(filled, True, marks, lost)]
         return response, as_last(response, list(self.closing))
 
 
@@ -85,8 +90,9 @@ class Shape:
     """What the template makes of all conversations of one shape."""
 
     before: tuple[Piece | Slot | Answer, ...]  # up to the end of the generation prompt
-    answer: Answer  # without its end-of-text
-    after: str  # white space that the template writes after that
+    answer: Answer  # without its end
+    ending: str  # the special token that ends a turn; "": the end-of-text does
+    after: str  # white space that the template writes after a last answer without an end
     changes: str = ""  # what the template does to an earlier answer that it does not do to a last one
 
 
@@ -96,11 +102,12 @@ class ChatTemplate(Template):
 
     An input goes to its user message: instruction, an empty line, input. Where the template strips a message, so do we.
 
-    eos_token in the template's own text is the end-of-text token wherever it stands, so bos_token is it too if spelled
-    the same (GPT-2). Any other special token is ordinary text. Supervised are an answer, the text up to its eos_token
-    and that, and text that stands between the generation prompt and the answer, since the model must write it
-    (Llama 2's space). Where no eos_token follows, the supervised closing is the text after the last answer without
-    white space at its end (ChatML's <|im_end|>); then earlier turns have no end of their own, as in the template.
+    Special tokens of the model that the template's own text spells are these tokens. Of a model that has none of that
+    name, eos_token is the end-of-text wherever it stands, so bos_token is it too if spelled the same (GPT-2), and any
+    other is ordinary text. Supervised are an answer, the text up to its end and that, and what stands between the
+    generation prompt and the answer, since the model must write it (Llama 2's space). It ends with the first special
+    token after it (ChatML's <|im_end|>), or eos_token. Where neither follows, the supervised closing is the text after
+    the last answer without white space at its end; then earlier turns have no end of their own, as in the template.
     The last turn ends with its closing: what the template writes after that is dropped.
 
     today: the date that the template is told, "" for one that takes none or was stored before dates were.
@@ -123,6 +130,8 @@ class ChatTemplate(Template):
                 shape = self._shape(system, turns)
                 if shape.changes not in ("", OTHERWISE) and self.turns == "all":
                     raise self._error(shape.changes)
+                if shape.ending != self.ending:
+                    raise self._error("ends a turn with one special token and another with another")
         own = tuple(Segment(part.text) for part in shape.before if isinstance(part, Piece) and part.text)
         object.__setattr__(self, "segments", own)  # the dataclass is frozen
 
@@ -142,6 +151,19 @@ class ChatTemplate(Template):
     @cached_property
     def plain(self) -> bool:
         return False
+
+    @property
+    def own_text(self) -> str:
+        """Its source, and what it makes of parts of it: "<|" ~ message.role ~ "|>"."""
+        shapes = [self._shape(False, 2), *([] if self._system_has_no_place else [self._shape(True, 1)])]
+        literals = ["".join("\0" if isinstance(p, Slot | Answer) else p.text for p in shape.before) for shape in shapes]
+        opening = [piece.text for shape in shapes for piece in shape.answer.opening]
+        closing = [piece.text for shape in shapes for piece in shape.answer.closing]
+        return "\0".join((self.source, *(token for _, token in self.special), *literals, *opening, *closing))
+
+    @cached_property
+    def ending(self) -> str:
+        return self._shape(False, 1).ending
 
     def missing_place(self, conversation: Conversation) -> str | None:
         return "system" if conversation.system and self._system_has_no_place and not conversation.chat else None
@@ -164,11 +186,19 @@ class ChatTemplate(Template):
             chat = _chat_of(conversation, self._reasoning)
             whole = _kept[self._about, chat][len(json.loads(chat)["messages"]), False]
             before, response, closing = self._by_shape(conversation)
-            text = "".join(END if piece.end else piece.text for piece in (*before, *response, *closing))
-            if whole.problem or not whole.rest.startswith(text):
+            text = "".join(END if self._ends(piece) else piece.text for piece in (*before, *response, *closing))
+            if whole.problem or not self._bare(whole.rest).startswith(self._bare(text)):
                 raise self._error("writes some texts in another way than others, by a rule that is not seen in it")
         if sample:
             _sampled.add(self._about)
+
+    def _ends(self, piece: Piece) -> bool:
+        """Whether it stands where the template writes its eos_token."""
+        return piece.end or (piece.special and piece.text == dict(self.special).get("eos_token"))
+
+    def _bare(self, text: str) -> str:
+        """Without the white space that special tokens may swallow."""
+        return "".join(text.split()) if any(token.lstrip or token.rstrip for token in self.tokens) else text
 
     def refusal(self, conversation: Conversation) -> str | None:
         if not self._is_rendered(conversation):
@@ -186,10 +216,12 @@ class ChatTemplate(Template):
     def _render(self, conversation: Conversation) -> Pieces:
         if self._is_rendered(conversation):
             try:
-                return self._rendering(conversation).pieces(conversation)
+                before, response, after = self._rendering(conversation).pieces(conversation)
             except Problem as problem:
                 raise self._error(str(problem)) from problem
-        return self._by_shape(conversation)
+        else:
+            before, response, after = self._by_shape(conversation)
+        return self._begin(before), response, after
 
     def _by_shape(self, conversation: Conversation) -> Pieces:
         texts = iter(_texts(conversation))
@@ -212,19 +244,19 @@ class ChatTemplate(Template):
     def _with_loss(self, pieces: list[Piece], *, answer: bool) -> list[Piece]:
         """The pieces of a prompt or of an earlier answer, supervised as the settings say."""
         learnt = not self.mask or (answer and self.turns == "all")
-        return [Piece(p.text, learnt and not p.unlearnt, p.end, p.unlearnt) for p in pieces]
+        return [piece._replace(supervised=learnt and not piece.unlearnt) for piece in pieces]
 
     def clean(self, text: str, conversation: Conversation) -> str:
         if self._is_rendered(conversation):  # of its answer no more is known than that it ends as others do
             conversation = Conversation("x")
-        opening = self._shape_of(conversation).answer.opening
+        opening = "".join(piece.text for piece in self._shape_of(conversation).answer.opening)
         return super().clean(text.strip().removeprefix(opening.strip()), conversation)
 
     def to_json(self) -> dict[str, Any]:
         own: dict[str, Any] = {"chat_template": self.source, "special": dict(self.special)}
         if self.today:
             own["today"] = self.today
-        return {"name": self.name, **own, "mask": self.mask, "turns": self.turns}
+        return {"name": self.name, **own, "mask": self.mask, "turns": self.turns, **self._tokens_json}
 
     @classmethod
     def from_json(cls, value: Any) -> ChatTemplate:
@@ -234,7 +266,7 @@ class ChatTemplate(Template):
             source, today = str(value["chat_template"]), str(value.get("today", ""))
             date.fromisoformat(today or TODAY)
             name, mask, turns = str(value["name"]), bool(value["mask"]), str(value["turns"])
-            return cls(name, mask, turns, source=source, special=special, today=today)
+            return cls(name, mask, turns, source=source, special=special, today=today, **read_tokens(value))
         except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise WeightsError(f"prompt.json: not a chat template: {error}") from error
 
@@ -298,7 +330,7 @@ class ChatTemplate(Template):
     @property
     def _about(self) -> tuple[Any, ...]:
         """All that a rendering depends on besides its messages."""
-        return self.source, self.special, self.today, self._every
+        return self.source, self.special, self.today, self.tokens, self._every
 
     def _shape_of(self, conversation: Conversation) -> Shape:
         return self._shape(bool(conversation.system), len(conversation.history) + 1)
@@ -310,7 +342,7 @@ class ChatTemplate(Template):
         return shape
 
     def _shapes(self, block: int) -> Shapes:
-        return _shapes(self.source, self.special, self.today, block)
+        return _shapes(self.source, self.special, self.today, self.tokens, block)
 
     def _error(self, problem: str) -> ConfigError:
         return ConfigError(f"prompt.chat_template: {self.name} {problem} (take another, or prompt.segments)")
@@ -403,7 +435,9 @@ class Shapes(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _shapes(source: str, special: tuple[tuple[str, str], ...], today: str, block: int) -> Shapes:
+def _shapes(
+    source: str, special: tuple[tuple[str, str], ...], today: str, tokens: tuple[Special, ...], block: int
+) -> Shapes:
     """For the numbers of turns in a block."""
     numbers = range(block * BLOCK + 1, (block + 1) * BLOCK + 1)
     roles = {key: ["system"] * key[0] + ["user", "assistant"] * key[1] for key in product((False, True), numbers)}
@@ -414,11 +448,11 @@ def _shapes(source: str, special: tuple[tuple[str, str], ...], today: str, block
     *renders, [with_tools] = reply.renders
     shapes: dict[tuple[bool, int], Shape | str] = {}
     starts: dict[tuple[bool, int], list[str]] = {}  # the template's own texts up to a generation prompt
-    eos = dict(special).get("eos_token", "")
+    own = Own(dict(special).get("eos_token", ""), tokens)
     for key, (full, prompt) in zip(roles, renders, strict=True):
         prompt = Rendered(0, full.rest[: prompt.common] + prompt.rest, prompt.problem)
         try:
-            shape, starts[key] = _read_shape(full, prompt, roles[key], eos)
+            shape, starts[key] = _read_shape(full, prompt, roles[key], own)
             earlier = starts.get((key[0], key[1] - 1), [])
             begin = starts[key][: len(earlier)]
             if earlier and (begin[:-1] != earlier[:-1] or not begin[-1].startswith(earlier[-1])):
@@ -429,52 +463,87 @@ def _shapes(source: str, special: tuple[tuple[str, str], ...], today: str, block
     return Shapes(shapes, reply.looks, bool(with_tools.problem) or TOOL in with_tools.rest)
 
 
-def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], eos: str) -> tuple[Shape, list[str]]:
+class Own(NamedTuple):
+    """A template's own text in pieces, apart at its special tokens and at the ends that it writes."""
+
+    eos: str  # how it spells an end-of-text
+    tokens: tuple[Special, ...]  # that the model has; eos may be among them
+
+    def pieces(self, text: str, *, supervised: bool = False) -> list[Piece]:
+        end = Special(self.eos)
+        known = any(token.text == self.eos for token in self.tokens)
+        parts = split_at(text, self.tokens if known or not self.eos else (*self.tokens, end))
+        return [
+            Piece("", supervised, end=True)
+            if special and part == self.eos and not known
+            else Piece(part, supervised, special=special)
+            for part, special in parts
+        ]
+
+    def closing(self, text: str, marker: Piece) -> tuple[list[Piece], int] | None:
+        """What ends an answer by this end or special token, all supervised, and how long that is; None without it."""
+        spelled = self.eos if marker.end else marker.text
+        token = next((token for token in self.tokens if token.text == spelled), Special(spelled))
+        found = pattern((token,)).search(text) if spelled else None
+        if found is None:
+            return None
+        marker = marker._replace(supervised=True)
+        return [*(self.pieces(text[: found.start()], supervised=True) or [Piece("", True)]), marker], found.end()
+
+    @property
+    def end(self) -> Piece:
+        known = any(token.text == self.eos for token in self.tokens)
+        return Piece(self.eos, True, special=True) if known else Piece("", True, end=True)
+
+
+def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], own: Own) -> tuple[Shape, list[str]]:
     """full: the whole conversation; prompt: with the generation prompt in the place of the last answer."""
     literals, slots = _cut(full, roles)
     starts, prompt_slots = _cut(prompt, roles[:-1])
     *earlier, last, tail = literals
     opening = last.removeprefix(starts[-1])
     same_texts = [*earlier, starts[-1] + opening] == [*starts[:-1], last]
-    if not same_texts or prompt_slots != slots[:-1] or (eos and eos in opening):
+    if not same_texts or prompt_slots != slots[:-1] or (own.eos and own.eos in opening):
         raise Problem("writes a generation prompt that is not what stands before an answer")
-    ended, rest = bool(eos) and eos in tail, 0
-    closing = tail.partition(eos)[0] if ended else tail.rstrip()
+    marker = next((piece for piece in own.pieces(tail) if piece.end or piece.special), None)
+    ended = own.closing(tail, marker) if marker else None
+    closing = "".join(piece.text for piece in ended[0][:-1]) if ended else tail.rstrip()
+    opens = tuple(own.pieces(opening, supervised=True))
     parts: list[Piece | Slot | Answer] = []
-    changes = ""
+    changes, rest = "", 0
     for number, (role, slot) in enumerate(zip(roles[:-1], slots, strict=False)):
         literal = literals[number][rest:]  # without what ends the answer before it
         if role != "assistant":
-            parts += [*_with_ends(literal, eos), slot]
+            parts += [*own.pieces(literal), slot]
             rest = 0
             continue
-        own = literal.removesuffix(opening)
-        pieces, rest = _split_closing(literals[number + 1], closing, eos)
+        head = literal.removesuffix(opening)
+        pieces, rest = _split_closing(literals[number + 1], closing, own, marker)
         if pieces is None:
             changes = "closes an earlier answer by other text than the last one"
-        elif own + opening != literal or (ended and not closing.strip() and not pieces[-1].end):
+        elif head + opening != literal or (ended and not closing.strip() and not _is_end(pieces[-1])):
             changes = changes or OTHERWISE
-        parts += [*_with_ends(own, eos), Answer(literal[len(own) :], slot, tuple(pieces or ()))]
-    parts += _with_ends(starts[-1], eos)
-    answer = Answer(opening, slots[-1], (Piece(closing, True),))
-    return Shape(tuple(parts), answer, "" if ended else tail[len(closing) :], changes), starts
+        its_own = opens if literal[len(head) :] else ()
+        parts += [*own.pieces(head), Answer(its_own, slot, tuple(pieces or ()))]
+    parts += own.pieces(starts[-1])
+    answer = Answer(opens, slots[-1], (Piece(closing, True),))
+    ending = marker.text if marker and marker.special else ""
+    return Shape(tuple(parts), answer, ending, "" if ended else tail[len(closing) :], changes), starts
 
 
-def _split_closing(text: str, closing: str, eos: str) -> tuple[list[Piece] | None, int]:
+def _is_end(piece: Piece) -> bool:
+    return piece.end or piece.special
+
+
+def _split_closing(text: str, closing: str, own: Own, marker: Piece | None) -> tuple[list[Piece] | None, int]:
     """What ends an earlier answer, and how long that is; what follows belongs to the next turn."""
-    if eos and eos in text:
-        closing = text.partition(eos)[0]
-        return [Piece(closing, True), Piece("", True, end=True)], len(closing) + len(eos)
+    for end in (marker, own.end):
+        ended = own.closing(text, end) if end else None
+        if ended:
+            return ended
     if not text.startswith(closing):
         return None, 0
     return [Piece(closing, True)], len(closing)
-
-
-def _with_ends(text: str, eos: str) -> Iterator[Piece]:
-    for number, part in enumerate(text.split(eos) if eos else [text]):
-        if number:
-            yield Piece("", False, end=True)
-        yield Piece(part, False)
 
 
 def _mark(number: int) -> str:
@@ -627,7 +696,8 @@ class Rendering:
         return begin, end, follows
 
     def _prompt(self, begin: int, end: int) -> list[Piece]:
-        return self.template._with_loss(join(_with_ends(self.text[begin:end], END)), answer=False)
+        own = Own(END, ())
+        return self.template._with_loss(join(own.pieces(self.text[begin:end])), answer=False)
 
     def _answer(self, conversation: Conversation, number: int, begin: int, end: int) -> tuple[list[Piece], list[Piece]]:
         """The parts of an answer, and what closes it."""

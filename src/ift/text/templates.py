@@ -1,8 +1,12 @@
 """Prompt templates as data: a list of segments, each with fields in braces and marked supervised or not.
 
-One `Template` serves training, sampling, evaluation and export; it is saved with the model. It knows text only, no
-tokens. Row text is put in the place of a field as it stands: braces inside it mean nothing. A conversation is its turns
-one after the other, each in the same segments and each with its own end-of-text.
+One `Template` serves training, sampling, evaluation and export; it is saved with the model. Row text is put in the
+place of a field as it stands: braces inside it mean nothing. A conversation is its turns one after the other, each in
+the same segments and each with its own end.
+
+It knows text and the spellings of special tokens, no numbers. Made for a model (`with_tokens`), its own text holds the
+model's special tokens wherever it spells them; a row that spells one says ordinary text. A turn ends with the first
+special token that follows its answer, in a template without one with the end-of-text.
 
 A template whose one field is {output} is for plain text: an end-of-text, the text, and its end.
 """
@@ -12,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ift.errors import ConfigError, WeightsError
 from ift.text.conversations import Conversation, Turn
@@ -44,9 +48,18 @@ class Segment:
         return all(holds[word] for word in self.when.split())
 
 
+class Special(NamedTuple):
+    """How a special token is spelled, and on which sides the tokenizer swallows the white space around it."""
+
+    text: str
+    lstrip: bool = False
+    rstrip: bool = False
+
+
 class Piece(NamedTuple):
     """Rendered text, supervised or not. With end: no text, but the end-of-text after a turn.
 
+    special: the text is the spelling of one special token.
     unlearnt: of an answer, and without a loss because its row says so. Where the last piece is, the end that follows it
     is not learnt either.
     """
@@ -55,12 +68,32 @@ class Piece(NamedTuple):
     supervised: bool
     end: bool = False
     unlearnt: bool = False
+    special: bool = False
 
 
-Parts = tuple[list[str], bool]  # text and names of fields in turn, as FIELD.split gives them; whether it is supervised
-TurnParts = tuple[list[Parts], bool, list[Parts]]  # before the response, whether that is supervised, after it
 Rendered = tuple[list[Piece], list[Piece], list[Piece]]  # before the last response, its parts, after it
 Span = tuple[int, int]
+
+
+class Part(NamedTuple):
+    """Text between special tokens, or one of these."""
+
+    text: list[str]  # text and names of fields in turn, as FIELD.split gives them; of a special token its spelling
+    supervised: bool
+    special: bool = False
+
+    def fill(self, turn: Turn) -> Piece:
+        """With the turn's texts in the place of the names."""
+        text = "".join([getattr(turn, part) if i % 2 else part for i, part in enumerate(self.text)])
+        return Piece(text, self.supervised, special=self.special)
+
+
+class TurnParts(NamedTuple):
+    before: list[Part]  # the response
+    supervised: bool  # the response
+    after: list[Part]  # what closes the response, without its end
+    ending: str  # the special token that ends the turn; "": the end-of-text does
+    rest: list[Part]  # after that, before another turn
 
 
 @dataclass(frozen=True)
@@ -76,6 +109,8 @@ class Template:
     segments: tuple[Segment, ...]
     mask: bool = True
     turns: str = "all"
+    tokens: tuple[Special, ...] = field(default=(), kw_only=True)  # in its own text, of the model that it is made for
+    bos: str = field(default="", kw_only=True)  # the special token that each text of that model begins with
 
     def __post_init__(self) -> None:
         if self.turns not in TURNS:
@@ -104,6 +139,26 @@ class Template:
         """From settings or anything else with text, supervised and when."""
         return cls(name, tuple(Segment(s.text, s.supervised, s.when) for s in segments), mask, turns)
 
+    def with_tokens(self, known: Iterable[Special], bos: str = "") -> Self:
+        """The template for a model that knows these special tokens, and begins each text with `bos`."""
+        own = self.own_text
+        tokens = tuple(sorted(one for one in known if one.text in own and not one.text.isspace()))
+        return replace(self, tokens=tokens, bos=bos)
+
+    @property
+    def own_text(self) -> str:
+        """All text that it may write besides that of rows."""
+        return "\0".join(text for segment in self.segments for text in FIELD.split(segment.text)[::2])
+
+    @cached_property
+    def ending(self) -> str:
+        """The special token that ends a turn; "" where the end-of-text does.
+
+        A template that ends some kinds of turns with one and others with another ends all with the end-of-text.
+        """
+        endings = {parts.ending for parts in self._parts_of_kinds.values()}
+        return endings.pop() if len(endings) == 1 else ""
+
     @cached_property
     def plain(self) -> bool:
         """Whether it is for plain text: the one segment is {output} alone."""
@@ -114,14 +169,14 @@ class Template:
         if conversation.chat:
             return parts_of_chat(conversation)[0]
         fields = self._fields
-        for field in ("system", "input", "instruction"):
-            if field not in fields and getattr(conversation, field):
-                return field
+        for name in ("system", "input", "instruction"):
+            if name not in fields and getattr(conversation, name):
+                return name
         return None
 
     @cached_property
     def _fields(self) -> frozenset[str]:
-        return frozenset(field for segment in self.segments for field in FIELD.findall(segment.text))
+        return frozenset(name for segment in self.segments for name in FIELD.findall(segment.text))
 
     def prepare(self, conversations: Sequence[Conversation]) -> None:
         """Do at once, for conversations that will be rendered, what costs more one by one. Here that is nothing."""
@@ -162,25 +217,37 @@ class Template:
         return before, Piece("".join(p.text for p in response), any(p.supervised for p in response)), join(after)
 
     def _render(self, conversation: Conversation) -> Rendered:
-        before = [Piece("", False, end=True)] if self.plain else []
+        before = [Piece("", False, end=True)] if self.plain and not self.bos else []
+        rest: list[Piece] = []  # after the end of the turn before
         *earlier, last = conversation.turns()
         for number, turn in enumerate(earlier):
             head, response, after = self._turn(turn, unlearnt(conversation, number))
-            end = Piece("", self._parts_of(turn)[1], end=True)
-            for piece in (*join(head), *join([*response, *as_last(response, [*after, end])])):
+            parts = self._parts_of(turn)
+            ending = Piece(self.ending, parts.supervised, end=not self.ending, special=bool(self.ending))
+            for piece in (*join([*rest, *head]), *join([*response, *as_last(response, [*after, ending])])):
                 learnt = piece.supervised and (self.turns == "all" or not self.mask)
                 before.append(piece._replace(supervised=learnt))
+            rest = [part.fill(turn) for part in parts.rest] if self.ending else []
         head, response, after = self._turn(last, unlearnt(conversation, len(earlier)))
-        return [*before, *join(head)], response, as_last(response, after)
+        return self._begin([*before, *join([*rest, *head])]), response, as_last(response, after)
+
+    def _begin(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces of a text, begun once with what the model begins each text with."""
+        if not self.bos or (pieces and pieces[0].special and pieces[0].text == self.bos):
+            return pieces
+        return [Piece(self.bos, False, special=True), *pieces]
 
     def _turn(self, turn: Turn, marks: list[Span] | None) -> Rendered:
         """Before the response, its parts, and after it. marks: parts without a loss; None: the response has none."""
-        before, supervised, after = self._parts_of(turn)
-        heads = [Piece(_fill(parts, turn), mark) for parts, mark in before]
+        parts = self._parts_of(turn)
+        heads = [part.fill(turn) for part in parts.before]
         if marks is None and self.mask:  # what the model would write before an answer is a part of it
-            heads = [Piece(piece.text, False) for piece in heads]
-        response = answer_pieces(turn.output, supervised, marks)
-        return heads, response, [Piece(_fill(parts, turn), mark) for parts, mark in after]
+            heads = [piece._replace(supervised=False) for piece in heads]
+        response = answer_pieces(turn.output, parts.supervised, marks)
+        after = parts.after
+        if not self.ending and parts.ending:
+            after = [*after, Part([parts.ending], parts.supervised, special=True), *parts.rest]
+        return heads, response, [part.fill(turn) for part in after]
 
     def _parts_of(self, turn: Turn) -> TurnParts:
         return self._parts_of_kinds[bool(turn.input), bool(turn.system), turn.first]
@@ -192,18 +259,30 @@ class Template:
         return {kind: self._parts(Turn("", "x" * kind[0], "", "x" * kind[1], kind[2])) for kind in kinds}
 
     def _parts(self, turn: Turn) -> TurnParts:
-        before: list[Parts] = []
-        after: list[Parts] = []
-        response = True
+        before: list[Part] = []
+        after: list[Part] = []
+        response: bool | None = None
         for segment in self.segments:
             if segment.applies(turn):
                 supervised = segment.supervised or not self.mask
                 head, marker, tail = segment.text.partition("{output}")
-                (after if after else before).append((FIELD.split(head), supervised))
+                (before if response is None else after).extend(self._split(head, supervised))
                 if marker:
                     response = supervised
-                    after.append((FIELD.split(tail), supervised))
-        return before, response, after
+                    after.extend(self._split(tail, supervised))
+        assert response is not None  # __post_init__ looks
+        at = next((number for number, part in enumerate(after) if part.special), len(after))
+        if at == len(after) or any(part.text[1:] for part in after[:at]):
+            return TurnParts(before, response, after, "", [])
+        rest = [part if not self.mask else part._replace(supervised=False) for part in after[at + 1 :]]
+        return TurnParts(before, response, after[:at], after[at].text[0], rest)
+
+    def _split(self, text: str, supervised: bool) -> list[Part]:
+        """Own text in parts, apart at its special tokens."""
+        return [
+            Part([own] if special else FIELD.split(own), supervised, special)
+            for own, special in split_at(text, self.tokens)
+        ]
 
     def pieces(self, conversation: Conversation) -> list[Piece]:
         """The whole conversation as training sees it."""
@@ -233,21 +312,52 @@ class Template:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        segments = [asdict(segment) for segment in self.segments]
+        return {"name": self.name, "segments": segments, "mask": self.mask, "turns": self.turns, **self._tokens_json}
+
+    @property
+    def _tokens_json(self) -> dict[str, Any]:
+        """Nothing where there are none, as in files of before there were any."""
+        tokens = [special._asdict() for special in self.tokens]
+        return {**({"tokens": tokens} if tokens else {}), **({"bos": self.bos} if self.bos else {})}
 
     @classmethod
     def from_json(cls, value: Any) -> Template:
         """Raises WeightsError where the value, read from a model folder, is no template."""
         try:
             segments = tuple(Segment(s["text"], bool(s["supervised"]), s["when"]) for s in value["segments"])
-            return cls(str(value["name"]), segments, bool(value["mask"]), str(value["turns"]))
+            return cls(str(value["name"]), segments, bool(value["mask"]), str(value["turns"]), **read_tokens(value))
         except (KeyError, TypeError, ConfigError) as error:
             raise WeightsError(f"prompt.json: not a prompt template: {error}") from error
 
 
-def _fill(parts: list[str], turn: Turn) -> str:
-    """Text and names of fields in turn, with the turn's texts in the place of the names."""
-    return "".join([getattr(turn, part) if i % 2 else part for i, part in enumerate(parts)])
+def read_tokens(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What `with_tokens` put into a stored template. Raises KeyError or TypeError where it is something else."""
+    tokens = tuple(Special(str(t["text"]), bool(t["lstrip"]), bool(t["rstrip"])) for t in value.get("tokens", ()))
+    return {"tokens": tokens, "bos": str(value.get("bos", ""))}
+
+
+def split_at(text: str, tokens: Sequence[Special]) -> list[tuple[str, bool]]:
+    """A text cut at the special tokens that it spells, the longest first: each part, and whether it is one of them.
+
+    White space that the tokenizer takes into a special token is gone.
+    """
+    if not tokens:
+        return [(text, False)] if text else []
+    parts: list[tuple[str, bool]] = []
+    at = 0
+    for match in pattern(tuple(tokens)).finditer(text):
+        parts += [(text[at : match.start()], False), (match[match.lastindex or 0], True)]
+        at = match.end()
+    parts.append((text[at:], False))
+    return [(part, special) for part, special in parts if part]
+
+
+@lru_cache(maxsize=64)
+def pattern(tokens: tuple[Special, ...]) -> re.Pattern[str]:
+    """Finds each of them with the white space that it swallows; its group is the spelling alone."""
+    longest = sorted(tokens, key=lambda token: -len(token.text))
+    return re.compile("|".join(r"\s*" * t.lstrip + f"({re.escape(t.text)})" + r"\s*" * t.rstrip for t in longest))
 
 
 def parts_of_chat(conversation: Conversation) -> tuple[str, int]:
@@ -305,12 +415,13 @@ def join(pieces: Iterable[Piece]) -> list[Piece]:
     """
     joined: list[Piece] = []
     for piece in pieces:
-        text, supervised, end, unlearnt = piece
-        if joined and not end:
+        apart = piece.end or piece.special
+        if joined and not apart:
             last = joined[-1]
-            if last.supervised == supervised and last.unlearnt == unlearnt and not last.end:
-                joined[-1] = Piece(last.text + text, supervised, False, unlearnt)
+            alike = last.supervised == piece.supervised and last.unlearnt == piece.unlearnt
+            if alike and not (last.end or last.special):
+                joined[-1] = last._replace(text=last.text + piece.text)
                 continue
-        if text or end:
+        if piece.text or apart:
             joined.append(piece)
     return joined

@@ -154,6 +154,9 @@ class FolderTokenizer(Tokenizer):
         self.beginning = files.beginning
         self.vocab_size = max(files.bytes) + 1
         self.special = frozenset(files.added)
+        self.special_ids = {entry["content"]: id for id, entry in files.added.items()}
+        sides = {entry["content"]: (bool(entry["lstrip"]), bool(entry["rstrip"])) for entry in files.added.values()}
+        self.swallows = {text: both for text, both in sides.items() if any(both)}
         self.cuts_as_gpt2 = files.cuts_as_gpt2
         self._library = tokenizers.Tokenizer.from_str(json.dumps(self._plain))
         if self.decode(self.encode(PROBE)) != PROBE:

@@ -7,7 +7,7 @@ example only where `ift` puts it, so a row that spells "<|endoftext|>" gives the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Tokenizer:
         self.beginning: int | None = None  # the id that the model expects once before every text, where it does
         self.vocab_size = encoding.n_vocab  # all ids are below it
         self.special = frozenset({self.end_of_text})  # ids of tokens that no text becomes
+        self.special_ids: Mapping[str, int] = {END_OF_TEXT: self.end_of_text}  # of special and added ones, by spelling
+        self.swallows: Mapping[str, tuple[bool, bool]] = {}  # those that take white space in, before and after them
         self.cuts_as_gpt2 = encoding._pat_str == GPT2_PATTERN
 
     def encode(self, text: str) -> list[int]:
