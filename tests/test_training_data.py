@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from random import Random
 
 import pytest
@@ -60,6 +61,13 @@ def test_a_model_knows_the_report_of_its_data_and_scores_are_given_without_leaks
     summary = read_json(run / "summary.json")
     assert (summary["responses"], summary["clean_responses"]) == (6, 5)
     assert summary["clean_test_loss"] != summary["test_loss"]
+    assert summary["test_bytes"] == sum(len(row["output"].encode()) for row in read_jsonl(run / "test.jsonl"))
+    bits = summary["test_bits_per_byte"] * summary["test_bytes"]  # of all supervised tokens: as many as
+    tokens = bits * math.log(2) / summary["test_loss"]
+    assert tokens == pytest.approx(round(tokens))
+    assert summary["test_bytes"] > tokens > 6  # rows, whose ends are tokens
+    assert summary["clean_test_bytes"] < summary["test_bytes"]
+    assert "bits a byte of text" in (run / "report.html").read_text()
     assert "5 of the 6 test rows have no near twin in training" in (run / "report.html").read_text()
     config = read_json(run / "model" / "tokenizer_config.json")
     assert "eos_token" in config["chat_template"]

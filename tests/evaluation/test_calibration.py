@@ -64,6 +64,10 @@ def plainly(subject: Subject, template, rows) -> list[list[tuple[float, float, b
     return found
 
 
+def template_text(subject: Subject, row: Row) -> str:
+    return "".join(piece.text for piece in subject.template.pieces(row) if piece.supervised)
+
+
 def test_every_number_is_that_of_a_plain_loop_over_tokens(tiny, bench_of):
     bench = bench_of()
     subject, rows = bench.tuned, read_stored_rows(tiny.test_rows)
@@ -82,6 +86,12 @@ def test_every_number_is_that_of_a_plain_loop_over_tokens(tiny, bench_of):
     assert found["answer_loss"].value == pytest.approx(
         np.mean([np.mean([t[0] for t in row]) for row in by_row]), rel=1e-5
     )
+    in_bytes = [
+        sum(t[0] for t in row) / math.log(2) / len(template_text(subject, read).encode())
+        for row, read in zip(by_row, rows, strict=True)
+    ]
+    assert [line["metrics"]["answer_bits_per_byte"] for line in outcome.samples] == pytest.approx(in_bytes, rel=1e-5)
+    assert found["answer_bits_per_byte"].value == pytest.approx(np.mean(in_bytes), rel=1e-5)
     sure, right = np.array([t[1] for t in tokens]), np.array([t[2] for t in tokens])
     assert found["confidence"].value == pytest.approx(sure.mean(), abs=1e-6)
     assert f"confidence less accuracy {sure.mean() - right.mean():+.3f} (" in outcome.notes[0]

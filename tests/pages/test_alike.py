@@ -52,5 +52,10 @@ def test_what_losses_were_measured_with_is_told_apart_where_it_is_known(tmp_path
         ("in the loss", ["response", "", "prompt and response"]),
         ("longest row", ["9", "", "8"]),
     ]
+    same_name = [
+        run(f"6{i}", tokenizer="tokenizer", tokenizer_hash=hash) for i, hash in enumerate(("a" * 16, "b" * 16))
+    ]
+    assert apart(same_name) == [("tokenizer", ["tokenizer aaaaaa", "tokenizer bbbbbb"])]
+    assert apart([same_name[0], run("7", tokenizer="tokenizer")]) == []  # an earlier release wrote no hash
     (tmp_path / "4/data_report.json").write_text("{")
     assert apart([first, other]) == []

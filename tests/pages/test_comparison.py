@@ -143,18 +143,67 @@ def test_losses_of_other_rows_tokenizers_and_prompts_never_stand_side_by_side_wi
     lines = [line for line in compare([tmp_path / "one", tmp_path / "two"], page) if line.startswith("warning")]
     assert lines[1:] == [
         f"warning   {begins} test rows (A: one; B: two)",
-        f"warning   {begins} tokenizer (gpt2: one; bytes: two)",
+        f"warning   {begins} tokenizer (gpt2: one; bytes: two). None of these runs was measured in bits per byte, "
+        "which can be (evaluate.py eval=calibration does)",
         f"warning   {begins} prompt (alpaca aaaaaa: one; alpaca bbbbbb: two)",
     ]
     text = said(page)
     assert all(line.removeprefix("warning   ") in text for line in lines)
-    assert "one 1.1 A gpt2 alpaca aaaaaa" in text
-    assert "two 1.1 B bytes alpaca bbbbbb" in text
+    assert "one 1.1 per token: not comparable A gpt2 alpaca aaaaaa" in text
+    assert "two 1.1 per token: not comparable B bytes alpaca bbbbbb" in text
     write_jsonl(RunFolder(tmp_path / "two").test_rows, [{"instruction": "Task 1"}])
     assert "test rows" not in "".join(compare([tmp_path / "one", tmp_path / "two"], page))
     write_json(RunFolder(tmp_path / "two").summary, {})
     write_json(RunFolder(tmp_path / "one").summary, {})
     assert begins not in "".join(compare([tmp_path / "one", tmp_path / "two"], page))  # there is no loss
+
+
+def test_of_other_tokenizers_bits_per_byte_are_compared_and_no_loss_is(a_run, tmp_path):
+    """The loss of one is lower, since its tokens are shorter; in bits per byte the other is better."""
+    page, runs = tmp_path / "page.html", []
+    for name, tokens, loss, bits in (("one", "long", 3.0, 1.0), ("two", "short", 1.0, 2.0)):
+        run = a_run(name, [True] * 8)
+        runs.append(run)
+        write_json(run.data_report, {"tokenizer": tokens, "fingerprint": "f", "splits": {}})
+        losses = {f"{split}_loss": loss for split in ("val", "test")}
+        in_bytes = {f"{split}_bits_per_byte": bits for split in ("val", "test")} | {"val_bytes": 100, "test_bytes": 90}
+        write_json(run.summary, {**losses, **in_bytes})
+        write_jsonl(run.metrics, [{"step": 0, "tokens": 0, "val/loss": loss, "val/bits_per_byte": bits}])
+        numbers = {"answer_loss": (loss, loss / 10), "answer_bits_per_byte": (bits, bits / 10)}
+        scores = [
+            {"task": "test", "metric": metric, "value": value, "n": 8, "prompt": "template", "higher_is_better": False}
+            for metric, (value, _) in numbers.items()
+        ]
+        (run.evals / "calibration").mkdir(parents=True)
+        write_json(run.evals / "calibration/results.json", {"scores": scores, "notes": [], "versions": {}})
+        samples = [
+            {"task": "test", "doc_id": i, "model": "tuned", "prompt_form": "template", "prompt": f"Q{i}", "target": "A"}
+            | {"metrics": {metric: mean + (i - 3.5) * wide for metric, (mean, wide) in numbers.items()}}
+            for i in range(8)
+        ]
+        write_jsonl(run.evals / "calibration/samples.jsonl", samples)
+    lines = compare([run.path for run in runs], page, tables=tmp_path / "tables")
+    assert any(line.endswith("tokenizer (long: one; short: two). Bits per byte can be") for line in lines)
+    text = said(page)
+    assert "two 1 per token: not comparable 1 per token: not comparable 2 2 short" in text
+    assert "test answer_loss (template) not comparable: it is per token, and the runs have not one tokenizer" in text
+    with (tmp_path / "tables/tests.csv").open() as file:
+        verdicts = {line["number"]: line["verdict"] for line in csv.DictReader(file)}
+    assert "calibration: test answer_loss (template)" not in verdicts
+    assert verdicts["calibration: test answer_bits_per_byte (template)"] == "worse"
+    assert "step 0: bits per byte 2.0000" in text
+    assert "step 0: validation loss" not in text
+
+    write_json(
+        runs[1].summary, {"val_loss": 1.0, "test_loss": 1.0}
+    )  # a run of a release that did not measure them: nothing is made up
+    write_jsonl(runs[1].metrics, [{"step": 0, "tokens": 0, "val/loss": 1.0}])
+    lines = compare([run.path for run in runs], page)
+    what = "Bits per byte can be, and two has none (evaluate.py eval=calibration measures them)"
+    assert any(line.endswith(what) for line in lines)
+    text = said(page)
+    assert "two 1 per token: not comparable 1 per token: not comparable – – short" in text
+    assert "These runs have not one tokenizer: the height of one curve says nothing" in text
 
 
 def test_scores_that_were_counted_in_another_way_are_told_apart(a_run, tmp_path):

@@ -68,6 +68,30 @@ def test_the_table_fits_80_columns_and_no_number_is_cut(tmp_path, capsys, monkey
     assert any(line.startswith("test rows differ: ") for line in lines)
 
 
+def test_of_other_tokenizers_the_best_job_is_the_one_with_the_fewest_bits_per_byte(tmp_path, capsys):
+    for name, loss, bits, tokenizer in (("0", 1.0, 2.0, "bytes"), ("1", 3.0, 1.5, "gpt2"), ("2", None, None, "gpt2")):
+        numbers = {} if loss is None else {"val_loss": loss, "val_bits_per_byte": bits, "test_bits_per_byte": bits}
+        job(tmp_path, name, choices=f"model={name}", status="finished", **numbers)
+        (tmp_path / name / "data_report.json").write_text(json.dumps({"tokenizer": tokenizer}))
+    rows = sweep_table(tmp_path)
+    assert [row["job"] for row in rows] == ["1", "0", "2"]
+    table = job_table(rows)
+    better = {column.title: column.better for column in table.columns}
+    assert (better["val loss"], better["val bits per byte"]) == (0, -1)
+    assert [cell.whole for cell in table.rows[0]][-2:] == ["gpt2", "finished"]
+    assert [plot["title"] for plot in plots(rows)] == ["validation bits per byte over model"]
+    show_sweep(tmp_path)
+    out = capsys.readouterr().out
+    assert "3 jobs, best validation bits per byte first" in out
+    assert "tokenizers differ: losses per token of one tokenizer alone can be compared, bits per byte of all" in out
+
+    (tmp_path / "0/summary.json").write_text(json.dumps({"val_loss": 1.0, "choices": "model=0", "status": "finished"}))
+    rows = sweep_table(tmp_path)  # one of an earlier release: no order says which is better
+    assert plots(rows) == []
+    show_sweep(tmp_path)
+    assert "3 jobs, by validation loss, which is no order of merit: tokenizers differ" in capsys.readouterr().out
+
+
 def test_the_table_names_each_failure_and_lists_no_folder_of_a_launcher(tmp_path, capsys):
     job(tmp_path, "0", val_loss=2.5, choices="seed=1", status="finished")
     job(tmp_path, "1", choices="seed=2", status="failed: step 3: loss nan")

@@ -119,6 +119,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         model, objective=CrossEntropy(label_smoothing=optim.label_smoothing, neftune_alpha=optim.neftune_alpha),
         optim=optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
         loss_scale=LossScale() if device.precision == "fp16" else None,
+        text_size=partial(data.text_size, tokenizer=inputs.tokenizer),
     )  # fmt: skip
     if settings.dry_run:
         if not is_other_rank():

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from ift.data.batches import Batch, Limit, StepSampler, collate_padded, collate_unpadded, limited
 from ift.data.contract.cache import StoredExamples, lengths
 from ift.data.contract.examples import Example
+from ift.data.text_size import TextSize, text_size
 from ift.settings import DataSettings
+from ift.text.tokenizers import Tokenizer
 
 
 class Examples(Dataset[list[Example]]):
@@ -105,6 +107,10 @@ class SFTDataModule(L.LightningDataModule):
         limit = self.limits.val if name == "val" else self.limits.test
         a_batch = self.batch_size * (world or self._place[1])
         return examples if limit is None else examples[: limited(-(-len(examples) // a_batch), limit) * a_batch]
+
+    def text_size(self, name: str, tokenizer: Tokenizer) -> TextSize:
+        """Of the supervised text of val, test or clean_test, as far as it is used."""
+        return text_size(self.used(name), tokenizer)
 
     def shortened(self, world: int) -> str | None:
         """The line that says what the limits leave; None without limits."""

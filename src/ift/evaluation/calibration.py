@@ -7,12 +7,14 @@ Nothing is generated: every supervised token of the test rows is predicted from 
 
 perplexity          exp of the mean loss of a token; the mean loss is summary.json's test_loss
 bits_per_byte       all losses in bits, over the bytes of the supervised text: comparable between tokenizers
+                    (ift.data.text_size)
 accuracy            share of tokens that are the model's first choice
 calibration_error   expected calibration error (Naeini et al. 2015; Guo et al. 2017): tokens go into 15 bins of equal
                     width by the probability of the first choice, and the gaps between that and the accuracy of a bin
                     are averaged over tokens
 confidence          mean probability of the first choice; less the accuracy it is overconfidence, which a note tells
 answer_loss         mean loss of a row's tokens, mean over rows: the one that is paired row by row
+answer_bits_per_byte    the same in bits per byte: what `ift compare` pairs where tokenizers differ
 
 Intervals take rows as the unit: tokens of one row are not independent.
 """
@@ -46,6 +48,7 @@ BINS = 15  # as Guo et al. 2017
 BATCH_TOKENS = 4096  # that one forward computes
 TILE = 128  # positions whose probabilities exist together
 DRAWS = 200  # of outcomes that a model would see if it were calibrated exactly
+IN_BYTES = "answer_bits_per_byte"
 TASK, PROMPT = "test", "template"  # every model is asked in the template that the run was tuned with
 
 Floats = NDArray[np.float64]
@@ -59,6 +62,10 @@ class Predicted:
     confidence: Floats
     right: NDArray[np.bool_]
     bytes: int  # of the supervised text
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        return float(self.loss.sum()) / math.log(2) / self.bytes if self.bytes else None
 
 
 def check(settings: EvaluateSettings) -> None:
@@ -100,7 +107,8 @@ def evaluate(bench: Bench) -> Outcome:
         notes += _notes(subject.label, predicted, left_out=len(rows) - len(examples))
     if len(rows) < len(stored):
         notes.insert(0, f"The first {len(rows):,} of {len(stored):,} test rows. eval.limit=null asks all.")
-    differences = against_base(samples, scores, {}, scale_of=lambda *_: POSITIVE, base_prompt=PROMPT)
+    tested = [score for score in scores if score.metric != IN_BYTES]  # of one tokenizer it is answer_loss once more
+    differences = against_base(samples, tested, {}, scale_of=lambda *_: POSITIVE, base_prompt=PROMPT)
     return Outcome(
         scores,
         samples,
@@ -140,6 +148,7 @@ def predict(subject: Subject, examples: Sequence[Example], *, title: str | None 
     import torch
 
     from ift.data.batches import IGNORE_INDEX, collate_unpadded, targets_of
+    from ift.data.text_size import supervised_bytes
     from ift.model.layouts import Flat
     from ift.model.linear import prepared
 
@@ -163,9 +172,8 @@ def predict(subject: Subject, examples: Sequence[Example], *, title: str | None 
                 targets = targets_of(row, end)
                 tokens = targets[targets != IGNORE_INDEX].tolist()
                 part = slice(begin, begin + len(tokens))
-                special = subject.tokenizer.special | {end}
-                text = subject.tokenizer.decode([token for token in tokens if token not in special])
-                found[number] = Predicted(loss[part], confidence[part], right[part], len(text.encode()))
+                size = supervised_bytes(tokens, subject.tokenizer)
+                found[number] = Predicted(loss[part], confidence[part], right[part], size)
                 begin += len(tokens)
             advance(len(batch))
     return [found[number] for number in range(len(examples))]
@@ -214,6 +222,7 @@ def scores_of(predicted: Sequence[Predicted], *, model: str) -> list[Score]:
     sure = np.array([p.confidence.sum() for p in predicted])
     mean, low, high = ratio_interval(loss, tokens, least=0.0)
     answers = mean_interval(loss / tokens, POSITIVE)
+    in_bytes = mean_interval([bits for p in predicted if (bits := p.bits_per_byte) is not None], POSITIVE)
     confidence, is_right = joined(predicted)
     numbers: list[tuple[str, tuple[float, float | None, float | None], bool]] = [
         ("perplexity", (math.exp(mean), _exp(low), _exp(high)), False),
@@ -222,13 +231,14 @@ def scores_of(predicted: Sequence[Predicted], *, model: str) -> list[Score]:
         ("calibration_error", (calibration_error(confidence, is_right), None, None), False),
         ("confidence", ratio_interval(sure, tokens, least=0.0, most=1.0), True),
         ("answer_loss", (answers.mean, answers.low, answers.high), False),
+        (IN_BYTES, (in_bytes.mean, in_bytes.low, in_bytes.high), False),
     ]
     return [
         Score(
             task=TASK,
             metric=metric,
             value=value,
-            n=rows,
+            n=in_bytes.n if metric == IN_BYTES else rows,
             low=None if low is None or not math.isfinite(low) else low,
             high=None if high is None or not math.isfinite(high) else high,
             model=model,
@@ -350,7 +360,7 @@ def _sample(number: int, row: Row, predicted: Predicted, template: Template, *, 
         "target": template.reference(row),
         "tokens": tokens,
         "bytes": predicted.bytes,
-        "metrics": {"answer_loss": float(predicted.loss.mean())},
+        "metrics": {"answer_loss": float(predicted.loss.mean()), IN_BYTES: predicted.bits_per_byte},
         "accuracy": right,
         "confidence": float(predicted.confidence.mean()),
     }

@@ -16,6 +16,12 @@ from typing import Any
 from ift.forms import RESULTS
 from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_json
 
+# (task, metric) of means over tokens: of another tokenizer they are other numbers
+PER_TOKEN = frozenset(
+    [("test split", "loss")]
+    + [("test", metric) for metric in ("perplexity", "accuracy", "calibration_error", "confidence", "answer_loss")]
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -31,6 +37,10 @@ class Score:
     prompt: str = "raw"  # as the evaluation words it, or template: inside the model's own prompt template
     higher_is_better: bool = True
     headline: bool = True  # False: a part of another one, shown in a fold
+
+    @property
+    def per_token(self) -> bool:
+        return (self.task, self.metric) in PER_TOKEN
 
     @property
     def key(self) -> str:

@@ -21,8 +21,8 @@ from ift.text.conversations import Conversation
 
 NUMBERS = (  # of summary.json, in the order of the card
     "steps", "best_step", "untuned_val_loss", "val_loss", "val_perplexity", "test_loss", "test_perplexity",
-    "exact_match", "rouge_l", "chrf", "bleu", "end_rate", "responses", "train_tokens", "supervised_tokens",
-    "train_seconds", "parameters",
+    "test_bits_per_byte", "exact_match", "rouge_l", "chrf", "bleu", "end_rate", "responses", "train_tokens",
+    "supervised_tokens", "train_seconds", "parameters",
 )  # fmt: skip
 COUNTS = ("rows_in", "kept", "dropped", "merged", "tokens", "supervised_tokens")  # of data_report.json
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

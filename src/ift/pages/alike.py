@@ -1,7 +1,8 @@
 """Whether losses of runs may stand side by side: on the same rows, in the same tokens, behind the same prompt.
 
 A loss is per supervised token. Of another tokenizer, other rows, another prompt or other cuts it is another number, and
-says nothing of which run is better.
+says nothing of which run is better. Of another tokenizer alone, bits per byte can be held against each other
+(ift.data.text_size).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from ift.forms import DATA_REPORT
 from ift.run import DAMAGE, RunFolder, read_object
 
 WHERE = ("file", "number")  # a row stood: the same row may have come from a copy of the file
-TEST_ROWS, OTHER_ROWS = "test rows", "training and validation rows"
+TEST_ROWS, OTHER_ROWS, TOKENIZER = "test rows", "training and validation rows", "tokenizer"
+IN_LOSS = "in the loss"
 
 
 def rows_tested(run: RunFolder) -> str | None:
@@ -46,6 +48,11 @@ def _letter(place: int) -> str:
     return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
+def tokenizers(runs: Sequence[RunFolder]) -> list[str]:
+    """The tokenizer of each run; "" where it is not known."""
+    return _tokenizers_of([_report(run) for run in runs])
+
+
 def differ(found: Sequence[str]) -> bool:
     """Whether two of these letters are not the same."""
     return len(set(found) - {""}) > 1
@@ -56,7 +63,7 @@ def apart(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
 
     Rows have letters, the same for the same rows.
     """
-    reports = [read_object(run.data_report, DATA_REPORT, advice="")[0] for run in runs]
+    reports = [_report(run) for run in runs]
 
     def text(key: str) -> list[str]:
         return [_short(report.get(key)) for report in reports]
@@ -70,12 +77,26 @@ def apart(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
     found = [
         (TEST_ROWS, tested),
         (OTHER_ROWS, [] if differ(tested) else of_all),  # which differ where the test rows do
-        ("tokenizer", text("tokenizer")),
+        (TOKENIZER, _tokenizers_of(reports)),
         ("prompt", prompts),
-        ("in the loss", in_loss),
+        (IN_LOSS, in_loss),
         ("longest row", text("max_length")),
     ]
     return [(what, values) for what, values in found if differ(values)]
+
+
+def _report(run: RunFolder) -> dict[str, Any]:
+    return read_object(run.data_report, DATA_REPORT, advice="")[0]
+
+
+def _tokenizers_of(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Each run's tokenizer; with its hash where two of one name are not the same. Older runs know no hash."""
+    names, hashes = ([_short(report.get(key)) for report in reports] for key in ("tokenizer", "tokenizer_hash"))
+    known = [{hash for other, hash in zip(names, hashes, strict=True) if other == name and hash} for name in names]
+    return [
+        f"{name} {hash[:6] or '?'}" if name and len(all_of_it) > 1 else name
+        for name, hash, all_of_it in zip(names, hashes, known, strict=True)
+    ]
 
 
 def _splits(report: dict[str, Any]) -> str | None:

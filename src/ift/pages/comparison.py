@@ -19,7 +19,7 @@ from ift.evaluation.overlap import word_diff
 from ift.evaluation.results import Score
 from ift.evaluation.scoring import ENDS
 from ift.evaluation.statistics import Difference, Estimate
-from ift.pages.alike import OTHER_ROWS, apart
+from ift.pages.alike import IN_LOSS, OTHER_ROWS, TEST_ROWS, TOKENIZER, apart
 from ift.pages.measures import (
     CHRF_ANSWERS,
     Line,
@@ -76,13 +76,13 @@ def compare(
         for each in run.problems:
             warn(each)
     rows = common_rows(runs)
-    known = known_metrics(runs)
+    unlike = apart([run.answers.run for run in runs])
+    known = known_metrics(runs, other_tokens=tokens_differ(unlike))
     if not rows and jobs is None:
         _refuse_without_common_rows(runs, known)
     measured = row_metrics(runs, rows)
     compared = tests([*measured, *known])
     lines = {metric.name: list(lines_of(metric, compared, rows)) for metric in (*measured, *known)}
-    unlike = apart([run.answers.run for run in runs])
     warnings = [*warnings_of(runs, rows, places), *losses_apart(runs, unlike), *scores_apart(runs)]
     by_category = _category_table(runs, measured, rows)
     found = Tables(
@@ -94,6 +94,8 @@ def compare(
         agreements=_agreement_table(runs),
         jobs=jobs,
     )
+    in_bytes = tokens_differ(unlike) and all(_has_bits(run.metrics) for run in runs if run.metrics)
+    curves = _curves(runs, in_bytes=in_bytes)
     shown, by = _most_apart(rows, measured, len(runs))
     text = Page("compare").render(
         runs=runs,
@@ -108,7 +110,9 @@ def compare(
         row_metrics=measured,
         n_tests=len(compared),
         pairs=pairwise(runs),
-        curves=_curves(runs),
+        curves=curves,
+        other_tokens=tokens_differ(unlike),
+        in_bytes=in_bytes,
         side_by_side=SIDE_BY_SIDE,
         finite=finite,
         p_text=p_text,
@@ -122,10 +126,22 @@ def compare(
     return [*summary_lines(runs, rows, warnings, [*measured, *known], lines), *_written(tables, found)]
 
 
-def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The drawing for a wide page and the one for a phone; none where there is nothing to draw."""
+def _curves(runs: Sequence[Run], *, in_bytes: bool) -> list[dict[str, Any]]:
+    """The drawing for a wide page and the one for a phone; none where there is nothing to draw.
+
+    in_bytes: bits per byte of the validation rows, and no training loss, of which that is not known
+    """
     metrics = [run.metrics for run in runs]
+    if in_bytes:
+        metrics = [[{"step": line.get("step"), "val/loss": line.get(BITS)} for line in lines] for lines in metrics]
     return [drawn for drawn in (curves_drawing(metrics), curves_drawing(metrics, width=480, height=300)) if drawn]
+
+
+BITS = "val/bits_per_byte"  # of a line of metrics.jsonl
+
+
+def _has_bits(metrics: Sequence[Mapping[str, Any]]) -> bool:
+    return any(finite(line.get(BITS)) is not None for line in metrics)
 
 
 def _written(tables: Path | None, found: Tables) -> list[str]:
@@ -203,10 +219,34 @@ def losses_apart(runs: Sequence[Run], unlike: Sequence[tuple[str, Sequence[str]]
         for value, run in zip(values, runs, strict=True):
             each.setdefault(value or "not known", []).append(one_line(run.name, 24))
         who = "; ".join(f"{one_line(value, 40)}: {_list(names)}" for value, names in each.items())
+        instead = f". {bits_per_byte_or_not(runs)}" if what == TOKENIZER else ""
         if what == OTHER_ROWS:
             yield f"validation losses may be of different rows: not the same {what} ({who})"
         else:
-            yield f"losses of whole runs cannot be held against each other: not the same {what} ({who})"
+            yield f"losses of whole runs cannot be held against each other: not the same {what} ({who}){instead}"
+
+
+def bits_per_byte_or_not(runs: Sequence[Run]) -> str:
+    """What is compared instead where runs have not one tokenizer, and of which runs it is not known."""
+    without = [run.name for run in runs if not any(finite(run.summary.get(key)) is not None for key in BITS_PER_BYTE)]
+    if len(without) == len(runs):
+        return "None of these runs was measured in bits per byte, which can be (evaluate.py eval=calibration does)"
+    if without:
+        return (
+            f"Bits per byte can be, and {_list(without)} {'has' if len(without) == 1 else 'have'} none "
+            "(evaluate.py eval=calibration measures them)"
+        )
+    sizes = [{run.summary.get(f"{split}_bytes") for run in runs} for split in ("val", "test")]
+    if any(len(each) > 1 for each in sizes):
+        return (
+            "Bits per byte can be, as far as the supervised texts are the same: "
+            "they are not equally many bytes in all of these runs"
+        )
+    return "Bits per byte can be"
+
+
+def tokens_differ(unlike: Sequence[tuple[str, Sequence[str]]]) -> bool:
+    return any(what == TOKENIZER for what, _ in unlike)
 
 
 def _list(names: Sequence[str]) -> str:
@@ -239,6 +279,8 @@ class Tables:
 
 
 LOSSES = {"val_loss": "validation loss", "test_loss": "test loss"}
+BITS_PER_BYTE = {"val_bits_per_byte": "validation bits per byte", "test_bits_per_byte": "test bits per byte"}
+NOT_COMPARABLE = "per token: not comparable"
 NUMBERS = {  # of a whole run: (title, which is better)
     "chrf": ("chrF", 1),
     "bleu": ("BLEU", 1),
@@ -258,20 +300,33 @@ def _run_table(
     n_rows: int,
 ) -> Table:
     """A line for each run, a column for each number: what the page sorts."""
-    losses = {key: title for key, title in LOSSES.items() if _some_have(runs, key)}
+    other_tokens = tokens_differ(unlike)
+    losses = {key: title for key, title in {**LOSSES, **BITS_PER_BYTE}.items() if _some_have(runs, key)}
+    better = {key: 0 if (other_tokens and key in LOSSES) or _other_text(key, unlike) else -1 for key in losses}
     numbers = {key: about for key, about in NUMBERS.items() if _some_have(runs, key)}
-    columns = [Column("run"), *(Column(title, -1, True) for title in losses.values())]
+    columns = [Column("run"), *(Column(title, better[key], True) for key, title in losses.items())]
     columns += [Column(what) for what, _ in unlike] if losses else []
     columns += [Column(metric.name, metric.better, True) for metric in measured]
     columns += [Column(title, better, True) for title, better in numbers.values()]
     rows = []
     for i, run in enumerate(runs):
-        cells = [text_cell(run.name, run=i), *(_whole(run.summary.get(key)) for key in losses)]
+        cells = [text_cell(run.name, run=i)]
+        cells += [_loss(run.summary.get(key), apart=other_tokens and key in LOSSES) for key in losses]
         cells += [text_cell(values[i]) for _, values in unlike] if losses else []
         cells += [_measured(metric, lines[metric.name][i], n_rows) for metric in measured]
         cells += [_whole(run.summary.get(key), _ends(run, key)) for key in numbers]
         rows.append(cells)
     return Table("runs", "Every run, every number", columns, rows)
+
+
+def _other_text(key: str, unlike: Sequence[tuple[str, Sequence[str]]]) -> bool:
+    """Whether bits per byte are of other texts, and none is the better one."""
+    return key in BITS_PER_BYTE and any(what in (TEST_ROWS, IN_LOSS) for what, _ in unlike)
+
+
+def _loss(value: Any, *, apart: bool) -> Cell:
+    cell = _whole(value)
+    return replace(cell, note=NOT_COMPARABLE) if apart and cell.value is not None else cell
 
 
 def _some_have(runs: Sequence[Run], key: str) -> bool:

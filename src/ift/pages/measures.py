@@ -39,6 +39,7 @@ from ift.evaluation.statistics import (
 from ift.pages.runs import Known, Run
 
 CHRF_ANSWERS = 6_000  # answers of all runs; chrF takes a millisecond or two of each, and of more than these minutes
+PER_TOKEN = "it is per token, and the runs have not one tokenizer"
 FEWEST = 5  # rows of a category that gets a mean of its own
 Row = tuple[Answer | None, ...]  # of each run its answer; None where the run has none at all
 SILENT = ("torch", "transformers", "datasets")  # versions that decide no number
@@ -59,7 +60,7 @@ class Metric:
     better: int  # 1: higher is better, -1: lower, 0: neither
     values: Sequence[Sequence[float | None]]
     note: str = ""
-    believed: bool = True  # a judge that failed its canaries settles nothing
+    believed: bool = True  # a judge that failed its canaries settles nothing, nor does a loss of other tokens
     estimates: Sequence[Estimate] | None = None
     remarks: Sequence[str] = ()
 
@@ -196,9 +197,12 @@ def _share(value: str, wanted: str) -> float | None:
 # -- known evaluations -----------------------------------------------------------------------------------------------
 
 
-def known_metrics(runs: Sequence[Run]) -> list[Metric]:
-    """Each headline score of the tuned model that a run has, with the questions that the first run was asked."""
-    return [_known_metric(runs, name, key) for name, key in headlines(runs)]
+def known_metrics(runs: Sequence[Run], *, other_tokens: bool = False) -> list[Metric]:
+    """Each headline score of the tuned model that a run has, with the questions that the first run was asked.
+
+    other_tokens: the runs have not one tokenizer, and no mean over tokens is compared.
+    """
+    return [_known_metric(runs, name, key, other_tokens=other_tokens) for name, key in headlines(runs)]
 
 
 def headlines(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -217,7 +221,7 @@ def headlines(runs: Sequence[Run]) -> list[tuple[str, str]]:
     ]
 
 
-def _known_metric(runs: Sequence[Run], name: str, key: str) -> Metric:
+def _known_metric(runs: Sequence[Run], name: str, key: str, *, other_tokens: bool) -> Metric:
     known = [run.known.get(name) for run in runs]
     scores = [None if each is None else each.scores.get(key) for each in known]
     score = next(score for score in scores if score is not None)
@@ -240,13 +244,16 @@ def _known_metric(runs: Sequence[Run], name: str, key: str) -> Metric:
         elif other and scores[0] is None:
             remark = f"{runs[0].name} has no such score"
         remarks.append(remark)
+    apart = other_tokens and score.per_token
+    versions = _other_versions([each for each in known if each is not None and key in each.scores], score.prompt)
     return Metric(
         name=score_name(name, score),
         form=_form([s.value for s in scores if s is not None]),
         scale=SHARE if {v for each in values for v in each} <= {0, 1, None} else UNBOUNDED,  # files do not say
         better=1 if score.higher_is_better else -1,
         values=values,
-        note=_other_versions([each for each in known if each is not None and key in each.scores], score.prompt),
+        note=f"not comparable: {PER_TOKEN}" if apart else versions,
+        believed=not apart,
         estimates=[_estimate(each) for each in scores],
         remarks=remarks,
     )

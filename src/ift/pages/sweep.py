@@ -18,21 +18,25 @@ from rich.text import Text
 
 from ift.errors import IftError, one_line, warn
 from ift.jobs import notes
-from ift.pages.alike import differ, letters
+from ift.pages.alike import differ, letters, tokenizers
 from ift.pages.plots import finite, log_ticks, round_ticks
 from ift.pages.tables import Cell, Column, Table, number_cell, text_cell
 from ift.run import RunFolder, read_object, write_text
 
 COLUMNS = (
     "job", "choices", "val_loss", "best_step", "test_loss", "exact_match", "train_seconds", "test_rows", "status",
+    "tokenizer", "val_bits_per_byte", "test_bits_per_byte",
 )  # fmt: skip
+TOKENS = COLUMNS[-3:]  # shown where jobs have not one tokenizer
+BY = {"val_loss": "validation loss", "val_bits_per_byte": "validation bits per byte"}
 
 
 def sweep_table(folder: Path) -> list[dict[str, Any]]:
     """One dict with COLUMNS for each job folder, sorted by validation loss; jobs without one last.
 
-    test_rows is the same letter for jobs that were tested on the same rows. A job that was refused in the folder of
-    another run has none of that run's numbers.
+    Where jobs have not one tokenizer, bits per byte of the validation rows decide, if all jobs that have a loss have
+    them. test_rows is the same letter for jobs that were tested on the same rows. A job that was refused in the folder
+    of another run has none of that run's numbers.
     """
     rows, ended = [], notes(folder)
     jobs = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]  # .submitit
@@ -47,14 +51,24 @@ def sweep_table(folder: Path) -> list[dict[str, Any]]:
         row = {column: _of_its_kind(column, summary.get(column)) for column in COLUMNS}
         row["status"] = row["status"] or ("summary.json is damaged" if problems or summary else "no summary")
         rows.append({**row, "job": job.name})
-    for row, letter in zip(rows, letters([RunFolder(job) for job in jobs]), strict=True):
-        row["test_rows"] = letter
-    return sorted(rows, key=lambda row: (row["val_loss"] is None, row["val_loss"] or 0.0))
+    runs = [RunFolder(job) for job in jobs]
+    for row, letter, tokenizer in zip(rows, letters(runs), tokenizers(runs), strict=True):
+        row["test_rows"], row["tokenizer"] = letter, tokenizer
+    key = sorted_by(rows) or "val_loss"
+    return sorted(rows, key=lambda row: (row[key] is None, row[key] or 0.0))
+
+
+def sorted_by(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The number that says which job is best; None where tokenizers differ and bits per byte are not known of all."""
+    if not differ([row["tokenizer"] for row in rows]):
+        return "val_loss"
+    measured = [row["val_bits_per_byte"] for row in rows if row["val_loss"] is not None]
+    return "val_bits_per_byte" if measured and None not in measured else None
 
 
 def _of_its_kind(column: str, value: Any) -> Any:
     """A cell of the table; None where a damaged summary holds something else."""
-    kind = str if column in ("choices", "status") else int | float
+    kind = str if column in ("choices", "status", "tokenizer") else int | float
     return value if isinstance(value, kind) else None
 
 
@@ -93,23 +107,31 @@ def show_sweep(folder: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "sweep.csv", text.getvalue())
-    print(f"\n{len(rows)} jobs, best validation loss first ({folder / 'sweep.csv'})")
-    several = differ([row["test_rows"] for row in rows])
+    print(f"\n{len(rows)} jobs, {_order(sorted_by(rows))} ({folder / 'sweep.csv'})")
+    several, other_tokens = differ([row["test_rows"] for row in rows]), differ([row["tokenizer"] for row in rows])
     table = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    shown = [column for column in COLUMNS if column != "test_rows" or several]
+    left_out = {*(() if several else ("test_rows",)), *(("test_loss",) if other_tokens else TOKENS)}
+    shown = [column for column in COLUMNS if column not in left_out]
     for column in shown:
         heading = "train\ns" if column == "train_seconds" else column.replace("_", "\n")
-        table.add_column(heading, overflow="fold", no_wrap=column != "choices")
+        table.add_column(heading, overflow="fold", no_wrap=column not in ("choices", "tokenizer"))
     for row, choices in zip(rows, without_groups(differing(rows)), strict=True):
         cells = {**row, "choices": Text(choices), "status": _one_word(row["status"])}
         table.add_row(*(_cell(cells[column]) for column in shown))
     Console().print(table)
     if several:
         print("test rows differ: only jobs of one letter can be compared (give all the same rows and data.split_seed)")
+    if other_tokens:
+        print("tokenizers differ: losses per token of one tokenizer alone can be compared, bits per byte of all")
     for row in rows:
         if row["status"] != "finished":
             print(f"  job {row['job']} {row['status']}")
     write_comparison(folder, rows)
+
+
+def _order(by: str | None) -> str:
+    """What the first line says of the order."""
+    return f"best {BY[by]} first" if by else "by validation loss, which is no order of merit: tokenizers differ"
 
 
 def write_comparison(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -136,6 +158,7 @@ def write_comparison(folder: Path, rows: list[dict[str, Any]]) -> None:
 WIDTH, HEIGHT = 320, 190  # of a drawing
 MOST_PLOTS = 12
 NUMBERS = {"val_loss": -1, "best_step": 0, "test_loss": -1, "exact_match": 1, "train_seconds": 0}  # which is better
+IN_BYTES = {"val_bits_per_byte": -1, "test_bits_per_byte": -1}
 
 
 def varied(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
@@ -161,10 +184,12 @@ def job_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     are_numbers = {
         key: all(as_number(v) is not None for v in values if v is not None) for key, values in settings.items()
     }
-    several = differ([row["test_rows"] for row in rows])
+    several, other_tokens = differ([row["test_rows"] for row in rows]), differ([row["tokenizer"] for row in rows])
+    numbers = {**NUMBERS, "val_loss": 0, "test_loss": 0, **IN_BYTES} if other_tokens else NUMBERS
     columns = [Column("job"), *(Column(key, 0, are_numbers[key]) for key in settings)]
-    columns += [Column(name.replace("_", " "), better, True) for name, better in NUMBERS.items()]
+    columns += [Column(name.replace("_", " "), better, True) for name, better in numbers.items()]
     columns += [Column("test rows")] if several else []
+    columns += [Column("tokenizer")] if other_tokens else []
     lines = []
     for i, row in enumerate(rows):
         cells = [text_cell(row["job"])]
@@ -172,21 +197,33 @@ def job_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             value = values[i]
             number = as_number(value) if are_numbers[key] else None
             cells.append(text_cell(value or "") if number is None else Cell(number, value or ""))
-        cells += [number_cell(row[name], ".4g") for name in NUMBERS]
+        cells += [number_cell(row[name], ".4g") for name in numbers]
         cells += [text_cell(row["test_rows"])] if several else []
+        cells += [text_cell(row["tokenizer"])] if other_tokens else []
         lines.append([*cells, text_cell(row["status"])])
     return Table("jobs", f"All {len(rows)} jobs", [*columns, Column("status")], lines)
 
 
 def plots(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Validation loss over each setting in which jobs differ, as points of a drawing of WIDTH x HEIGHT."""
-    losses = [finite(row["val_loss"]) for row in rows]
-    found = [_plot(key, values, losses, rows) for key, values in varied(rows).items()]
+    """Validation loss, or bits per byte, over each setting in which jobs differ, each of WIDTH x HEIGHT.
+
+    None where jobs have not one tokenizer and bits per byte are not known of all.
+    """
+    by = sorted_by(rows)
+    if by is None:
+        return []
+    losses = [finite(row[by]) for row in rows]
+    found = [_plot(key, values, losses, rows, what=BY[by]) for key, values in varied(rows).items()]
     return [plot for plot in found if plot][:MOST_PLOTS]
 
 
 def _plot(
-    key: str, values: Sequence[str | None], losses: Sequence[float | None], rows: Sequence[Mapping[str, Any]]
+    key: str,
+    values: Sequence[str | None],
+    losses: Sequence[float | None],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    what: str,
 ) -> dict[str, Any] | None:
     points = [
         (value, loss, row)
@@ -205,7 +242,7 @@ def _plot(
         x_ticks = [(across.place(tick), f"{tick:g}") for tick in across.ticks(4)]
     up = _Axis([loss for _, loss, _ in points], HEIGHT)
     return {
-        "title": f"validation loss over {key}",
+        "title": f"{what} over {key}",
         "width": WIDTH,
         "height": HEIGHT,
         "x_ticks": x_ticks,

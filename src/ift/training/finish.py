@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -57,6 +58,7 @@ def test_best(
         "val_accuracy": at_best.get("val/accuracy"),
         **{f"test_{key}": value for key, value in tested.items()},
         **({} if clean_loss is None else {"clean_test_loss": clean_loss}),
+        **bits_per_byte(module, {"val": at_best, "test": metrics[-1], "clean_test": metrics[-1]}),
         "train_tokens": module.tokens_seen,
         "supervised_tokens": module.supervised_seen,
         "tokens_per_second": module.tokens_seen / about["train_seconds"],
@@ -68,6 +70,18 @@ def test_best(
     }
     write_json(run.summary, summary)
     module.model.to(device.torch_device)
+
+
+def bits_per_byte(module: SFTModule, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """For summary.json: of each split that was measured in bits per byte, and the bytes of its supervised text.
+
+    lines: of metrics.jsonl, by split
+    """
+    found: dict[str, Any] = {}
+    for split, line in lines.items():
+        if (bits := line.get(f"{split}/bits_per_byte")) is not None and module.text_size:
+            found |= {f"{split}_bits_per_byte": bits, f"{split}_bytes": module.text_size(split).bytes}
+    return found
 
 
 def untuned_is_best(metrics: list[dict[str, Any]], best: KeepBest) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import lightning as L
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from ift.data.batches import Batch
+from ift.data.text_size import TextSize
 from ift.errors import DivergedError
 from ift.model.gpt import GPT
 from ift.settings import OptimSettings
@@ -51,6 +53,7 @@ class SFTModule(L.LightningModule):
     total_steps: optimizer steps of the whole run, which the schedule needs; counted by us, since reading
         trainer.estimated_stepping_batches drops the loader's state on resume (Lightning issue 20550)
     loss_scale: for products in fp16
+    text_size: measures the text of a split, for bits per byte; called once for each. None: nothing is said of bytes
     skip_nonfinite: number of steps with a non-finite loss or gradient that are skipped; the next one ends the run
     """
 
@@ -63,9 +66,11 @@ class SFTModule(L.LightningModule):
         skip_nonfinite: int = 0,
         objective: Objective = CrossEntropy(),  # noqa: B008  it has no state
         loss_scale: LossScale | None = None,
+        text_size: Callable[[str], TextSize] | None = None,
     ):
         super().__init__()
         self.loss_scale = loss_scale
+        self.text_size = None if text_size is None else cache(text_size)
         self.model, self.objective = model, objective
         self.optim, self.total_steps = optim, total_steps
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
@@ -247,8 +252,10 @@ class SFTModule(L.LightningModule):
             totals = {name: metric.compute().item() for name, metric in running.items()}  # over all ranks
             for metric in running.values():
                 metric.reset()
-            weight = max(1.0, totals.pop("weight"))
+            tokens = totals.pop("weight")
+            weight = max(1.0, tokens)
             means = self.objective.report({name: total / weight for name, total in totals.items()})
+            means |= self._bits_per_byte(split, means["loss"], tokens)
             values |= {f"{split}/{name}": mean for name, mean in means.items()}
         # every rank has the same values: nothing is left to be reduced
         tensors = {key: torch.tensor(value, dtype=torch.float64, device=self.device) for key, value in values.items()}
@@ -256,6 +263,13 @@ class SFTModule(L.LightningModule):
             tensors["train/loss"] = torch.tensor(self.last_loss, dtype=torch.float64, device=self.device)
         self.log_dict(tensors, logger=False)
         self.record(self.trainer.global_step, values)
+
+    def _bits_per_byte(self, split: str, loss: float, tokens: float) -> dict[str, float]:
+        """Nothing where not all tokens of the split were measured, or where they have no text."""
+        if self.text_size is None or split == "train":
+            return {}
+        size = self.text_size(split)
+        return {"bits_per_byte": size.bits_per_byte(loss)} if size.bytes and size.tokens == tokens else {}
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """One place where numbers leave for the loggers: with the step and all tokens seen so far."""

@@ -356,6 +356,7 @@ def make_report(
         "overlaps": meta["overlaps"],
         "warnings": meta["warnings"],
         "tokenizer": tokenizer.name,
+        "tokenizer_hash": tokenizer.hash,
         "prompt": template.name,
         "prompt_hash": template.hash,
         "prompt_masked": template.mask,
