@@ -1124,7 +1124,8 @@ def test_what_one_may_not_read_says_so(own):
 # laws for any rows at all
 
 EXAMPLES = int(os.environ.get("IFT_EXAMPLES", "200"))  # in all; a quarter of them for the accounting, which is slower
-SHIPPED = [path.stem for path in sorted((ROOT / "conf/prompt").glob("*.yaml")) if path.stem not in ("chat", "none")]
+NO_SEGMENTS = ("auto", "auto_phi3", "chat", "none")
+SHIPPED = [path.stem for path in sorted((ROOT / "conf/prompt").glob("*.yaml")) if path.stem not in NO_SEGMENTS]
 CLOSING = {"chatml": "<|im_end|>"}  # what a template has after the response
 PIECES = [
     *("<|endoftext|>", "### Response:", "### Instruction:\n", "<|im_end|>", "<|im_start|>assistant\n", "<|user|>\n"),

@@ -81,7 +81,8 @@ def test_a_chat_template_of_a_tokenizer_folder_can_be_checked(ift, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "[user] Say the number" in done.stdout
     assert "[assistant] ▸It is" in done.stdout
-    assert "prompt.chat_template (give one" in ift("check", "rows.json", "prompt=chat").stderr
+    refused = ift("check", "rows.json", "prompt=chat").stderr
+    assert "prompt=chat: openai-community/gpt2 has no chat template (prompt.chat_template=FOLDER" in refused
 
 
 def test_a_ready_made_test_file_is_compared_with_the_rows(ift, tmp_path):
@@ -102,7 +103,7 @@ def test_help_says_what_there_is(ift):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prompt=nope"], "prompt=nope: no such choice (there is alpaca, alpaca_stanford, chat, chatml"),
+        (["prompt=nope"], "prompt=nope: no such choice (there is alpaca, alpaca_stanford, auto, auto_phi3, chat, chatml"),
         (["data.splits=random"], "data.splits: no such key (did you mean data.split?)"),
         (["trainer.max_steps=3"], "trainer.max_steps: means something to train.py alone"),
         (["data.max_length=1"], "data.max_length=1: must be 2 or more"),

@@ -151,13 +151,16 @@ def check(arguments: argparse.Namespace) -> None:
 
     from rich.console import Console
 
+    from ift.artifacts.model_template import open_template
     from ift.artifacts.model_tokenizer import model_tokenizer
     from ift.data.contract.prepare import prepare, twin_groups
     from ift.data.show import show_details, show_duplicates, show_examples, show_report
     from ift.run import RunFolder
-    from ift.text.chat_templates import template_from
+    from ift.training.other_prompt import begin_with_its_own
 
-    template = template_from(settings.prompt)
+    given = [word.partition("=")[0] for word in arguments.what if "=" in word]
+    settings = begin_with_its_own(settings, given)
+    template = open_template(settings.prompt, settings.model)
     tokenizer = model_tokenizer(settings.model, template)
     run = RunFolder(arguments.output or Path("runs/check") / report_name(settings.data.path))
     data = prepare(
@@ -201,7 +204,7 @@ def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
             raise ConfigError(f"{key}: means something to train.py alone (leave it out)")
         if group not in keys(CheckSettings):
             raise unknown_key(key, CheckSettings)
-    groups = {"model": "gpt2-small", "prompt": "alpaca", "data": "json"}
+    groups = {"model": "gpt2-small", "prompt": "auto", "data": "json"}
     chosen = [f"{group}={name}" for group, name in groups.items() if group not in given]
     values = {} if "data.path" in given else {"data.path": files}
     return entry.composed("train", [*chosen, *overrides], CheckSettings, values=values)

@@ -104,8 +104,12 @@ class PromptSettings:
     name: str
     mask: bool
     turns: str = "all"
-    chat_template: str | None = None
+    chat_template: str | None = None  # a folder, a name on the Hub, or "auto": the model's own, else the segments
     segments: list[SegmentSettings] = field(default_factory=list)
+
+    def is_open(self) -> bool:
+        """Whether it is left to the model which template it is: prompt=auto, or prompt=chat without a folder."""
+        return self.chat_template == "auto" or not (self.chat_template or self.segments)
 
 
 @dataclass
@@ -370,9 +374,11 @@ def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None
     make it another run.
     """
     wanted = None if keys is None else tuple(keys)
+    # a template that is left to the model was decided when the run began
+    left_open = ("prompt.name", "prompt.chat_template", "prompt.segments") if asked.prompt.is_open() else ()
     merged, before = dataclasses.asdict(run), dict(plain_leaves(dataclasses.asdict(run)))
     for key, value in plain_leaves(dataclasses.asdict(asked)):
-        if wanted is not None and not _below(key, wanted):
+        if key in left_open or (wanted is not None and not _below(key, wanted)):
             continue
         if _below(key, MAY_CHANGE) or (wanted is not None and key in LONGER):
             *path, last = key.split(".")

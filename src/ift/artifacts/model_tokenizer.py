@@ -11,6 +11,7 @@ from ift.data.vocabulary import load_tokenizer
 from ift.errors import WeightsError
 from ift.model.families.gpt2 import GPT2_TOKENS, GPT2_VOCABULARY
 from ift.settings import ModelSettings
+from ift.text.chat_templates import TEMPLATE_FILES
 from ift.text.templates import Template
 from ift.text.tokenizer_files import FILES, has_tokenizer, read_tokenizer
 from ift.text.tokenizers import Tokenizer
@@ -25,7 +26,7 @@ def model_tokenizer(settings: ModelSettings, template: Template) -> Tokenizer:
     """
     if settings.tokenizer not in AUTO:
         return load_tokenizer(str(settings.tokenizer), template)
-    folder = _folder(settings)
+    folder = own_folder(settings)
     if folder is None:
         return load_tokenizer("gpt2", template)
     if has_tokenizer(folder):
@@ -36,7 +37,7 @@ def model_tokenizer(settings: ModelSettings, template: Template) -> Tokenizer:
 
 def foreign(settings: ModelSettings, tokenizer: Tokenizer) -> str | None:
     """What to say of a tokenizer that was asked for by name and is not the model's own; None where it is."""
-    folder = None if settings.tokenizer in AUTO else _folder(settings)
+    folder = None if settings.tokenizer in AUTO else own_folder(settings)
     if folder is None or not has_tokenizer(folder):
         return None
     try:
@@ -48,12 +49,12 @@ def foreign(settings: ModelSettings, tokenizer: Tokenizer) -> str | None:
     return f"{folder} has a tokenizer of its own, with other words at the same numbers (model.tokenizer=auto takes it)"
 
 
-def _folder(settings: ModelSettings) -> Path | None:
-    """Where the model's tokenizer may lie; None: nowhere, it has GPT-2's."""
+def own_folder(settings: ModelSettings) -> Path | None:
+    """Where the model's tokenizer and chat template may lie; None: nowhere, it has GPT-2's."""
     name = settings.pretrained
     if name is None or (name.removeprefix("openai-community/") in GPT2_VOCABULARY and not Path(name).exists()):
         return None
-    return find_folder(name, ("config.json", *FILES))
+    return find_folder(name, ("config.json", *FILES, *TEMPLATE_FILES))
 
 
 def _refuse_other_tokens(folder: Path) -> None:

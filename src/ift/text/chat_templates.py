@@ -45,6 +45,7 @@ from ift.text.templates import Rendered as Pieces
 from ift.text.tokenizers import END_OF_TEXT
 
 SOURCE_LIMIT = 100_000  # characters of a template
+TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json")  # that may hold one
 SAMPLE = 32  # rows
 KEPT_RENDERINGS = 2_000  # conversations whose renderings are kept at hand
 BLOCK = 8  # numbers of turns rendered by one process: starting it is what costs
@@ -136,8 +137,15 @@ class ChatTemplate(Template):
         object.__setattr__(self, "segments", own)  # the dataclass is frozen
 
     @classmethod
-    def from_folder(cls, folder: Path, *, mask: bool = True, turns: str = "all") -> ChatTemplate:
-        """chat_template.jinja, else what tokenizer_config.json calls chat_template. Raises ConfigError without one."""
+    def from_folder(cls, folder: Path, *, mask: bool = True, turns: str = "all", name: str = "") -> ChatTemplate:
+        """A model folder's own: chat_template.jinja, else what tokenizer_config.json calls chat_template.
+
+        name: what it is called, by default as the folder is. A folder that was written here says in prompt.json what
+        its template was in training, date and special tokens included. Raises ConfigError without one.
+        """
+        stored = _read_json(folder / "prompt.json")
+        if "chat_template" in stored:
+            return replace(cls.from_json(stored), mask=mask, turns=turns)
         config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
         if str(config.get("tokenizer_class", "")).startswith("GPT2"):  # its class brings these along
             config = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT, **config}
@@ -145,8 +153,13 @@ class ChatTemplate(Template):
         spelled = {name: token.get("content") if isinstance(token, dict) else token for name, token in spelled.items()}
         special = tuple((name, token) for name, token in spelled.items() if isinstance(token, str) and token)
         source = _source(folder, config)
+        if source is None:
+            raise ConfigError(
+                f"prompt.chat_template={folder}: no chat template (needs chat_template.jinja, or chat_template in "
+                "tokenizer_config.json)"
+            )
         today = TODAY if "strftime_now" in source else ""
-        return cls(folder.resolve().name, mask, turns, source=source, special=special, today=today)
+        return cls(name or folder.resolve().name, mask, turns, source=source, special=special, today=today)
 
     @cached_property
     def plain(self) -> bool:
@@ -345,12 +358,15 @@ class ChatTemplate(Template):
         return _shapes(self.source, self.special, self.today, self.tokens, block)
 
     def _error(self, problem: str) -> ConfigError:
-        return ConfigError(f"prompt.chat_template: {self.name} {problem} (take another, or prompt.segments)")
+        return ConfigError(f"prompt.chat_template: {self.name} {problem} (prompt=alpaca or another prompt=NAME)")
 
 
 def template_from(settings: Any) -> Template:
-    """From settings with name, mask, turns, segments and chat_template (a tokenizer folder, or None for segments)."""
-    if settings.chat_template is not None:
+    """From settings with name, mask, turns, segments and chat_template: a folder, or for segments None.
+
+    "auto" is None here: a model that has a template of its own is known to `ift.artifacts.model_template` alone.
+    """
+    if settings.chat_template not in (None, "auto"):
         return ChatTemplate.from_folder(Path(settings.chat_template), mask=settings.mask, turns=settings.turns)
     if not settings.segments:
         raise ConfigError("prompt.segments: none, and no prompt.chat_template (give one of the two)")
@@ -388,7 +404,12 @@ def _texts(conversation: Conversation) -> list[str]:
     return [*texts, user, conversation.output]
 
 
-def _source(folder: Path, config: dict[str, Any]) -> str:
+def has_chat_template(folder: Path) -> bool:
+    """Raises ConfigError where a file that may hold one cannot be read."""
+    return _source(folder, _read_json(folder / "tokenizer_config.json")) is not None
+
+
+def _source(folder: Path, config: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.exists():
         try:
@@ -400,12 +421,7 @@ def _source(folder: Path, config: dict[str, Any]) -> str:
     if isinstance(source, list):
         named = {item.get("name"): item.get("template") for item in source if isinstance(item, dict)}
         source = named.get("default")
-    if not isinstance(source, str):
-        raise ConfigError(
-            f"prompt.chat_template={folder}: no chat template (needs chat_template.jinja, or chat_template in "
-            "tokenizer_config.json)"
-        )
-    return source
+    return source if isinstance(source, str) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

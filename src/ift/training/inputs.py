@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
+from ift.artifacts.model_template import open_template
 from ift.artifacts.model_tokenizer import foreign, model_tokenizer
 from ift.artifacts.weights import Folder, plan_model
 from ift.data.contract.prepare import Prepared, prepare
@@ -18,7 +19,6 @@ from ift.model.freezing import frozen_parameters
 from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
-from ift.text.chat_templates import template_from
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -46,7 +46,7 @@ class Inputs:
 def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     """Raises IftError. A new run's folder gets what `prepare` says of the rows."""
     checkpoint = newest(run.checkpoints, mend=not is_other_rank())
-    template = template_from(settings.prompt)
+    template = open_template(settings.prompt, settings.model)
     tokenizer = model_tokenizer(settings.model, template)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     frozen_parameters(settings.model.freeze, config)

@@ -1,4 +1,5 @@
-"""`model.pretrained=RUN`: a new run begins with the model of another one, its tokenizer and its prompt template.
+"""What a new run takes over from the model that it begins with: of a run's its tokenizer and its prompt template, of
+others their own chat template.
 
 A model that was tuned with one template and is trained with another has to unlearn the first: where the command asks
 for that, the terminal shows both.
@@ -12,11 +13,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
+from ift import meeting
+from ift.artifacts.model_template import decided, open_template
 from ift.errors import ConfigError, WeightsError, one_line, warn
 from ift.launch import is_other_rank
-from ift.settings import PromptSettings, SegmentSettings, Settings
-from ift.text.chat_templates import ChatTemplate, read_template, template_from
+from ift.settings import CheckSettings, PromptSettings, SegmentSettings, Settings
+from ift.text.chat_templates import ChatTemplate, read_template
 from ift.text.conversations import Conversation
 from ift.text.templates import Template
 from ift.text.tokenizers import END_OF_TEXT
@@ -30,35 +34,45 @@ ROWS = (  # what two templates are compared by
 )
 SHOWN = 100  # characters of a line
 
+S = TypeVar("S", Settings, CheckSettings)
 
-def begin_with_its_own(settings: Settings, given: Collection[str]) -> Settings:
+
+def begin_with_its_own(settings: S, given: Collection[str]) -> S:
     """The settings of a new run, with tokenizer and template of the model that it begins with where none was asked for.
 
-    given: the keys and groups of the command. Prints which template it is, or a warning where another was asked for.
-    Raises WeightsError where the folder's template cannot be read.
+    given: the keys and groups of the command. Prints which template it is and why, or a warning where a model that was
+    tuned here is to be trained with another. Raises ConfigError where prompt=chat finds no chat template, WeightsError
+    where the folder's template cannot be read.
     """
     folder = None if settings.model.pretrained is None else model_folder(Path(settings.model.pretrained))
+    if "prompt.segments" in given and settings.prompt.chat_template == "auto":
+        settings = replace(settings, prompt=replace(settings.prompt, chat_template=None))
     if folder is None:
-        return settings
+        with meeting.after_the_first("prompt"):  # it may be fetched
+            prompt, why = decided(settings.prompt, settings.model)
+        if why and not is_other_rank():
+            print(why, flush=True)
+        return replace(settings, prompt=prompt)
     model = replace(settings.model, pretrained=str(folder))
     if "model.tokenizer" not in given:
         model = replace(model, tokenizer=str(folder))
     settings = replace(settings, model=model)
     tuned = stored_template(folder)
-    if not any(key.partition(".")[0] in ("prompt", "experiment") for key in given):
-        own = replace(settings, prompt=as_settings(tuned, folder))
-        if first_difference(tuned, template_from(own.prompt)) is None:
-            if not is_other_rank():
-                print(f"prompt    {tuned.name}, with which {folder} was tuned (prompt=NAME takes another)", flush=True)
-            return own
-    asked = template_from(settings.prompt)
-    lines = first_difference(tuned, asked)
+    asked = settings.prompt
+    if asked.is_open():
+        own = as_settings(tuned, folder)
+        own = replace(own, **{key: getattr(asked, key) for key in ("mask", "turns") if f"prompt.{key}" in given})
+        if not is_other_rank():
+            print(f"prompt    {tuned.name}, with which {folder} was tuned (prompt=NAME takes another)", flush=True)
+        return replace(settings, prompt=own)
+    template = open_template(asked, model)
+    lines = first_difference(tuned, template)
     if lines is not None and not is_other_rank():
         warn(
-            f"{folder}: tuned with the prompt {tuned.name}, now trained with {asked.name} "
+            f"{folder}: tuned with the prompt {tuned.name}, now trained with {template.name} "
             "(leave out prompt= to take its own)"
         )
-        for what, line in zip((f"tuned with {tuned.name}", f"now {asked.name}"), lines, strict=True):
+        for what, line in zip((f"tuned with {tuned.name}", f"now {template.name}"), lines, strict=True):
             print(f"  {what:<24}{one_line(line, SHOWN)}", file=sys.stderr, flush=True)
     return settings
 
