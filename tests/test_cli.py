@@ -103,7 +103,10 @@ def test_help_says_what_there_is(ift):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prompt=nope"], "prompt=nope: no such choice (there is alpaca, alpaca_stanford, auto, auto_phi3, chat, chatml"),
+        (
+            ["prompt=nope"],
+            "prompt=nope: no such choice (there is alpaca, alpaca_stanford, auto, auto_phi3, chat, chatml",
+        ),
         (["data.splits=random"], "data.splits: no such key (did you mean data.split?)"),
         (["trainer.max_steps=3"], "trainer.max_steps: means something to train.py alone"),
         (["data.max_length=1"], "data.max_length=1: must be 2 or more"),
