@@ -42,7 +42,7 @@ def test_that_of_a_model_on_the_hub_is_fetched_with_its_configuration_alone(fold
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert model_tokenizer(settings("somebody/german-gpt2"), TEMPLATE).hash == byte_tokenizer.hash
-    assert fetched == [("somebody/german-gpt2", ["config.json", *FILES])]
+    assert fetched == [("somebody/german-gpt2", ["config.json", *FILES, "chat_template.jinja"])]
 
 
 @pytest.mark.parametrize("name", ["openai-community/gpt2-medium", "gpt2", "distilgpt2", None])

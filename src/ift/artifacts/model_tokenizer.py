@@ -11,7 +11,6 @@ from ift.data.vocabulary import load_tokenizer
 from ift.errors import WeightsError
 from ift.model.families.gpt2 import GPT2_TOKENS, GPT2_VOCABULARY
 from ift.settings import ModelSettings
-from ift.text.chat_templates import TEMPLATE_FILES
 from ift.text.templates import Template
 from ift.text.tokenizer_files import FILES, has_tokenizer, read_tokenizer
 from ift.text.tokenizers import Tokenizer
@@ -54,7 +53,7 @@ def own_folder(settings: ModelSettings) -> Path | None:
     name = settings.pretrained
     if name is None or (name.removeprefix("openai-community/") in GPT2_VOCABULARY and not Path(name).exists()):
         return None
-    return find_folder(name, ("config.json", *FILES, *TEMPLATE_FILES))
+    return find_folder(name, ("config.json", *FILES, "chat_template.jinja"))
 
 
 def _refuse_other_tokens(folder: Path) -> None:
