@@ -175,14 +175,13 @@ def train(
             val_every=val_every(options, steps), save_every=options.save_every, restart_at=settings.optim.restart_at,
         )  # fmt: skip
         sample_examples, tokens = inputs.data.examples["val"][: settings.samples.rows], inputs.tokenizer
-        known = {"vocab_size": tokens.vocab_size, "end_of_text": tokens.end_of_text}
         samples = Samples(
             run.samples,
             lambda model: [
                 {**said, "loss": loss}
                 for said, loss in zip(
                     answer(model, sample_rows, sample_tokens),
-                    reference_losses(model, sample_examples, **known),
+                    reference_losses(model, sample_examples, end_of_text=tokens.end_of_text),
                     strict=True,
                 )
             ],

@@ -98,9 +98,7 @@ def _losses(subject: Subject, template: Template, rows: Sequence[Row]) -> list[f
         except TooLong:
             continue
     tokens = subject.tokenizer
-    found = reference_losses(
-        subject.model, list(fitting.values()), vocab_size=tokens.vocab_size, end_of_text=tokens.end_of_text
-    )
+    found = reference_losses(subject.model, list(fitting.values()), end_of_text=tokens.end_of_text)
     for number, loss in zip(fitting, found, strict=True):
         losses[number] = loss
     return losses

@@ -59,13 +59,14 @@ class Subject:
         from ift.generation.fitting import Overlong, fit
         from ift.generation.sampling import Sampling
         from ift.generation.stop_strings import StopStrings
+        from ift.text.encoding import encode_text
 
         context, limit = self.model.config.context_length, settings.max_new_tokens
         if limit >= context:
             raise ConfigError(
                 f"eval.generate.max_new_tokens={limit}: the model has {context} positions, and the prompt needs some"
             )
-        ids = [self.tokenizer.encode(prompt) or [self.tokenizer.end_of_text] for prompt in prompts]
+        ids = [encode_text(prompt, self.tokenizer) or [self.tokenizer.before_nothing] for prompt in prompts]
         fitted = fit(ids, Overlong.KEEP_END, context_length=context, max_new_tokens=limit)
         stops = StopStrings([*stop, *settings.stop], self.tokenizer.decode)
         with progress(what, len(prompts), "answers") as advance:
@@ -84,10 +85,10 @@ class Subject:
     def fits(self, question: Row | str, settings: GenerateSettings) -> bool:
         """Whether the model sees all of a prompt: a row as `respond` puts it in the template, a text as `complete`."""
         from ift.generation.fitting import Overlong
-        from ift.text.encoding import encode_prompt
+        from ift.text.encoding import encode_prompt, encode_text
 
         if isinstance(question, str) or self.template is None:
-            ids, policy = self.tokenizer.encode(str(question)), Overlong.KEEP_END
+            ids, policy = encode_text(str(question), self.tokenizer), Overlong.KEEP_END
         else:
             ids, policy = encode_prompt(question, self.template, self.tokenizer), Overlong.REFUSE
         return len(ids) <= policy.longest(self.model.config.context_length, settings.max_new_tokens)

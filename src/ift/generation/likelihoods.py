@@ -34,13 +34,13 @@ def log_likelihoods(
     model: GPT,
     windows: Sequence[Window],
     *,
-    vocab_size: int,
     batch_tokens: int,
     ended: Callable[[dict[int, Likelihood]], None] = lambda scores: None,
 ) -> list[Likelihood]:
     """Of each (given, scored), together at most one token longer than the context; both have a token at least.
 
-    vocab_size: tokens that there are; a model may have room for more
+    The softmax is over all that the head has, rows that are no token among it: as in training, and in transformers.
+
     batch_tokens: computed together; what rows share counts once
     ended: called after each batch with its likelihoods, by number of the window
     Raises Stopped between two batches where a signal came to stop the run.
@@ -56,7 +56,7 @@ def log_likelihoods(
             numbers = [number for packed in batch for number in windows_of[packed]]
             row_of = [row for row, packed in enumerate(batch) for _ in windows_of[packed]]
             targets = [windows[number][1] for number in numbers]
-            scores = _score(model, [_unpack(packed) for packed in batch], row_of, targets, vocab_size)
+            scores = _score(model, [_unpack(packed) for packed in batch], row_of, targets)
             new = dict(zip(numbers, scores, strict=True))
             likelihoods |= new
             ended(new)
@@ -146,7 +146,7 @@ def _divide(group: _Group, shared: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 @torch.inference_mode()
 def _score(
-    model: GPT, rows: Sequence[np.ndarray], row_of: Sequence[int], targets: Sequence[np.ndarray], vocab_size: int
+    model: GPT, rows: Sequence[np.ndarray], row_of: Sequence[int], targets: Sequence[np.ndarray]
 ) -> list[Likelihood]:
     """Likelihood of each targets[i], predicted at the last len(targets[i]) positions of row row_of[i]."""
     device = model.device
@@ -156,14 +156,14 @@ def _score(
         return_inverse=True,
     )
     hidden = model.hidden(torch.from_numpy(tokens).to(device), tree)[torch.from_numpy(positions).to(device)]
-    logprobs, greedy = _token_logprobs(model, hidden, state, np.concatenate(targets), vocab_size)
+    logprobs, greedy = _token_logprobs(model, hidden, state, np.concatenate(targets))
     begins = np.cumsum([0, *(len(target) for target in targets[:-1])])
     sums, all_greedy = np.add.reduceat(logprobs, begins), np.logical_and.reduceat(greedy, begins)
     return list(zip(sums.tolist(), all_greedy.tolist(), strict=True))
 
 
 def _token_logprobs(
-    model: GPT, hidden: Tensor, state: np.ndarray, targets: np.ndarray, vocab_size: int
+    model: GPT, hidden: Tensor, state: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(S, C) states, and (T,) targets each with the number of its state -> (T,) log-probabilities, and whether each
     target is the most likely token."""
@@ -171,7 +171,7 @@ def _token_logprobs(
     logprobs, greedy = np.empty(len(targets)), np.empty(len(targets), dtype=bool)
     for begin in range(0, len(hidden), CHUNK):
         pairs = order[slice(*np.searchsorted(state[order], (begin, begin + CHUNK)))]
-        logits = model.logits(hidden[begin : begin + CHUNK])[:, :vocab_size]
+        logits = model.logits(hidden[begin : begin + CHUNK], every_id=True)
         at = torch.from_numpy(state[pairs] - begin).to(hidden.device)
         target = torch.from_numpy(targets[pairs]).to(hidden.device)
         tiles = [tile.float() for tile in torch.split(logits, TILE if hidden.device.type == "cpu" else CHUNK)]
@@ -183,7 +183,7 @@ def _token_logprobs(
 
 
 def reference_losses(
-    model: GPT, examples: Sequence[Example], *, vocab_size: int, end_of_text: int, batch_tokens: int = 4096
+    model: GPT, examples: Sequence[Example], *, end_of_text: int, batch_tokens: int = 4096
 ) -> list[float | None]:
     """Nats per token of each row's last response, with its end-of-text where that is learnt; None where none is.
 
@@ -199,7 +199,7 @@ def reference_losses(
             scored = np.concatenate([example.ids[begin:], np.array(end, dtype=example.ids.dtype)])
             if len(scored):
                 windows[number] = example.ids[:begin], scored
-    found = log_likelihoods(model, list(windows.values()), vocab_size=vocab_size, batch_tokens=batch_tokens)
+    found = log_likelihoods(model, list(windows.values()), batch_tokens=batch_tokens)
     losses: list[float | None] = [None] * len(examples)
     for (number, (_, scored)), (total, _) in zip(windows.items(), found, strict=True):
         losses[number] = max(0.0, -total / len(scored))  # a sum of rounded numbers may be a hair above zero

@@ -21,6 +21,11 @@ def encode_piece(piece: Piece, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.end_of_text] if piece.end else tokenizer.encode(piece.text)
 
 
+def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a text that stands in no template, as the model's own tokenizer begins it."""
+    return [*([] if tokenizer.beginning is None else [tokenizer.beginning]), *tokenizer.encode(text)]
+
+
 def encode_prompt(conversation: Conversation, template: Template, tokenizer: Tokenizer) -> list[int]:
     """The tokens a model is given at inference: the same ones that stood before the response in training."""
     return [token for piece in template.render(conversation)[0] for token in encode_piece(piece, tokenizer)]

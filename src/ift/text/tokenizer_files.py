@@ -68,6 +68,7 @@ class _Files:
     ordinary  ids that text can become: single bytes, and what merges make
     added     id -> entry of tokenizer.json, of special and added tokens
     beginning the id that the published tokenizer puts before every text, if it puts one
+    bos       the id that it names for that, whether it puts it or not
     """
 
     stored: Mapping[str, Any]
@@ -77,6 +78,7 @@ class _Files:
     added: Mapping[int, dict[str, Any]]
     end: int
     beginning: int | None
+    bos: int | None
     name: str
 
     @classmethod
@@ -112,6 +114,7 @@ class _Files:
             ordinary=frozenset(spelled),
             added={**added, end: added.get(end) or added_token(others[end].decode(), end)},
             end=end,
+            bos={others.get(id, b"").decode(): id for id in added}.get(_content(config.get("bos_token"))),
             beginning=_beginning(stored, config, {others.get(id, b"").decode(): id for id in added}),
             name=str(config.get("name_or_path") or folder.resolve().name),
         )
@@ -152,6 +155,7 @@ class FolderTokenizer(Tokenizer):
         self.files, self.name, self.end_of_text = files, files.name, files.end
         self.end_text = files.bytes[files.end].decode()
         self.beginning = files.beginning
+        self.before_nothing = files.end if files.bos is None else files.bos
         self.vocab_size = max(files.bytes) + 1
         self.special = frozenset(files.added)
         self.special_ids = {entry["content"]: id for id, entry in files.added.items()}

@@ -28,6 +28,7 @@ class Tokenizer:
         self.end_of_text = encoding.eot_token
         self.end_text = END_OF_TEXT  # how other programs spell it
         self.beginning: int | None = None  # the id that the model expects once before every text, where it does
+        self.before_nothing = self.end_of_text  # the id that stands before a text where something has to
         self.vocab_size = encoding.n_vocab  # all ids are below it
         self.special = frozenset({self.end_of_text})  # ids of tokens that no text becomes
         self.special_ids: Mapping[str, int] = {END_OF_TEXT: self.end_of_text}  # of special and added ones, by spelling

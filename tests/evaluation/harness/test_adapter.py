@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 
 from ift import stops
 from ift.artifacts.model_folder import load_model_folder, save_model_folder
+from ift.artifacts.weights import inspect_folder, load_model
 from ift.data.demo import demo_rows
 from ift.errors import ConfigError, Stopped
 from ift.evaluation.harness.adapter import IftLM, Rendered
@@ -29,6 +30,7 @@ from ift.model.linear import compute_in
 from ift.text.chat_templates import ChatTemplate, template_from
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
+from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 
 CONTEXT = 64
@@ -197,6 +199,79 @@ def test_a_document_that_spells_the_end_of_text_is_ordinary_text(subject, harnes
     assert harness(1).tok_encode(plain) == adapter.tok_encode(plain)
     assert adapter.tok_encode(plain, left_truncate_len=3) == adapter.tok_encode(plain)[-3:]
     assert (adapter.eot_token_id, adapter.prefix_token_id, adapter.max_length) == (end, end, CONTEXT)
+
+
+# -- models of other families -----------------------------------------------------------------------------------------
+
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+PADDED = 5  # rows of the embedding that are no token
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma", "qwen2"])
+def other(request, tmp_path_factory) -> tuple[Subject, HFLM]:
+    """A folder that transformers wrote, in both hands. Llama's and Gemma's tokenizers begin every text, Qwen's not.
+
+    Qwen's names no such token at all: then the end-of-text stands before nothing.
+    """
+    import tokenizers as library
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    family, folder = request.param, tmp_path_factory.mktemp("other")
+    tokenizer = library.Tokenizer(library.models.BPE())
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    texts = [text for row in demo_rows(60, seed=0) for text in (row["instruction"], row["input"], row["output"])]
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<eos>", "<bos>", "<end_of_turn>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    begins = family != "qwen2"
+    if begins:
+        put = library.processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+        tokenizer.post_processor = put
+    own = {"bos_token": "<bos>"} if begins else {}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", **own).save_pretrained(
+        folder
+    )
+    heads = {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT, **({"head_dim": 16} if begins else {})}
+    config = AutoConfig.for_model(
+        family, vocab_size=400 + PADDED, eos_token_id=[0, 2], bos_token_id=1 if begins else None, **TINY, **heads
+    )
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        model.get_output_embeddings().weight[400:] = 0.0  # never the likeliest: HFLM could write one
+    model.save_pretrained(folder)
+    ours = read_tokenizer(folder)
+    subject = Subject("tuned", load_model(inspect_folder(folder), tokens=ours.vocab_size), ours, None)
+    return subject, HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=3)
+
+
+def test_of_every_family_the_numbers_are_the_harness_s_own(other):
+    """Where texts begin with a token of the model's, and where not; with rows of the head that are no token."""
+    subject, theirs = other
+    ours, long = raw(subject), "The river is long and the sea is deep. " * 12
+    assert (ours.prefix_token_id, ours.eot_token_id) == (theirs.prefix_token_id, theirs.eot_token_id)
+    for text in ("The sky", "", long):
+        assert ours.tok_encode(text) == theirs.tok_encode(text)
+    pairs = [("Is it red?", " yes"), ("Is it red?", " no"), ("Is it red? ", "It is."), ("", "The sky"), (long, " yes")]
+    asked = requests("loglikelihood", *pairs)
+    found, expected = ours.loglikelihood(asked), theirs.loglikelihood(asked, disable_tqdm=True)
+    assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    asked = requests("loglikelihood_rolling", ("The sky is blue.",), (long,), ("x",))
+    expected = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(asked) == pytest.approx(expected, rel=1e-6, abs=1e-4)
+    limits = {"until": ["."], "max_gen_toks": 24}
+    texts = ("Is it red?", "The sky is", long, "x", "Name a color. Name a color.")
+    asked = [Instance("generate_until", {}, (text, dict(limits)), 0) for text in texts]
+    assert ours.generate_until(asked) == theirs.generate_until(asked, disable_tqdm=True)
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------

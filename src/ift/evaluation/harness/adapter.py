@@ -2,7 +2,9 @@
 
 The rules are those of the harness's own HFLM, so that numbers can be compared: what is too long loses its beginning, a
 continuation of one token shares its forward with the others of its context, long documents are scored in windows, and
-what is written ends before the first stop string. How it is computed is ours (ift.generation).
+what is written ends before the first stop string. A text begins with the token that the model's tokenizer puts before
+every text (Llama's, Gemma's), and a document of `loglikelihood_rolling` has it twice, as there. How it is computed is
+ours (ift.generation).
 
 Two things differ. Text is ordinary text: a document that spells "<|endoftext|>" gives the tokens of those characters,
 where HFLM gives the end-of-text token. And where HFLM stops with an AssertionError we answer: a continuation longer
@@ -132,6 +134,11 @@ class IftLM(TemplateLM):
         return self.subject.tokenizer.end_of_text
 
     @property
+    def prefix_token_id(self) -> int:
+        """What a continuation without a context follows: the token that the tokenizer names as a beginning, if any."""
+        return self.subject.tokenizer.before_nothing
+
+    @property
     def max_length(self) -> int:
         return self.model.config.context_length
 
@@ -179,8 +186,11 @@ class IftLM(TemplateLM):
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Ordinary tokens of ordinary text; of a prompt of the template, with the ends of its turns."""
-        ids = self._prompt_ids(string) if isinstance(string, Rendered) else list(self._encoded(string))
+        """Ordinary tokens of ordinary text behind the model's beginning; of a prompt of the template, its tokens."""
+        if isinstance(string, Rendered):
+            ids = self._prompt_ids(string)
+        else:
+            ids = [*(self._beginning if add_special_tokens is not False else []), *self._encoded(string)]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def tok_decode(self, tokens: int | Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -211,6 +221,12 @@ class IftLM(TemplateLM):
             return context
         return self.apply_chat_template([{"role": "user", "content": context}])
 
+    @property
+    def _beginning(self) -> list[int]:
+        """What stands before every text; nothing for most tokenizers of bytes."""
+        first = self.subject.tokenizer.beginning
+        return [] if first is None else [first]
+
     def _prompt_ids(self, prompt: Rendered) -> list[int]:
         before = [token for piece in prompt.before for token in self._piece_ids(piece)]
         return before + (list(self._encoded(prompt.opening + prompt.begun)) if prompt.begun else [])
@@ -225,7 +241,8 @@ class IftLM(TemplateLM):
         and continuation; the template has its own.
         """
         if not isinstance(context, Rendered):
-            return self._cut(context, continuation)
+            given, scored = self._cut(context, continuation)
+            return (self._beginning if context else []) + given, scored
         before = [token for piece in context.before for token in self._piece_ids(piece)]
         if not context.begun and continuation.strip():
             continuation = continuation.removeprefix(" ")
@@ -242,7 +259,7 @@ class IftLM(TemplateLM):
     # -- log-likelihoods -----------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Likelihood]:
-        """(log-likelihood, greedy) of each (context, continuation). Without a context the end-of-text is given."""
+        """(log-likelihood, greedy) of each (context, continuation). Without a context the beginning is given."""
         pairs = (self._encode_pair(self._in_template(context), text) for context, text in (r.args for r in requests))
         return self._score([self._windows(*pair) for pair in pairs])
 
@@ -264,7 +281,7 @@ class IftLM(TemplateLM):
         return [_window(*make_disjoint_window(window)) for window in windows]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
-        """Log-likelihood of each (document,), in windows of which each token is in one, the end-of-text before it."""
+        """Log-likelihood of each (document,), in windows of which each token is in one, the beginning before it."""
         texts = [request.args[0] for request in requests]
         scores = self._score([self._rolling(self.tok_encode(text), self.prefix_token_id) for text in texts])
         return [logprob for logprob, _ in scores]
@@ -300,7 +317,6 @@ class IftLM(TemplateLM):
         log_likelihoods(
             self.model,
             [window for _, window in missing],
-            vocab_size=self.subject.tokenizer.vocab_size,
             batch_tokens=self.batch_tokens,
             ended=ended,
         )
