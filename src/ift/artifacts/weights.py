@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ift.artifacts.download import OTHER_KINDS, WEIGHTS, download, others_on_hub
-from ift.artifacts.tensors import read_header, write_tensors
+from ift.artifacts.tensors import BYTES, Stored, read_header, write_tensors
 from ift.errors import ConfigError, WeightsError
 from ift.model.config import GPTConfig
 from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ift.model.gpt import GPT
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}  # as safetensors calls what is written -> as torch does
+TYPES = {**DTYPES, "F16": "float16", "F64": "float64"}  # and what is read
 OWN_HEAD = "the head is not the embedding (use model.tie_weights=false)"
 CONVERT = """\
 there: python -c "import glob,torch,safetensors.torch as s; s.save_file({{k: v.clone() for f in \
@@ -256,64 +257,72 @@ def load_weights(model: GPT, folder: Folder) -> None:
         raise WeightsError(f"{folder.path}: {OWN_HEAD}")
     pieces = folder.family.pieces(model.config)
     with ExitStack() as files, torch.no_grad():
-        read = _reader(folder, files)
+        copy = _copier(folder, files)
         for name, parameter in parameters.items():
             if name == OUR_HEAD and folder.tied:
                 parameter.copy_(parameters[OUR_EMBEDDING])
                 continue
             for piece in pieces[name]:
-                value = read(piece)
-                if name == OUR_POSITIONS:
-                    value = value[: len(parameter)]
-                rows = parameter if len(pieces[name]) == 1 else parameter[piece.rows]
-                if value.shape != rows.shape:
-                    raise WeightsError(
-                        f"{folder.path}: {piece.name} is {list(value.shape)}, not {list(rows.shape)} as in the model"
-                    )
-                rows.copy_(value)
+                copy(piece, parameter[piece.rows])
 
 
 OUR_HEAD, OUR_EMBEDDING, OUR_POSITIONS = f"{HEAD}.weight", "wte.weight", "wpe.weight"
+PART = 1 << 22  # bytes that are read at once: they are converted in the processor's cache, and memory holds one copy
 
 
-def _reader(folder: Folder, files: ExitStack) -> Callable[[Piece], Tensor]:
-    """A function that reads a published tensor as rows of ours."""
+def _copier(folder: Folder, files: ExitStack) -> Callable[[Piece, Tensor], None]:
+    """A function that reads a published tensor into rows of ours, a few at a time.
+
+    The files are read, not mapped: mapped pages would count as memory of this process beside the parameters.
+    """
     import torch
-    from safetensors import safe_open
 
-    opened: dict[Path, tuple[Any, dict[str, str]]] = {}
+    opened: dict[Path, tuple[Any, dict[str, tuple[str, Stored]]]] = {}
+    memory = bytearray()
 
-    def read(piece: Piece) -> Tensor:
+    def copy(piece: Piece, rows: Tensor) -> None:
+        nonlocal memory
         file = folder.tensors.get(piece.name)
         if file is None:
             raise WeightsError(f"{folder.path}: without {piece.name}")
         if file not in opened:
-            tensors = files.enter_context(safe_open(file, framework="pt"))
-            opened[file] = tensors, {folder.family.plain_name(stored): stored for stored in tensors.keys()}  # noqa: SIM118
-        tensors, names = opened[file]
-        value: Tensor = tensors.get_tensor(names[piece.name])
-        if not torch.isfinite(value).all():
-            raise WeightsError(f"{file}: {names[piece.name]} holds NaN or infinity (download it again)")
-        return to_ours(value, piece, folder.config)
+            header = {folder.family.plain_name(name): (name, stored) for name, stored in read_header(file).items()}
+            opened[file] = files.enter_context(file.open("rb", buffering=0)), header
+        stream, header = opened[file]
+        name, stored = header[piece.name]
+        target = as_published(rows, piece, folder.config)
+        groups = len(target)  # rows of theirs, or all those of a head
+        if math.prod(stored.shape[1:]) * stored.shape[0] < target.numel() or stored.shape[1:] != piece.shape[1:]:
+            raise WeightsError(f"{folder.path}: {piece.name} is {stored.shape}, not {piece.shape} as in the model")
+        size = target[0].numel() * BYTES[stored.dtype]
+        step = max(1, PART // size)
+        if len(memory) < min(step, groups) * size:
+            memory = bytearray(min(step, groups) * size)
+        stream.seek(stored.begin)
+        for begin in range(0, groups, step):
+            part = memoryview(memory)[: min(step, groups - begin) * size]
+            if stream.readinto(part) != len(part):
+                raise WeightsError(f"{file}: ends within {name} (cut off? download it again)")
+            values = torch.frombuffer(part, dtype=getattr(torch, TYPES[stored.dtype]))
+            if not all(bound.isfinite() for bound in values.aminmax()):  # in one pass; a NaN is both bounds
+                raise WeightsError(f"{file}: {name} holds NaN or infinity (download it again)")
+            into = target[begin : begin + step]
+            into.copy_(values.view(into.shape))
 
-    return read
+    return copy
 
 
-def to_ours(value: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
-    """A published tensor as rows of a parameter of ours."""
+def as_published(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
+    """Rows of a parameter of ours as the published tensor has them, as a view; heads have an axis of their own."""
     if piece.form == "transposed":
-        return value.t()
-    if piece.form == "head by head":  # each head's queries, keys and values together -> all queries first
-        return value.reshape(config.n_head, 3, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
-    return value
+        return rows.t()
+    if piece.form == "head by head":  # each head's queries, keys and values together, where ours has all queries first
+        return rows.unflatten(0, (3, config.n_head, -1)).transpose(0, 1)
+    return rows
 
 
-def to_theirs(value: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
-    if piece.form == "transposed":
-        return value.t()
-    if piece.form == "head by head":
-        return value.reshape(3, config.n_head, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
-    return value
+def to_theirs(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
+    return as_published(rows, piece, config).reshape(piece.shape)
 
 
 def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = None) -> GPT:

@@ -3,7 +3,7 @@
 import pytest
 
 from ift.errors import ConfigError
-from ift.model.families import FAMILIES, read_config
+from ift.model.families import FAMILIES, read_config, write_config
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "hidden_size": 2048,
@@ -81,3 +81,26 @@ def test_gemma_3_that_sees_pictures_is_read_as_its_text_part():
     assert FAMILIES[config.family].plain_name("language_model.model.layers.0.mlp.up_proj.weight") == (
         "layers.0.mlp.up_proj.weight"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated", "older"),
+    [
+        ("olmo2", {"rope_type": "linear", "factor": 4}, {"type": "linear", "factor": 4.0}),
+        (
+            "phi3",
+            {"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32,
+             "original_max_position_embeddings": 4096},
+            {"type": "longrope", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32},
+        ),
+        ("llama", {"rope_type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+    ],
+)  # fmt: skip
+def test_rotation_is_written_as_each_family_of_transformers_4_takes_it(kind, stated, older):
+    """Its Olmo2Config refuses all but type and factor, its Phi3Config all but these three: tests/long asks them."""
+    small = {**LLAMA, "model_type": kind, "rope_scaling": None, "rope_theta": None}
+    config = read_config({**small, "rope_parameters": {**stated, "rope_theta": 1e5}})
+    written = write_config(config, 2)
+    assert (written["rope_scaling"], written["rope_theta"]) == (older, 1e5)
+    assert written.get("original_max_position_embeddings") == stated.get("original_max_position_embeddings")
+    assert read_config(written).ropes == config.ropes

@@ -1,12 +1,10 @@
 """Every family against transformers: the same logits, gradients and answers from the same folder.
 
 Weights are scaled so that nothing hides behind small numbers (about 1.5 / sqrt(fan in), vectors around one), and rows
-are longer than every window and every original context. The reference attends in the eager way: torch's fused attention
-leaves out Gemma 2's cap of scores without a word.
+are longer than every window and every original context (by_transformers.py).
 """
 
 import json
-import math
 
 import pytest
 import torch
@@ -16,10 +14,14 @@ from ift.generation.engine import generate
 from ift.model.families import family_of, read_config
 from ift.model.gpt import GPT
 from ift.model.layouts import PADDED, Flat
+from tests.model.families.by_transformers import LENGTH as T
+from tests.model.families.by_transformers import VOCABULARY, tokens
+from tests.model.families.by_transformers import made as model_of
 
 SIZES = {
-    "vocab_size": 67, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    "vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1,
+    "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 WIDE = {"head_dim": 8}  # 4 heads of 8 are wider than the states of 24
 LLAMA3 = {
@@ -61,22 +63,18 @@ CASES: dict[str, tuple[str, dict]] = {
                             "logits_scaling": 3.0}),
 }  # fmt: skip
 SOME = ("llama3", "gemma2", "phi3", "olmo2", "gpt_neox", "phi")  # tests/long takes all of them
-T = 29  # longer than each window (7) and each original context (16)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """name -> folder, model of transformers; each is made once."""
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    pytest.importorskip("transformers", exc_type=ImportError)
     known = {}
 
     def make(name: str):
         if name not in known:
             kind, differing = CASES[name]
-            sizes = {key: value for key, value in {**SIZES, **differing}.items() if value is not None}
-            config = transformers.AutoConfig.for_model(kind, **sizes)
-            theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-            scale(theirs)
+            theirs = model_of(kind, {**SIZES, **differing})
             folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
             theirs.save_pretrained(folder)
             known[name] = folder, theirs
@@ -85,24 +83,9 @@ def made(tmp_path_factory):
     return make
 
 
-def scale(model: torch.nn.Module) -> None:
-    random = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=random)
-        with torch.no_grad():
-            if parameter.dim() == 1:
-                parameter.add_(0.2 * noise)
-            else:
-                parameter.copy_(noise * 1.5 / math.sqrt(parameter.shape[1]))
-
-
 def load(folder) -> GPT:
     found = inspect_folder(folder)
     return build_model(found.config, found).eval()
-
-
-def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -97,10 +97,23 @@ def _both_dialects(source: Mapping[str, Any]) -> dict[str, Any]:
         return {"rope_parameters": {**scaling, **given}}
     full = new.get("full_attention", new)
     scaling = {key: value for key, value in full.items() if key not in ("rope_theta", "partial_rotary_factor")}
-    found: dict[str, Any] = {"rope_scaling": scaling if scaling.get("rope_type", "default") != "default" else None}
+    stretched = scaling.get("rope_type", "default") != "default"
+    found: dict[str, Any] = {"rope_scaling": _older(source, scaling) if stretched else None}
+    if scaling.get("rope_type") == "longrope" and "original_max_position_embeddings" in scaling:
+        found["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
     for key in ("rope_theta", "partial_rotary_factor"):
         if full.get(key) is not None:
             found[neox[key] if is_neox else key] = full[key]
     if source.get("model_type") == "gemma3_text" and "sliding_attention" in new:
         found["rope_local_base_freq"] = new["sliding_attention"].get("rope_theta", 1e4)
     return found
+
+
+def _older(source: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_scaling as transformers 4 takes it; two of its families take these keys and no others."""
+    kind = source.get("model_type")
+    if kind == "olmo2" and scaling["rope_type"] == "linear":
+        return {"type": "linear", "factor": float(scaling["factor"])}
+    if kind == "phi3" and scaling["rope_type"] == "longrope" and scaling.get("attention_factor") is None:
+        return {"type": "longrope", **{key: scaling[key] for key in ("short_factor", "long_factor")}}
+    return dict(scaling)
