@@ -3,7 +3,7 @@
 import pytest
 from hydra.errors import MissingConfigException
 
-from ift.entry.errors import as_ift_error
+from ift.entry.errors import as_ift_error, no_such_choice
 from ift.errors import DataError, MachineError
 from ift.settings import Settings
 
@@ -45,3 +45,10 @@ def test_a_plugin_that_is_not_installed_is_named_with_what_to_type(choice, messa
 def test_a_sweep_of_which_no_trial_came_to_its_end_is_one_line():
     error = as_ift_error(ValueError("No trials are completed yet."), Settings)
     assert str(error) == "no trial of the sweep came to its end (see the error of each)"
+
+
+def test_a_choice_that_is_misspelled_has_the_nearest_one_beside_all_that_there_is():
+    assert str(no_such_choice("eval", "scoer", ["keys", "quick", "score"])) == (
+        "eval=scoer: no such choice (there is quick, score; did you mean score?)"
+    )
+    assert str(no_such_choice("eval", "x", ["keys", "quick"])) == "eval=x: no such choice (there is quick)"

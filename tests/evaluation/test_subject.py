@@ -40,5 +40,14 @@ def test_a_text_fits_where_it_leaves_all_new_tokens_a_position(subject, characte
     assert same  # cut where it does not fit, whole where it does
 
 
+def test_a_row_is_completed_in_the_template_token_for_token(subject):
+    """Its text alone would not be the same tokens: a template has special tokens, and pieces that are encoded apart."""
+    row = Row("ab", file="f", number=1)
+    assert subject.prompt_ids(row) == subject.tokenizer.encode("ab") + subject.tokenizer.encode("\n")
+    [said] = subject.complete([row], GREEDY)
+    [response] = respond(subject.model, [row], TEMPLATE, subject.tokenizer, GREEDY)
+    assert said.strip() == response["response"]
+
+
 def test_an_empty_stop_string_stops_nothing(subject):
     assert subject.complete(["ab"], GREEDY, stop=[""]) == subject.complete(["ab"], GREEDY)

@@ -19,7 +19,7 @@ from typing import Any
 from ift.apps.local_page import PageServer, Refused, kept_token
 from ift.errors import ConfigError, warn
 from ift.evaluation.answers import Answer, Answers, content_key, open_answers
-from ift.evaluation.overlap import Pieces, word_diff
+from ift.evaluation.overlap import Pieces, same, word_diff
 from ift.evaluation.people import (
     UNNAMED,
     VERDICTS,
@@ -191,7 +191,7 @@ class Review:
         if status == "differ":
             return len({rating.verdict for _, rating in self._all(item) if rating.verdict}) > 1
         if status == "wrong-words":
-            return item.answer.response.strip() != item.answer.reference.strip()
+            return not same(item.answer.response, item.answer.reference)
         rating = self.rating(rater, item)
         if status == "unrated":
             return not rating

@@ -20,6 +20,7 @@ PLUGINS = {  # choices that a package brings, and our extra with it
     "hydra/sweeper=optuna": "sweep",
 }
 
+KEYS = "keys"  # of the group eval: what the others begin with, and no choice
 LISTED = 220  # characters of choices in an error line
 
 
@@ -95,9 +96,13 @@ def _no_such_choice(error: MissingConfigException) -> IftError:
 
 
 def no_such_choice(group: str, name: str, options: Sequence[str]) -> ConfigError:
-    """With what there is; where that is more than a line holds, with what is spelled alike, or where it is listed."""
+    """With what there is, or where that is more than a line holds, where it is listed; and what is spelled alike."""
+    options = [option for option in options if option != KEYS]
     there = f"there is {', '.join(options) or 'none'}"
-    if len(there) > LISTED:
-        near = difflib.get_close_matches(name.lower(), options, n=3)
-        there = f"did you mean {' or '.join(near)}?" if near else f"ift train --help lists all {len(options)}"
+    near = difflib.get_close_matches(name.lower(), options, n=3)
+    if near:
+        meant = f"did you mean {' or '.join(near)}?"
+        there = meant if len(there) > LISTED else f"{there}; {meant}"
+    elif len(there) > LISTED:
+        there = f"ift train --help lists all {len(options)}"
     return ConfigError(f"{group}={name}: no such choice ({there})")

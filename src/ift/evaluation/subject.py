@@ -43,37 +43,41 @@ class Subject:
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Row | str],
         settings: GenerateSettings,
         *,
         stop: Sequence[str] = (),
         seed: int = 0,
         what: str | None = None,
     ) -> list[str]:
-        """What the model writes after each text, up to the first of the stop strings; texts are ordinary text.
+        """What the model writes after each prompt, up to the first of the stop strings.
 
-        A prompt that leaves no room for max_new_tokens loses its beginning. what: the title of a progress bar.
-        Raises ConfigError where max_new_tokens leaves no room for any prompt.
+        A text is ordinary text; a row stands in the model's template. A prompt that leaves no room for max_new_tokens
+        loses its beginning. what: the title of a progress bar. Raises ConfigError where max_new_tokens leaves no room
+        for any prompt.
         """
         from ift.generation.engine import generate
         from ift.generation.fitting import Overlong, fit
         from ift.generation.sampling import Sampling
         from ift.generation.stop_strings import StopStrings
-        from ift.text.encoding import encode_text
+        from ift.text.encoding import turn_end
 
         context, limit = self.model.config.context_length, settings.max_new_tokens
         if limit >= context:
             raise ConfigError(
                 f"eval.generate.max_new_tokens={limit}: the model has {context} positions, and the prompt needs some"
             )
-        ids = [encode_text(prompt, self.tokenizer) or [self.tokenizer.before_nothing] for prompt in prompts]
+        ids = [self.prompt_ids(prompt) or [self.tokenizer.before_nothing] for prompt in prompts]
+        end = self.tokenizer.end_of_text
+        if self.template and not all(isinstance(prompt, str) for prompt in prompts):
+            end = turn_end(self.template, self.tokenizer)
         fitted = fit(ids, Overlong.KEEP_END, context_length=context, max_new_tokens=limit)
         stops = StopStrings([*stop, *settings.stop], self.tokenizer.decode)
         with progress(what, len(prompts), "answers") as advance:
             generated = generate(
                 self.model,
                 fitted.prompts,
-                end_of_text=self.tokenizer.end_of_text,
+                end_of_text=end,
                 max_new_tokens=limit,
                 sampling=Sampling.of(settings, seed),
                 batch_size=settings.batch_size,
@@ -82,16 +86,23 @@ class Subject:
             )
         return [stops.text(answer.ids) for answer in generated]
 
-    def fits(self, question: Row | str, settings: GenerateSettings) -> bool:
-        """Whether the model sees all of a prompt: a row as `respond` puts it in the template, a text as `complete`."""
-        from ift.generation.fitting import Overlong
+    def prompt_ids(self, question: Row | str) -> list[int]:
+        """A text as the model's tokenizer begins it, a row in the template where there is one."""
         from ift.text.encoding import encode_prompt, encode_text
 
         if isinstance(question, str) or self.template is None:
-            ids, policy = encode_text(str(question), self.tokenizer), Overlong.KEEP_END
-        else:
-            ids, policy = encode_prompt(question, self.template, self.tokenizer), Overlong.REFUSE
-        return len(ids) <= policy.longest(self.model.config.context_length, settings.max_new_tokens)
+            return encode_text(str(question), self.tokenizer)
+        return encode_prompt(question, self.template, self.tokenizer)
+
+    def fits(self, question: Row | str, settings: GenerateSettings) -> bool:
+        """Whether the model sees all of a prompt: a row as `respond` puts it in the template, a text as `complete`."""
+        from ift.generation.fitting import Overlong
+
+        is_text = isinstance(question, str) or self.template is None
+        policy = Overlong.KEEP_END if is_text else Overlong.REFUSE
+        return len(self.prompt_ids(question)) <= policy.longest(
+            self.model.config.context_length, settings.max_new_tokens
+        )
 
 
 def no_mirror(folder: str) -> ConfigError:

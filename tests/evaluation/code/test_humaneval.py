@@ -213,7 +213,9 @@ def test_the_base_model_stands_beside_the_tuned_one_without_a_template(bench_of,
     problem, asked = read_problems()[0], []
 
     def complete(self, prompts, settings, *, stop=(), seed=0, what=None):
-        asked.append((self.label, stop, prompts[0]))
+        asked.append(
+            (self.label, stop, prompts[0] if isinstance(prompts[0], str) else self.template.prompt(prompts[0]))
+        )
         fenced = f"```python\n{problem.prompt}{problem.solution}```"
         return [fenced if not stop else problem.solution if self.label == "tuned" else "    pass\n"]
 

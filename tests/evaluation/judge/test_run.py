@@ -14,7 +14,7 @@ import pytest
 from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.answers import Answer, Answers, open_answers
 from ift.evaluation.judge import client
-from ift.evaluation.judge.canaries import CANARIES
+from ift.evaluation.judge.canaries import CANARIES, canary_responses
 from ift.evaluation.judge.client import Dispatcher
 from ift.evaluation.judge.ledger import Budget, Ledger
 from ift.evaluation.judge.run import Item, judge_answers, messages, show_results
@@ -166,6 +166,13 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_counted(settings, answe
     assert "scored 9 of 10, so between 90.00 and 100.00 whatever the rest is worth" in line
     sample = read_jsonl(given.run.evals / "judge-score-m" / "samples.jsonl")[0]
     assert (sample["score"], sample["replies"], sample["problem"]) == (None, ["eighty"], "unread")
+
+
+def test_another_spelling_of_the_same_reference_is_no_wrong_answer(settings):
+    """é as one code and as two: a canary with the second in the place of the first would be right."""
+    rows = [Answer("q", "", reference, "r") for reference in ("caf\u00e9", "cafe\u0301 ", "tea")]
+    canaries = canary_responses(rows, settings("judge.canaries=1"))
+    assert [text for kind, _, text in canaries if kind == "another row's reference"] == ["tea"]
 
 
 @pytest.mark.parametrize(

@@ -341,17 +341,18 @@ class Collected:
 
     def show(self) -> list[str]:
         """Lines for a terminal: how many of what, and what was left out."""
-        parts = ", ".join(f"{count:,} {named(source)}" for source, count in self.sources.items())
+        parts = ", ".join(f"{count:,} {named(source, count)}" for source, count in self.sources.items())
         lines = [f"battles   {len(self.battles):,}: {parts}"]
         for (file, reason), count in Counter((d["file"], d["reason"]) for d in self.dropped).most_common():
             lines.append(f"dropped   {count:,} of {Path(file).name}: {reason}")
         return lines + [f"note      {note}" for note in self.notes]
 
 
-def named(source: str) -> str:
-    """people -> votes of people"""
-    known = {"people": "votes of people", "same answer": "ties where both said the same"}
-    return known.get(source) or (f"verdicts of {source}" if source.startswith("judge-") else f"of {source}")
+def named(source: str, count: int) -> str:
+    """("people", 2) -> votes of people"""
+    many = "" if count == 1 else "s"
+    known = {"people": f"vote{many} of people", "same answer": f"tie{many} where both said the same"}
+    return known.get(source) or (f"verdict{many} of {source}" if source.startswith("judge-") else f"of {source}")
 
 
 def collect(runs: Mapping[str, RunFolder], *, votes: Path | None, battles: Path | None) -> Collected:
@@ -461,7 +462,7 @@ def evaluate(bench: Bench) -> Outcome:
         share = replace(part, low=standing.win_low, high=standing.win_high)
         scores.append(replace(share, metric="win_rate", value=standing.win_rate))
         scores.append(replace(part, metric="elo", value=standing.elo))
-    counted = ", ".join(f"{count:,} {named(source)}" for source, count in found.sources.items())
+    counted = ", ".join(f"{count:,} {named(source, count)}" for source, count in found.sources.items())
     notes = [
         f"{len(found.battles):,} battles: {counted}.",
         f"Ratings are relative: the mean of {len(ranked.standings)} models is 1000, and 400 points are odds of "

@@ -159,11 +159,12 @@ def write_programs(
         Row(INSTRUCTION.format(prompt=p.prompt.strip()), file="HumanEval", number=i) for i, p in enumerate(problems, 1)
     ]
     stop: tuple[str, ...] = ()
+    asked: list[Row] | list[str]
     if form == "template":
         assert subject.template
-        prompts = [subject.template.prompt(row) for row in rows]
+        asked, prompts = rows, [subject.template.prompt(row) for row in rows]
     else:
-        prompts, stop = [problem.prompt for problem in problems], STOP
+        asked, prompts, stop = [p.prompt for p in problems], [p.prompt for p in problems], STOP
     identity = _identity(bench, subject, form, problems, generate)
     keys = [[f"{identity}/{problem.task_id}/{number}" for problem in problems] for number in range(settings.attempts)]
     size = ROUND * (generate.batch_size or 32)
@@ -174,7 +175,7 @@ def write_programs(
                 here = range(first, min(first + size, len(problems)))
                 if any(keys[number][i] not in journal.lines for i in here):
                     seed = _seed(bench.settings.seed, number, first)
-                    texts = subject.complete([prompts[i] for i in here], generate, stop=stop, seed=seed)
+                    texts = subject.complete([asked[i] for i in here], generate, stop=stop, seed=seed)
                     for i, text in zip(here, texts, strict=True):
                         journal.put(keys[number][i], {"said": text})
                 advance(len(here))
@@ -193,7 +194,7 @@ def write_programs(
     if generate.max_new_tokens < settings.generate.max_new_tokens:
         notes.append(f"At most {generate.max_new_tokens} new tokens: the model has {context} positions.")
     room = context - generate.max_new_tokens
-    cut = sum(len(subject.tokenizer.encode(prompt)) > room for prompt in prompts)
+    cut = sum(len(subject.prompt_ids(prompt)) > room for prompt in asked)
     if cut:
         notes.append(
             f"{cut} of {len(prompts)} prompts ({title}) lost their beginning: they have more than {room} tokens."

@@ -208,7 +208,7 @@ def fingerprint(
     versions: Mapping[str, str],
 ) -> str:
     """The name of a suite: results of another model, template, version or choice of questions are never taken up."""
-    weights = {d.folder: hash_file(d.folder / "model.safetensors") for d in deployments}
+    weights = {d.folder: [hash_file(path) for path in sorted(d.folder.glob("*.safetensors"))] for d in deployments}
     what = [[d.name, weights[d.folder], d.source.template.hash, d.source.tokenizer.hash] for d in deployments]
     decided = json.dumps([what, sorted(entries), limit, num_fewshot, dict(versions)])
     return "ift-" + hashlib.sha256(decided.encode()).hexdigest()[:16]
@@ -248,7 +248,7 @@ def write_settings(deployments: Sequence[Deployment], folder: Path) -> None:
                 "args": {"pretrained_model_name_or_path": str(d.folder)},
             },
             "end_of_text_token": d.source.tokenizer.end_text,
-            "prefix_token": d.source.tokenizer.end_text,
+            "prefix_token": d.source.tokenizer.decode_bytes([d.source.tokenizer.before_nothing]).decode(),
         }
         for d in deployments
     ]
