@@ -2,6 +2,7 @@
 
 python benchmarks/generation.py --rows FILE                    bf16, GPT-2 small, 110 test prompts, 256 new tokens
 python benchmarks/generation.py --rows FILE --precision fp32
+python benchmarks/generation.py --rows FILE --model FOLDER     a model of another family, with its own tokenizer
 python benchmarks/generation.py --layers 2 --width 64 --heads 2 --prompts 20 --new-tokens 16 --rounds 1      a trial
 
 Weights are random, the matrices of the blocks large enough that answers wander through the vocabulary. First no
@@ -41,9 +42,11 @@ ENDING = 0.7  # share of the answers that are to end before their length
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, help="a file of instructions (generated ones)")
+    parser.add_argument("--model", type=Path, help="a folder of weights and tokenizer (a fresh GPT-2)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=110)
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="of transformers; the best one stays")
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument(
         "--sample", type=int, default=4, help="prompts a round of transformers one by one (%(default)s)"
@@ -64,7 +67,9 @@ class Race:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments, self.began = arguments, time.monotonic()
         self.lines = Lines(arguments.output / "results.jsonl")
-        self.pythons = {name: python_of(name, arguments.cache) for name in (None, "trl", "llms-from-scratch")}
+        self.pythons = {name: python_of(name, arguments.cache) for name in (None, "trl")}
+        if not arguments.model:
+            self.pythons["llms-from-scratch"] = python_of("llms-from-scratch", arguments.cache)
         self.job: dict[str, Any] = {"precision": arguments.precision, "round": 0}
         self.questions: list[list[int]] = []
 
@@ -80,6 +85,7 @@ class Race:
                 rows=a.rows,
                 tokenizer=a.tokenizer,
                 sizes=sizes,
+                model=a.model,
                 batch_size=8,
                 warmup=0,
                 steps=1,
@@ -105,15 +111,19 @@ class Race:
                     {"batch": 1, "sample": a.sample},
                     "a sample of the prompts",
                 ),
-                Contestant(
-                    "llms-from-scratch",
-                    "from_scratch.py",
-                    "llms-from-scratch",
-                    {"sample": 1},
-                    "its own loop without a cache, fp32, a sample of the prompts",
-                    precision="fp32",
-                ),
             ]
+            if not a.model:
+                contestants.append(
+                    Contestant(
+                        "llms-from-scratch",
+                        "from_scratch.py",
+                        "llms-from-scratch",
+                        {"sample": 1},
+                        "its own loop without a cache, fp32, a sample of the prompts",
+                        precision="fp32",
+                    )
+                )
+            self.what = f"{plan['family']}, {plan['n_layer']} layers of {plan['n_embd']}"
             equal = self.check(contestants, prompts)
             whole, first = self.race(contestants, prompts, None, equal)
             end, early = ending_token(first)
@@ -140,14 +150,14 @@ class Race:
     def best_batch(self, prompts: list[int]) -> int:
         """On a quarter of the new tokens."""
         rates: dict[int, float] = {}
-        for batch in sorted({min(batch, len(prompts)) for batch in BATCHES}):
+        for batch in sorted({min(batch, len(prompts)) for batch in self.arguments.batches}):
             contestant = Contestant(f"HF, batch {batch}", "hugging_face.py", "trl", {"batch": batch})
             outcome = self.answer(contestant, prompts, new_tokens=max(1, self.arguments.new_tokens // 4), end=None)
             self.lines.add("batch", {"batch": batch, **numbers(outcome)})
             if not outcome.invalid:
                 rates[batch] = rate(outcome.values)
             self.say(f"{contestant.name}: {outcome.invalid or f'{rates[batch]:,.0f} tokens/s'}")
-        return max(rates, key=lambda batch: rates[batch]) if rates else BATCHES[0]
+        return max(rates, key=lambda batch: rates[batch]) if rates else self.arguments.batches[0]
 
     def check(self, contestants: list[Contestant], prompts: list[int]) -> dict[str, float | str]:
         """Share of each one's tokens in fp32 that are those of transformers one by one, or why there are none."""
@@ -198,7 +208,7 @@ class Race:
         a = self.arguments
         text = [
             f"{a.rows.name if a.rows else 'generated rows'}, {a.prompts} prompts, {a.new_tokens} new tokens, "
-            f"{a.layers} layers of {a.width}, {a.precision}, {threads()} threads, {a.rounds} rounds; medians, "
+            f"{self.what}, {a.precision}, {threads()} threads, {a.rounds} rounds; medians, "
             "95 % intervals\n",
             table(contestants, whole, COLUMNS, rate=rate, ours="ift"),
             table(ending, ended, COLUMNS, rate=rate, ours=ending[0].name),
@@ -215,7 +225,7 @@ class Race:
             [*whole, *ended],
             a.output / "plot.png",
             rate=rate,
-            title=f"Greedy answers of a GPT-2 of {a.layers} layers, {a.precision}, {threads()} CPU threads",
+            title=f"Greedy answers of {self.what}, {a.precision}, {threads()} CPU threads",
             label="generated tokens per second",
         )
         print(f"\n{report}\n{a.output}/table.md, plot.png, results.jsonl")

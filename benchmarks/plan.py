@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def make_plan(
     rows: Path | None,
     tokenizer: str,
     sizes: dict[str, int],
+    model: Path | None = None,
     batch_size: int,
     warmup: int,
     steps: int,
@@ -31,26 +33,27 @@ def make_plan(
     """Write rows.npz, plan.json and model/ into the folder; return the plan.
 
     rows            a file of instructions, or None for generated ones
-    sizes           n_layer, n_head, n_embd and context_length
+    sizes           n_layer, n_head, n_embd and context_length of a fresh GPT-2
+    model           a folder of weights of any family, with its tokenizer, instead of a fresh GPT-2
     warmup, steps   optimizer steps of a round, of which the first are not timed; each round takes the next ones of the
                     order, so that rounds differ in their rows
     scale           of the blocks' fresh matrices: more than 1 gives greedy answers that are not one token for ever
     """
     import torch
 
+    from ift.artifacts.model_tokenizer import model_tokenizer
     from ift.artifacts.weights import build_model, plan_model, save_weights
     from ift.data.batches import StepSampler
     from ift.data.contract.prepare import prepare
-    from ift.data.vocabulary import load_tokenizer
     from ift.text.chat_templates import template_from
     from ift.text.encoding import encode_prompt
 
     context = sizes["context_length"]
+    fresh = ["model=gpt2-small", "model.pretrained=null", f"model.tokenizer={tokenizer}"]
+    fresh += [f"model.{key}={value}" for key, value in sizes.items()]
     overrides = [
-        "model=gpt2-small",
-        "model.pretrained=null",
-        f"model.tokenizer={tokenizer}",
-        *(f"model.{key}={value}" for key, value in sizes.items()),
+        *(fresh if model is None else ["model=pretrained", f"model.pretrained='{model.resolve()}'"]),
+        "prompt=alpaca",
         *(["data=demo", "data.demo_rows=4000"] if rows is None else ["data=json", f"data.path='{rows.resolve()}'"]),
         f"data.max_length={context - 1}",  # peers keep the end-of-text in the row: theirs are one longer
         f"data.batch_size={batch_size}",
@@ -63,22 +66,25 @@ def make_plan(
     ]
     settings = settings_of(overrides)
     template = template_from(settings.prompt)
-    encoding = load_tokenizer(settings.model.tokenizer, template)
+    encoding = model_tokenizer(settings.model, template)
     data = prepare(settings.data, template, encoding, context_length=context)
     examples = {name: list(data.examples[name]) for name in ("train", "val")}
     kept = [*examples["train"], *examples["val"]]
     train, val = list(range(len(examples["train"]))), list(range(len(examples["train"]), len(kept)))
 
     config, _ = plan_model(settings.model, vocab_size=encoding.vocab_size)
-    torch.manual_seed(seed)
-    model = build_model(config, None)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith("h.") and parameter.dim() == 2:
-                parameter.mul_(scale)
-    (folder / "model").mkdir(parents=True)
-    save_weights(model, folder / "model", end_of_text=encoding.end_of_text)
-    encoding.save(folder / "model", context_length=context)
+    if model is None:
+        torch.manual_seed(seed)
+        network = build_model(config, None)
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if name.startswith("h.") and parameter.dim() == 2:
+                    parameter.mul_(scale)
+        (folder / "model").mkdir(parents=True)
+        save_weights(network, folder / "model", end_of_text=encoding.end_of_text)
+        encoding.save(folder / "model", context_length=context)
+    else:
+        shutil.copytree(model, folder / "model")
     np.savez(
         folder / "rows.npz",
         ids=np.concatenate([e.ids for e in kept]),
@@ -98,8 +104,12 @@ def make_plan(
     questions = [encode_prompt(row, template, encoding) for row in data.rows["test"]]
     plan = {
         "end_of_text": encoding.end_of_text,
-        "vocab_size": encoding.vocab_size,
-        **sizes,
+        "family": config.family,
+        "vocab_size": config.vocab_size,
+        "context_length": context,
+        **{key: getattr(config, key) for key in ("n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "mlp_dim")},
+        # (out, in) of a block's matrices: what its products are
+        "matrices": [s for name, s in config.shapes().items() if name.startswith("h.0.") and len(s) == 2],
         "batch_size": batch_size,
         "overrides": overrides,
         "optim": {

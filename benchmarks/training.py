@@ -2,6 +2,7 @@
 
 python benchmarks/training.py --rows FILE                    bf16, GPT-2 small, five rounds
 python benchmarks/training.py --rows FILE --precision fp32
+python benchmarks/training.py --rows FILE --model FOLDER     a model of another family, with its own tokenizer
 python benchmarks/training.py --list                         who there is
 python benchmarks/training.py --only "ift" "TRL"             some of them
 python benchmarks/training.py --overhead                     Lightning's part: the same module in a bare loop
@@ -12,7 +13,7 @@ Without --rows: generated ones. Peers are installed on first use, each into an e
 Before anything is timed all must agree on the logits of four prompts. Then each round gives every contestant, in a
 fresh process, the next few steps; the first ones warm up. Rows that are nobody's best leave after --side-rounds.
 A row is INVALID if in any round its first step's loss or gradient norm is not that of a plain fp32 reference, or if its
-validation loss after the steps of the first round is not.
+validation loss after the steps of the first round is not (with --model the validation loss is left out).
 What each row means is at the contestants below; --output gets results.jsonl, table.md and plot.png.
 """
 
@@ -134,11 +135,16 @@ CONTESTANTS = [
         side=True,
     ),
 ]
+GPT2_ONLY = ("bare.py", "from_scratch.py", "tune.py")
+LITGPT = {  # what is different about it where it has the model itself
+    "LitGPT": "the same weights, its head untied: logits are compared; micro-batch 1 as it comes",
+    "LitGPT, batch 8": "padded, one micro-batch",
+}
 OVERHEAD = [
     Contestant("ift, bare loop", "ours.py", options={"bare": True}, note="the same module without Lightning's Trainer"),
     Contestant("ift", "ours.py", note="L.Trainer around it"),
 ]
-LOGITS = 1e-3  # fp32, at the last position of four prompts
+LOGITS, LOGITS_OF_MODEL = 1e-3, 1e-4  # fp32, at the last position of four prompts; the second with --model
 GATES = {
     "fp32": (Gate("first loss", 1e-3), Gate("first gradient norm", 1e-3, relative=True)),
     "bf16": (Gate("first loss", 1e-2), Gate("first gradient norm", 2e-2, relative=True)),
@@ -150,6 +156,7 @@ PACKED_VALIDATION = Gate("validation loss", 0.25)  # other rows in each step: th
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, help="a file of instructions (generated ones)")
+    parser.add_argument("--model", type=Path, help="a folder of weights and tokenizer (a fresh GPT-2)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process (%(default)s)")
@@ -183,7 +190,7 @@ def main() -> None:
 
 
 def race(arguments: argparse.Namespace) -> None:
-    contestants = OVERHEAD if arguments.overhead else chosen(arguments.only)
+    contestants = OVERHEAD if arguments.overhead else chosen(arguments.only, arguments.model)
     lines = Lines(arguments.output / "results.jsonl")
     began = time.monotonic()
     pythons = {c.name: python_of(c.environment, arguments.cache) for c in contestants}
@@ -197,6 +204,7 @@ def race(arguments: argparse.Namespace) -> None:
             rows=arguments.rows,
             tokenizer=arguments.tokenizer,
             sizes=sizes | {"context_length": arguments.context},
+            model=arguments.model,
             batch_size=arguments.batch_size,
             warmup=arguments.warmup,
             steps=arguments.steps,
@@ -215,7 +223,7 @@ def race(arguments: argparse.Namespace) -> None:
             running = [c for c in running if c.name not in refuse(outcomes)]  # one bad round is enough
             for contestant in turns(running, number):
                 saved = Path(temporary) / f"{contestants.index(contestant)}.safetensors"
-                kept = str(saved) if number == 0 and gates_of(contestant) != "none" else None
+                kept = str(saved) if number == 0 and reference["validation"] and compares(contestant) else None
                 this = {**job, "round": number, "save": kept}
                 outcome = run(contestant, this, python=pythons[contestant.name], timeout=arguments.timeout)
                 complete(outcome, contestant, workload, plan, arguments.warmup)
@@ -230,31 +238,47 @@ def race(arguments: argparse.Namespace) -> None:
                 if contestant.name == "ift" and not arguments.overhead:
                     ceilings.append(measure_ceilings(outcome, job, number, workload, plan, arguments))
                     lines.add("ceilings", ceilings[-1])
-            if number == 0:
+            if number == 0 and reference["validation"]:
                 validation_gates(contestants, outcomes, Path(temporary), job, reference, lines)
     finish(arguments, contestants, outcomes, ceilings, plan, reference, began)
 
 
 def still_in(contestants: list[Contestant], outcomes: list[Outcome]) -> list[Contestant]:
-    """Who runs on after the side rows have left: of TRL's and Trainer's configurations the best one stays."""
+    """Who runs on after the side rows have left: of TRL's, Trainer's and LitGPT's configurations the best one."""
     best = best_of(rivals(contestants), outcomes, useful)
     return [c for c in contestants if not c.side or c.name == best]
 
 
 def rivals(contestants: list[Contestant]) -> list[str]:
-    return [c.name for c in contestants if c.name.startswith(("TRL", "Trainer"))]
+    """LitGPT where it has the model itself."""
+    same = [c for c in contestants if gates_of(c) != "none"]
+    return [c.name for c in same if c.name.startswith(("TRL", "Trainer", "LitGPT"))]
 
 
-def chosen(only: list[str] | None) -> list[Contestant]:
-    unknown = sorted(set(only or []) - {c.name for c in CONTESTANTS})
+def chosen(only: list[str] | None, model: Path | None = None) -> list[Contestant]:
+    known = CONTESTANTS
+    if model:
+        known = [
+            dataclasses.replace(c, note=LITGPT[c.name], options=c.options | {"gates": "logits"})
+            if c.name in LITGPT
+            else c
+            for c in known
+            if c.script not in GPT2_ONLY
+        ]
+    unknown = sorted(set(only or []) - {c.name for c in known})
     if unknown:
         raise SystemExit(f"{unknown[0]}: no such contestant (--list shows them)")
-    return [c for c in CONTESTANTS if not only or c.name in only]
+    return [c for c in known if not only or c.name in only]
 
 
 def gates_of(contestant: Contestant) -> str:
-    """all; packed: no first step to compare, validation loss loosely; none: another model."""
+    """all; packed: no first step to compare, validation loss loosely; logits: no loss at all; none: another model."""
     return str(contestant.options.get("gates", "all"))
+
+
+def compares(contestant: Contestant) -> bool:
+    """Whether its validation loss is that of the reference."""
+    return gates_of(contestant) in ("all", "packed")
 
 
 def say(text: str, began: float) -> None:
@@ -278,13 +302,15 @@ def check(
     orders = sorted({c.options.get("order", "plain") for c in contestants if gates_of(c) == "all"} | {"plain"})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "reference.npy"
-        referee = Contestant("reference", "reference.py", options={"what": "reference", "orders": orders})
-        done = run(referee, {**job, "precision": "fp32", "logits": str(file)}, python=sys.executable, timeout=1800)
+        referee = Contestant("reference", "reference.py", "trl", {"what": "reference", "orders": orders})
+        python = python_of("trl", arguments.cache) if arguments.model else sys.executable
+        done = run(referee, {**job, "precision": "fp32", "logits": str(file)}, python=python, timeout=1800)
         if done.invalid:
             raise SystemExit(f"the reference failed: {done.invalid}")
         say("reference: losses and gradient norms in fp32", began)
         expected = np.load(file)
-        reference = {**done.values, "disagree": {}}
+        reference = {"validation": {}, **done.values, "disagree": {}}
+        limit = LOGITS_OF_MODEL if arguments.model else LOGITS
         agreed: dict[str, str | None] = {}
         for contestant in contestants:
             if gates_of(contestant) == "none":
@@ -294,7 +320,7 @@ def check(
                 seen = run(contestant, {**job, "logits": str(file)}, python=pythons[contestant.name], timeout=600)
                 apart = math.nan if seen.invalid else float(np.abs(np.load(file) - expected).max())
                 say(f"logits of {contestant.script}: at most {apart:.1e} from the reference's", began)
-                wrong = None if apart <= LOGITS else f"logits {apart:.2g} apart from the reference's"
+                wrong = None if apart <= limit else f"logits {apart:.2g} apart from the reference's"
                 agreed[contestant.script] = seen.invalid or wrong
             if agreed[contestant.script]:
                 reference["disagree"][contestant.name] = agreed[contestant.script]
@@ -330,7 +356,7 @@ def validation_gates(
     lines.add("validation", dataclasses.asdict(done))
     for outcome in outcomes:
         contestant = next(c for c in contestants if c.name == outcome.contestant)
-        if gates_of(contestant) == "none" or outcome.invalid:
+        if not compares(contestant) or outcome.invalid:
             continue
         gate = VALIDATION if gates_of(contestant) == "all" else PACKED_VALIDATION
         outcome.values["validation"] = done.values.get(contestant.name, math.nan)
@@ -371,8 +397,8 @@ def workload_in(folder: Path) -> Any:
 
 def step_flops(plan: dict[str, Any], useful: float, supervised: float) -> float:
     """What a step needs: the blocks at every token, the head at supervised ones; attention, 1 % of it, is left out."""
-    C, L, V = plan["n_embd"], plan["n_layer"], plan["vocab_size"]
-    return 6 * (12 * C * C * L * useful + C * V * supervised)
+    block = sum(o * i for o, i in plan["matrices"])
+    return 6 * (plan["n_layer"] * block * useful + plan["n_embd"] * plan["vocab_size"] * supervised)
 
 
 def measure_ceilings(
@@ -439,24 +465,37 @@ def finish(
 ) -> None:
     ours = "ift, bare loop" if arguments.overhead else "ift"
     text = [
-        f"{arguments.rows.name if arguments.rows else 'generated rows'}, {arguments.layers} layers of "
-        f"{arguments.width}, batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, "
+        f"{arguments.rows.name if arguments.rows else 'generated rows'}, {what_of(plan)}, "
+        f"batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, "
         f"{arguments.rounds} rounds of {arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals\n",
         table(contestants, outcomes, COLUMNS, rate=useful, ours=ours),
-        f"The loss is {reference['validation']['plain']:.4f} on {len(plan['val'])} validation rows, from "
-        f"{reference['validation']['start']:.4f}: where the steps of a round lead in fp32; seconds to it "
-        f"are from the start of the process. Padded batches of these rows are {plan['padding']:.0%} tokens.",
+        *validation_lines(reference["validation"], plan),
+        f"Padded batches of these rows are {plan['padding']:.0%} tokens.",
         *(overhead_lines(outcomes) if arguments.overhead else ceiling_lines(ceilings, arguments.precision)),
         *bar_lines(contestants, outcomes, ours),
         f"{(time.monotonic() - began) / 60:.1f} minutes in all",
     ]
     report = "\n".join(text)
     (arguments.output / "table.md").write_text(report + "\n")
-    title = f"Fine-tuning a GPT-2 of {arguments.layers} layers, {arguments.precision}, {threads()} CPU threads"
+    title = f"Fine-tuning {what_of(plan)}, {arguments.precision}, {threads()} CPU threads"
     plot(
         contestants, outcomes, arguments.output / "plot.png", rate=useful, title=title, label="useful tokens per second"
     )
     print(f"\n{report}\n{arguments.output}/table.md, plot.png, results.jsonl")
+
+
+def what_of(plan: dict[str, Any]) -> str:
+    return f"{plan['family']}, {plan['n_layer']} layers of {plan['n_embd']}"
+
+
+def validation_lines(validation: dict[str, float], plan: dict[str, Any]) -> list[str]:
+    if not validation:
+        return []
+    return [
+        f"The loss is {validation['plain']:.4f} on {len(plan['val'])} validation rows, from "
+        f"{validation['start']:.4f}: where the steps of a round lead in fp32; seconds to it are from the start of the "
+        "process."
+    ]
 
 
 def ceiling_lines(ceilings: list[dict[str, Any]], precision: str) -> list[str]:
@@ -496,8 +535,10 @@ def bar_lines(contestants: list[Contestant], outcomes: list[Outcome], ours: str)
         if name in names and (faster := compare(outcomes, ours, name, useful)):
             found.append(f"{ours} over {name} as it comes: {faster}")
     best = best_of(rivals(contestants), outcomes, useful)
+    if "LitGPT" in names and (faster := compare(outcomes, ours, "LitGPT", useful)):
+        found.append(f"{ours} over LitGPT as it comes: {faster}")
     if best and (faster := compare(outcomes, ours, best, useful)):
-        found.append(f"{ours} over the best of TRL and Trainer ({best}): {faster}")
+        found.append(f"{ours} over the best of TRL, Trainer and LitGPT ({best}): {faster}")
     memory = compare(outcomes, "TRL", ours, lambda v: 1 / v["peak_bytes"]) if {"TRL", ours} <= set(names) else None
     if memory:
         found.append(f"peak memory of {ours} over that of TRL: {memory}")

@@ -1,7 +1,7 @@
 """What the machine could do: its fastest matrix product, and the products of our step alone, with nothing in between.
 
-N positions of a step, S of them supervised, C channels, V vocabulary, H heads of D channels, Q queries and K keys of a
-block of attention.
+N positions of a step, C channels, V vocabulary, G heads of keys of D channels, Q queries and K keys of a block of
+attention.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     job = Job()
     peaks = {name: peak(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     plan = job.workload.plan
-    products = Products(plan["n_layer"], plan["n_head"], plan["n_embd"], plan["vocab_size"], job.dtype)
+    products = Products(plan, job.dtype)
     seconds, flops = [], []
     options = job.options
     for blocks, positions, supervised in zip(
@@ -65,12 +65,12 @@ class Products:
     as the step has them.
     """
 
-    def __init__(self, layers: int, heads: int, channels: int, vocabulary: int, dtype: torch.dtype):
-        C = channels
-        self.heads, self.channels, self.dtype = heads, C, dtype
-        outputs = {"c_attn": (C, 3 * C), "c_proj": (C, C), "c_fc": (C, 4 * C), "mlp": (4 * C, C)}
-        self.layers = [[self.random(o, i) for i, o in outputs.values()] for _ in range(layers)]
-        self.head = self.random(vocabulary, C)
+    def __init__(self, plan: dict[str, Any], dtype: torch.dtype):
+        self.heads, self.kv_heads, self.head_dim = plan["n_head"], plan["n_kv_head"], plan["head_dim"]
+        self.channels, self.dtype = plan["n_embd"], dtype
+        self.layers = [[self.random(*shape) for shape in plan["matrices"]] for _ in range(plan["n_layer"])]
+        self.head = self.random(plan["vocab_size"], self.channels)
+        self.widths = {width for shape in plan["matrices"] for width in shape}
         self.inputs: dict[int, torch.Tensor] = {}
         self.room: dict[Any, torch.Tensor] = {}
 
@@ -78,7 +78,7 @@ class Products:
         return (torch.randn(shape) * 0.02).to(self.dtype)
 
     def prepare(self, positions: int) -> None:
-        self.inputs = {width: self.random(positions, width) for width in (k * self.channels for k in (1, 3, 4))}
+        self.inputs = {width: self.random(positions, width) for width in self.widths}
 
     def out(self, *shape: int, what: str = "", dtype: torch.dtype | None = None) -> torch.Tensor:
         """Room of this shape; `what` tells apart those that are read and written together."""
@@ -112,19 +112,18 @@ class Products:
         return flops
 
     def attention(self, blocks: list[tuple[int, int]]) -> int:
-        H, D = self.heads, self.channels // self.heads
+        G, shared, D = self.kv_heads, self.heads // self.kv_heads, self.head_dim
         flops = 0
         for Q, K in blocks:
-            q, k, dq, dk, scores = (
-                self.out(H, *shape, what=what, dtype=torch.float32)
-                for what, shape in (("q", (Q, D)), ("k", (K, D)), ("dq", (Q, D)), ("dk", (K, D)), ("scores", (Q, K)))
-            )
+            rows = shared * Q  # of the queries that share a head of keys
+            shapes = (("q", (rows, D)), ("k", (K, D)), ("dq", (rows, D)), ("dk", (K, D)), ("scores", (rows, K)))
+            q, k, dq, dk, scores = (self.out(G, *shape, what=what, dtype=torch.float32) for what, shape in shapes)
             for _ in range(2):  # forward, and the gradient of the weights and of the queries
                 torch.bmm(q, k.transpose(1, 2), out=scores)
                 torch.bmm(scores, k, out=dq)
             for _ in range(2):  # the gradient of keys and of values
                 torch.bmm(scores.transpose(1, 2), q, out=dk)
-            flops += 12 * H * Q * K * D
+            flops += 12 * G * rows * K * D
         return flops
 
 

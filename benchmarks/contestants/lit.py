@@ -1,11 +1,14 @@
-"""LitGPT's full fine-tuning at the nearest shape that it has, pythia-160m: rotary positions, an untied head of 50,304
-rows, attention and MLP side by side. Not GPT-2, so its loss is not compared; its arithmetic is the same in size but for
-the head's weights, which are updated besides the embedding's.
+"""LitGPT's full fine-tuning. Instead of GPT-2, which it has not, its nearest shape, pythia-160m: rotary positions, an
+untied head of 50,304 rows, attention and MLP side by side. Its loss is then not compared; its arithmetic is the same in
+size but for the head's weights, which are updated besides the embedding's. Llama's form it has itself, with the weights
+of the workload and an untied head too.
 
 The loop is that of litgpt.finetune.full: Fabric, chunked_cross_entropy after the whole logits, AdamW in its plain form.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,12 +21,53 @@ PRECISION = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 def main() -> None:
     job = Job()
-    plan, optim = job.workload.plan, job.optim
-    shape = {"n_layer": plan["n_layer"], "n_head": plan["n_head"], "n_embd": plan["n_embd"]}
     fabric = L.Fabric(accelerator="cpu", devices=1, precision=PRECISION[job.precision])
     with fabric.init_module():
-        model = GPT(Config.from_name("pythia-160m", **shape, intermediate_size=4 * plan["n_embd"]))
-    model = fabric.setup(model)
+        model = GPT(config_of(job))
+    if job.workload.plan["family"] != "gpt2":
+        load(model, job)
+    if job.job["logits"]:
+        job.compare_logits(model.eval())
+    else:
+        train(job, fabric, model)
+
+
+def config_of(job: Job) -> Config:
+    plan = job.workload.plan
+    shape = {"n_layer": plan["n_layer"], "n_head": plan["n_head"], "n_embd": plan["n_embd"]}
+    if plan["family"] == "gpt2":
+        return Config.from_name("pythia-160m", **shape, intermediate_size=4 * plan["n_embd"])
+    stored = job.config()
+    return Config(
+        **shape,
+        n_query_groups=plan["n_kv_head"],
+        head_size=plan["head_dim"],
+        intermediate_size=plan["mlp_dim"],
+        vocab_size=plan["vocab_size"],
+        padded_vocab_size=plan["vocab_size"],
+        block_size=plan["context_length"],
+        rotary_percentage=1.0,
+        rope_base=stored.get("rope_theta", 10000),
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        norm_eps=stored["rms_norm_eps"],
+        mlp_class_name="LLaMAMLP",
+    )
+
+
+def load(model: GPT, job: Job) -> None:
+    from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    copy_weights_hf_llama(model.config, {}, state, load_file(job.workload.model / "model.safetensors"))
+    model.load_state_dict(state)
+
+
+def train(job: Job, fabric: L.Fabric, model: Any) -> None:
+    optim = job.optim
+    model = fabric.setup(model.train())
     groups = decay_groups(model, optim["weight_decay"])
     optimizer = torch.optim.AdamW(groups, lr=optim["lr"], betas=optim["betas"], eps=optim["eps"])
     optimizer = fabric.setup_optimizers(optimizer)

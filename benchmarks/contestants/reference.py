@@ -1,4 +1,8 @@
-"""What contestants are checked against, in fp32 and untimed: logits, the first step of every round, validation loss."""
+"""What contestants are checked against, in fp32 and untimed: logits, the first step of every round, validation loss.
+
+Of GPT-2 the network is the one of bare.py; of another family transformers' own, in its plain form ("eager"), and a
+step is a minute's work there: only the first one of every round is made, and no validation loss.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from bare import BareGPT
-from torch import nn
+from torch import Tensor, nn
 from workload import Job, Workload, decay_groups, say
 
 
-def gradient(model: BareGPT, workload: Workload, rows: list[int]) -> dict[str, float]:
+class Published(nn.Module):
+    """A model of any family as transformers has it, from a folder, as fp32."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V)"""
+        logits: Tensor = self.model(ids).logits
+        return logits
+
+
+def gradient(model: nn.Module, workload: Workload, rows: list[int]) -> dict[str, float]:
     """Leave the gradient of a step in the model, each row computed alone and without padding; its loss and norm."""
     total, count = 0.0, workload.supervised(rows)
     for i in rows:
@@ -25,7 +44,7 @@ def gradient(model: BareGPT, workload: Workload, rows: list[int]) -> dict[str, f
 
 
 @torch.no_grad()
-def validation_loss(model: BareGPT, workload: Workload) -> float:
+def validation_loss(model: nn.Module, workload: Workload) -> float:
     """Mean over the supervised tokens of the validation rows."""
     total, rows = 0.0, workload.plan["val"]
     for i in rows:
@@ -53,6 +72,8 @@ def train(model: BareGPT, job: Job, steps: list[list[int]]) -> dict[str, float]:
 def main() -> None:
     job = Job()
     workload, rounds = job.workload, job.workload.plan["rounds"]
+    if workload.plan["family"] != "gpt2":
+        return first_steps(Published(workload.model), job)
     model = BareGPT(workload.model)
     if job.options["what"] == "validation":  # of weights that contestants saved
         losses = {}
@@ -60,8 +81,7 @@ def main() -> None:
             model.load(Path(file))
             losses[name] = validation_loss(model, workload)
         return say(losses)
-    with torch.no_grad():
-        np.save(job.job["logits"], torch.stack([model(ids)[0, -1] for ids in job.prompts()]).numpy())
+    save_logits(model, job)
     orders = job.options["orders"]
     validation, first = {"start": validation_loss(model, workload)}, []
     for steps in rounds[1:]:
@@ -74,6 +94,22 @@ def main() -> None:
         first[0][order] = train(model, job, rounds[0][order])
         validation[order] = validation_loss(model, workload)
     say({"first": first, "validation": validation})
+
+
+@torch.no_grad()
+def save_logits(model: nn.Module, job: Job) -> None:
+    np.save(job.job["logits"], torch.stack([model(ids)[0, -1] for ids in job.prompts()]).numpy())
+
+
+def first_steps(model: nn.Module, job: Job) -> None:
+    save_logits(model, job)
+    first: list[dict[str, dict[str, float]]] = []
+    for steps in job.workload.plan["rounds"]:
+        first.append({})
+        for order in job.options["orders"]:
+            model.zero_grad()
+            first[-1][order] = gradient(model, job.workload, steps[order][0])
+    say({"first": first})
 
 
 if __name__ == "__main__":

@@ -102,6 +102,11 @@ class Job:
         if norm is not None:
             self.norms.append(norm)
 
+    def config(self) -> dict[str, Any]:
+        """The model's config.json."""
+        stored: dict[str, Any] = json.loads((self.workload.model / "config.json").read_text())
+        return stored
+
     def prompts(self) -> Iterator[torch.Tensor]:
         """(1, T) ids of the prompts on which contestants must agree before they are timed."""
         for ids in self.workload.plan["prompts"]:

@@ -181,6 +181,19 @@ def test_rotation_is_fp32_and_leaves_what_is_not_turned():
     assert torch.allclose(cos.square() + sin.square(), torch.tensor(1.25**2))
 
 
+@pytest.mark.parametrize("channels", [6, 10])
+def test_the_gradient_of_a_rotation_is_that_of_its_formula(channels):
+    rotary = Rotary(Rope(theta=100.0, channels=channels, scale=1.25))
+    x, g = torch.randn(5, 2, D, requires_grad=True), torch.randn(5, 2, D)
+    angles = torch.arange(5.0)[:, None, None] * rotary.frequencies
+    cos, sin, half = angles.cos() * 1.25, angles.sin() * 1.25, channels // 2
+    first, second, rest = x[..., :half], x[..., half:channels], x[..., channels:]
+    plain = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    found = attention.rotate(x, rotary.turns(torch.arange(5)))
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, g)[0] for y in (found, plain)))
+
+
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
 def test_the_gradients_of_heads_are_one_tensor_again_without_a_copy(heads):
     fused, (q, k, v) = states([9], heads)

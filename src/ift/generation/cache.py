@@ -79,9 +79,16 @@ class Prefill:
     def __init__(self, cache: Cache, first_slot: int, lengths: Sequence[int], prefix: int):
         self.cache, self.first_slot, self.lengths, self.prefix = cache, first_slot, lengths, prefix
         cache.reserve(prefix + max(lengths))
+        self._turns: dict[Rotary, tuple[Tensor, Tensor]] = {}
 
     def positions(self, input_ids: Tensor) -> Tensor:
         return torch.cat([torch.arange(self.prefix, self.prefix + n) for n in self.lengths]).to(input_ids.device)
+
+    def turns(self, rotary: Rotary, q: Tensor) -> tuple[Tensor, Tensor]:
+        if rotary not in self._turns:
+            of_each = torch.tensor([self.prefix + n for n in self.lengths for _ in range(n)], device=q.device)
+            self._turns[rotary] = rotary.turns(self.positions(q), of_each)
+        return self._turns[rotary]
 
     def attend(
         self,
@@ -94,8 +101,7 @@ class Prefill:
         rotary: Rotary | None = None,
     ) -> Tensor:
         if rotary:
-            of_each = torch.tensor([self.prefix + n for n in self.lengths for _ in range(n)], device=q.device)
-            turns = rotary.turns(self.positions(q), of_each)
+            turns = self.turns(rotary, q)
             q, k = rotate(q, turns), rotate(k, turns)
         lengths = list(self.lengths)
         rows = zip(*(torch.split(part, lengths) for part in (q, k, v)), strict=True)
@@ -122,6 +128,7 @@ class Step:
         self.rows = torch.arange(len(positions), device=positions.device)
         unseen = torch.arange(cache.room, device=positions.device) > positions[:, None]
         self.mask = torch.zeros(unseen.shape, device=positions.device).masked_fill(unseen, -math.inf)[:, None]
+        self._turns: dict[Rotary, tuple[Tensor, Tensor]] = {}  # most layers of a forward turn alike
 
     def positions(self, input_ids: Tensor) -> Tensor:
         return self.at
@@ -138,7 +145,9 @@ class Step:
     ) -> Tensor:
         n, heads, channels = q.shape
         if rotary:
-            turns = rotary.turns(self.at)
+            if rotary not in self._turns:
+                self._turns[rotary] = rotary.turns(self.at)
+            turns = self._turns[rotary]
             q, k = rotate(q, turns), rotate(k, turns)
         store = self.cache.keys[layer], self.cache.values[layer]
         store[0][self.rows, :, self.at], store[1][self.rows, :, self.at] = k, v

@@ -46,7 +46,7 @@ class Rotary:
         self.long = frequencies(rope, long=True) if rope.long else None  # of rows of more than rope.original tokens
 
     def turns(self, positions: Tensor, lengths: Tensor | int | None = None) -> tuple[Tensor, Tensor]:
-        """(N,) positions -> cosines and sines, (N, 1, F) each: alike for all heads.
+        """(N,) positions -> cosines and signed sines as `rotate` takes them, (N, 1, 2F) each: alike for all heads.
 
         lengths: (N,) tokens of the row of each, or one number for all; None: each is the last of its row
         """
@@ -58,7 +58,8 @@ class Rotary:
             lengths = positions + 1 if lengths is None else torch.as_tensor(lengths, device=positions.device)
             turn = torch.where((lengths > self.rope.original).view(-1, 1, 1), self.long, turn)
         angles = positions.float()[:, None, None] * turn
-        return angles.cos() * self.rope.scale, angles.sin() * self.rope.scale
+        cos, sin = angles.cos() * self.rope.scale, angles.sin() * self.rope.scale
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def frequencies(rope: Rope, *, long: bool = False) -> Tensor:
@@ -93,10 +94,34 @@ def frequencies(rope: Rope, *, long: bool = False) -> Tensor:
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     """(..., N, heads, D) states by the turns of their N positions; channels after the first 2F stay as they are."""
-    cos, sin = turns
-    half = cos.shape[-1]
-    first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x.dtype)
+    if torch.is_grad_enabled() and x.requires_grad:
+        rotated: Tensor = _Rotation.apply(x, *turns)  # type: ignore[no-untyped-call]
+        return rotated
+    return _rotate(x, *turns)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Over whole heads, not halves: passes over rows of 32 numbers take twice the time."""
+    turning = cos.shape[-1]
+    part = x[..., :turning].float()
+    other = part.unflatten(-1, (2, turning // 2)).flip(-2).flatten(-2)  # of each channel, the one that it turns with
+    turned = torch.addcmul(part * cos, other, sin).to(x.dtype)
+    return turned if turning == x.shape[-1] else torch.cat([turned, x[..., turning:]], dim=-1)
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is the rotation back; nothing of the states is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(gradient, cos, -sin), None, None
 
 
 # ----------------------------------------------------------------------------------------------------------------------

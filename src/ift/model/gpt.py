@@ -22,24 +22,7 @@ from ift.model.config import GPTConfig
 from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean of x² + eps), each channel times its weight + offset (Zhang & Sennrich 2019)."""
-
-    def __init__(self, width: int, eps: float, offset: float):
-        super().__init__()
-        self.weight, self.eps, self.offset = nn.Parameter(torch.full((width,), 1 - offset)), eps, offset
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight + self.offset if self.offset else self.weight
-        return F.rms_norm(x.to(weight.dtype), weight.shape, weight, self.eps)
-
-
-def norm(config: GPTConfig, width: int) -> nn.Module:
-    if config.norm == "layer":
-        return nn.LayerNorm(width, eps=config.norm_eps)
-    return RMSNorm(width, config.norm_eps, config.norm_offset)
+from ift.model.norm import norm
 
 
 class Attention(nn.Module):
