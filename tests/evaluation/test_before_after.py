@@ -53,6 +53,10 @@ def test_each_row_is_a_pair_with_the_loss_that_a_plain_loop_finds(run):
     assert scores["loss", "tuned"]["low"] < mean < scores["loss", "tuned"]["high"]
     assert scores["loss", "base"]["value"] != scores["loss", "tuned"]["value"]
     assert math.isfinite(scores["rouge_l", "base"]["value"])
+    against = {each["metric"]: each for each in results["against_base"]}
+    assert list(against) == ["exact_match", "rouge_l", "chrf", "loss"]
+    assert against["loss"]["difference"] == pytest.approx(mean - scores["loss", "base"]["value"])
+    assert results["notes"][-1].startswith("Tuned against base on the same questions, 4 tests with Holm's p: ")
 
 
 def test_the_report_shows_the_pairs(run):

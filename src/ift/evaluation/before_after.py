@@ -14,6 +14,8 @@ from typing import Any
 from ift.data.contract.examples import TooLong, make_example
 from ift.data.reading.rows import Row, read_stored_rows
 from ift.errors import ConfigError
+from ift.evaluation.against_base import against_base, note_differences
+from ift.evaluation.ngrams import chrf_of
 from ift.evaluation.overlap import rouge_l, same
 from ift.evaluation.responses import Answerer
 from ift.evaluation.results import Outcome, Score
@@ -25,6 +27,7 @@ from ift.settings import EvaluateSettings, load_settings
 from ift.text.templates import Template
 
 TASK = "test split"
+METRICS = {"exact_match": SHARE, "rouge_l": UNIT, "chrf": UNIT, "loss": POSITIVE}
 
 
 def check(everything: EvaluateSettings) -> None:
@@ -53,10 +56,13 @@ def evaluate(bench: Bench) -> Outcome:
     assert template
     samples = [line for subject in (bench.base, bench.tuned) for line in _lines(bench, subject, template, rows)]
     scores = [score for model in ("tuned", "base") for score in _scores(model, samples)]
+    differences = against_base(samples, scores, {}, scale_of=lambda metric, _: METRICS[metric], base_prompt="template")
     notes = [] if len(rows) == len(every) else [f"{len(rows)} of {len(every)} test rows."]
     if any(line["metrics"]["loss"] is None for line in samples):
         notes.append("Rows whose prompt alone fills the context have no loss.")
-    return Outcome(scores, samples, {f"template {template.name}": template.hash}, notes)
+    notes += note_differences(differences)
+    versions = {f"template {template.name}": template.hash}
+    return Outcome(scores, samples, versions, notes, {"against_base": differences})
 
 
 def _lines(bench: Bench, subject: Subject, template: Template, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -77,6 +83,7 @@ def _lines(bench: Bench, subject: Subject, template: Template, rows: Sequence[Ro
             "metrics": {
                 "exact_match": float(same(text, reference)),
                 "rouge_l": rouge_l(text, reference),
+                "chrf": chrf_of(text, reference),
                 "loss": loss,
             },
         }
@@ -105,7 +112,7 @@ def _losses(subject: Subject, template: Template, rows: Sequence[Row]) -> list[f
 
 
 def _scores(model: str, samples: Sequence[dict[str, Any]]) -> Iterator[Score]:
-    for metric, scale in (("exact_match", SHARE), ("rouge_l", UNIT), ("loss", POSITIVE)):
+    for metric, scale in METRICS.items():
         values = [line["metrics"][metric] for line in samples if line["model"] == model]
         e = mean_interval([value for value in values if value is not None], scale)
         yield Score(

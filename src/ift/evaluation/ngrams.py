@@ -118,6 +118,11 @@ def chrf(counts: Counts) -> NDArray[np.float64]:
     return np.where(weighed > 0, (1 + RECALL**2) * precision * recall / np.where(weighed > 0, weighed, 1), 0.0)
 
 
+def chrf_of(response: str, reference: str) -> float:
+    """chrF of a single answer."""
+    return float(chrf(np.array(chrf_counts(response, reference))))
+
+
 def counted(
     pairs: Sequence[tuple[str, str]], advance: Callable[[int], None] = lambda pairs: None
 ) -> tuple[Counts, Counts]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ift.evaluation.ngrams import chrf_of
 from ift.evaluation.overlap import rouge_l, same
 from ift.evaluation.statistics import (
     POSITIVE,
@@ -139,7 +140,7 @@ def shown(pairs: Sequence[Pair]) -> list[Shown]:
 
 
 def measures(rows: Sequence[Shown]) -> list[Measure]:
-    """Exact match, ROUGE-L and loss of both models, with paired tests after Holm's correction for these."""
+    """Exact match, ROUGE-L, chrF and loss of both models, with paired tests after Holm's correction for these."""
     kept = [(row, row.rouge_l) for row in rows if row.rouge_l is not None]
     losses = [
         (a, b) for row in rows if (a := row.pair.untuned_loss) is not None and (b := row.pair.tuned_loss) is not None
@@ -150,6 +151,10 @@ def measures(rows: Sequence[Shown]) -> list[Measure]:
             [float(same(row.pair.tuned, row.pair.reference)) for row, _ in kept],
         ),
         ("ROUGE-L", ".3f", UNIT): ([r[0] for _, r in kept], [r[1] for _, r in kept]),
+        ("chrF", ".3f", UNIT): (
+            [chrf_of(row.pair.untuned, row.pair.reference) for row, _ in kept],
+            [chrf_of(row.pair.tuned, row.pair.reference) for row, _ in kept],
+        ),
         ("loss of the reference", ".3f", POSITIVE): ([a for a, _ in losses], [b for _, b in losses]),
     }
     both = {kind: values for kind, values in both.items() if values[0]}

@@ -51,6 +51,7 @@ from ift.errors import DataError, MachineError
 from ift.progress import progress
 from ift.run import read_json, write_json
 from ift.threads import cores
+from ift.wheels import user_cache
 
 CHUNK_ROWS, CHUNK_BYTES = 500, 2**20
 PARALLEL = 16 * 2**20  # bytes of data from which worker processes pay
@@ -177,7 +178,7 @@ def open_store(
 
 def _cache_root(given: str | None) -> Path:
     """The cache folder, tried for real; or a temporary one that goes with this process, and a line that says so."""
-    root = given or os.environ.get("IFT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/ift"
+    root = given or user_cache()
     try:
         path = Path(root).expanduser()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold copies of rows
