@@ -1,4 +1,5 @@
 # make demo    trains the built-in default on a fresh machine and shows its answers
+# make real    tunes a small real model on real rows, some minutes on two cores, and shows what changed
 # make test    runs the tests
 # make long    what takes longer than the tests: tests/long, and the properties of the data contract over 10,000 examples
 # make soak    proves that training survives: trainings killed at some hundred places, disks that refuse, damaged files;
@@ -12,10 +13,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TEST := $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder --ignore tests/long
 
-.PHONY: demo test check long soak format clean .venv-helm
+.PHONY: demo real test check long soak format clean .venv-helm
 
 demo: .venv/core
 	$(BIN)/python train.py
+
+real: .venv/real
+	$(BIN)/ift real
 
 test: .venv/test
 	$(TEST)
@@ -48,11 +52,16 @@ format: .venv/dev
 	$(INSTALL) --editable .
 	@touch $@
 
+.venv/real: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a minute or two the first time)"
+	$(INSTALL) --editable ".[real]"
+	@touch $@ .venv/core
+
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv (a minute or two the first time)"
 	$(INSTALL) --editable ".[test]"
 	$(INSTALL) --no-deps llms-from-scratch evals  # what these ask for (TensorFlow, Jupyter, Snowflake) is not needed
-	@touch $@ .venv/core
+	@touch $@ .venv/core .venv/real
 
 .venv/dev: .venv/test
 	$(INSTALL) --editable ".[dev]"

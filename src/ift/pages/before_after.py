@@ -107,8 +107,9 @@ def of_samples(samples: Sequence[Mapping[str, Any]], best_step: Any) -> list[Pai
 
 def of_evaluation(samples: Sequence[Mapping[str, Any]]) -> list[Pair]:
     """The two lines of each test row in evals/before_after/samples.jsonl."""
-    base = {s["doc_id"]: s for s in samples if s["model"] == "base"}
-    pairs = [(base[s["doc_id"]], s) for s in samples if s["model"] == "tuned" and s["doc_id"] in base]
+    answers = [s for s in samples if "said" in s]  # the others are of general text
+    base = {s["doc_id"]: s for s in answers if s["model"] == "base"}
+    pairs = [(base[s["doc_id"]], s) for s in answers if s["model"] == "tuned" and s["doc_id"] in base]
     return [
         Pair(
             **_prompt({**a, "reference": a["target"]}),

@@ -249,7 +249,7 @@ def _is_pair(line: Mapping[str, Any]) -> bool:
     return (
         isinstance(line["doc_id"], int)
         and isinstance(line["metrics"], dict)
-        and all(isinstance(line[name], str) for name in texts)
+        and ("text" in line or all(isinstance(line[name], str) for name in texts))
     )
 
 
