@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from ift import entry
+from ift.artifacts.model_template import open_template
 from ift.artifacts.model_tokenizer import model_tokenizer
 from ift.artifacts.smollm2 import smollm2
 from ift.artifacts.weights import find_folder, inspect_folder, load_model
@@ -36,7 +37,6 @@ from ift.evaluation.responses import Answerer
 from ift.evaluation.statistics import POSITIVE, UNIT, compare_pairs, mean_interval
 from ift.run import RunFolder, read_json, read_jsonl, write_json
 from ift.settings import Settings
-from ift.text.chat_templates import template_from
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -68,7 +68,7 @@ class Work:
         self.settings: Settings = entry.composed("train", self.words, Settings)
 
     def prepared(self) -> tuple[Template, Tokenizer, Prepared]:
-        template = template_from(self.settings.prompt)
+        template = open_template(self.settings.prompt, self.settings.model)
         tokenizer = model_tokenizer(self.settings.model, template)
         data = prepare(self.settings.data, template, tokenizer, context_length=CONTEXT, run=None)
         return template, tokenizer, data

@@ -36,6 +36,8 @@ COMMANDS = [
 ELSEWHERE = {  # run by what sets up the environment that this test runs in, or by the test of what they start
     "make demo": "Makefile",
     "make test": ".ci/run",
+    "make real": "tests/long/test_real.py",
+    "ift real data.path=FILE": "tests/long/test_real.py",
     "make soak": "tests/training/test_resume.py, a part of it",
     'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
     "torchrun --nproc-per-node=2 train.py": "tests/long/test_launchers.py",

@@ -36,7 +36,8 @@ def run(tmp_path_factory, settings_of):
 
 def test_each_row_is_a_pair_with_the_loss_that_a_plain_loop_finds(run):
     results = run_engine(evaluate_settings([f"run={run.path}", *WORDS]))
-    lines = read_jsonl(run.evals / "before_after" / "samples.jsonl")
+    every = read_jsonl(run.evals / "before_after" / "samples.jsonl")
+    lines = [line for line in every if "said" in line]
     assert [(line["model"], line["doc_id"]) for line in lines] == [(m, i) for m in ("base", "tuned") for i in range(5)]
     model, tokenizer, template = load_model_folder(run.model)
     for line in lines[5:]:
@@ -52,11 +53,20 @@ def test_each_row_is_a_pair_with_the_loss_that_a_plain_loop_finds(run):
     assert scores["loss", "tuned"]["value"] == pytest.approx(mean)
     assert scores["loss", "tuned"]["low"] < mean < scores["loss", "tuned"]["high"]
     assert scores["loss", "base"]["value"] != scores["loss", "tuned"]["value"]
+    general = [line for line in every if line["model"] == "tuned" and "text" in line]
+    assert len(general) == scores["bits_per_byte", "tuned"]["n"] == 40
+    ids = tokenizer.encode(general[0]["text"])[: model.config.context_length]
+    with torch.no_grad():
+        given = torch.tensor([[tokenizer.end_of_text, *ids[:-1]]])
+        logits = model.logits(model.hidden(given), every_id=True)[0].float().log_softmax(-1)
+    nats = -float(logits.gather(1, torch.tensor(ids)[:, None]).sum())
+    bits = nats / math.log(2) / len(tokenizer.decode(ids).encode())
+    assert general[0]["metrics"]["bits_per_byte"] == pytest.approx(bits, rel=1e-4)
     assert math.isfinite(scores["rouge_l", "base"]["value"])
     against = {each["metric"]: each for each in results["against_base"]}
-    assert list(against) == ["exact_match", "rouge_l", "chrf", "loss"]
+    assert list(against) == ["exact_match", "rouge_l", "chrf", "loss", "bits_per_byte"]
     assert against["loss"]["difference"] == pytest.approx(mean - scores["loss", "base"]["value"])
-    assert results["notes"][-1].startswith("Tuned against base on the same questions, 4 tests with Holm's p: ")
+    assert results["notes"][-1].startswith("Tuned against base on the same questions, 5 tests with Holm's p: ")
 
 
 def test_the_report_shows_the_pairs(run):
