@@ -52,6 +52,8 @@ BLOCK = 8  # numbers of turns rendered by one process: starting it is what costs
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 REASONING = ("reasoning_content", "thinking", "reasoning", "thought")  # what templates call it in a message
 OTHERWISE = "writes an earlier answer in another way once a turn follows"
+OPENS, CLOSES = re.compile(r"<think>\n*"), "\n</think>\n\n"  # a thought that a generation prompt begins (DeepSeek-R1)
+HIDDEN = secrets.token_hex(16)  # no text of a row can spell it
 TOOL = "toolM0Zq"  # a tool's name: the template carries tools where it writes this
 NOTHING = Looks()
 PAD = "\x1f"  # white space to strip(), which no template writes: where it is gone, the template strips the text
@@ -95,6 +97,7 @@ class Shape:
     ending: str  # the special token that ends a turn; "": the end-of-text does
     after: str  # white space that the template writes after a last answer without an end
     changes: str = ""  # what the template does to an earlier answer that it does not do to a last one
+    thought: str = ""  # the beginning of a thought that ends the generation prompt and stands before no answer
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,10 @@ class ChatTemplate(Template):
             whole = _kept[self._about, chat][len(json.loads(chat)["messages"]), False]
             before, response, closing = self._by_shape(conversation)
             text = "".join(END if self._ends(piece) else piece.text for piece in (*before, *response, *closing))
-            if whole.problem or not self._bare(whole.rest).startswith(self._bare(text)):
+            if thought := self._shape_of(conversation).thought:  # of which the template writes nothing
+                text = text.replace(thought + CLOSES, "")
+            rest = _shown(whole.rest, self.tokens)
+            if whole.problem or not self._bare(rest).startswith(self._bare(text)):
                 raise self._error("writes some texts in another way than others, by a rule that is not seen in it")
         if sample:
             _sampled.add(self._about)
@@ -517,7 +523,11 @@ def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], own: Own) ->
     literals, slots = _cut(full, roles)
     starts, prompt_slots = _cut(prompt, roles[:-1])
     *earlier, last, tail = literals
-    opening = last.removeprefix(starts[-1])
+    thought = starts[-1][len(last) :] if starts[-1].startswith(last) else ""
+    if OPENS.fullmatch(thought):
+        opening, last = CLOSES, starts[-1] + CLOSES
+    else:
+        opening, thought = last.removeprefix(starts[-1]), ""
     same_texts = [*earlier, starts[-1] + opening] == [*starts[:-1], last]
     if not same_texts or prompt_slots != slots[:-1] or (own.eos and own.eos in opening):
         raise Problem("writes a generation prompt that is not what stands before an answer")
@@ -544,7 +554,7 @@ def _read_shape(full: Rendered, prompt: Rendered, roles: list[str], own: Own) ->
     parts += own.pieces(starts[-1])
     answer = Answer(opens, slots[-1], (Piece(closing, True),))
     ending = marker.text if marker and marker.special else ""
-    return Shape(tuple(parts), answer, ending, "" if ended else tail[len(closing) :], changes), starts
+    return Shape(tuple(parts), answer, ending, "" if ended else tail[len(closing) :], changes, thought), starts
 
 
 def _is_end(piece: Piece) -> bool:
@@ -612,7 +622,7 @@ class Changed(Problem):
 
 def _render_whole(template: ChatTemplate, chats: Sequence[str]) -> list[dict[tuple[int, bool], Rendered]]:
     """For each conversation its renderings by (number of messages, whether the generation prompt follows)."""
-    mark = secrets.token_hex(16)  # stands for the end-of-text meanwhile: no text of a row can spell it
+    mark = secrets.token_hex(16)  # stands for eos_token meanwhile: no text of a row can spell it
     special, source = dict(template.special), template.source
     eos = special.get("eos_token", "")
     if eos:
@@ -620,7 +630,7 @@ def _render_whole(template: ChatTemplate, chats: Sequence[str]) -> list[dict[tup
         special = {name: mark if token == eos else token for name, token in special.items()}
     requests = []
     for chat in map(json.loads, chats):
-        messages = chat["messages"]
+        messages = [_inert(message, template) for message in chat["messages"]]
         cuts = {(len(messages), False): None}
         for number in _answers(messages) if template._every else [len(messages) - 1]:
             cuts |= {(number, True): None, (number + 1, False): None}
@@ -628,6 +638,40 @@ def _render_whole(template: ChatTemplate, chats: Sequence[str]) -> list[dict[tup
     reply = render_apart(source, special, requests, today=template.today or TODAY, mark=mark)
     pairs = zip(requests, reply.renders, strict=True)
     return [dict(zip(request.cuts, renders, strict=True)) for request, renders in pairs]
+
+
+def _inert(message: Message, template: ChatTemplate) -> Message:
+    """A message whose texts spell no special token of the model: what is found in a rendering is the template's own.
+
+    An answer keeps what the template looks for in it ("</think>"), for it writes that itself.
+    """
+    looked_for = template._looks.inside if message["role"] == "assistant" else ()
+    hidden = [(token.text, name) for token, name in _hidden(template.tokens) if token.text not in looked_for]
+
+    def inert(value: Any) -> Any:
+        if isinstance(value, str):
+            for spelled, name in hidden:
+                value = value.replace(spelled, name)
+            return value
+        if isinstance(value, dict):
+            return {key: inert(inner) for key, inner in value.items()}
+        return [inert(inner) for inner in value] if isinstance(value, list) else value
+
+    return {key: value if key == "role" else inert(value) for key, value in message.items()} if hidden else message
+
+
+def _hidden(tokens: Sequence[Special]) -> list[tuple[Special, str]]:
+    """Special tokens, the longest first, and what stands for a row's text that spells one while it is rendered."""
+    named = [(token, f"{HIDDEN}{number}q") for number, token in enumerate(tokens)]
+    return sorted(named, key=lambda one: -len(one[0].text))
+
+
+def _shown(text: str, tokens: Sequence[Special]) -> str:
+    """A rendered text with all texts of rows as they are."""
+    if HIDDEN in text:
+        for token, name in _hidden(tokens):
+            text = text.replace(name, token.text)
+    return text
 
 
 def _answers(messages: Sequence[Message]) -> list[int]:
@@ -649,6 +693,12 @@ class Rendering:
             raise Problem(whole.problem)
         self.text = whole.rest
         self.usual = template._shape(False, 1)  # what stands after an answer
+        eos = dict(template.special).get("eos_token", "")
+        self.eos = next((token for token in template.tokens if token.text == eos), None)
+        self.own = Own(END, tuple(token for token in template.tokens if token != self.eos))
+        self.thought = self.usual.thought  # begun by the generation prompt
+        self.thought_ends = f"{self._last_thought()}{CLOSES}" if self.thought else ""  # what the template leaves out
+        self.ending = END if template.ending in ("", eos) else template.ending  # as it is spelled in the text
 
     def pieces(self, conversation: Conversation) -> Pieces:
         before: list[Piece] = []
@@ -662,13 +712,19 @@ class Rendering:
                 continue  # it bears no loss: a row of which it should is refused
             before += self._prompt(at, begin)
             response, closing = self._answer(conversation, number, begin, end)
-            ending = [Piece("", True, end=True)] if ended else []
+            ending = [piece._replace(supervised=True) for piece in self._own_pieces(self.ending)] if ended else []
             answer = join([*response, *closing, *as_last(response, ending)])
             before += self.template._with_loss(answer, answer=True)
-            at = end + ended
+            at = end + len(self.ending) * ended
         number = len(self.answers) - 1
         begin, end, _ = self._place(number)
-        return [*before, *self._prompt(at, begin)], *self._answer(conversation, number, begin, end)
+        response, closing = self._answer(conversation, number, begin, end)
+        if self.thought:
+            learnt = number not in conversation.unlearnt
+            thinks = [Piece(self._last_thought(), learnt), *self.own.pieces(CLOSES, supervised=learnt)]
+            response = [*(piece._replace(unlearnt=not learnt) for piece in thinks), *response]
+        opens = self.template._with_loss(self.own.pieces(self.thought), answer=False)
+        return join([*before, *self._prompt(at, begin), *opens]), response, closing
 
     def refusal(self, conversation: Conversation) -> str | None:
         """Why the conversation cannot be learnt as it is rendered, or None."""
@@ -695,15 +751,18 @@ class Rendering:
             if rendered.problem:
                 raise Problem(rendered.problem)
         begin = prompt.common
-        if prompt.rest or (not is_last and alone.common < begin):
+        if prompt.rest != self.thought or (not is_last and (self.thought or alone.common < begin)):
             if is_last:
                 raise Problem("writes a generation prompt that is not what stands before an answer")
             raise Changed(OTHERWISE)
         own = self.text[begin:] if is_last else self.text[begin : alone.common] + alone.rest
-        text, ended, _ = own.partition(END)
-        text = text if ended else text.removesuffix(self.usual.after)
+        text, ended, _ = own.partition(self.ending)
+        if not ended:
+            text = text.removesuffix(self.usual.after)
+            if self.template.ending and is_last:
+                raise Problem(f"does not end this answer with {self.template.ending} as it ends others")
         end = begin + len(text)
-        follows = self.text.startswith(END, end)
+        follows = self.text.startswith(self.ending, end)
         closes = bool(self.usual.answer.closing[0].text.strip())
         if not self.text.startswith(text, begin) or (ended and not follows and not closes):
             raise Changed(OTHERWISE)
@@ -711,18 +770,40 @@ class Rendering:
             raise Empty("writes nothing for an answer")
         return begin, end, follows
 
+    def _last_thought(self) -> str:
+        """The last answer's reasoning, which it has of its own or before its text."""
+        last = self.messages[-1]
+        before, ends, _ = last["content"].partition(CLOSES.strip())
+        thought: str = last.get(self.template._reasoning) or (before if ends else "")
+        return OPENS.sub("", thought, count=1).strip("\n")
+
     def _prompt(self, begin: int, end: int) -> list[Piece]:
-        own = Own(END, ())
-        return self.template._with_loss(join(own.pieces(self.text[begin:end])), answer=False)
+        return self.template._with_loss(join(self._own_pieces(self.text[begin:end])), answer=False)
+
+    def _own_pieces(self, text: str) -> list[Piece]:
+        """A part of the rendering, with special tokens and ends where the template wrote them."""
+        known = Piece(self.eos.text, False, special=True) if self.eos else Piece("", False, end=True)
+        return [
+            known if piece.end else piece if piece.special else piece._replace(text=self._shown(piece.text))
+            for piece in self.own.pieces(text)
+        ]
+
+    def _shown(self, text: str) -> str:
+        return _shown(text, self.template.tokens)
 
     def _answer(self, conversation: Conversation, number: int, begin: int, end: int) -> tuple[list[Piece], list[Piece]]:
         """The parts of an answer, and what closes it."""
         text, closing = self.text[begin:end], self.usual.answer.closing[0].text
         closing = closing if text.endswith(closing) else ""
-        text = text.removesuffix(closing)
+        parts = self._own_pieces(text.removesuffix(closing))
         marks = unlearnt(conversation, number)
-        lost = self._offset(text, self.messages[self.answers[number]]["content"]) if marks else 0
-        response = answer_pieces(text, True, marks, lost)
+        spelled = "".join(part.text for part in parts)
+        at = self._offset(spelled, self.messages[self.answers[number]]["content"]) if marks else 0
+        response: list[Piece] = []
+        for part in parts:
+            pieces = answer_pieces(part.text, True, marks, at)
+            response += [piece._replace(end=part.end, special=part.special) for piece in pieces]
+            at += len(part.text)
         return response, as_last(response, [Piece(closing, True)] if closing else [])
 
     def _offset(self, text: str, content: str) -> int:
@@ -745,7 +826,7 @@ class Rendering:
         except Empty:
             return "tool calls" if last.get("tool_calls") else "answer"
         for message in self.messages:
-            where = self.text[begin:] if message is last else self.text
+            where = self.thought + self.thought_ends + self._shown(self.text[begin:] if message is last else self.text)
             names = [call["function"]["name"] for call in message.get("tool_calls", ())]
             given = [text for call in message.get("tool_calls", ()) for text in _leaves(call["function"]["arguments"])]
             if not _all_in([*names, *given], where):
@@ -756,7 +837,7 @@ class Rendering:
                 whole = len(self._parts(message, every=True)) == 1
                 what = {"tool": "tool results", "assistant": "answer" if whole else "reasoning"}
                 return what.get(message["role"], message["role"])
-        if not _all_in([last.get(self.template._reasoning, "")], self.text[begin:]):
+        if not _all_in([last.get(self.template._reasoning, "")], self.thought_ends + self._shown(self.text[begin:])):
             return "reasoning"
         return None
 
