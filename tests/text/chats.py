@@ -4,6 +4,7 @@ import dataclasses
 
 from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
+from ift.text.templates import Special
 
 ONE = Conversation("Name a color.", "", "Red.")
 SYSTEM = dataclasses.replace(ONE, system="Be brief.")
@@ -127,6 +128,43 @@ MISTRAL = """
     {%- else %}{{ raise_exception('no ' + m.role + ' here') }}
     {%- endif %}
 {%- endfor %}"""
+# as Qwen2.5's: a system text of its own where a conversation has none
+DEFAULTS = """
+{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nYou are small.<|im_end|>\n' }}{% endif %}
+{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
+# as Gemma 3's: a system text goes into the first question
+FOLDS = """
+{{- bos_token }}
+{%- set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}
+{%- for m in messages if m.role != 'system' %}
+    {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}
+    {{- (first if loop.first else '') + m.content | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start_of_turn>model\n' }}{% endif %}"""
+# as DeepSeek-R1's: the generation prompt begins a thought, and no answer in a conversation has one
+BEGINS_A_THOUGHT = """
+{{- bos_token }}
+{%- for m in messages %}
+    {%- if m.role == 'assistant' %}{{- '<|assistant|>' + m.content.split('</think>')[-1] + eos_token }}
+    {%- else %}{{- '<|' + m.role + '|>' + m.content }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|><think>\n' }}{% endif %}"""
+# as gpt-oss': the last answer ends with another token than an earlier one, a call with a third
+CHANNELS = """
+{%- for m in messages %}
+    {%- if m.role == 'assistant' and m.tool_calls %}
+        {{- '<|start|>assistant to=' + m.tool_calls[0].function.name + '<|message|>' }}
+        {{- m.tool_calls[0].function.arguments | tojson + '<|call|>' }}
+    {%- elif m.role == 'assistant' %}
+        {%- if loop.last and m.thinking %}
+            {{- '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}
+        {%- endif %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + m.content + ('<|return|>' if loop.last else '<|end|>') }}
+    {%- else %}{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{% endif %}"""
 STYLES = {
     "chatml": CHATML,
     "llama2": LLAMA2,
@@ -144,6 +182,26 @@ TOOL_STYLES = {
     "llama3": (LLAMA3, (("bos_token", "<|begin|>"), ("eos_token", "<|eot|>"))),
     "mistral": (MISTRAL, TOKENS),
 }
+# the construction of each family's template, its special tokens, and those that its model knows besides
+FAMILIES = {
+    "qwen2.5": (DEFAULTS, (("eos_token", "<|im_end|>"),), ("<|im_start|>",)),
+    "qwen3": (THINKS, (("eos_token", "<|im_end|>"),), ("<|im_start|>", "<think>", "</think>", "<tool_call>")),
+    "gemma2": (GEMMA, (("bos_token", "<bos>"), ("eos_token", "<eos>")), ("<start_of_turn>", "<end_of_turn>")),
+    "gemma3": (FOLDS, (("bos_token", "<bos>"), ("eos_token", "<eos>")), ("<start_of_turn>", "<end_of_turn>")),
+    "llama3": (*TOOL_STYLES["llama3"], ("<|system|>", "<|user|>", "<|assistant|>", "<|ipython|>")),
+    "phi3": (PHI3, (("eos_token", "<|endoftext|>"),), ("<|user|>", "<|assistant|>", "<|end|>")),
+    "deepseek": (BEGINS_A_THOUGHT, (("bos_token", "<s>"), ("eos_token", "</s>")), ("<|user|>", "<|assistant|>")),
+    "gpt-oss": (CHANNELS, (("eos_token", "<|return|>"),), ("<|start|>", "<|end|>", "<|message|>", "<|call|>")),
+    "smollm2": (DEFAULTS, (("bos_token", "<|im_start|>"), ("eos_token", "<|im_end|>")), ()),
+}
+
+
+def of_family(name, **settings):
+    """The template as it is made for a model of the family."""
+    source, special, others = FAMILIES[name]
+    template = ChatTemplate(name, source=source, special=special, today="2024-07-26", **settings)
+    bos = dict(special)["bos_token"] if "bos_token" in source else ""
+    return template.with_tokens([Special(text) for text in (*others, *dict(special).values())], bos)
 
 
 def chat(source, tokens=TOKENS, **settings):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ift.data.contract.examples import broken_law, encode
 from ift.errors import ConfigError, WeightsError
-from ift.text.chat_templates import ChatTemplate, _mark, read_template, template_from
+from ift.text.chat_shapes import _mark
+from ift.text.chat_templates import ChatTemplate, read_template, template_from
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_piece, encode_prompt
 from ift.text.jinja_process import start
