@@ -378,7 +378,7 @@ def test_what_a_template_does_by_a_rule_that_cannot_be_seen_is_refused_with_the_
     source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ '!' if @ }}{{ eos_token }}{% endfor %}"
     source = source.replace("@", found) + "{% if add_generation_prompt %}[assistant]{% endif %}"
     template = ChatTemplate("odd", source=source, special=(("eos_token", "<end>"),))
-    with pytest.raises(ConfigError, match=r"odd writes some texts in another way .* \(take another"):
+    with pytest.raises(ConfigError, match=r"odd writes some texts in another way .* \(prompt=alpaca or"):
         template.prepare([Conversation(text, output="b") for text in ("a", "WHAT IS IT", "what is </x>")])
 
 
