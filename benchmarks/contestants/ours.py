@@ -190,11 +190,11 @@ def finish(job: Any, batches: list[Any], module: Any) -> None:
 
 def attended(batch: Any) -> list[tuple[int, int]]:
     """Queries and keys that are multiplied with each other, block by block."""
-    from ift.model.layouts import Flat
+    from ift.training.objectives import layout_of
 
     if batch.lengths is None:
         return [(batch.input_ids.shape[1],) * 2] * len(batch.input_ids)
-    blocks = Flat(batch.lengths, batch.prefix).blocks()
+    blocks = layout_of(batch).blocks()
     return [
         (queries.stop - queries.start, sum(part.stop - part.start for part in (keys, *shared)))
         for queries, keys, shared in blocks

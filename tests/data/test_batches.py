@@ -71,6 +71,25 @@ def test_what_rows_begin_with_stands_once():
     assert (batch.lengths, batch.prefix, batch.tokens) == ([2, 3], 3, 5 + 6)
 
 
+def test_what_some_rows_go_on_with_stands_once_before_the_first_of_them():
+    """Rows 0 and 2 go on after the 1 of all with 11 to 18; rows 1 and 3 with 31 to 37, fewer than are worth it."""
+    first, second = list(range(11, 19)), list(range(31, 38))
+    rows = [
+        example([1, *first, 2, 3], prompt=10),
+        example([1, *second, 4], prompt=8),
+        example([1, *first, 5], prompt=10),
+        example([1, *second, 6, 7], prompt=9),
+    ]
+    batch = collate_unpadded(rows, end_of_text=P, share_prefix=True)
+    assert batch.input_ids.tolist() == [1, *first, 2, 3, *second, 4, 5, *second, 6, 7]
+    assert (batch.lengths, batch.parents, batch.prefix) == ([1, 8, 2, 8, 1, 9], [-1, 0, 1, 0, 1, 0], 1)
+    assert batch.targets[batch.supervised].tolist() == [3, P, 4, P, P, 7, P]
+    without = example([*first, 2, 3], prompt=9)
+    batch = collate_unpadded([rows[1], without, without], end_of_text=P, share_prefix=True)
+    assert batch.input_ids.tolist() == [1, *second, 4, *first, 2, 3, 2, 3]
+    assert (batch.lengths, batch.parents, batch.prefix) == ([9, 8, 2, 2], [-1, -1, 1, 1], 0)
+
+
 @pytest.mark.parametrize(
     ("rows", "prefix"),
     [

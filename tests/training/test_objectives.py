@@ -30,6 +30,27 @@ def test_both_ways_of_a_batch_smooth_alike_and_evaluation_never(make_model, batc
         assert torch.equal(smooth(model.eval(), batch).loss, plain(model, batch).loss)
 
 
+def test_rows_that_begin_in_two_ways_have_the_loss_and_gradient_of_padded_ones(make_model):
+    """Two tokens of all, then ten of the even rows and nine of the odd ones."""
+    random, model = np.random.default_rng(0), make_model(context_length=32)
+    rows = []
+    for number in range(5):
+        own = random.integers(0, 48, 4 + number)
+        shared = np.concatenate([[7, 8], np.arange(20, 30) if number % 2 else np.arange(30, 39)])
+        ids = np.concatenate([shared, own]).astype(np.int32)
+        rows.append(Example(ids, np.arange(len(ids)) >= len(shared) + 2))
+    flat = collate_unpadded(rows, end_of_text=END, share_prefix=True)
+    assert flat.parents == [-1, 0, 1, 0, 3, 1, 3, 1]
+    found = []
+    for batch in (collate_padded(rows, end_of_text=END), flat):
+        model.zero_grad()
+        loss = CrossEntropy()(model, batch).loss
+        loss.backward()
+        found.append([loss, *(p.grad.to_dense() for p in model.parameters())])
+    for padded, shared in zip(*found, strict=True):
+        torch.testing.assert_close(shared, padded, atol=2e-6, rtol=1e-6)
+
+
 def test_noise_is_as_large_as_a_row_is_short(batches):
     """Uniform in plus and minus alpha / sqrt(L C): its largest of 2,000 numbers is close to that, in each row."""
     padded, flat = batches

@@ -25,8 +25,9 @@ class Batch(NamedTuple):
     supervised: torch.Tensor  # (S,) int64: where the other targets are, counted through the whole batch
     rows: list[int]  # numbers of the rows in their file, for messages
     row_tokens: list[int]  # of each row, without padding, with a shared prefix
-    lengths: list[int] | None = None  # tokens of each row that follow the prefix
+    lengths: list[int] | None = None  # tokens of each row that follow the prefix; with `parents`, of each stretch
     prefix: int = 0  # tokens that all rows begin with: they stand once, before the rows
+    parents: list[int] | None = None  # number of the stretch that each goes on after, -1: it begins a row (Tree)
 
     @property
     def tokens(self) -> int:
@@ -55,7 +56,8 @@ def collate_padded(examples: Sequence[Example], *, end_of_text: int, pad_to: int
 def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_prefix: bool = False) -> Batch:
     """The same rows and targets one after the other, without padding.
 
-    input_ids  (N,)  with share_prefix what all rows begin with stands once, before the first row
+    input_ids  (N,)  with share_prefix what all rows begin with stands once, before the first row; and what some of them
+                     go on with, before the first of these, as with templates that have two forms
     targets    (N,)  of each row as in collate_padded
 
     A shared prefix ends before the first supervised token and before the end of the shortest row, so that every row has
@@ -65,11 +67,31 @@ def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_pre
         blank = collate_padded(examples, end_of_text=end_of_text)
         return blank._replace(input_ids=blank.input_ids[0], targets=blank.targets[0], lengths=[1])
     prefix = _common_prefix(examples) if share_prefix and len(examples) > 1 else 0
-    ids = [examples[0].ids[:prefix], *(example.ids[prefix:] for example in examples)]
-    targets = [np.full(prefix, IGNORE_INDEX), *(targets_of(example, end_of_text)[prefix:] for example in examples)]
+    shared = _shared_by_some(examples, prefix) if share_prefix else {}
+    stretches: list[tuple[Example, int, int]] = [(examples[0], 0, prefix)]  # tokens from a place to another of a row
+    parents = [-1]
+    ends: dict[int, int] = {}  # of what rows share that go on with the same token -> number of that stretch
+    for example in examples:
+        key = _going_on(example, prefix)
+        begin, parent = shared.get(key, prefix), 0
+        if begin > prefix:
+            if key not in ends:
+                ends[key] = len(stretches)
+                stretches.append((example, prefix, begin))
+                parents.append(0)
+            parent = ends[key]
+        stretches.append((example, begin, example.tokens))
+        parents.append(parent)
+    ids = [example.ids[begin:end] for example, begin, end in stretches]
+    targets = [targets_of(example, end_of_text)[begin:end] for example, begin, end in stretches]
     flat, flat_targets = (torch.from_numpy(np.concatenate(parts).astype(np.int64)) for parts in (ids, targets))
     batch = _batch(flat, flat_targets, examples)
-    return batch._replace(lengths=[example.tokens - prefix for example in examples], prefix=prefix)
+    lengths = [end - begin for _, begin, end in stretches]
+    if not shared:
+        return batch._replace(lengths=lengths[1:], prefix=prefix)
+    if not prefix:
+        return batch._replace(lengths=lengths[1:], parents=[parent - 1 for parent in parents[1:]])
+    return batch._replace(lengths=lengths, prefix=prefix, parents=parents)
 
 
 def targets_of(example: Example, end_of_text: int) -> np.ndarray:
@@ -94,6 +116,24 @@ def _common_prefix(examples: Sequence[Example]) -> int:
         differs = np.flatnonzero(first[:shared] != example.ids[:shared])
         shared = int(differs[0]) if len(differs) else shared
     return shared
+
+
+WORTH = 8  # tokens; to share fewer saves less than rows in more parts cost
+
+
+def _shared_by_some(examples: Sequence[Example], prefix: int) -> dict[int, int]:
+    """Of rows that go on alike after what all begin with: their next token -> how many tokens they begin with."""
+    alike: dict[int, list[Example]] = {}
+    for example in examples:
+        alike.setdefault(_going_on(example, prefix), []).append(example)
+    if len(alike) < 2:
+        return {}
+    depths = {key: _common_prefix(rows) for key, rows in alike.items() if len(rows) > 1}
+    return {key: depth for key, depth in depths.items() if depth >= prefix + WORTH}
+
+
+def _going_on(example: Example, prefix: int) -> int:
+    return int(example.ids[prefix])
 
 
 Limit = int | float | None  # of batches: how many, a share of them, or None for all

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from ift.data.batches import IGNORE_INDEX, Batch
 from ift.model.gpt import GPT
-from ift.model.layouts import Flat
+from ift.model.layouts import Flat, Tree
+
+
+def layout_of(batch: Batch) -> Flat:
+    """Of a batch without padding."""
+    lengths = batch.lengths or []
+    return Flat(lengths, batch.prefix) if batch.parents is None else Tree(lengths, batch.parents)
 
 
 class Sums(NamedTuple):
@@ -69,7 +75,7 @@ class CrossEntropy:
             correct = (logits.argmax(dim=-1) == targets).sum()
         else:
             supervised = batch.supervised  # (S,) of N tokens
-            layout = Flat(batch.lengths, batch.prefix)
+            layout = layout_of(batch)
             hidden = model.hidden(batch.input_ids, layout, supervised, noise)  # (S, C)
             loss, correct = model.loss(hidden, batch.targets[supervised], smoothing)
         return Sums(loss, len(batch.supervised), {"accuracy": correct})
@@ -89,7 +95,7 @@ def neftune_noise(batch: Batch, width: int, alpha: float) -> Tensor:
 
     Drawn from the run's random state. Rows of a batch share no prefix then: each has noise of its own.
     """
-    if batch.prefix:
+    if batch.prefix or batch.parents:
         raise ValueError("rows that share a prefix would share its noise too")
     shape = (*batch.input_ids.shape, width)
     noise = torch.empty(shape, device=batch.input_ids.device).uniform_(-1, 1)
