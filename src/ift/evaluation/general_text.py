@@ -42,7 +42,6 @@ def bits_per_byte(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], *, bat
     found = log_likelihoods(
         model,
         [(start, ids) for ids in every],
-        vocab_size=tokenizer.vocab_size,
         batch_tokens=batch_tokens,
     )
     return [
