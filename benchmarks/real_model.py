@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def ift(work: Work) -> None:
 def trainer(work: Work) -> None:
     """transformers' Trainer on the tokens of the same rows, in the order that ift sees them."""
     from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
     folder = work.output / f"trainer-{work.arguments.seed}"
@@ -182,7 +183,7 @@ def trainer(work: Work) -> None:
         train_sampling_strategy="sequential",
     )  # fmt: skip
     rows = Dataset.from_list([_unshifted(examples[number], tokenizer.end_of_text) for number in order])
-    collator = DataCollatorForSeq2Seq(_Pad(tokenizer.end_of_text), padding=True)
+    collator = partial(padded, pad=tokenizer.end_of_text)
     model = loaded(work.model)
     model.train()
     job = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[InTime()])
@@ -210,26 +211,16 @@ def _unshifted(example: Any, end_of_text: int) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": [-100, *targets[:-1]]}
 
 
-class _Pad:
-    """As much of a tokenizer as a collator asks for."""
+def padded(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """A batch as a collator of transformers makes it: padded on the right, with a mask."""
+    width = max(len(row["input_ids"]) for row in rows)
 
-    padding_side = "right"
+    def block(key: str, fill: int) -> torch.Tensor:
+        return torch.tensor([[*row[key], *[fill] * (width - len(row[key]))] for row in rows])
 
-    def __init__(self, pad: int) -> None:
-        self.pad_token_id = pad
-
-    def pad(self, rows: Sequence[dict[str, Any]], **_: Any) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-
-        def padded(key: str, fill: int) -> torch.Tensor:
-            return torch.tensor([[*row[key], *[fill] * (width - len(row[key]))] for row in rows])
-
-        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
-        return {
-            "input_ids": padded("input_ids", self.pad_token_id),
-            "labels": padded("labels", -100),
-            "attention_mask": mask,
-        }
+    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
+    mask = (torch.arange(width) < lengths).long()
+    return {"input_ids": block("input_ids", pad), "labels": block("labels", -100), "attention_mask": mask}
 
 
 def show(output: Path) -> list[str]:

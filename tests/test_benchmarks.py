@@ -14,6 +14,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "contestants")]
 
 import before_and_after  # noqa: E402
 import plan  # noqa: E402
+import real_model  # noqa: E402
 import scoring  # noqa: E402
 import side_by_side  # noqa: E402
 from bare import BareGPT  # noqa: E402
@@ -22,6 +23,8 @@ from side_by_side import Column, Contestant, Gate, Outcome, best_of, compare, ra
 from workload import Workload  # noqa: E402
 
 from ift.artifacts.weights import save_weights  # noqa: E402
+from ift.data.batches import targets_of  # noqa: E402
+from ift.data.contract.examples import Example  # noqa: E402
 from ift.model.config import GPTConfig  # noqa: E402
 from ift.model.gpt import GPT  # noqa: E402
 
@@ -226,3 +229,29 @@ def test_scores_are_timed_against_packages_that_give_the_same(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
     assert not [line for line in lines if "INVALID" in line]
+
+
+def test_a_row_for_transformers_bears_its_losses_where_ours_does():
+    """Their labels stand below the tokens that they are of, and are moved by one in the model; -100 has none."""
+    learnt, cut = (Example(np.array([5, 6, 7, 8]), np.array([0, 0, 1, 1], dtype=bool), ends=e) for e in (True, False))
+    rows = [real_model._unshifted(each, end_of_text=9) for each in (learnt, cut)]
+    batch = real_model.padded(rows, pad=9)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [5, 6, 7, 8, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+    assert batch["labels"][:, 1:].tolist() == [[-100, 7, 8, 9], [-100, 7, 8, -100]]
+    assert targets_of(learnt, 9).tolist() == [-100, 7, 8, 9]
+
+
+def test_what_follows_from_the_lines_of_a_real_model_is_said_seed_by_seed(tmp_path):
+    scores = {"test_losses": [1.0, 2.0, 3.0] * 4, "rouge_l": [0.5, 0.4, 0.3] * 4, "val_loss": 2.0}
+    lines = [
+        {"side": "untuned", "seed": None, **scores, "test_loss": 3.0, "rouge_l": [0.1] * 12},
+        {"side": "ift", "seed": 1, **scores, "test_loss": 0.995, "minutes": 3.0},
+        {"side": "trainer", "seed": 1, **scores, "test_loss": 1.0, "minutes": 9.0},
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = real_model.show(tmp_path)
+    assert "ift against trainer, seed 1: test loss 0.9950 times theirs" in shown
+    assert shown[0].startswith("ift      seed 1  test loss 0.9950, validation loss 2.0000, ROUGE-L 0.400 (")
+    assert shown[0].endswith(", 3.0 minutes")
+    assert any(line.startswith("ift seed 1 against untuned, ROUGE-L: +0.3000") for line in shown)
