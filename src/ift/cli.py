@@ -169,12 +169,14 @@ def check(arguments: argparse.Namespace) -> None:
     from ift.data.contract.prepare import prepare, twin_groups
     from ift.data.show import show_details, show_duplicates, show_examples, show_report
     from ift.run import RunFolder
+    from ift.text.encoding import made_for, turn_end
     from ift.training.other_prompt import begin_with_its_own
 
     given = [word.partition("=")[0] for word in arguments.what if "=" in word]
     settings = begin_with_its_own(settings, given)
     template = open_template(settings.prompt, settings.model)
     tokenizer = model_tokenizer(settings.model, template)
+    template = made_for(template, tokenizer, special_tokens=settings.prompt.special_tokens)
     run = RunFolder(arguments.output or Path("runs/check") / report_name(settings.data.path))
     data = prepare(
         settings.data,
@@ -186,14 +188,14 @@ def check(arguments: argparse.Namespace) -> None:
 
     from ift.pages.data_report import write_page
 
-    write_page(run, data, tokenizer)
+    write_page(run, data, tokenizer, end=turn_end(template, tokenizer))
     console = Console(highlight=False, soft_wrap=True)
     for line in (*show_report(data.report, data.folder), data.cached, *show_details(data.report)):
         console.print(line, markup=False)
     if arguments.duplicates:
         for line in show_duplicates(twin_groups(data, 10), data.report):
             console.print(line, markup=False)
-    show_examples(console, data.examples["train"], tokenizer)
+    show_examples(console, data.examples["train"], tokenizer, end=turn_end(template, tokenizer))
     console.print(f"look at   {run.data_page}", markup=False)
 
 

@@ -141,7 +141,11 @@ def loggers_apart(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "logger": {"wandb": content["logger"].get("name") == "wandb", **logger}}
 
 
-CONFIG = Form("config.yaml", (columns_by_form, settings_of_3))
+# Added with version 4: a template's markers were ordinary text
+SETTINGS_OF_4: dict[str, Any] = {"prompt.special_tokens": False}
+
+
+CONFIG = Form("config.yaml", (columns_by_form, settings_of_3, added(SETTINGS_OF_4)))
 RESULTS = Form("results.json")
 DATA_REPORT = Form("data_report.json")
 MANIFEST = Form("manifest.json")

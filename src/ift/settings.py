@@ -105,6 +105,7 @@ class PromptSettings:
     mask: bool
     turns: str = "all"
     chat_template: str | None = None  # a folder, a name on the Hub, or "auto": the model's own, else the segments
+    special_tokens: bool = True
     segments: list[SegmentSettings] = field(default_factory=list)
 
     def is_open(self) -> bool:

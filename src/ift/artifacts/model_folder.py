@@ -15,6 +15,7 @@ from ift.run import write_json
 from ift.sealed import recover_folder, remove_folder, replace_folder, seal
 from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import read_template
+from ift.text.encoding import turn_end
 from ift.text.templates import Template
 from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import Tokenizer
@@ -34,7 +35,8 @@ def save_model_folder(
     partial = path.with_name(path.name + ".part")
     remove_folder(partial)
     partial.mkdir(parents=True)
-    save_weights(model, partial, end_of_text=tokenizer.end_of_text)
+    model.stops |= {tokenizer.end_of_text}
+    save_weights(model, partial, end_of_text=turn_end(template, tokenizer))  # first of all the ends: it was learnt
     chat_template = export_chat_template(template, end=tokenizer.end_text)
     tokenizer.save(partial, context_length=model.config.context_length, chat_template=chat_template)
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})

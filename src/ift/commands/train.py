@@ -71,7 +71,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     elif inputs.checkpoint:
         print(f"goes on   from step {inputs.checkpoint.about['step']} in {run.path}", flush=True)
     else:
-        write_page(run, inputs.data, inputs.tokenizer)
+        write_page(run, inputs.data, inputs.tokenizer, end=inputs.turn_end)
         write_lines(run.test_rows, inputs.data.rows["test"].lines())
         print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
 
@@ -91,12 +91,12 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     if settings.trainer.fast_dev_run:
         settings = few_steps(settings)
     callbacks = own()
-    config, options, end_of_text = inputs.config, settings.trainer, inputs.tokenizer.end_of_text
+    config, options = inputs.config, settings.trainer
     optim = settings.optim
     device = set_up_process(settings, n_embd=config.n_embd)
     data = SFTDataModule(
         inputs.data.examples, settings.data,
-        end_of_text=end_of_text, accumulate=options.accumulate, seed=settings.seed,
+        end_of_text=inputs.turn_end, accumulate=options.accumulate, seed=settings.seed,
         dropout=config.dropout, noise=optim.neftune_alpha,
         limits=Limits(options.limit_train_batches, options.limit_val_batches, options.limit_test_batches),
     )  # fmt: skip
@@ -112,6 +112,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     if (limits := data.shortened(device.world)) and not is_other_rank():
         print(limits, flush=True)
     model = build_model(config, inputs.weights)
+    model.stops = inputs.stops
     compute_in(model, device.dtype)
     freeze(model, settings.model.freeze)
     set_up_blocks(model, settings.model)
@@ -123,7 +124,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     )  # fmt: skip
     if settings.dry_run:
         if not is_other_rank():
-            dry_run(module, data, inputs.tokenizer, device)
+            dry_run(module, data, inputs.tokenizer, device, end=inputs.turn_end)
         return None
     refuse_small_disk(run.path, module)
     try_longest_batch(module, data, device)
@@ -174,14 +175,14 @@ def train(
             about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.world),
             val_every=val_every(options, steps), save_every=options.save_every, restart_at=settings.optim.restart_at,
         )  # fmt: skip
-        sample_examples, tokens = inputs.data.examples["val"][: settings.samples.rows], inputs.tokenizer
+        sample_examples = inputs.data.examples["val"][: settings.samples.rows]
         samples = Samples(
             run.samples,
             lambda model: [
                 {**said, "loss": loss}
                 for said, loss in zip(
                     answer(model, sample_rows, sample_tokens),
-                    reference_losses(model, sample_examples, end_of_text=tokens.end_of_text),
+                    reference_losses(model, sample_examples, end_of_text=inputs.turn_end),
                     strict=True,
                 )
             ],

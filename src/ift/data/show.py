@@ -14,12 +14,12 @@ from rich.text import Text
 from ift.data.contract.examples import CUTS, Example
 from ift.data.reading.rows import Row
 from ift.errors import one_line
-from ift.text.tokenizers import Tokenizer
+from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 
 SHOWN = 3  # rows
 LEGEND = (
     "after [green]▸[/] text is supervised; [green]⏎[/] ends a response and is learnt, [dim]⏎[/] is not; "
-    "✂ is a cut, no end learnt"
+    "✂ is a cut, no end learnt; what is [reverse]reversed[/] is one special token"
 )
 BAR = 48  # characters of the longest bar
 JOINED = ("Lo", "Mn", "Mc", "So", "Sk")  # letters of scripts without capitals, their marks, and emoji
@@ -54,6 +54,12 @@ def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
     )
     in_loss = "response only" if report["prompt_masked"] else "prompt too"
     yield f"prompt    {report['prompt']} {report['prompt_hash']}, {in_loss} in the loss"
+    if report.get("special_tokens") or len(report.get("ends", ())) > 1:
+        put, ends = (
+            ", ".join(f"{printable(text)} {id}" for text, id in report[key].items())
+            for key in ("special_tokens", "ends")
+        )
+        yield f"          special tokens {put or 'none'}; an answer ends with {ends} (the first is learnt)"
     for warning, about in report["warnings"].items():
         places = ", ".join(map(str, about["first"][:3])) + (", ..." if about["rows"] > 3 else "")
         rows = "row" if about["rows"] == 1 else "rows"
@@ -142,22 +148,36 @@ def show_duplicates(groups: list[list[Row]], report: dict[str, Any]) -> Iterator
             yield f"  and {len(group) - 4} more"
 
 
-def show_examples(console: Console, examples: Sequence[Example], tokenizer: Tokenizer) -> None:
-    """The first rows in colour, and what the colours mean."""
+def show_examples(
+    console: Console, examples: Sequence[Example], tokenizer: Tokenizer, *, end: int | None = None
+) -> None:
+    """The first rows in colour, and what the colours mean. end: what is learnt after a response, if not end-of-text."""
     console.print(f"\n{LEGEND}\n")
     for example in examples[:SHOWN]:
-        console.print(show_example(example, tokenizer), soft_wrap=True)
+        console.print(show_example(example, tokenizer, end=end), soft_wrap=True)
         console.print(f"[dim]{example.tokens} tokens, {example.targets} with a loss[/]\n")
 
 
-def show_example(example: Example, tokenizer: Tokenizer) -> Text:
-    """The decoded row, supervised tokens in green and the others dim."""
+def show_example(example: Example, tokenizer: Tokenizer, *, end: int | None = None) -> Text:
+    """The decoded row, supervised tokens in green and the others dim, special tokens reversed."""
     text = Text()
-    for supervised, shown in runs(example, tokenizer):
-        text.append("▸" + shown if supervised else shown, style="green" if supervised else "dim")
+    for supervised, parts in runs(example, tokenizer):
+        style, mark = ("green", "▸") if supervised else ("dim", "")
+        for shown, special in parts:
+            text.append(mark + shown, style=f"{style} reverse" if special else style)
+            mark = ""
     cut = example.truncated == "response"
-    text.append("✂" if cut else "⏎", style="bold red" if cut else "bold green" if example.ends else "dim")
+    style = "bold red" if cut else "bold green" if example.ends else "dim"
+    shown = "✂" if cut else spelled(end, tokenizer)
+    text.append(shown, style=style if shown in "✂⏎" else f"{style} reverse")
     return text
+
+
+def spelled(end: int | None, tokenizer: Tokenizer) -> str:
+    """A special token as it is written; GPT-2's end-of-text, which stands in no text, as ⏎."""
+    end = tokenizer.end_of_text if end is None else end
+    is_mark = end == tokenizer.end_of_text and tokenizer.end_text == END_OF_TEXT
+    return "⏎" if is_mark else printable(tokenizer.decode([end]))
 
 
 def printable(text: str) -> str:
@@ -182,12 +202,24 @@ def _joins(text: str, i: int) -> bool:
     return all(side and (side >= "\u0600" and category(side) in JOINED) for side in (before, after))
 
 
-def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, str]]:
-    """The text of an example in runs of the same supervision; the end of an earlier turn is shown as ⏎."""
+def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, list[tuple[str, bool]]]]:
+    """The text of an example in runs of the same supervision, each in parts: is it one special token?
+
+    GPT-2's end-of-text is shown as ⏎.
+    """
     marked = zip(example.supervised.tolist(), example.ids.tolist(), strict=True)
     for supervised, tokens in groupby(marked, key=lambda pair: pair[0]):
-        text = ""
-        for end, group in groupby((token for _, token in tokens), key=lambda token: token == tokenizer.end_of_text):
-            ids = list(group)
-            text += "⏎" * len(ids) if end else tokenizer.decode(ids)
-        yield supervised, printable(text)
+        parts: list[tuple[str, bool]] = []
+        for special, group in groupby((token for _, token in tokens), key=lambda token: token in tokenizer.special):
+            if special:
+                shown = [spelled(token, tokenizer) for token in group]
+                parts += [(text, text != "⏎") for text in shown]
+            else:
+                parts.append((printable(tokenizer.decode(list(group))), False))
+        yield (
+            supervised,
+            [
+                ("".join(shown for shown, _ in run), special)
+                for special, run in groupby(parts, key=lambda part: part[1])
+            ],
+        )

@@ -26,6 +26,7 @@ from ift.evaluation.subject import Bench, Subject
 from ift.generation.likelihoods import reference_losses
 from ift.run import RunFolder
 from ift.settings import EvaluateSettings, load_settings
+from ift.text.encoding import turn_end
 from ift.text.templates import Template
 
 TASK = "test split"
@@ -127,7 +128,7 @@ def _losses(subject: Subject, template: Template, rows: Sequence[Row]) -> list[f
         except TooLong:
             continue
     tokens = subject.tokenizer
-    found = reference_losses(subject.model, list(fitting.values()), end_of_text=tokens.end_of_text)
+    found = reference_losses(subject.model, list(fitting.values()), end_of_text=turn_end(template, tokens))
     for number, loss in zip(fitting, found, strict=True):
         losses[number] = loss
     return losses

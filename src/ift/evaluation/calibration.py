@@ -39,6 +39,7 @@ from ift.evaluation.subject import Bench, Subject
 from ift.progress import progress
 from ift.run import RunFolder
 from ift.settings import EvaluateSettings, load_settings
+from ift.text.encoding import turn_end
 
 if TYPE_CHECKING:
     from ift.data.contract.examples import Example
@@ -94,7 +95,8 @@ def evaluate(bench: Bench) -> Outcome:
             raise DataError(
                 f"{bench.run.test_rows}: no row fits the model's {subject.model.config.context_length} positions"
             )
-        predicted = predict(subject, [example for _, example in examples], title=f"{subject.label} calibration")
+        end, title = turn_end(template, subject.tokenizer), f"{subject.label} calibration"
+        predicted = predict(subject, [example for _, example in examples], end=end, title=title)
         scores += scores_of(predicted, model=subject.label)
         samples += [
             _sample(number, rows[number], each, template, model=subject.label)
@@ -143,8 +145,11 @@ def _examples(bench: Bench, subject: Subject, template: Template, rows: Sequence
             yield number, example
 
 
-def predict(subject: Subject, examples: Sequence[Example], *, title: str | None = None) -> list[Predicted]:
-    """Each row's supervised tokens, in order. Raises Stopped between two batches where a signal came."""
+def predict(subject: Subject, examples: Sequence[Example], *, end: int, title: str | None = None) -> list[Predicted]:
+    """Each row's supervised tokens, in order. end: what is learnt after a response.
+
+    Raises Stopped between two batches where a signal came.
+    """
     import torch
 
     from ift.data.batches import IGNORE_INDEX, collate_unpadded, targets_of
@@ -152,7 +157,7 @@ def predict(subject: Subject, examples: Sequence[Example], *, title: str | None 
     from ift.model.layouts import Flat
     from ift.model.linear import prepared
 
-    model, end = subject.model.eval(), subject.tokenizer.end_of_text
+    model = subject.model.eval()
     order = sorted(range(len(examples)), key=lambda number: examples[number].tokens)
     found: dict[int, Predicted] = {}
     with torch.inference_mode(), prepared(model), progress(title, len(examples), "rows") as advance:

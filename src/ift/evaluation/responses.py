@@ -20,7 +20,7 @@ from ift.model.gpt import GPT
 from ift.progress import progress
 from ift.run import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from ift.settings import GenerateSettings
-from ift.text.encoding import encode_prompt
+from ift.text.encoding import encode_prompt, turn_end
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -43,7 +43,7 @@ def respond(
     generated = generate(
         model,
         fitted.prompts,
-        end_of_text=tokenizer.end_of_text,
+        end_of_text=turn_end(template, tokenizer),
         max_new_tokens=limit,
         sampling=Sampling.of(settings, seed),
         batch_size=settings.batch_size,

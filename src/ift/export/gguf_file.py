@@ -20,6 +20,7 @@ from ift.errors import ConfigError, missing_extra, one_line
 from ift.export.source import RunModel, joint
 from ift.model.families.gpt2 import GGUF, MATRICES, differs_from_published
 from ift.text.chat_template_export import export_chat_template
+from ift.text.encoding import turn_end
 
 # dtype -> the names that gguf has for it: of a tensor's type, and of a file mostly of that type
 DTYPES = {
@@ -95,7 +96,9 @@ def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
         writer.add_token_merges(merges)
     writer.add_bos_token_id(tokenizer.end_of_text)
     writer.add_eos_token_id(tokenizer.end_of_text)
-    for id in sorted(source.stops)[:1]:  # the format has a place for one more
+    learnt = turn_end(source.template, tokenizer)
+    others = [learnt] if learnt != tokenizer.end_of_text else sorted(source.stops)
+    for id in others[:1]:  # the format has a place for one more
         writer.add_eot_token_id(id)
     writer.add_add_bos_token(False)  # training begins with the prompt
     writer.add_add_space_prefix(False)

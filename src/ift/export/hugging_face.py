@@ -15,6 +15,7 @@ from ift.export.source import RunModel
 from ift.model.families import write_config
 from ift.run import write_json, write_text
 from ift.text.chat_template_export import export_chat_template
+from ift.text.encoding import turn_end
 
 # dtype -> its name in a safetensors header, and in config.json
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
@@ -23,7 +24,8 @@ DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F1
 def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """config.json, generation_config.json, model.safetensors, the tokenizer's files and chat_template.jinja."""
     tokenizer, config = source.tokenizer, source.config
-    stored = write_config(config, tokenizer.end_of_text, source.stops, DTYPES[dtype][1])
+    stops = source.stops | {tokenizer.end_of_text}
+    stored = write_config(config, turn_end(source.template, tokenizer), stops, DTYPES[dtype][1])
     write_json(folder / "config.json", stored)
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": stored["eos_token_id"]}
     write_json(folder / "generation_config.json", {**ends, "pad_token_id": tokenizer.end_of_text, "do_sample": False})

@@ -9,6 +9,7 @@ from typing import Any
 
 from ift.data.contract.examples import CUTS, Example
 from ift.data.contract.prepare import Prepared
+from ift.data.show import spelled
 from ift.evaluation.overlap import word_diff
 from ift.pages.page import Page
 from ift.pages.plots import round_ticks
@@ -21,7 +22,8 @@ LEAKS = 50  # shown with their texts; leaks.jsonl has them all
 LONGEST = 300  # tokens of a prompt or a response that are shown; a longer one loses its middle
 
 
-def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
+def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer, *, end: int | None = None) -> None:
+    """end: the token that is learnt after a whole response, if not the end-of-text."""
     report = data.report
     page = PAGE.render(
         title=run.path.resolve().name,
@@ -32,7 +34,7 @@ def write_page(run: RunFolder, data: Prepared, tokenizer: Tokenizer) -> None:
         equal_leaks=sum(leak["similarity"] >= 1 for leak in data.leaks),
         cuts=CUTS,
         rows=[
-            (row, example, shorten(token_spans(example, tokenizer)))
+            (row, example, shorten(token_spans(example, tokenizer, end=end)))
             for row, example in zip(data.rows["train"][:ROWS], data.examples["train"][:ROWS], strict=True)
         ],
     )
@@ -55,22 +57,29 @@ class Span:
     text: str
     supervised: bool
     ids: tuple[int, ...]
-    kind: str = "text"  # or end, cut, gap
+    kind: str = "text"  # or special, end, cut, gap
 
 
-def token_spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
-    """The row in whole characters; no span crosses an end-of-text or the border of what is supervised."""
+def token_spans(example: Example, tokenizer: Tokenizer, *, end: int | None = None) -> list[Span]:
+    """The row in whole characters; no span crosses a special token or the border of what is supervised."""
+
+    def token_span(token: int, supervised: bool) -> Span:
+        return Span(
+            spelled(token, tokenizer), supervised, (token,), "end" if token == tokenizer.end_of_text else "special"
+        )
+
     spans: list[Span] = []
     marked = zip(example.supervised.tolist(), example.ids.tolist(), strict=True)
-    for (supervised, end), run in groupby(marked, key=lambda mark: (mark[0], mark[1] == tokenizer.end_of_text)):
+    for (supervised, special), run in groupby(marked, key=lambda mark: (mark[0], mark[1] in tokenizer.special)):
         ids = [token for _, token in run]
-        if end:
-            spans += [Span("⏎", supervised, (token,), "end") for token in ids]
+        if special:
+            spans += [token_span(token, supervised) for token in ids]
         else:
             groups = whole_characters(ids, tokenizer)
             spans += [Span(tokenizer.decode(list(group)), supervised, group) for group in groups]
     cut = example.truncated == "response"
-    last = Span("✂", False, (), "cut") if cut else Span("⏎", example.ends, (tokenizer.end_of_text,), "end")
+    end = tokenizer.end_of_text if end is None else end
+    last = Span("✂", False, (), "cut") if cut else token_span(end, example.ends)
     return [*spans, last]
 
 

@@ -88,7 +88,7 @@ def export_chat_template(template: Template, *, end: str = END_OF_TEXT, plain: b
     white space or punctuation. And a message that spells the end-of-text becomes that token, unless the caller gives
     sanitize_control_tokens=True.
     """
-    source = _source_of(template).replace(END_OF_TEXT, json.dumps(end, ensure_ascii=False)[1:-1])
+    source = _source_of(template, end)
     return without_generation(source) if plain else source
 
 
@@ -103,9 +103,9 @@ def without_generation(source: str) -> str:
     return GENERATION.sub(plain, source)
 
 
-def _source_of(template: Template) -> str:
+def _source_of(template: Template, end: str) -> str:
     if isinstance(template, ChatTemplate):
-        return _with_own_tokens(template)
+        return _with_own_tokens(template, end)
     if template.plain:
         return PLAIN
     frame = jinja2.Environment(
@@ -123,32 +123,35 @@ def _source_of(template: Template) -> str:
     ).get_template("chat_template.jinja.j2")
     return frame.render(
         text_of=TEXT_OF,
+        begin=_print(template.bos) if template.puts_bos else "",
+        ends_itself=bool(template.ending),
         has_system=any("{system}" in segment.text for segment in template.segments),
         segments=[_segment(template, place) for place in range(len(template.segments))],
     )
 
 
-def _with_own_tokens(template: ChatTemplate) -> str:
-    """The source, for a tokenizer whose one special token is our end-of-text.
+def _with_own_tokens(template: ChatTemplate, end: str) -> str:
+    """The source, for a tokenizer that calls our end-of-text by all names of special tokens.
 
-    Its end becomes ours, and a date that it takes from the clock the date of training. Other special tokens that it
-    names stay the ordinary text that they were in training.
+    An end that the model has not becomes ours, and a date that it takes from the clock the date of training. All other
+    special tokens that it names are spelled as in training, where they were the model's own or ordinary text.
     """
-    special = dict(template.special)
-    end, source = special.get("eos_token", ""), template.source
-    if end and end != END_OF_TEXT:
-        source = source.replace(end, END_OF_TEXT)
+    special, source = dict(template.special), template.source
+    known = {token.text for token in template.tokens}
+    foreign = special.get("eos_token", "") if special.get("eos_token") not in known else ""
+    if foreign:
+        source = source.replace(foreign, json.dumps(end, ensure_ascii=False)[1:-1])
     today = date.fromisoformat(template.today or TODAY)  # the date in training, on every day
     source = CLOCK.sub(lambda call: json.dumps(today.strftime(call[1][1:-1]), ensure_ascii=False), source)
     # as the template was read in training, and as the exported tokenizer spells them
-    trained = {name: END_OF_TEXT if special.get(name) == end != "" else special.get(name, "") for name in SPECIAL}
-    exported = {name: END_OF_TEXT if name in EXPORTED else "" for name in SPECIAL}
+    trained = {name: end if special.get(name) == foreign != "" else special.get(name, "") for name in SPECIAL}
+    exported = {name: end if name in EXPORTED else "" for name in SPECIAL}
     lines = [
         f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
         for name, text in trained.items()
         if text != exported[name] and re.search(rf"\b{name}\b", source)
     ]
-    own = "".join(lines) + source
+    own = "".join(lines) + (_print(template.bos) if template.puts_bos else "") + source
     return own if _takes_parts(template.source, template.special, template.today) else TEXTS_OF + own
 
 

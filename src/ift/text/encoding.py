@@ -7,8 +7,13 @@ from ift.text.templates import Piece, Special, Template
 from ift.text.tokenizers import Tokenizer
 
 
-def made_for(template: Template, tokenizer: Tokenizer) -> Template:
-    """The template with the special tokens of a model's tokenizer wherever its own text spells them."""
+def made_for(template: Template, tokenizer: Tokenizer, *, special_tokens: bool = True) -> Template:
+    """The template with the special tokens of a model's tokenizer wherever its own text spells them.
+
+    special_tokens: False leaves it as it is, all of it ordinary text.
+    """
+    if not special_tokens:
+        return template
     known = [Special(text, *tokenizer.swallows.get(text, ())) for text in tokenizer.special_ids]
     bos = (text for text, id in tokenizer.special_ids.items() if id == tokenizer.beginning)
     return template.with_tokens(known, next(bos, ""))

@@ -150,6 +150,12 @@ class Template:
         """All text that it may write besides that of rows."""
         return "\0".join(text for segment in self.segments for text in FIELD.split(segment.text)[::2])
 
+    @property
+    def puts_bos(self) -> bool:
+        """Whether `bos` stands before a text because the template itself does not begin with it."""
+        first = next(iter(replace(self, bos="").render(Conversation("x"))[0]), None)
+        return bool(self.bos) and not (first and first.special and first.text == self.bos)
+
     @cached_property
     def ending(self) -> str:
         """The special token that ends a turn; "" where the end-of-text does.
@@ -213,8 +219,13 @@ class Template:
 
         The end-of-text of the last turn is not among them: whether it is learnt depends on the length too.
         """
+        before, response, after = self.parts(conversation)
+        return before, Piece("".join(p.text for p in response), any(p.supervised for p in response)), after
+
+    def parts(self, conversation: Conversation) -> Rendered:
+        """As `render`, with the pieces of the response: what opens it may be special tokens."""
         before, response, after = self._render(conversation)
-        return before, Piece("".join(p.text for p in response), any(p.supervised for p in response)), join(after)
+        return before, join(response), join(after)
 
     def _render(self, conversation: Conversation) -> Rendered:
         before = [Piece("", False, end=True)] if self.plain and not self.bos else []

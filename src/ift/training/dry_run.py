@@ -25,9 +25,10 @@ from ift.training.module import SFTModule
 from ift.training.preflight import run_once
 
 
-def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, device: Device) -> None:
+def dry_run(module: SFTModule, datamodule: SFTDataModule, tokenizer: Tokenizer, device: Device, *, end: int) -> None:
+    """end: the token that is learnt after a whole response."""
     console = Console()
-    show_examples(console, datamodule.examples["train"], tokenizer)
+    show_examples(console, datamodule.examples["train"], tokenizer, end=end)
     batch = datamodule.longest_batch()
     module.to(device.torch_device)
     started = time.perf_counter()

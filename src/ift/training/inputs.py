@@ -19,6 +19,7 @@ from ift.model.freezing import frozen_parameters
 from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
+from ift.text.encoding import made_for, turn_end
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -31,6 +32,16 @@ class Inputs:
     weights: Folder | None  # None: fresh ones
     data: Prepared
     checkpoint: Sealed | None  # where a run that was stopped goes on
+
+    @property
+    def turn_end(self) -> int:
+        """The token that is learnt after a whole response."""
+        return turn_end(self.template, self.tokenizer)
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """All tokens that end an answer: what is learnt, the end-of-text, and what the model's files name."""
+        return frozenset({self.turn_end, self.tokenizer.end_of_text}) | (self.weights.stops if self.weights else set())
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -48,6 +59,7 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     checkpoint = newest(run.checkpoints, mend=not is_other_rank())
     template = open_template(settings.prompt, settings.model)
     tokenizer = model_tokenizer(settings.model, template)
+    template = made_for(template, tokenizer, special_tokens=settings.prompt.special_tokens)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     frozen_parameters(settings.model.freeze, config)
     refuse_what_is_missing(settings)
@@ -56,6 +68,7 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
         template,
         tokenizer,
         context_length=config.context_length,
+        stops=weights.stops if weights else (),
         run=None if is_other_rank() or checkpoint else run,
     )
     if checkpoint:

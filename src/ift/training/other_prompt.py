@@ -66,7 +66,7 @@ def begin_with_its_own(settings: S, given: Collection[str]) -> S:
             print(f"prompt    {tuned.name}, with which {folder} was tuned (prompt=NAME takes another)", flush=True)
         return replace(settings, prompt=own)
     template = open_template(asked, model)
-    lines = first_difference(tuned, template)
+    lines = first_difference(tuned, template.with_tokens(tuned.tokens, tuned.bos))
     if lines is not None and not is_other_rank():
         warn(
             f"{folder}: tuned with the prompt {tuned.name}, now trained with {template.name} "
@@ -90,10 +90,11 @@ def stored_template(folder: Path) -> Template:
 
 
 def as_settings(template: Template, folder: Path) -> PromptSettings:
+    settings = PromptSettings(template.name, template.mask, template.turns)
+    settings.special_tokens = bool(template.tokens or template.bos)  # a file of before there were any means text
     if isinstance(template, ChatTemplate):
-        return PromptSettings(template.name, template.mask, template.turns, chat_template=str(folder))
-    segments = [SegmentSettings(s.text, s.supervised, s.when) for s in template.segments]
-    return PromptSettings(template.name, template.mask, template.turns, segments=segments)
+        return replace(settings, chat_template=str(folder))
+    return replace(settings, segments=[SegmentSettings(s.text, s.supervised, s.when) for s in template.segments])
 
 
 def first_difference(one: Template, other: Template) -> tuple[str, str] | None:

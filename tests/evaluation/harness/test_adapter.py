@@ -30,6 +30,7 @@ from ift.model.linear import compute_in
 from ift.text.chat_templates import ChatTemplate, template_from
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
+from ift.text.templates import Piece
 from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 
@@ -507,7 +508,7 @@ def test_what_the_template_has_the_model_write_before_an_answer_is_no_part_of_it
             found = adapter.generate_until(requests("", (rendered, free), (rendered, within)))
             assert found == ([answer, answer.split(opening[1])[0]] if text else [whole, opening[0]])
             assert len(store.lines) == lines
-    given, scored = adapter._encode_pair(Rendered(rendered.before, opening, ""), "yes")
+    given, scored = adapter._encode_pair(Rendered(rendered.before, [Piece(opening, True)], ""), "yes")
     assert given + scored == adapter.tok_encode(rendered) + subject.tokenizer.encode(opening + "yes")
     assert subject.tokenizer.decode(scored) == "yes"
 

@@ -1,10 +1,11 @@
 """From a row to token ids, each with a mark: does it count in the loss? Lengths are decided here, once.
 
-ids         8 ... 21 30 31 32          prompt and response; collate adds the end-of-text
+ids         8 ... 21 30 31 32          prompt and response; collate adds the end
 supervised  0 ...  0  1  1  1          by position, never by looking for a token
 ends        True                       the response is whole and learnt up to its end, so the end is learnt too
 
-The ends of earlier turns of a conversation stand in ids; no other end-of-text does.
+The end is the template's, as ChatML's <|im_end|>, or the end-of-text. Those of earlier turns of a conversation stand in
+ids.
 """
 
 from __future__ import annotations
@@ -226,18 +227,23 @@ def _drop_turns(row: Row, template: Template, tokenizer: Tokenizer, max_length: 
 def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
     """The first law that an example breaks, or None. It decodes the tokens and knows nothing of how they were made.
 
-    The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; an end-of-text
-    stands where a turn ends and nowhere else; none is learnt after a response that was cut or bears no loss.
+    The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; special tokens stand
+    where the template's own text has them or a turn ends, and nowhere else; no end is learnt after a response that was
+    cut or bears no loss.
     """
     pieces = example.pieces
     for supervised, part in ((True, example.supervised), (False, ~example.supervised)):
         ids = example.ids[part].tolist()
-        ends = ids.count(tokenizer.end_of_text)
-        if ends != sum(piece.end for piece in pieces if piece.supervised == supervised):
-            return "an end-of-text stands where no turn ends, or is missing where one does"
-        if ends:
-            ids = [id for id in ids if id != tokenizer.end_of_text]
-        text = "".join([piece.text for piece in pieces if piece.supervised == supervised]).encode()
+        own = [piece for piece in pieces if piece.supervised == supervised]
+        put = [encode_piece(piece, tokenizer)[0] for piece in own if piece.end or piece.special]
+        found = [] if tokenizer.special.isdisjoint(ids) else [id for id in ids if id in tokenizer.special]
+        if found != put[: len(found) if example.truncated == "response" else None]:
+            if found.count(tokenizer.end_of_text) != put.count(tokenizer.end_of_text):
+                return "an end-of-text stands where no turn ends, or is missing where one does"
+            return "a special token stands where the template has none, or is missing where it has one"
+        if found:
+            ids = [id for id in ids if id not in tokenizer.special]
+        text = "".join([piece.text for piece in own if not piece.special]).encode()
         decoded = tokenizer.decode_bytes(ids)
         if decoded != text and not (example.truncated == "response" and text.startswith(decoded)):
             what = ("supervised", "response") if supervised else ("unsupervised", "prompt")

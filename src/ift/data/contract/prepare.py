@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ift.forms import DATA_REPORT
 from ift.progress import progress
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import DataSettings, FractionSettings
+from ift.text.encoding import turn_end
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -67,13 +68,15 @@ def prepare(
     tokenizer: Tokenizer,
     *,
     context_length: int,
+    stops: Collection[int] = (),
     run: RunFolder | None = None,
 ) -> Prepared:
     """Read, check, encode (or find all that in the cache) and split.
 
     Raises ConfigError or DataError at the first thing a person must mend. A row too long for the context follows
     `data.too_long`. Dropped rows are an error only where they are more than `data.max_dropped` of all; those that
-    `data.limit` leaves out are counted with them, and never too many. With a run
+    `data.limit` leaves out are counted with them, and never too many. stops: tokens that end an answer of the model
+    besides the one that is learnt, for the report. With a run
     folder its data_report.json, rejected.jsonl, cut.jsonl, leaks.jsonl and overlaps.jsonl are written.
     """
     max_length = settings.max_length or context_length
@@ -122,6 +125,7 @@ def prepare(
     order = _split(store, sources, settings, folder / "rejected.jsonl")
     leaks = find_leaks(store, order, settings.twins)
     report = DATA_REPORT.stamped(make_report(store, order, leaks, template, tokenizer, max_length=max_length))
+    report |= about_special_tokens(template, tokenizer, stops)
     if settings.limit is not None:
         _leave_out(store, order, settings.limit, report, None if run is None else run.rejected)
     report["unread"] = unread_files(settings)
@@ -304,6 +308,17 @@ def twin_groups(data: Prepared, limit: int) -> list[list[Row]]:
         for number, size in zip(numbers[largest].tolist(), sizes[largest].tolist(), strict=True)
         if size > 1
     ]
+
+
+def about_special_tokens(template: Template, tokenizer: Tokenizer, stops: Collection[int]) -> dict[str, Any]:
+    """Special tokens of the template, and all that end an answer, the learnt one first: spellings and ids."""
+    own = dict.fromkeys((template.bos, *(token.text for token in template.tokens)))
+    end = turn_end(template, tokenizer)
+    ends = dict.fromkeys((end, tokenizer.end_of_text, *sorted(stops)))
+    return {
+        "special_tokens": {text: tokenizer.special_ids[text] for text in own if text},
+        "ends": {tokenizer.end_text if id == tokenizer.end_of_text else tokenizer.decode([id]): id for id in ends},
+    }
 
 
 def make_report(

@@ -58,21 +58,32 @@ class Rendered(str):
     """
 
     before: tuple[Piece, ...]
-    opening: str  # what the template has the model write before an answer ("" in most)
+    opens: tuple[Piece, ...]  # what the template has the model write before an answer (nothing in most)
     begun: str  # the answer so far
 
-    def __new__(cls, before: Iterable[Piece], opening: str, begun: str) -> Rendered:
-        pieces = tuple(before)
+    def __new__(cls, before: Iterable[Piece], opens: Iterable[Piece], begun: str) -> Rendered:
+        pieces, opens = tuple(before), tuple(opens)
+        opening = "".join(piece.text for piece in opens)
         shown = "".join(END_OF_TEXT if piece.end else piece.text for piece in pieces)
         rendered = super().__new__(cls, shown + (opening + begun if begun else ""))
-        rendered.before, rendered.opening, rendered.begun = pieces, opening, begun
+        rendered.before, rendered.opens, rendered.begun = pieces, opens, begun
         return rendered
 
     def __add__(self, text: str) -> Rendered:
-        return Rendered(self.before, self.opening, self.begun + text)
+        return Rendered(self.before, self.opens, self.begun + text)
+
+    @property
+    def opening(self) -> str:
+        return "".join(piece.text for piece in self.opens)
+
+    @property
+    def split(self) -> tuple[list[Piece], str]:
+        """All pieces up to the last special token before the answer's text, and that text as far as it has begun."""
+        at = max((place + 1 for place, piece in enumerate(self.opens) if piece.special), default=0)
+        return [*self.before, *self.opens[:at]], "".join(piece.text for piece in self.opens[at:]) + self.begun
 
     def __reduce__(self) -> Any:
-        return Rendered, (self.before, self.opening, self.begun)
+        return Rendered, (self.before, self.opens, self.begun)
 
 
 @dataclass(frozen=True)
@@ -212,8 +223,8 @@ class IftLM(TemplateLM):
         conversation, begun = _conversation(chat_history)
         if template.missing_place(conversation) == "system":
             conversation = conversation.without_system()
-        before, response, _ = template.render(conversation)
-        return Rendered(before, response.text, begun)
+        before, opens, _ = template.parts(conversation)
+        return Rendered(before, opens, begun)
 
     def _in_template(self, context: str) -> str:
         """The context in the template, unless it already is. An empty one stays empty."""
@@ -228,11 +239,12 @@ class IftLM(TemplateLM):
         return [] if first is None else [first]
 
     def _prompt_ids(self, prompt: Rendered) -> list[int]:
-        before = [token for piece in prompt.before for token in self._piece_ids(piece)]
-        return before + (list(self._encoded(prompt.opening + prompt.begun)) if prompt.begun else [])
+        pieces, text = prompt.split if prompt.begun else (prompt.before, "")
+        return [token for piece in pieces for token in self._piece_ids(piece)] + list(self._encoded(text))
 
     def _piece_ids(self, piece: Piece) -> Sequence[int]:
-        return encode_piece(piece, self.subject.tokenizer) if piece.end else self._encoded(piece.text)
+        is_text = not (piece.end or piece.special)
+        return self._encoded(piece.text) if is_text else encode_piece(piece, self.subject.tokenizer)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Raw: as the harness does, whole, and cut where the context alone ends, white space at its end left over.
@@ -243,10 +255,11 @@ class IftLM(TemplateLM):
         if not isinstance(context, Rendered):
             given, scored = self._cut(context, continuation)
             return (self._beginning if context else []) + given, scored
-        before = [token for piece in context.before for token in self._piece_ids(piece)]
+        pieces, begun = context.split
+        before = [token for piece in pieces for token in self._piece_ids(piece)]
         if not context.begun and continuation.strip():
             continuation = continuation.removeprefix(" ")
-        given, scored = self._cut(context.opening + context.begun, continuation)
+        given, scored = self._cut(begun, continuation)
         return before + given, scored
 
     def _cut(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
