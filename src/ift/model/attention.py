@@ -223,7 +223,7 @@ class BlockAttention(torch.autograd.Function):
         ctx.blocks, ctx.scores = blocks, scores
         out = torch.empty(q.shape, device=q.device)
         into = out.transpose(0, 1)  # (H, N, D)
-        queries_of, keys_of, values_of = (part.float().transpose(0, 1) for part in (q, k, v))  # (heads, N, D) each
+        queries_of, keys_of, values_of = _heads(q, k, v, scores)
         for queries, keys, earlier in blocks:
             stretches, hidden = _visible(queries, keys, earlier, scores.window, q.device)
             query, key, value = queries_of[:, queries], _pick(keys_of, stretches), _pick(values_of, stretches)
@@ -236,7 +236,7 @@ class BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v = ctx.saved_tensors
         scores: Scores = ctx.scores
-        queries_of, keys_of, values_of = (part.float().transpose(0, 1) for part in (q, k, v))
+        queries_of, keys_of, values_of = _heads(q, k, v, scores)
         sizes = [q.shape[1], k.shape[1], v.shape[1]]
         # one buffer, each part in its place: split_heads gives it on as it is
         buffer = torch.zeros(len(q), sum(sizes), q.shape[2], device=q.device)
@@ -251,12 +251,18 @@ class BlockAttention(torch.autograd.Function):
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, torch.float32)
             if slope is not None:
                 d_scores *= slope
-            d_scores *= scores.scale
             d_queries[:, queries] = torch.bmm(d_scores, key).view(query.shape)
             _add(d_keys, stretches, torch.bmm(d_scores.transpose(1, 2), _grouped(query, len(key))))
             _add(d_values, stretches, torch.bmm(weights.transpose(1, 2), d_out))
+        d_queries *= scores.scale
         d_q, d_k, d_v = torch.split(buffer.to(q.dtype), sizes, dim=1)
         return d_q, d_k, d_v, None, None
+
+
+def _heads(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, heads, D) -> (heads, N, D) each, in fp32. Queries are scaled here, once: scores are many more numbers."""
+    queries, keys, values = (part.float().transpose(0, 1) for part in (q, k, v))
+    return queries * scores.scale, keys, values
 
 
 def _visible(
@@ -304,8 +310,8 @@ def _grouped(queries: Tensor, kv_heads: int) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor, hidden: Tensor, scores: Scores) -> tuple[Tensor, Tensor | None]:
-    """(H, n, D) and (K, keys, D) -> weights (K, H / K * n, keys), and the slope of the cap where there is one."""
-    products = torch.bmm(_grouped(query * scores.scale, len(key)), key.transpose(1, 2))
+    """Scaled (H, n, D) and (K, keys, D) -> weights (K, H / K * n, keys), and the slope of the cap if there is one."""
+    products = torch.bmm(_grouped(query, len(key)), key.transpose(1, 2))
     slope = None
     if scores.cap is not None:
         bent = torch.tanh(products / scores.cap)
