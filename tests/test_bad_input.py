@@ -106,7 +106,7 @@ CASES = [
     Case("pickle", WEIGHTS + "pickle model=pretrained", 4, "pickle: only pytorch_model.bin, a pickle"),
     Case("no weights", WEIGHTS + "bytes model=pretrained", 4, "bytes/config.json: no such file"),
     Case("vocabulary", WEIGHTS + "small model=pretrained", 4, "small: 100 tokens, but the tokenizer bytes has 257"),
-    Case("broken tokenizer", ROWS + "good.json model.tokenizer=text", 4, "text/tokenizer.json: not a byte-level BPE"),
+    Case("broken tokenizer", ROWS + "good.json model.tokenizer=text", 4, "text/tokenizer.json: not a tokenizer"),
     # the machine
     Case("below a file", ROWS + "good.json output_dir=good.json/run", 5, "good.json/run"),
     Case("not a folder", ROWS + "good.json output_dir=good.json", 5, "good.json"),

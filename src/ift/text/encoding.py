@@ -28,7 +28,7 @@ def encode_piece(piece: Piece, tokenizer: Tokenizer) -> list[int]:
 
 def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a text that stands in no template, as the model's own tokenizer begins it."""
-    return [*([] if tokenizer.beginning is None else [tokenizer.beginning]), *tokenizer.encode(text)]
+    return [*([] if tokenizer.beginning is None else [tokenizer.beginning]), *tokenizer.encode(text, "start")]
 
 
 def encode_prompt(conversation: Conversation, template: Template, tokenizer: Tokenizer) -> list[int]:

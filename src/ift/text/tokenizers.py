@@ -10,15 +10,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tiktoken
 
 from ift.errors import MachineError
 from ift.run import write_json
+from ift.text.added_tokens import added_token
 from ift.text.bpe import GPT2_PATTERN, byte_to_unicode, merges, train_bpe
+from ift.text.published import END_OF_TEXT
 
-END_OF_TEXT = "<|endoftext|>"
+# where a text that is encoded stands: where a whole text starts, right after a special token, or going on with another
+Place = Literal["start", "after_special", "inside"]
 
 
 class Tokenizer:
@@ -35,7 +38,13 @@ class Tokenizer:
         self.swallows: Mapping[str, tuple[bool, bool]] = {}  # those that take white space in, before and after them
         self.cuts_as_gpt2 = encoding._pat_str == GPT2_PATTERN
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def encoder(self) -> str:
+        """The library that makes tokens of text."""
+        return "tiktoken"
+
+    def encode(self, text: str, place: Place = "inside") -> list[int]:
+        """place: some tokenizers put a space before a text, which pieces of a text that go on must not have."""
         return self.encoding.encode_ordinary(text)
 
     def decode(self, ids: list[int]) -> str:
@@ -45,13 +54,22 @@ class Tokenizer:
         """Exactly what was encoded, where decode() shows half a character as a replacement."""
         return self.encoding.decode_bytes(ids)
 
+    def written(self, text: str, place: Place = "inside") -> bytes:
+        """What the tokens of a text decode to: the text itself, unless the model's tokenizer writes it another way
+        (accents composed by NFC, a space before it, a control character left out)."""
+        return text.encode()
+
+    def differs(self, texts: Iterable[str]) -> str:
+        """The first of these texts to which tiktoken gives other tokens than the model's own library; "" for none."""
+        return ""
+
+    def distrust(self, text: str) -> None:
+        """Encode by the model's own library from now on, since tiktoken gives this text other tokens."""
+
     @cached_property
     def hash(self) -> str:
         """Of the vocabulary and the way text is cut into words: equal hashes give equal tokens."""
-        digest = hashlib.sha256(f"{self.encoding._pat_str} {self.end_of_text}".encode())
-        for token, rank in self.encoding._mergeable_ranks.items():
-            digest.update(token + rank.to_bytes(4, "little"))
-        return digest.hexdigest()[:16]
+        return vocabulary_hash(self.encoding._pat_str, self.end_of_text, self.encoding._mergeable_ranks)
 
     @classmethod
     def gpt2(cls) -> Tokenizer:
@@ -113,10 +131,11 @@ class Tokenizer:
         }
 
 
-def added_token(text: str, id: int, *, special: bool = True) -> dict[str, Any]:
-    """An entry of tokenizer.json's added_tokens."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": id, "content": text, "special": special, **flags}
+def vocabulary_hash(pattern: str, end: int, ranks: Mapping[bytes, int]) -> str:
+    digest = hashlib.sha256(f"{pattern} {end}".encode())
+    for token, rank in ranks.items():
+        digest.update(token + rank.to_bytes(4, "little"))
+    return digest.hexdigest()[:16]
 
 
 def tokenizer_config(tokenizer: Tokenizer, context_length: int, chat_template: str | None) -> dict[str, Any]:
