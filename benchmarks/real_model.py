@@ -38,6 +38,7 @@ from ift.evaluation.responses import Answerer
 from ift.evaluation.statistics import POSITIVE, UNIT, compare_pairs, mean_interval
 from ift.run import RunFolder, read_json, read_jsonl, write_json
 from ift.settings import Settings
+from ift.text.encoding import made_for, turn_end
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -69,8 +70,10 @@ class Work:
         self.settings: Settings = entry.composed("train", self.words, Settings)
 
     def prepared(self) -> tuple[Template, Tokenizer, Prepared]:
-        template = open_template(self.settings.prompt, self.settings.model)
+        prompt = self.settings.prompt
+        template = open_template(prompt, self.settings.model)
         tokenizer = model_tokenizer(self.settings.model, template)
+        template = made_for(template, tokenizer, special_tokens=prompt.special_tokens)
         data = prepare(self.settings.data, template, tokenizer, context_length=CONTEXT, run=None)
         return template, tokenizer, data
 
@@ -106,12 +109,12 @@ def loaded(folder: str | Path) -> Any:
 def measure(work: Work, candidates: Sequence[Path]) -> dict[str, Any]:
     """Test loss and ROUGE-L of the folder with the lowest validation loss."""
     template, tokenizer, data = work.prepared()
-    best, validation = candidates[0], float("inf")
+    end, best, validation = turn_end(template, tokenizer), candidates[0], float("inf")
     for folder in candidates:
-        found = mean_loss(*losses(loaded(folder), data.examples["val"], tokenizer.end_of_text))
+        found = mean_loss(*losses(loaded(folder), data.examples["val"], end))
         if found < validation:
             best, validation = folder, found
-    sums, counts = losses(loaded(best), data.examples["test"], tokenizer.end_of_text)
+    sums, counts = losses(loaded(best), data.examples["test"], end)
     answer = Answerer(template, tokenizer, work.settings.generate, seed=work.settings.seed)
     model = load_model(inspect_folder(best), tokens=tokenizer.vocab_size).eval()
     said = answer(model, data.rows["test"])
@@ -159,7 +162,8 @@ def trainer(work: Work) -> None:
     from transformers.trainer_utils import get_last_checkpoint
 
     folder = work.output / f"trainer-{work.arguments.seed}"
-    _, tokenizer, data = work.prepared()
+    template, tokenizer, data = work.prepared()
+    end = turn_end(template, tokenizer)
     examples, batch = data.examples["train"], work.settings.data.batch_size
     order: list[int] = []
     sampler = StepSampler(len(examples), batch_size=batch, seed=work.settings.seed, drop_last=True)
@@ -182,8 +186,8 @@ def trainer(work: Work) -> None:
         save_steps=a_epoch, logging_steps=10, report_to="none", disable_tqdm=True, seed=work.settings.seed,
         train_sampling_strategy="sequential",
     )  # fmt: skip
-    rows = Dataset.from_list([_unshifted(examples[number], tokenizer.end_of_text) for number in order])
-    collator = partial(padded, pad=tokenizer.end_of_text)
+    rows = Dataset.from_list([_unshifted(examples[number], end) for number in order])
+    collator = partial(padded, pad=end)
     model = loaded(work.model)
     model.train()
     job = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[InTime()])

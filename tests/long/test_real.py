@@ -16,7 +16,7 @@ from ift.errors import MachineError
 from ift.generation.engine import generate
 from ift.run import read_json, read_jsonl
 from ift.text.chat_templates import ChatTemplate
-from ift.text.encoding import encode_prompt
+from ift.text.encoding import encode_prompt, made_for
 from ift.text.tokenizer_files import read_tokenizer
 from tests.running import run
 
@@ -48,7 +48,8 @@ def test_a_hundred_greedy_answers_are_transformers_token_for_token(folder, rows)
     asked = [*texts[: PROMPTS - 20], *(" ".join(row.values()) for row in demo_rows(20, seed=1))]
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokens = AutoTokenizer.from_pretrained(folder)
-    tokenizer, template = read_tokenizer(folder), ChatTemplate.from_folder(folder)
+    tokenizer = read_tokenizer(folder)
+    template = made_for(ChatTemplate.from_folder(folder), tokenizer)
     prompts = [encode_prompt(Row(text, "", "", file="", number=i), template, tokenizer) for i, text in enumerate(asked)]
     ours = generate(
         load_model(inspect_folder(folder)),
