@@ -1,0 +1,172 @@
+"""A model that a person talks to: a run's best one or a model folder, with the template that it was tuned with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ift.errors import ConfigError
+from ift.run import RunFolder, read_object
+from ift.text.conversations import Conversation
+from ift.text.encoding import encode_prompt
+
+if TYPE_CHECKING:
+    from ift.generation.engine import Generated
+    from ift.generation.sampling import Sampling
+    from ift.model.gpt import GPT
+    from ift.text.templates import Template
+    from ift.text.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. text is as the template has answers: without its closing text and white space around it."""
+
+    text: str
+    stop_reason: str  # see Generated
+    tokens: int
+    prompt_tokens: int
+    first_seconds: float  # until the first token
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What `open` was given: the folder of the model, and what its run says about its rows."""
+
+    name: str
+    model: Path
+    single_turns: bool  # no row that it was tuned on had an earlier turn
+
+    @classmethod
+    def find(cls, where: Path) -> Place:
+        """A run folder or a model folder. Raises ConfigError where there is neither. Needs no torch."""
+        run = RunFolder(where)
+        if (run.model / "config.json").exists():
+            rows_with = read_object(run.data_report, advice="")[0].get("rows_with")
+            single_turns = isinstance(rows_with, dict) and rows_with.get("history") == 0
+            return cls(where.resolve().name, run.model, single_turns)
+        if (where / "config.json").exists():
+            return cls(where.resolve().name, where, False)
+        raise ConfigError(f"{where}: neither a run with a model nor a model folder (give a run's output_dir)")
+
+
+class Speaker:
+    """One model and its template. One thread asks it."""
+
+    def __init__(self, place: Place, model: GPT, tokenizer: Tokenizer, template: Template):
+        self.name, self.single_turns = place.name, place.single_turns
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+
+    @classmethod
+    def open(cls, place: Place, *, accelerator: str = "auto", precision: str = "auto") -> Speaker:
+        """Raises WeightsError where the folder is no whole model, MachineError for a device that is not there."""
+        from ift.artifacts.machine import choose_device
+        from ift.artifacts.model_folder import load_model_folder
+        from ift.model.linear import compute_in
+
+        model, tokenizer, template = load_model_folder(place.model)
+        device = choose_device(accelerator, precision, n_embd=model.config.n_embd, group="")
+        model.to(device.torch_device).eval()
+        compute_in(model, device.dtype)
+        return cls(place, model, tokenizer, template)
+
+    def fitted(self, conversation: Conversation) -> tuple[Conversation, int]:
+        """The conversation without as many of its oldest turns as leave no position for an answer, and how many.
+
+        Raises ConfigError where not even the last question fits, or the template cannot put it.
+        """
+        longest = self.model.config.context_length - 1
+        left_out = 0
+        while True:
+            refused = self.template.refusal(conversation)
+            if refused:
+                raise ConfigError(refused)
+            if len(self.prompt(conversation)) <= longest:
+                return conversation, left_out
+            if not conversation.history:
+                raise ConfigError(f"the question alone fills the context of {longest + 1} tokens (ask a shorter one)")
+            conversation, left_out = replace(conversation, history=conversation.history[1:]), left_out + 1
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        return encode_prompt(conversation, self.template, self.tokenizer)
+
+    def answering(
+        self,
+        conversation: Conversation,
+        *,
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        show: Callable[[str], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Reply | None]:
+        """Yields None after each step and the answer last: whoever asks decides when the next step comes.
+
+        show: called with each piece of the answer's text as it comes; white space around the answer is left out.
+        """
+        from ift.generation.engine import Engine, Request
+        from ift.generation.streaming import TextStream
+        from ift.model.linear import prepared
+
+        start = time.perf_counter()
+        prompt = self.prompt(conversation)
+        pieces, firsts, ends = _Trimmed(show), [], []
+        text = TextStream(self.tokenizer.decode_bytes, [*stop, self._closing(conversation)], pieces)
+
+        def on_token(_: int) -> None:
+            if not firsts:
+                firsts.append(time.perf_counter() - start)
+
+        def on_end(answer: Generated) -> None:
+            text.end()
+            ends.append(answer)
+
+        with prepared(self.model):
+            engine = Engine(self.model, slots=1, capacity=len(prompt) + max_new_tokens)
+            number = engine.submit(
+                Request(
+                    prompt=prompt,
+                    max_new_tokens=max_new_tokens,
+                    sampling=sampling,
+                    end_tokens={self.tokenizer.end_of_text, *self.model.stops},
+                    until=text,
+                    on_token=on_token,
+                    on_end=on_end,
+                )
+            )
+            while engine.busy:
+                engine.step()
+                if cancelled():
+                    engine.cancel(number)
+                yield None
+        seconds = time.perf_counter() - start
+        answer = ends[0]
+        first = firsts[0] if firsts else seconds
+        said = self.template.clean(pieces.text, conversation)
+        yield Reply(said, answer.stop_reason, len(answer.ids), len(prompt), first, seconds)
+
+    def _closing(self, conversation: Conversation) -> str:
+        """The text with which the template ends an answer; a model that writes it has ended."""
+        return "".join(piece.text for piece in self.template.render(conversation)[2]).strip()
+
+
+class _Trimmed:
+    """Hands text on without white space at its beginning and end: that at an end waits for what follows it."""
+
+    def __init__(self, show: Callable[[str], None]):
+        self.show, self.text, self._shown = show, "", 0
+
+    def __call__(self, piece: str) -> None:
+        self.text = (self.text + piece) if self.text else piece.lstrip()
+        size = len(self.text.rstrip())
+        if size > self._shown:
+            self.show(self.text[self._shown : size])
+            self._shown = size
