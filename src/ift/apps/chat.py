@@ -103,7 +103,8 @@ class Talk:
                 return cls([], messages[0][1] if messages else "")
             whole = conversation_of(messages, answered=True)
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f'no conversation: {one_line(str(error), 120)} (/save writes {{"messages": [...]}})') from error
+            why = one_line(str(error), 120)
+            raise ConfigError(f'no conversation: {why} (/save writes {{"messages": [...]}})') from error
         pairs = [*whole.history, (whole.instruction, whole.output)]
         return cls([(asked, (answer,) * models) for asked, answer in pairs], whole.system)
 
@@ -313,7 +314,8 @@ class Session:
         name = {"?": "help", "exit": "bye", "quit": "bye"}.get(name, name)
         if name not in commands:
             near = nearest(name, list(commands))
-            raise ConfigError(f"/{name}: no such command ({f'/{near}?' if near else '/help shows all'}; // sends a slash)")
+            meant = f"/{near}?" if near else "/help shows all"
+            raise ConfigError(f"/{name}: no such command ({meant}; // sends a slash)")
         if name == "bye":
             return "bye"
         commands[name][0](rest.strip())
@@ -410,7 +412,10 @@ def put(piece: str) -> None:
 
 @contextmanager
 def stopped_by_ctrl_c(*, heard: bool) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C was pressed since. A second one ends the program, as all do unheard."""
+    """Yields a function that says whether Ctrl-C was pressed since; a second one ends the program.
+
+    heard: False leaves Ctrl-C as it is.
+    """
     pressed = False
 
     def handle(number: int, frame: Any) -> None:

@@ -1,0 +1,173 @@
+"""Talking in the terminal: by a real one, and what is typed line by line."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ift.apps.chat import Options, Session, Talk, visible
+from ift.apps.speaker import Place
+from ift.errors import ConfigError
+from tests.running import ROOT, run
+
+
+class Ready:
+    """Models that are open."""
+
+    done = True
+
+    def __init__(self, *speakers):
+        self.speakers = lambda: list(speakers)
+
+
+@pytest.fixture
+def typed(speaker, talking, monkeypatch, capsys):
+    """typed(*lines): the session after these lines, and what it printed."""
+
+    def typed(*lines: str, models: int = 1, **options):
+        waiting = list(lines)
+
+        def read(_: str) -> str:
+            if not waiting:
+                raise EOFError
+            return waiting.pop(0)
+
+        monkeypatch.setattr("builtins.input", read)
+        places = [Place.find(talking)] * models
+        session = Session(Ready(*[speaker] * models), places, Options(max_new_tokens=6, **options), Talk())
+        session.run()
+        return session, capsys.readouterr().out
+
+    return typed
+
+
+def test_questions_that_were_learnt_alone_are_asked_alone(typed):
+    session, _ = typed("one", "two")
+    alone, _ = typed("two")
+    assert session.talk.turns[1] == alone.talk.turns[0]
+    together, _ = typed("/set alone off", "one", "two", "/template")
+    first, second = together.talk.turns
+    assert together.talk.conversation("x", 0, alone=False).history == ((first[0], *first[1]), (second[0], *second[1]))
+
+
+def test_turns_are_taken_back_and_asked_again(typed):
+    session, shown = typed("one", "two", "/undo", "/undo", "/undo")
+    assert session.talk.turns == []
+    assert shown.endswith("  taken back: one\nift: /undo: nothing was asked yet\n\n")
+    once, _ = typed("one", temperature=1.5)
+    again, _ = typed("one", "/regenerate", temperature=1.5)
+    assert len(again.talk.turns) == 1
+    assert again.talk.turns[0][0] == "one"
+    assert again.talk.turns != once.talk.turns  # another draw
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/sav", "ift: /sav: no such command (/save?; // sends a slash)"),
+        ("/set heat 1", "ift: heat: no such setting (one of temperature, top_p, top_k, "),
+        ("/set temperature warm", "ift: temperature=warm: must be a number"),
+        ("/set top_p=0", "ift: top_p=0.0: must be above 0 and at most 1"),
+        ("/set alone perhaps", "ift: alone=perhaps: must be on or off"),
+        ("/load nowhere.json", "ift: nowhere.json: cannot be read: "),
+        ("/save", "ift: /save: give a file (/save talk.json)"),
+        ("/regenerate", "ift: /regenerate: nothing was asked yet"),
+        ("q" * 200, "ift: the question alone fills the context of 96 tokens (ask a shorter one)"),
+    ],
+)
+def test_what_cannot_be_done_is_a_line_and_the_talk_goes_on(typed, line, said):
+    session, shown = typed(line, "hello")
+    assert shown.startswith(said)
+    assert len(session.talk.turns) == 1
+
+
+def test_several_lines_are_one_question(typed):
+    session, _ = typed('"""one', "two", 'three"""', "four\\", "five", "//six")
+    assert [asked for asked, _ in session.talk.turns] == ["one\ntwo\nthree", "four\nfive", "/six"]
+
+
+def test_a_talk_is_saved_and_gone_on_with(typed, tmp_path):
+    file = tmp_path / "talk.json"
+    session, _ = typed("/system Be brief.", "one", "two", f"/save {file}")
+    stored = json.loads(file.read_text())["messages"]
+    assert [message["role"] for message in stored] == ["system", "user", "assistant", "user", "assistant"]
+    loaded, shown = typed(f"/load {file}")
+    assert loaded.talk == session.talk
+    assert shown == f"  2 turns from {file}\n\n"
+
+
+@pytest.mark.parametrize(
+    "value", [[], {"messages": 3}, {"messages": [{"role": "user", "content": 3}]}, {"messages": [{"role": "user"}]}]
+)
+def test_a_file_that_holds_no_talk_is_refused(value):
+    with pytest.raises(ConfigError, match="no conversation"):
+        Talk.from_json(value, 1)
+
+
+def test_two_models_answer_each_to_its_own_turns(typed):
+    session, shown = typed("/set alone off", "one", "two", models=2)
+    assert shown.count("--- run") == 4
+    (_, first), _ = session.talk.turns
+    assert session.talk.conversation("x", 1, alone=False).history[0] == ("one", first[1])
+
+
+def test_a_model_cannot_move_the_cursor():
+    assert visible("a\x1b[2Jb\rc\n\td") == "a\ufffd[2Jb\ufffdc\n\td"
+
+
+def test_a_pipe_asks_one_question(talking, say):
+    from ift.text.conversations import Conversation
+
+    command = [sys.executable, "-m", "ift.cli", "chat", str(talking), "--set=max_new_tokens=6", "--precision=fp32"]
+    done = subprocess.run(command, input="Name a colour.\n", capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == visible(say(Conversation("Name a colour."), max_new_tokens=6)[0].text) + "\n"
+    nothing = run("-m", "ift.cli", "chat", str(talking))
+    assert (nothing.returncode, nothing.stderr) == (
+        2, "ift: error: ift chat: the input is empty (echo QUESTION | ift chat RUN)\n",
+    )  # fmt: skip
+
+
+def test_in_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_program(talking: Path, tmp_path: Path):
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "ift.cli", "chat", str(talking), "--set=temperature=1", "--set=max_new_tokens=90"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdin=child, stdout=child, stderr=child, cwd=ROOT, env=environment, start_new_session=True
+    ) as process:
+        try:
+            os.close(child)
+            shown = wait_for(parent, ">>> ")
+            assert "tuned on single questions" in shown
+            os.write(parent, b"Write.\n")
+            wait_for(parent, ">>> ")
+            os.write(parent, b"half a line")
+            wait_for(parent, "half a line")
+            process.send_signal(signal.SIGINT)
+            assert "Ctrl-D or /bye ends" in wait_for(parent, ">>> ")
+            os.write(parent, b"\x04")
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    os.close(parent)
+    kept = tmp_path / "ift" / "chat_history"
+    assert "Write." in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+def wait_for(terminal: int, text: str, seconds: float = 60) -> str:
+    """What a terminal shows up to and with a text."""
+    shown, end = b"", time.monotonic() + seconds
+    while text not in shown.decode(errors="replace"):
+        left = end - time.monotonic()
+        assert left > 0, shown
+        if select.select([terminal], [], [], left)[0]:
+            shown += os.read(terminal, 65536)
+    return shown.decode(errors="replace")
