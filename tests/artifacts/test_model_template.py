@@ -8,7 +8,7 @@ from ift.artifacts.model_template import decided, open_template
 from ift.errors import ConfigError
 from ift.text.chat_templates import ChatTemplate, template_from
 from ift.text.conversations import Conversation
-from tests.text.chats import CHATML
+from tests.text.chats import CHATML, THINKS
 
 HASHES = {"alpaca": "a86a3e57b808959a", "phi3": "c2139d9ecac8a69d"}  # as earlier releases stored them
 INSTRUCT = {"eos_token": "<|im_end|>", "chat_template": CHATML}
@@ -42,6 +42,19 @@ def test_an_instruct_model_is_trained_with_its_own_template(config, words, folde
     assert (template.source, template.turns) == (CHATML, prompt.turns)
     assert open_template(settings.prompt, settings.model) == template
     assert decided(prompt, settings.model) == (prompt, "")  # what was decided stays
+
+
+def test_of_a_template_that_changes_earlier_answers_the_last_ones_are_learnt(folder, settings_of):
+    path = folder({"eos_token": "<|im_end|>", "chat_template": THINKS})
+    settings = settings_of("model=pretrained", f"model.pretrained={path}")
+    prompt, why = decided(settings.prompt, settings.model)
+    assert why == (
+        "prompt    the model's own chat template (Small-Instruct); it writes an earlier answer in another way once a "
+        "turn follows: the last one of each row is learnt"
+    )
+    assert prompt.turns == "last"
+    asked, why = decided(settings.prompt, settings.model, turns_asked=True)
+    assert (asked.turns, why) == ("all", "prompt    the model's own chat template (Small-Instruct)")
 
 
 def test_a_file_of_its_own_goes_before_the_configuration(folder, settings_of):

@@ -9,14 +9,17 @@ from ift.artifacts.model_tokenizer import own_folder
 from ift.artifacts.weights import find_folder
 from ift.errors import ConfigError, one_line
 from ift.settings import ModelSettings, PromptSettings
+from ift.text.chat_shapes import OTHERWISE
 from ift.text.chat_templates import TEMPLATE_FILES, ChatTemplate, has_chat_template, template_from
 from ift.text.templates import Template
 
 
-def decided(prompt: PromptSettings, model: ModelSettings) -> tuple[PromptSettings, str]:
+def decided(prompt: PromptSettings, model: ModelSettings, *, turns_asked: bool = False) -> tuple[PromptSettings, str]:
     """The settings with the template that they mean for this model, and what to say of it ("": nothing).
 
-    Raises ConfigError for prompt=chat where the model has no chat template.
+    turns_asked: prompt.turns was asked for. Else the last answer of each row alone is learnt with a template that
+    writes an earlier one otherwise (Qwen3: without its thoughts): what it would teach there is nothing that the model
+    ever writes. Raises ConfigError for prompt=chat where the model has no chat template, or one that fails.
     """
     folder = own_folder(model)
     has_own = folder is not None and has_chat_template(folder)
@@ -30,7 +33,11 @@ def decided(prompt: PromptSettings, model: ModelSettings) -> tuple[PromptSetting
         return prompt, ""
     if has_own:
         own = replace(prompt, name=name, chat_template=model.pretrained, segments=[])
-        return own, f"prompt    the model's own chat template ({name})"
+        why = f"prompt    the model's own chat template ({name})"
+        last = replace(own, turns="last")
+        if own.turns == "all" and not turns_asked and not open_template(last, model).keeps_answers:
+            return last, f"{why}; it {OTHERWISE}: the last one of each row is learnt"
+        return own, why
     if prompt.chat_template == "auto":
         why = f"prompt    {prompt.name}: {name} has no chat template of its own" if folder else ""
         return replace(prompt, chat_template=None), why

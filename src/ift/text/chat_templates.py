@@ -130,6 +130,11 @@ class ChatTemplate(Template):
         closing = [piece.text for shape in shapes for piece in shape.answer.closing]
         return "\0".join((self.source, *(token for _, token in self.special), *literals, *opening, *closing))
 
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether an earlier answer stands in a conversation as it stood when it was the last."""
+        return not self._shape(False, 2).changes
+
     @cached_property
     def ending(self) -> str:
         return self._shape(False, 1).ending

@@ -165,6 +165,10 @@ class Template:
         endings = {parts.ending for parts in self._parts_of_kinds.values()}
         return endings.pop() if len(endings) == 1 else ""
 
+    @property
+    def keeps_answers(self) -> bool:
+        return True
+
     @cached_property
     def plain(self) -> bool:
         """Whether it is for plain text: the one segment is {output} alone."""

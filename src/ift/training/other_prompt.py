@@ -49,7 +49,7 @@ def begin_with_its_own(settings: S, given: Collection[str]) -> S:
         settings = replace(settings, prompt=replace(settings.prompt, chat_template=None))
     if folder is None:
         with meeting.after_the_first("prompt"):  # it may be fetched
-            prompt, why = decided(settings.prompt, settings.model)
+            prompt, why = decided(settings.prompt, settings.model, turns_asked="prompt.turns" in given)
         if why and not is_other_rank():
             print(why, flush=True)
         return replace(settings, prompt=prompt)
