@@ -12,10 +12,13 @@ import urllib.request
 import pytest
 from gguf import GGUFReader
 
+from ift.artifacts.model_folder import open_model_folder, save_model_folder
 from ift.cli import main
-from ift.errors import MachineError
+from ift.errors import ConfigError, MachineError
 from ift.export import llama_cpp
 from ift.export.export import export
+from ift.model.families import read_config
+from ift.model.gpt import GPT
 
 QUANTIZE = """
 import json, shutil, sys
@@ -45,13 +48,38 @@ http.server.HTTPServer((options["--host"], int(options["--port"])), Handler).ser
 """
 
 
+CONVERT = """
+import json, pathlib, sys
+folder, options = pathlib.Path(sys.argv[1]), dict(zip(sys.argv[2::2], sys.argv[3::2]))
+left = {{path.name: path.stat().st_size for path in sorted(folder.iterdir())}}
+about = json.loads(pathlib.Path(options["--metadata"]).read_text())
+json.dump([options, left, about, (folder / "chat_template.jinja").read_text()], open("{folder}/asked.json", "w"))
+import gguf
+writer = gguf.GGUFWriter(options["--outfile"], "llama")
+writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tensors_to_file(); writer.close()
+"""
+
+
+@pytest.fixture
+def llama_run(run_of, small_tokenizer):
+    """A run whose model is a llama of 301 tokens."""
+    run, tokens = run_of(), small_tokenizer.vocab_size
+    source = {
+        "model_type": "llama", "vocab_size": tokens, "hidden_size": 32, "intermediate_size": 48, "rope_theta": 1e5,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "bos_token_id": 5,
+    }  # fmt: skip
+    save_model_folder(run.model, GPT(read_config(source)), small_tokenizer, open_model_folder(run.model)[2])
+    return run
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """installed(name, script): a program in a folder of its own, which LLAMA_CPP names."""
 
     def installed(name, script):
         folder = tmp_path / "llama.cpp"
-        program = folder / "build" / "bin" / name
+        program = folder / ("" if name.endswith(".py") else "build/bin") / name
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f"#!{sys.executable}\n" + script.format(folder=folder))
         program.chmod(program.stat().st_mode | stat.S_IEXEC)
@@ -167,3 +195,57 @@ def test_llama_cpp_s_own_quantizer_makes_the_smaller_types(run_of, dtype):
     assert types["blk.0.ffn_up.weight"].lower() == dtype.removesuffix("_m")
     assert types["position_embd.weight"] == types["blk.0.attn_norm.weight"] == "F32"
     assert any(dtype.removesuffix("_m") in line for line in done.lines if line.strip().startswith("tensors:"))
+
+
+def test_other_families_are_given_to_the_converter_of_llama_cpp_s_sources(llama_run, installed, monkeypatch):
+    folder = installed("convert_hf_to_gguf.py", CONVERT)
+    (folder / "build" / "bin").mkdir(parents=True)
+    monkeypatch.setenv("LLAMA_CPP", str(folder / "build" / "bin"))  # of the programs: the sources are above
+    done = export(llama_run, "gguf", dtype="fp16")
+    options, left, about, template = json.loads((folder / "asked.json").read_text())
+    assert list(left) == [
+        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
+    ]  # fmt: skip
+    assert options["--outfile"].endswith("model-fp16.gguf")
+    assert (options["--outtype"], options["--model-name"]) == ("f16", "run")
+    assert about["general.name"] == "run"
+    assert about["general.description"].startswith("Fine-tuned on instructions by ift, prompt phi3. An input follows")
+    assert "generation" not in template.replace("add_generation_prompt", "")
+    assert [path.name for path in sorted((llama_run.path / "export" / "gguf-fp16").iterdir())] == [
+        "Modelfile", "README.md", "manifest.json", "model-fp16.gguf",
+    ]  # fmt: skip
+    assert any(line.startswith("          tensors:") for line in done.lines)
+
+
+def test_a_missing_converter_is_one_line_that_says_where_to_get_it(llama_run, nowhere, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ift", "export", str(llama_run.path), "--to", "gguf"])
+    assert main() == 5
+    assert capsys.readouterr().err == (
+        "ift: error: --to gguf: llama needs llama.cpp's convert_hf_to_gguf.py (git clone "
+        "https://github.com/ggml-org/llama.cpp, then set LLAMA_CPP to that folder; --to hf needs nothing)\n"
+    )
+    assert not (llama_run.path / "export").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        ("NotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()", ConfigError,
+         r"does not know the way in which this tokenizer cuts text \(take --to hf"),
+        ("ERROR:hf-to-gguf:Model Olmo9ForCausalLM is not supported", ConfigError, "Olmo9ForCausalLM is not supported"),
+        ("ModuleNotFoundError: No module named 'sentencepiece.x'", MachineError, "pip install sentencepiece"),
+        ("KeyError: 'rope'", MachineError, "convert_hf_to_gguf.py failed: KeyError: 'rope'"),
+    ],
+)  # fmt: skip
+def test_a_converter_that_fails_is_told_with_what_to_do(llama_run, installed, said, kind, told):
+    installed("convert_hf_to_gguf.py", f"import sys; print({said!r}, file=sys.stderr); sys.exit(1)")
+    with pytest.raises(kind, match=told):
+        export(llama_run, "gguf")
+    assert not any((llama_run.path / "export").iterdir())
+
+
+def test_an_export_names_the_tokens_of_the_model_s_own_family(llama_run):
+    export(llama_run, "hf")
+    told = json.loads((llama_run.path / "export" / "hf-fp32" / "generation_config.json").read_text())
+    assert told == {"bos_token_id": 5, "pad_token_id": 300, "eos_token_id": 300, "do_sample": False}

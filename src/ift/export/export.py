@@ -12,6 +12,7 @@ from typing import Any
 
 from ift.errors import ConfigError, IftError, WeightsError
 from ift.export import gguf_file, hugging_face, llama_cpp
+from ift.export.any_gguf import find_converter, is_own, write_any_gguf
 from ift.export.card import card
 from ift.export.hub import Destination
 from ift.export.ollama import modelfile, ollama_name
@@ -78,6 +79,8 @@ def export(
     destination = Destination.look_at(push, public=public) if push else None
     recover_folder(folder)
     source = RunModel.open(run)
+    if to == "gguf":
+        find_converter(source)
     file = f"model-{dtype}.gguf" if to == "gguf" else "model.safetensors"
     proof: list[Compared] = []
     not_tried: list[str] = []
@@ -87,11 +90,11 @@ def export(
                 hugging_face.write_hugging_face(source, partial, dtype, advance)
             elif quantizer:
                 whole = partial / "model-fp32.gguf"
-                gguf_file.write_gguf(source, whole, "fp32", advance)
+                write_any_gguf(source, whole, "fp32", advance)
                 llama_cpp.quantize(quantizer, whole, partial / file, dtype)
                 whole.unlink()
             else:
-                gguf_file.write_gguf(source, partial / file, dtype, advance)
+                write_any_gguf(source, partial / file, dtype, advance)
         if to == "gguf":
             write_text(partial / "Modelfile", modelfile(source, file))
         if prove:
@@ -107,7 +110,7 @@ def export(
     size = sum(path.stat().st_size for path in files)
     shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
     lines = [f"wrote     {shown}: {len(files)} files, {size / 1e6:,.1f} MB ({source.parameters:,} parameters, {dtype})"]
-    if quantizer:
+    if quantizer or (to == "gguf" and not is_own(source)):
         lines += [f"          tensors: {gguf_file.types_of(folder / file)}{_wider(source, dtype)}"]
     if to == "hf":
         lines += [f"use it    vllm serve {shown}", f'          AutoModelForCausalLM.from_pretrained("{shown}")']
@@ -143,7 +146,7 @@ def _compared(
     try:
         if to == "hf":
             try:
-                gguf_file.write_gguf(source, whole, dtype, lambda size: None)
+                write_any_gguf(source, whole, dtype, lambda size: None)
             except IftError as error:
                 return found, [*not_tried, f"          llama.cpp was not asked: {error}"]
         asked = whole if to == "hf" else folder / file

@@ -43,8 +43,6 @@ def gguf_package() -> Any:
 def write_gguf(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:
     """Raises ConfigError where the sizes of the model do not fit q8_0, or a value does not fit fp16."""
     gguf, config = gguf_package(), source.config
-    if config.family != "gpt2":
-        raise ConfigError(f"--to gguf: only GPT-2, not {config.family} (take --to hf, and llama.cpp's converter on it)")
     if other := differs_from_published(config):
         raise ConfigError(f"--to gguf: llama.cpp computes GPT-2 as published, this model has {other} (take --to hf)")
     if not source.tokenizer.cuts_as_gpt2:
@@ -72,7 +70,7 @@ def write_gguf(source: RunModel, path: Path, dtype: str, advance: Callable[[int]
 def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     config, tokenizer = source.config, source.tokenizer
     writer.add_name(one_line(source.name, 100))
-    writer.add_description(_description(source))
+    writer.add_description(description(source))
     writer.add_string("ift.prompt.name", source.template.name)
     writer.add_string("ift.prompt.hash", source.template.hash)
     if (between := joint(source.template)) is not None:
@@ -105,7 +103,7 @@ def _add_metadata(writer: Any, gguf: Any, source: RunModel, dtype: str) -> None:
     writer.add_chat_template(export_chat_template(source.template, end=tokenizer.end_text, plain=True))
 
 
-def _description(source: RunModel) -> str:
+def description(source: RunModel) -> str:
     """How the model is asked, for who has nothing but the file."""
     about = f"Fine-tuned on instructions by ift, prompt {one_line(source.template.name, 60)}"
     between = joint(source.template)

@@ -1,4 +1,4 @@
-"""A folder that transformers, vLLM, HELM and the Hub load: GPT2LMHeadModel, its tokenizer and its chat template."""
+"""A folder that transformers, vLLM, HELM and the Hub load: the class of its family, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ from ift.text.encoding import turn_end
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 
 
-def write_hugging_face(source: RunModel, folder: Path, dtype: str, advance: Callable[[int], None]) -> None:
-    """config.json, generation_config.json, model.safetensors, the tokenizer's files and chat_template.jinja."""
+def write_hugging_face(
+    source: RunModel, folder: Path, dtype: str, advance: Callable[[int], None], *, plain: bool = False
+) -> None:
+    """config.json, generation_config.json, model.safetensors, the tokenizer's files and chat_template.jinja.
+
+    plain: the chat template without the tag that transformers added to Jinja.
+    """
     tokenizer, config = source.tokenizer, source.config
     stops = source.stops | {tokenizer.end_of_text}
     stored = write_config(config, turn_end(source.template, tokenizer), stops, DTYPES[dtype][1])
     write_json(folder / "config.json", stored)
-    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": stored["eos_token_id"]}
-    write_json(folder / "generation_config.json", {**ends, "pad_token_id": tokenizer.end_of_text, "do_sample": False})
+    end = tokenizer.end_of_text
+    known = {key: stored.get(key) for key in ("bos_token_id", "pad_token_id")}
+    ids = {key: end if value is None else value for key, value in known.items()}
+    generation = {**ids, "eos_token_id": stored["eos_token_id"], "do_sample": False}
+    write_json(folder / "generation_config.json", generation)
     # in both places: programs read the one or the other
-    chat_template = export_chat_template(source.template, end=tokenizer.end_text)
+    chat_template = export_chat_template(source.template, end=tokenizer.end_text, plain=plain)
     tokenizer.save(folder, context_length=config.context_length, chat_template=chat_template)
     write_text(folder / "chat_template.jinja", chat_template)
     write_safetensors(source, folder / "model.safetensors", dtype, advance)

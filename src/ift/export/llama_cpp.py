@@ -1,4 +1,5 @@
-"""llama.cpp's own programs, where they are installed: llama-quantize makes the smaller types, llama-server answers.
+"""llama.cpp's own programs, where they are installed: llama-quantize makes the smaller types, llama-server answers, and
+convert_hf_to_gguf.py reads folders of every family.
 
 They are looked for in the folder that LLAMA_CPP names (that of the programs, or of the sources after a build), else on
 PATH. The one door to them.
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -21,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ift.errors import MachineError, one_line
+from ift.errors import ConfigError, MachineError, one_line
 
 # what llama-quantize makes without being shown texts (an importance matrix), by its own names
 QUANTIZED = (
@@ -29,6 +32,8 @@ QUANTIZED = (
     "q6_k", "iq4_nl", "iq4_xs",
 )  # fmt: skip
 VARIABLE = "LLAMA_CPP"
+CONVERTER = "convert_hf_to_gguf.py"
+OUTTYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "q8_0": "q8_0"}  # as the converter calls them
 START_SECONDS, ANSWER_SECONDS = 300, 600  # a large model is read from the disk first
 
 
@@ -63,6 +68,64 @@ def quantize(quantizer: Path, file: Path, target: Path, dtype: str) -> None:
         raise MachineError(f"{quantizer}: cannot be started: {error.strerror or error}") from error
     if done.returncode or not target.exists():
         raise MachineError(f"--dtype {dtype}: {quantizer.name} failed: {_last_words(done.stderr or done.stdout)}")
+
+
+def converter() -> list[str] | None:
+    """The command of llama.cpp's converter. That of its sources runs in this Python, which has what it imports."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        folder = Path(given).absolute()
+        for place in (folder, folder / "bin", *folder.parents[:2]):  # the sources, where build/bin is named
+            if (place / CONVERTER).is_file():
+                return [sys.executable, str(place / CONVERTER)]
+    found = shutil.which(CONVERTER)
+    return [found] if found else None
+
+
+def needed_converter(family: str) -> list[str]:
+    """Raises MachineError with where to get the converter where it is missing."""
+    found = converter()
+    if found is None:
+        raise MachineError(
+            f"--to gguf: {family} needs llama.cpp's {CONVERTER} (git clone https://github.com/ggml-org/llama.cpp, "
+            f"then set {VARIABLE} to that folder; --to hf needs nothing)"
+        )
+    return found
+
+
+def convert(command: Sequence[str], folder: Path, target: Path, dtype: str, about: dict[str, str]) -> None:
+    """A Hugging Face folder as a GGUF file. about: keys of the file and what they say.
+
+    Raises ConfigError where llama.cpp does not know the model or its tokenizer, MachineError where the converter lacks
+    a package or fails otherwise, with its last words. Nothing is fetched, and no code of the folder runs.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryDirectory() as scratch:
+        metadata = Path(scratch, "metadata.json")
+        metadata.write_text(json.dumps(about), encoding="utf-8")
+        asked = [*command, str(folder), "--outfile", str(target), "--outtype", OUTTYPES[dtype]]
+        asked += ["--metadata", str(metadata), "--model-name", about["general.name"]]
+        try:
+            done = subprocess.run(
+                asked, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=environment
+            )
+        except OSError as error:
+            raise MachineError(f"{command[0]}: cannot be started: {error.strerror or error}") from error
+    if done.returncode == 0 and target.exists():
+        return
+    words = _last_words(done.stderr or done.stdout)
+    if "pre-tokenizer was not recognized" in words:
+        raise ConfigError(
+            "--to gguf: llama.cpp does not know the way in which this tokenizer cuts text (take --to hf; "
+            "vLLM and transformers read it)"
+        )
+    if "not supported" in words:
+        raise ConfigError(f"--to gguf: llama.cpp's converter: {words} (take --to hf, or a newer llama.cpp)")
+    package = re.search(r"No module named '([\w.-]+)'", words)
+    if package:
+        name = package[1].split(".")[0]
+        raise MachineError(f"--to gguf: llama.cpp's converter needs the package {name} (pip install {name})")
+    raise MachineError(f"--to gguf: {CONVERTER} failed: {words}")
 
 
 def _last_words(text: str) -> str:
