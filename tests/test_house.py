@@ -308,6 +308,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "long/test_launchers.py": "trainings on several ranks, however they are started",
     "long/test_weights_and_biases.py": "W&B with real processes",
     "long/test_wheel.py": "what pip installs",
+    "model/test_border.py": "rows on both sides of longrope's border: answers, likelihoods, losses",
     "pages/test_accessibility.py": "all pages, by axe-core",
     "pages/test_hostile_answers.py": "all pages, in a browser",
     "training/test_safeguards.py": "sealed files, checkpoints, resuming and the finite step, each taken out once",

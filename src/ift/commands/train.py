@@ -97,7 +97,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     data = SFTDataModule(
         inputs.data.examples, settings.data,
         end_of_text=inputs.turn_end, accumulate=options.accumulate, seed=settings.seed,
-        dropout=config.dropout, noise=optim.neftune_alpha,
+        dropout=config.dropout, noise=optim.neftune_alpha, border=config.border,
         limits=Limits(options.limit_train_batches, options.limit_val_batches, options.limit_test_batches),
     )  # fmt: skip
     epoch = data.steps_per_epoch(device.world)

@@ -53,7 +53,9 @@ def collate_padded(examples: Sequence[Example], *, end_of_text: int, pad_to: int
     return _batch(input_ids, targets, examples)
 
 
-def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_prefix: bool = False) -> Batch:
+def collate_unpadded(
+    examples: Sequence[Example], *, end_of_text: int, share_prefix: bool = False, border: int | None = None
+) -> Batch:
     """The same rows and targets one after the other, without padding.
 
     input_ids  (N,)  with share_prefix what all rows begin with stands once, before the first row; and what some of them
@@ -61,11 +63,14 @@ def collate_unpadded(examples: Sequence[Example], *, end_of_text: int, share_pre
     targets    (N,)  of each row as in collate_padded
 
     A shared prefix ends before the first supervised token and before the end of the shortest row, so that every row has
-    its own last prompt token, which predicts its first target.
+    own last prompt token, which predicts its first target. None is shared between rows of up to `border` tokens and
+    longer ones: the model turns their positions otherwise (GPTConfig.border).
     """
     if not examples:
         blank = collate_padded(examples, end_of_text=end_of_text)
         return blank._replace(input_ids=blank.input_ids[0], targets=blank.targets[0], lengths=[1])
+    if border is not None and len({example.tokens > border for example in examples}) > 1:
+        share_prefix = False
     prefix = _common_prefix(examples) if share_prefix and len(examples) > 1 else 0
     shared = _shared_by_some(examples, prefix) if share_prefix else {}
     stretches: list[tuple[Example, int, int]] = [(examples[0], 0, prefix)]  # tokens from a place to another of a row

@@ -47,6 +47,7 @@ class SFTDataModule(L.LightningDataModule):
     """
     examples: under train, test and val (and clean_test), as `prepare` makes them
     settings: batch_size rows make a micro-batch on one device; a step is batch_size * accumulate * world rows
+    border: the model's (GPTConfig.border): rows on its two sides share no prefix
     dropout: the model's; noise: on embeddings; with either rows share no prefix, since each has draws of its own
     limits: rows of validation and test are taken from the front, before they are put in the order of their lengths
     """
@@ -60,6 +61,7 @@ class SFTDataModule(L.LightningDataModule):
         accumulate: int = 1,
         dropout: float = 0.0,
         noise: float | None = None,
+        border: int | None = None,
         seed: int = 0,
         limits: Limits = Limits(),
     ):
@@ -73,7 +75,7 @@ class SFTDataModule(L.LightningDataModule):
             )
         else:
             shares = settings.share_prefix and not dropout and not noise
-            self.collate = partial(collate_unpadded, end_of_text=end_of_text, share_prefix=shares)
+            self.collate = partial(collate_unpadded, end_of_text=end_of_text, share_prefix=shares, border=border)
         self.begin = (0, 0)  # epoch, and optimizer steps of it that were taken already
 
     def steps_per_epoch(self, world: int) -> int:

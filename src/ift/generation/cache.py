@@ -74,10 +74,16 @@ def slots_that_fit(model: GPT, capacity: int) -> int:
 
 
 class Prefill:
-    """Layout of (N,) prompt tokens one row after the other; each row goes on in its slot after the P that are there."""
+    """Layout of (N,) prompt tokens one row after the other; each row goes on in its slot after the P that are there.
 
-    def __init__(self, cache: Cache, first_slot: int, lengths: Sequence[int], prefix: int):
+    totals: tokens of each row, with those that come later; None: these are the last
+    """
+
+    def __init__(
+        self, cache: Cache, first_slot: int, lengths: Sequence[int], prefix: int, totals: Sequence[int] | None = None
+    ):
         self.cache, self.first_slot, self.lengths, self.prefix = cache, first_slot, lengths, prefix
+        self.totals = totals or [prefix + length for length in lengths]
         cache.reserve(prefix + max(lengths))
         self._turns: dict[Rotary, tuple[Tensor, Tensor]] = {}
 
@@ -86,7 +92,8 @@ class Prefill:
 
     def turns(self, rotary: Rotary, q: Tensor) -> tuple[Tensor, Tensor]:
         if rotary not in self._turns:
-            of_each = torch.tensor([self.prefix + n for n in self.lengths for _ in range(n)], device=q.device)
+            rows = zip(self.totals, self.lengths, strict=True)
+            of_each = torch.tensor([total for total, n in rows for _ in range(n)], device=q.device)
             self._turns[rotary] = rotary.turns(self.positions(q), of_each)
         return self._turns[rotary]
 

@@ -7,7 +7,8 @@
 
 Requests join and leave while others go on; `generate` answers a list of prompts at once. Nothing is padded, so an
 answer does not depend on what is computed beside it: prompts are computed one after the other as flat tokens, and each
-row then grows in a slot of its own until it ends and another takes the slot.
+row then grows in a slot of its own until it ends and another takes the slot. Where a row grows over the border of a
+longrope (GPTConfig.border), all of its positions turn otherwise from there on: it is computed anew, once.
 
 n rows, C channels.
 """
@@ -204,6 +205,7 @@ class Engine:
         if request.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={request.max_new_tokens}: must be 1 or more")
         begins_shared = 0 < shared < length and list(request.prompt[:shared]) == self._prefix
+        begins_shared &= self._is_long(length) == self._is_long(shared)
         row = _Row(self._submitted, request, self.capacity - length, begins_shared, request.sampling.random())
         self._submitted += 1
         self._waiting.append(row)
@@ -249,6 +251,8 @@ class Engine:
         if self._active:
             newest = torch.tensor([row.newest for row in self._active], device=self.model.device)
             states.append(self.model.hidden(newest, self._layout()))
+            for slot in self._at_the_border():
+                states[0][slot] = self._compute_anew(slot)
         states += self._join()
         if not self._active:
             return
@@ -302,7 +306,7 @@ class Engine:
 
     def _continue_partial(self, row: _Row, most: int) -> list[Tensor]:
         piece = row.request.prompt[row.computed : row.computed + most]
-        state = self._prefill(self.slots - 1, [piece], computed=row.computed)
+        state = self._prefill(self.slots - 1, [piece], computed=row.computed, total=row.length)
         row.computed += len(piece)
         if row.computed < row.length:
             return []
@@ -325,12 +329,42 @@ class Engine:
             self._cache.copy(min(self._holding), slice(slot, slot + 1), computed)
             self._holding.add(slot)
 
-    def _prefill(self, first_slot: int, prompts: Sequence[Sequence[int]], *, computed: int) -> Tensor:
-        """Compute tokens of prompts into slots from first_slot on, after those that are there; (n, C) last states."""
+    def _prefill(
+        self, first_slot: int, prompts: Sequence[Sequence[int]], *, computed: int, total: int | None = None
+    ) -> Tensor:
+        """Compute tokens of prompts into slots from first_slot on, after those that are there; (n, C) last states.
+
+        total: tokens of the row, where this is a piece of one. A single row of many tokens is computed in pieces: what
+        a forward holds is then bounded, its mask above all.
+        """
+        if len(prompts) == 1 and len(prompts[0]) > PREFILL_TOKENS:
+            (row,), total = prompts, total or computed + len(prompts[0])
+            for begin in range(0, len(row), PREFILL_TOKENS):
+                piece = row[begin : begin + PREFILL_TOKENS]
+                state = self._prefill(first_slot, [piece], computed=computed + begin, total=total)
+            return state
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=self.model.device)
         last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
-        return self.model.hidden(ids, Prefill(self._cache, first_slot, lengths, computed), last)
+        layout = Prefill(self._cache, first_slot, lengths, computed, total and [total])
+        return self.model.hidden(ids, layout, last)
+
+    # -- rows that outgrow the context before it was stretched --------------------------------------------------------
+
+    def _is_long(self, tokens: int) -> bool:
+        border = self.model.config.border
+        return border is not None and tokens > border
+
+    def _at_the_border(self) -> list[int]:
+        """Slots of rows whose newest token is the first one over it."""
+        border = self.model.config.border
+        return [slot for slot, row in enumerate(self._active) if row.ids and row.position == border]
+
+    def _compute_anew(self, slot: int) -> Tensor:
+        """(C,) state of the newest token of a row, all of whose keys and values are computed again."""
+        row = self._active[slot]
+        self._holding.discard(slot)
+        return self._prefill(slot, [[*row.request.prompt, *row.ids]], computed=0)[0]
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -338,7 +372,7 @@ class Engine:
         """(n, C) states -> (n, times) next tokens of the active rows. Nothing waits for the device meanwhile."""
         rows = self._active
         most = 1 if any(row.streams for row in rows) else self.check_every
-        times = min(most, *(row.tokens_left for row in rows))
+        times = min(most, *(row.tokens_left for row in rows), *self._steps_to_the_border())
         samplings, noise = [row.request.sampling for row in rows], self._noise(times)
         repeated = _Repeated(rows, self.model) if any(s.repetition_penalty for s in samplings) else None
         tokens: list[Tensor] = []
@@ -351,6 +385,11 @@ class Engine:
             if repeated:
                 repeated.add(tokens[-1])
         return torch.stack(tokens, dim=1)
+
+    def _steps_to_the_border(self) -> list[int]:
+        """Tokens that each shorter row may be given before its own are needed here, to compute it anew."""
+        border = self.model.config.border
+        return [] if border is None else [border - row.position for row in self._active if row.position < border]
 
     def _noise(self, times: int) -> Tensor | None:
         """(n, times) uniform numbers, each row's own; None where all rows are greedy."""

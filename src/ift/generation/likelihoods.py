@@ -51,7 +51,7 @@ def log_likelihoods(
     likelihoods: dict[int, Likelihood] = {}
     model.eval()
     with prepared(model):
-        for batch in _batches(sorted(windows_of), batch_tokens):
+        for batch in _batches(sorted(windows_of), batch_tokens, model.config.border):
             stops.check("between two batches of questions")
             numbers = [number for packed in batch for number in windows_of[packed]]
             row_of = [row for row, packed in enumerate(batch) for _ in windows_of[packed]]
@@ -72,8 +72,15 @@ def _unpack(row: bytes) -> np.ndarray:
     return np.frombuffer(row, dtype=">u4").astype(np.int64)
 
 
-def _batches(rows: Sequence[bytes], batch_tokens: int) -> Iterator[list[bytes]]:
-    """Neighbours, as many as fit. A row that is longer than a batch is one."""
+def _batches(rows: Sequence[bytes], batch_tokens: int, border: int | None = None) -> Iterator[list[bytes]]:
+    """Neighbours, as many as fit. A row that is longer than a batch is one.
+
+    border: rows of more tokens share nothing with others, whose positions turn otherwise (GPTConfig.border)
+    """
+    if border is not None:
+        for longer in (False, True):
+            yield from _batches([row for row in rows if (len(row) // 4 > border) is longer], batch_tokens)
+        return
     batch: list[bytes] = []
     tokens = 0
     for row in rows:

@@ -123,6 +123,11 @@ class GPTConfig:
     def window(self, layer: int) -> int | None:
         return self.windows[layer] if self.windows else None
 
+    @property
+    def border(self) -> int | None:
+        """Rows of more tokens turn by other factors from their first position on (longrope); None: all turn alike."""
+        return next((rope.original for rope in self.ropes if rope.long), None)
+
     def shapes(self) -> dict[str, list[int]]:
         """Name and shape of every parameter of the decoder, in a fixed order; matrices are (out, in)."""
         C, D = self.n_embd, self.head_dim

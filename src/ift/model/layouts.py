@@ -58,7 +58,13 @@ class Layout(Protocol):
 
 
 class Padded:
-    """(B, T) rows, padded on the right. Attention is causal, so no real token sees the padding."""
+    """(B, T) rows, padded on the right. Attention is causal, so no real token sees the padding.
+
+    lengths  (B,) tokens of each row, without padding: for rotations that depend on it (longrope). None: T of each
+    """
+
+    def __init__(self, lengths: Tensor | None = None):
+        self.lengths = lengths
 
     def positions(self, input_ids: Tensor) -> Tensor:
         return torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -74,10 +80,17 @@ class Padded:
         rotary: Rotary | None = None,
     ) -> Tensor:
         if rotary:
-            turns = rotary.turns(torch.arange(q.shape[1], device=q.device), q.shape[1])
+            turns = self._turns(rotary, *q.shape[:2], q.device)
             q, k = rotate(q, turns), rotate(k, turns)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, T, D) each
         return attend_row(q, k, v, scores, dropout=dropout).transpose(1, 2).flatten(2)
+
+    def _turns(self, rotary: Rotary, rows: int, T: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(T, device=device)
+        if self.lengths is None:
+            return rotary.turns(positions, T)
+        cos, sin = rotary.turns(positions.repeat(rows), self.lengths.to(device).repeat_interleave(T))
+        return cos.unflatten(0, (rows, T)), sin.unflatten(0, (rows, T))
 
 
 PADDED = Padded()
@@ -88,7 +101,8 @@ class Flat:
 
     lengths  tokens of each row, without the P that all rows begin with
     prefix   P: those stand once, before the rows. Their states are the same in every row, so all rows see these ones,
-             and their gradients add up to those of P tokens in each row. Exact without dropout.
+             and their gradients add up to those of P tokens in each row. Exact without dropout, and where all rows
+             are on one side of a longrope's border (GPTConfig.border): whoever lays them out sees to it.
     """
 
     def __init__(self, lengths: Sequence[int], prefix: int = 0):
@@ -165,7 +179,7 @@ class Tree(Flat):
     parents  number of the stretch that each goes on after, -1 where it begins a row; a parent comes before its children
 
     A stretch sees itself and those on its way from the beginning: rows that begin alike are computed once up to where
-    they part. Exact without dropout.
+    they part. Exact as Flat's prefix is.
     """
 
     def __init__(self, lengths: Sequence[int], parents: Sequence[int]):

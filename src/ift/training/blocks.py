@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ift.model.gpt import GPT, Block, RunBlock, plainly
-from ift.model.layouts import PADDED, Layout
+from ift.model.layouts import PADDED, Layout, Padded
 from ift.settings import ModelSettings
 
 
@@ -35,14 +35,14 @@ def checkpointed(run: RunBlock) -> RunBlock:
 def compiled(backend: str = "inductor") -> RunBlock:
     """Padded rows through torch.compile; blocks share what is compiled. It rounds and drops units in its own way."""
 
-    def padded(block: Block, x: Tensor) -> Tensor:
-        return plainly(block, x, PADDED, None)
+    def padded(block: Block, x: Tensor, lengths: Tensor | None) -> Tensor:
+        return plainly(block, x, PADDED if lengths is None else Padded(lengths), None)
 
     fast = torch.compile(padded, backend=backend)
 
     def run_block(block: Block, x: Tensor, layout: Layout, places: Tensor | None) -> Tensor:
-        if layout is PADDED and places is None and torch.is_grad_enabled():
-            return fast(block, x)
+        if isinstance(layout, Padded) and places is None and torch.is_grad_enabled():
+            return fast(block, x, layout.lengths)
         return plainly(block, x, layout, places)
 
     return run_block

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ift.data.batches import IGNORE_INDEX, Batch
 from ift.model.gpt import GPT
-from ift.model.layouts import Flat, Tree
+from ift.model.layouts import PADDED, Flat, Padded, Tree
 
 
 def layout_of(batch: Batch) -> Flat:
@@ -66,7 +66,7 @@ class CrossEntropy:
         alpha = self.neftune_alpha if model.training else None
         noise = None if alpha is None else neftune_noise(batch, model.config.n_embd, alpha)
         if batch.lengths is None:
-            hidden = model.hidden(batch.input_ids, noise=noise)
+            hidden = model.hidden(batch.input_ids, self._padded(model, batch), noise=noise)
             logits = model.logits(hidden, every_id=True).flatten(0, 1).float()
             targets = batch.targets.flatten()
             loss = F.cross_entropy(
@@ -79,6 +79,11 @@ class CrossEntropy:
             hidden = model.hidden(batch.input_ids, layout, supervised, noise)  # (S, C)
             loss, correct = model.loss(hidden, batch.targets[supervised], smoothing)
         return Sums(loss, len(batch.supervised), {"accuracy": correct})
+
+    @staticmethod
+    def _padded(model: GPT, batch: Batch) -> Padded:
+        """A row with its padding may be on another side of longrope's border than the row itself."""
+        return PADDED if model.config.border is None else Padded(torch.tensor(batch.row_tokens or [1]))
 
     def report(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, perplexity and token accuracy."""

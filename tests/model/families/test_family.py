@@ -162,15 +162,16 @@ def test_answers_are_those_of_transformers(made, name):
     compare_answers(*made(name), lengths=(1, 3, 9, 20))
 
 
-def compare_answers(folder, theirs, lengths):
+def compare_answers(folder, theirs, lengths, use_cache=True):
     ours = load(folder)
     prompts = [tokens(n, seed=n).tolist() for n in lengths]
     expected = []
     for prompt in prompts:
         with torch.no_grad():
             out = theirs.generate(
-                torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=2, pad_token_id=0
-            )
+                torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=2, pad_token_id=0,
+                use_cache=use_cache,
+            )  # fmt: skip
         ids = out[0, len(prompt) :].tolist()
         expected.append(ids[: ids.index(2)] if 2 in ids else ids)
     answers = generate(ours, prompts, end_of_text=2, max_new_tokens=8)
