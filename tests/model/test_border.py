@@ -84,7 +84,7 @@ def test_a_prompt_that_joins_in_pieces_is_of_its_whole_length_from_the_first():
 def test_likelihoods_are_those_of_each_row_alone(model):
     asked = prompts([BORDER + n for n in SPREAD] * 2, beginning=range(9))
     windows = [(np.array(ids[:-3]), np.array(ids[-3:])) for ids in asked]
-    found = log_likelihoods(model, windows, vocab_size=50, batch_tokens=1000)
+    found = log_likelihoods(model, windows, batch_tokens=1000)
     for (given, scored), (total, _) in zip(windows, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([[*given, *scored[:-1]]]))[0, len(given) - 1 :]
