@@ -185,7 +185,7 @@ def test_of_other_tokenizers_bits_per_byte_are_compared_and_no_loss_is(a_run, tm
     lines = compare([run.path for run in runs], page, tables=tmp_path / "tables")
     assert any(line.endswith("tokenizer (long: one; short: two). Bits per byte can be") for line in lines)
     text = said(page)
-    assert "two 1 per token: not comparable 1 per token: not comparable 2 2 short" in text
+    assert "two 2 2 1 per token: not comparable 1 per token: not comparable short" in text
     assert "test answer_loss (template) not comparable: it is per token, and the runs have not one tokenizer" in text
     with (tmp_path / "tables/tests.csv").open() as file:
         verdicts = {line["number"]: line["verdict"] for line in csv.DictReader(file)}
@@ -202,7 +202,7 @@ def test_of_other_tokenizers_bits_per_byte_are_compared_and_no_loss_is(a_run, tm
     what = "Bits per byte can be, and two has none (evaluate.py eval=calibration measures them)"
     assert any(line.endswith(what) for line in lines)
     text = said(page)
-    assert "two 1 per token: not comparable 1 per token: not comparable – – short" in text
+    assert "two – – 1 per token: not comparable 1 per token: not comparable short" in text
     assert "These runs have not one tokenizer: the height of one curve says nothing" in text
 
 

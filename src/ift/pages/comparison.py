@@ -40,6 +40,7 @@ from ift.pages.measures import (
     tests,
     verdict,
 )
+from ift.pages.model_facts import model_facts
 from ift.pages.page import Page
 from ift.pages.plots import curves_drawing, finite, round_ticks
 from ift.pages.runs import Run, differing_keys, open_runs
@@ -88,6 +89,7 @@ def compare(
     found = Tables(
         runs=_run_table(runs, [*measured, *known], lines, unlike, len(rows)),
         tests=_test_table(runs, [*measured, *known], lines),
+        models=_model_table(runs),
         settings=_setting_table(runs),
         parts=_part_table(runs),
         categories=by_category,
@@ -266,6 +268,7 @@ class Tables:
 
     runs: Table
     tests: Table | None
+    models: Table | None
     settings: Table | None
     parts: Table | None
     categories: Table | None
@@ -274,7 +277,16 @@ class Tables:
 
     @property
     def all(self) -> list[Table]:
-        every = (self.jobs, self.runs, self.tests, self.parts, self.categories, self.agreements, self.settings)
+        every = (
+            self.jobs,
+            self.runs,
+            self.tests,
+            self.parts,
+            self.categories,
+            self.agreements,
+            self.models,
+            self.settings,
+        )
         return [table for table in every if table is not None]
 
 
@@ -301,7 +313,8 @@ def _run_table(
 ) -> Table:
     """A line for each run, a column for each number: what the page sorts."""
     other_tokens = tokens_differ(unlike)
-    losses = {key: title for key, title in {**LOSSES, **BITS_PER_BYTE}.items() if _some_have(runs, key)}
+    titles = {**BITS_PER_BYTE, **LOSSES} if other_tokens else {**LOSSES, **BITS_PER_BYTE}
+    losses = {key: title for key, title in titles.items() if _some_have(runs, key)}
     better = {key: 0 if (other_tokens and key in LOSSES) or _other_text(key, unlike) else -1 for key in losses}
     numbers = {key: about for key, about in NUMBERS.items() if _some_have(runs, key)}
     columns = [Column("run"), *(Column(title, better[key], True) for key, title in losses.items())]
@@ -387,6 +400,17 @@ def _test_table(runs: Sequence[Run], measured: Sequence[Metric], lines: Mapping[
                 cells += [Cell(line.verdict, "", chip=line.verdict)]
             rows.append([*cells, text_cell(line.remark)])
     return Table("tests", f"Every test against {runs[0].name}", columns, rows) if rows else None
+
+
+def _model_table(runs: Sequence[Run]) -> Table | None:
+    """What the models are, where they are not alike."""
+    facts = [model_facts(run.answers.run) for run in runs]
+    rows = [
+        [text_cell(what), *(text_cell(each.get(what, NOTHING)) for each in facts)]
+        for what in dict.fromkeys(what for each in facts for what in each)
+        if len({each.get(what) for each in facts}) > 1
+    ]
+    return Table("models", "Models that differ", _by_run("of the model", runs), rows) if rows else None
 
 
 def _setting_table(runs: Sequence[Run]) -> Table | None:

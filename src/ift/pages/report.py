@@ -20,6 +20,7 @@ from ift.evaluation.statistics import SHARE, UNIT, Estimate, Scale, mean_interva
 from ift.forms import DATA_REPORT
 from ift.pages import before_after
 from ift.pages.before_after import Pair
+from ift.pages.model_facts import model_facts
 from ift.pages.page import Page
 from ift.pages.plots import curves_drawing, finite, plot_curves
 from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects, write_text
@@ -60,6 +61,7 @@ def write_report(run: RunFolder) -> None:
         "verdicts": verdicts(judged, raters),
         "benchmarks": whole(read_results(run)),
         "answers": answers,
+        "model": model_facts(run),
     }
     page = _rendered(run, parts, problems, more=len(responses) - len(answers), judges=sorted(_scorers(judged)))
     for each in problems:
@@ -69,7 +71,7 @@ def write_report(run: RunFolder) -> None:
 
 EMPTY: dict[str, Any] = {
     "summary": {}, "between": {}, "data": {}, "config": "", "curves": None, "pairs": None, "verdicts": [],
-    "benchmarks": {}, "answers": [],
+    "benchmarks": {}, "answers": [], "model": {},
 }  # fmt: skip
 WRONG = (*DAMAGE, jinja2.TemplateRuntimeError)  # what a value of another kind raises in a template
 
