@@ -39,6 +39,16 @@ def test_bf16_gives_the_values_and_gradients_of_autocast_and_leaves_all_in_fp32(
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
 
 
+def test_without_gradients_the_product_is_the_same():
+    for layer in (low_precision(), low_precision(bias=False)):
+        x = torch.randn(2, 3, 6)
+        out = layer(x).detach()
+        with torch.no_grad():
+            assert torch.equal(layer(x), out)
+        with torch.inference_mode(), prepared(layer):
+            assert torch.equal(layer(x), out)
+
+
 def test_a_changed_weight_is_seen_by_the_next_product():
     layer, x = low_precision(bias=False), torch.eye(6)
     before = layer(x)
