@@ -43,6 +43,7 @@ def test_a_folder_gives_back_what_was_saved(tmp_path, make_model, byte_tokenizer
 def test_a_folder_holds_json_and_safetensors_only(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
+        "generation_config.json",
         "ift.json",
         "manifest.json",
         "model.safetensors",

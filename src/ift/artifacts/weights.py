@@ -347,7 +347,10 @@ def build_model(config: GPTConfig, folder: Folder | None) -> GPT:
 
 
 def save_weights(model: GPT, path: Path, *, end_of_text: int) -> None:
-    """config.json and model.safetensors as transformers reads them, one tensor after the other."""
+    """config.json, generation_config.json and model.safetensors as transformers reads them, a tensor after the other.
+
+    end_of_text: what training put after a response, the first of the tokens that end one; the others are model.stops.
+    """
     import torch
 
     family, config = family_of(model.config), model.config
@@ -366,6 +369,8 @@ def save_weights(model: GPT, path: Path, *, end_of_text: int) -> None:
             value = to_theirs(parameter.detach()[piece.rows], piece, config).to("cpu", getattr(torch, DTYPES[dtype]))
             yield value.contiguous().view(torch.int16 if dtype != "F32" else torch.float32).numpy()
 
-    write_json(path / "config.json", write_config(config, end_of_text, model.stops, DTYPES[dtype]))
+    stored = write_config(config, end_of_text, model.stops, DTYPES[dtype])
+    write_json(path / "config.json", stored)
+    write_json(path / "generation_config.json", {"eos_token_id": stored["eos_token_id"], "do_sample": False})
     tensors = {name: (dtype, pieces[name][1].shape) for name in names}
     write_tensors(path / "model.safetensors", tensors, values(), {"format": "pt"})

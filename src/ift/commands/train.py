@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from ift import entry, meeting, stops
 from ift.entry.callbacks import own_callbacks
+from ift.errors import warn
 from ift.launch import is_other_rank
 from ift.run import RunFolder, read_json, write_json, write_lines
 from ift.settings import Settings, save_settings
@@ -75,6 +76,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         write_lines(run.test_rows, inputs.data.rows["test"].lines())
         print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
 
+    from ift.artifacts.special_rows import untrained_tokens, warning
     from ift.artifacts.weights import build_model
     from ift.data.datamodule import Limits, SFTDataModule
     from ift.model.freezing import freeze
@@ -116,6 +118,11 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     compute_in(model, device.dtype)
     freeze(model, settings.model.freeze)
     set_up_blocks(model, settings.model)
+    if inputs.weights and (wrong := untrained_tokens(model, inputs.template, inputs.tokenizer)):
+        inputs.data.report["untrained_tokens"] = wrong
+        if not is_other_rank():
+            write_json(run.data_report, inputs.data.report)
+            warn(warning(wrong, model))
     module = SFTModule(
         model, objective=CrossEntropy(label_smoothing=optim.label_smoothing, neftune_alpha=optim.neftune_alpha),
         optim=optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiktoken
 
 from ift.data.contract.examples import (
     TooLong,
@@ -14,9 +15,11 @@ from ift.data.contract.examples import (
 )
 from ift.data.reading.messages import conversation_from
 from ift.data.reading.rows import Row, parts_of
+from ift.text.bpe import GPT2_PATTERN
 from ift.text.chat_templates import ChatTemplate
-from ift.text.encoding import encode_prompt
+from ift.text.encoding import encode_prompt, made_for, turn_end
 from ift.text.templates import Piece, Segment, Template
+from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 
 SEGMENTS = (Segment("Q:{instruction}"), Segment("+{input}", when="input"), Segment("\nA:"), Segment("{output}", True))
 TEMPLATE = Template("small", SEGMENTS)
@@ -303,3 +306,48 @@ def test_of_messages_the_longest_text_of_the_last_prompt_is_cut_a_tools_result_t
     assert ("[user]where?" in shown, shown.count("sunny")) == (True, 18)
     with pytest.raises(TooLong, match="answers, reasoning and tools fill the context"):
         make_example(whole, template, byte_tokenizer, max_length=60, too_long="truncate_prompt")
+
+
+@pytest.fixture(scope="module")
+def marked():
+    """Bytes with two more special tokens, and a template of them."""
+    special = {END_OF_TEXT: 256, "<a>": 257, "<e>": 258}
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    encoding = tiktoken.Encoding("marked", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+    tokenizer = Tokenizer(encoding)
+    tokenizer.special, tokenizer.special_ids = frozenset(special.values()), special
+    segments = (Segment("\n", when="later"), Segment("<a>{instruction}<a>"), Segment("{output}<e>", supervised=True))
+    return tokenizer, made_for(Template("marked", segments), tokenizer)
+
+
+def test_special_tokens_of_the_template_are_single_ids_and_its_end_is_learnt(marked):
+    tokenizer, template = marked
+    one = make_example(row("q<e>", "", "<a>"), template, tokenizer, max_length=99, too_long="error")
+    assert one.ids.tolist() == [257, *b"q<e>", 257, *b"<a>"]  # what the row spells is text
+    assert (one.ends, one.targets, turn_end(template, tokenizer)) == (True, 4, 258)
+    two = replace(row("q", "", "z"), history=(("p", "y"),))
+    both = make_example(two, template, tokenizer, max_length=99, too_long="error")
+    assert both.ids.tolist() == [257, *b"p", 257, *b"y", 258, *b"\n", 257, *b"q", 257, *b"z"]
+    assert both.ids[both.supervised].tolist() == [*b"y", 258, *b"z"]
+    assert [broken_law(example, tokenizer) for example in (one, both)] == [None, None]
+    last = make_example(two, replace(template, turns="last"), tokenizer, max_length=99, too_long="error")
+    assert last.ids[last.supervised].tolist() == [*b"z"]
+
+
+@pytest.mark.parametrize("wrong", [{2: 258}, {0: 97}, {4: 256}, {4: 97}, {1: 258}])
+def test_a_special_token_that_is_moved_put_or_lost_breaks_a_law(marked, wrong):
+    tokenizer, template = marked
+    conversation = replace(row("q", "", "z"), history=(("p", "y"),))
+    example = make_example(conversation, template, tokenizer, max_length=99, too_long="error")
+    ids = [wrong.get(place, id) for place, id in enumerate(example.ids.tolist())]
+    assert "stands" in broken_law(replace(example, ids=np.array(ids, dtype=np.int32)), tokenizer)
+
+
+@pytest.mark.parametrize("length", [7, 9, 11])
+def test_a_cut_keeps_the_laws_of_special_tokens(marked, length):
+    tokenizer, template = marked
+    cut = make_example(row("qqq", "", "xyzxyz"), template, tokenizer, max_length=length, too_long="truncate_response")
+    assert cut.tokens == min(length, 11)
+    assert (cut.ends, broken_law(cut, tokenizer)) == (length == 11, None)
+    short = make_example(row("q" * 20, "", "xyz"), template, tokenizer, max_length=9, too_long="truncate_prompt")
+    assert (short.ids.tolist(), broken_law(short, tokenizer)) == ([257, *b"qqqq", 257, *b"xyz"], None)
