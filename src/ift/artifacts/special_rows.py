@@ -30,7 +30,7 @@ def untrained_tokens(model: GPT, template: Template, tokenizer: Tokenizer) -> di
     wrong = {}
     for id in dict.fromkeys((*own, turn_end(template, tokenizer))):
         found = [
-            f"{fault} in the {name}" for name, rows in _matrices(model).items() if (fault := _fault(rows.detach(), id))
+            f"{fault} in the {name}" for name, rows in model.token_rows.items() if (fault := _fault(rows.detach(), id))
         ]
         if found:
             wrong[spelled.get(id, tokenizer.end_text)] = " and ".join(found)
@@ -41,18 +41,13 @@ def warning(wrong: dict[str, str], model: GPT) -> str:
     """What to say of them, and what to do."""
     names = "; ".join([f"{text} is {fault}" for text, fault in wrong.items()][:SHOWN])
     names += f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    frozen = [name for name, rows in _matrices(model).items() if not rows.requires_grad]
+    frozen = [name for name, rows in model.token_rows.items() if not rows.requires_grad]
     if frozen:
         return (
             f"untrained special tokens: {names}; model.freeze keeps the {' and the '.join(frozen)} so, and the model "
             f"can never learn them (take it out of model.freeze; {ADVICE})"
         )
     return f"untrained special tokens: {names}; they begin from nothing and need more rows than others ({ADVICE})"
-
-
-def _matrices(model: GPT) -> dict[str, Tensor]:
-    head = {} if model.config.tie_weights else {"head": model.lm_head.weight}
-    return {"embedding": model.wte.weight, **head}
 
 
 def _fault(rows: Tensor, id: int) -> str | None:
