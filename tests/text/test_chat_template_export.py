@@ -24,6 +24,7 @@ from tests.text.chats import (
     TOOL_STYLES,
     chat,
     messages_of,
+    of_family,
     spelled,
 )  # fmt: skip
 
@@ -135,6 +136,21 @@ def test_a_date_of_the_clock_is_exported_as_the_date_of_training(theirs):
         )
         assert text == template.prompt(ONE)
         assert text[:12] == ("04 Mar 2025\n" if template.today else "26 Jul 2024\n")
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "gemma3", "smollm2", "deepseek"])
+def test_a_model_s_own_template_is_exported_as_it_is(family):
+    template = of_family(family)
+    assert export_chat_template(template, names=dict(template.special)) == template.source
+    assert export_chat_template(template, names=dict(template.special), plain=True) == template.source
+
+
+def test_of_a_model_s_own_template_the_clock_alone_is_stopped(tmp_path):
+    llama3 = of_family("llama3")
+    own = export_chat_template(llama3, names=dict(llama3.special))
+    assert own == llama3.source.replace("strftime_now('%d %b %Y')", '"26 Jul 2024"')
+    other = export_chat_template(llama3, names={**dict(llama3.special), "bos_token": "<s>"})
+    assert other == '{% set bos_token = "<|begin|>" %}\n' + own
 
 
 # -- what other readers of Jinja know ----------------------------------------------------------------------------------

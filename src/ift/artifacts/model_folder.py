@@ -37,7 +37,7 @@ def save_model_folder(
     partial.mkdir(parents=True)
     model.stops |= {tokenizer.end_of_text}
     save_weights(model, partial, end_of_text=turn_end(template, tokenizer))  # first of all the ends: it was learnt
-    chat_template = export_chat_template(template, end=tokenizer.end_text)
+    chat_template = export_chat_template(template, end=tokenizer.end_text, names=tokenizer.names)
     tokenizer.save(partial, context_length=model.config.context_length, chat_template=chat_template)
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})
     write_json(partial / "ift.json", about or {})

@@ -38,7 +38,7 @@ def write_hugging_face(
     generation = {**ids, "eos_token_id": stored["eos_token_id"], "do_sample": False}
     write_json(folder / "generation_config.json", generation)
     # in both places: programs read the one or the other
-    chat_template = export_chat_template(source.template, end=tokenizer.end_text, plain=plain)
+    chat_template = export_chat_template(source.template, end=tokenizer.end_text, names=tokenizer.names, plain=plain)
     tokenizer.save(folder, context_length=config.context_length, chat_template=chat_template)
     write_text(folder / "chat_template.jinja", chat_template)
     write_safetensors(source, folder / "model.safetensors", dtype, advance)

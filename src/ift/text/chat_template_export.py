@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -76,10 +77,14 @@ GENERATION = re.compile(
 PLAIN = '{{- raise_exception("this model was trained on plain text, without instructions") -}}'
 
 
-def export_chat_template(template: Template, *, end: str = END_OF_TEXT, plain: bool = False) -> str:
+def export_chat_template(
+    template: Template, *, end: str = END_OF_TEXT, names: Mapping[str, str] | None = None, plain: bool = False
+) -> str:
     """A Jinja template that gives the template's text: apply_chat_template makes our tokens of a conversation.
 
-    end: how the tokenizer spells its end-of-text. plain: without {% generation %}, a tag that transformers added to
+    end: how the tokenizer spells its end-of-text. names: the special tokens that it names (bos_token, eos_token ...);
+    None: its end-of-text has all names. A model's own template with its own tokens is its source, unchanged but for a
+    date of the clock. plain: without {% generation %}, a tag that transformers added to
     Jinja and most other readers refuse.
 
     A conversation ends after the last answer's eos_token, or with the generation prompt if the last message is a
@@ -88,7 +93,7 @@ def export_chat_template(template: Template, *, end: str = END_OF_TEXT, plain: b
     white space or punctuation. And a message that spells the end-of-text becomes that token, unless the caller gives
     sanitize_control_tokens=True.
     """
-    source = _source_of(template, end)
+    source = _source_of(template, end, dict.fromkeys(EXPORTED, end) if names is None else names)
     return without_generation(source) if plain else source
 
 
@@ -103,9 +108,9 @@ def without_generation(source: str) -> str:
     return GENERATION.sub(plain, source)
 
 
-def _source_of(template: Template, end: str) -> str:
+def _source_of(template: Template, end: str, names: Mapping[str, str]) -> str:
     if isinstance(template, ChatTemplate):
-        return _with_own_tokens(template, end)
+        return _with_own_tokens(template, end, names)
     if template.plain:
         return PLAIN
     frame = jinja2.Environment(
@@ -130,8 +135,8 @@ def _source_of(template: Template, end: str) -> str:
     )
 
 
-def _with_own_tokens(template: ChatTemplate, end: str) -> str:
-    """The source, for a tokenizer that calls our end-of-text by all names of special tokens.
+def _with_own_tokens(template: ChatTemplate, end: str, names: Mapping[str, str]) -> str:
+    """The source, for a tokenizer that names these special tokens.
 
     An end that the model has not becomes ours, and a date that it takes from the clock the date of training. All other
     special tokens that it names are spelled as in training, where they were the model's own or ordinary text.
@@ -145,14 +150,15 @@ def _with_own_tokens(template: ChatTemplate, end: str) -> str:
     source = CLOCK.sub(lambda call: json.dumps(today.strftime(call[1][1:-1]), ensure_ascii=False), source)
     # as the template was read in training, and as the exported tokenizer spells them
     trained = {name: end if special.get(name) == foreign != "" else special.get(name, "") for name in SPECIAL}
-    exported = {name: end if name in EXPORTED else "" for name in SPECIAL}
     lines = [
         f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the line's end goes with trim_blocks
         for name, text in trained.items()
-        if text != exported[name] and re.search(rf"\b{name}\b", source)
+        if text != names.get(name, "") and re.search(rf"\b{name}\b", source)
     ]
     own = "".join(lines) + (_print(template.bos) if template.puts_bos else "") + source
-    return own if _takes_parts(template.source, template.special, template.today) else TEXTS_OF + own
+    if template.tokens or _takes_parts(template.source, template.special, template.today):
+        return own  # what gives a model's own template lists of parts looks into its source for whether it takes them
+    return TEXTS_OF + own
 
 
 @lru_cache(maxsize=16)

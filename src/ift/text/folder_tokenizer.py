@@ -136,6 +136,11 @@ class FolderTokenizer(Tokenizer):
             **({"chat_template": chat_template} if chat_template else {}),
         }
 
+    @property
+    def names(self) -> dict[str, str]:
+        config = self._config(0, None)
+        return {name: text for name in config if name.endswith("_token") and (text := content(config[name]))}
+
     def vocabulary(self) -> tuple[list[str], list[str]]:
         model = self.published.stored["model"]
         spelled = {id: token for token, id in vocabulary_of(model).items()}

@@ -96,6 +96,11 @@ class Tokenizer:
         write_json(folder / "tokenizer.json", self._hf_tokenizer)
         write_json(folder / "tokenizer_config.json", tokenizer_config(self, context_length, chat_template))
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The special tokens that tokenizer_config.json names, by bos_token, eos_token ..."""
+        return dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), self.end_text)
+
     def vocabulary(self) -> tuple[list[str], list[str]]:
         """Tokens in the order of their ids and merges in the order of merging, in GPT-2's spelling of bytes."""
         model = self._hf_tokenizer["model"]
@@ -145,10 +150,7 @@ def tokenizer_config(tokenizer: Tokenizer, context_length: int, chat_template: s
     """
     return {
         "tokenizer_class": "GPT2Tokenizer",
-        "bos_token": tokenizer.end_text,
-        "eos_token": tokenizer.end_text,
-        "unk_token": tokenizer.end_text,
-        "pad_token": tokenizer.end_text,
+        **tokenizer.names,
         "add_prefix_space": False,
         "model_max_length": context_length,
         "name_or_path": tokenizer.name,
