@@ -185,3 +185,13 @@ def test_content_that_is_null_is_no_text():
     null = messages(ASKED, answer("", tool_calls=[CALL]), RESULT, answer("A horse."), tools=TOOLS)
     for family in ("qwen3", "llama3"):
         assert "None" not in text_of(of_family(family, turns="last").pieces(null))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("said", ["y", "<think>\nHm.\n</think>\n\ny"])
+def test_a_conversation_that_is_to_be_answered_has_a_prompt_whatever_was_said(family, said):
+    """As in a chat: what the model said may be what its template looks for, and nothing of it is learnt."""
+    template, asks = of_family(family), Conversation("b", history=(("a", said),))
+    assert template.refusal(asks) is None
+    prompt = theirs(template, messages_of(asks)[:-1], (), prompt=True)
+    assert text_of(template.render(asks)[0]) == prompt

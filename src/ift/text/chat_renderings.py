@@ -144,7 +144,7 @@ class Rendering:
         if missing:
             return self.template._no_place(missing)
         self.pieces(conversation)
-        if self.template.mask and self.template.turns == "all":
+        if self.template.mask and self.template.turns == "all" and not self._is_open():
             for number in range(len(self.answers) - 1):
                 try:
                     if number not in conversation.unlearnt:
@@ -178,9 +178,14 @@ class Rendering:
         closes = bool(self.usual.answer.closing[0].text.strip())
         if not self.text.startswith(text, begin) or (ended and not follows and not closes):
             raise Changed(OTHERWISE)
-        if not text:
+        if not text and not (is_last and self._is_open()):
             raise Empty("writes nothing for an answer")
         return begin, end, follows
+
+    def _is_open(self) -> bool:
+        """Whether the conversation is to be answered: its last answer is empty."""
+        last = self.messages[-1]
+        return not (last["content"] or last.get("tool_calls") or last.get(self.template._reasoning))
 
     def _last_thought(self) -> str:
         """The last answer's reasoning, which it has of its own or before its text."""

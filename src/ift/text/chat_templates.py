@@ -270,6 +270,8 @@ class ChatTemplate(Template):
         )
 
     def _learns_earlier(self, conversation: Conversation) -> bool:
+        if not conversation.output:  # to be answered: nothing is learnt
+            return False
         answers = range(len(conversation.history))
         return self.mask and self.turns == "all" and any(number not in conversation.unlearnt for number in answers)
 
