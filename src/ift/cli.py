@@ -352,23 +352,31 @@ def export(arguments: argparse.Namespace) -> int:
     "talk to a model in the terminal",
     "Its words come as they are written. Ctrl-C ends an answer, Ctrl-D the talk; /help shows what else can be done. "
     "With two models both answer. echo QUESTION | ift chat RUN prints one answer.",
-    option("models", nargs="+", type=Path, metavar="RUN", help="run folders or model folders, two at most"),
+    option("models", nargs="+", metavar="RUN", help="run folders, model folders or names on the Hub, two at most"),
     option("--system", default="", metavar="TEXT", help="what the model is told before all turns"),
     option("--set", action="append", default=[], metavar="NAME=VALUE", help="temperature=0.8; /set shows all of them"),
     option("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto takes a GPU where there is one"),
     option("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="of matrix products (auto)"),
 )
 def chat(arguments: argparse.Namespace) -> int:
+    from ift import entry
     from ift.apps.chat import Options
     from ift.apps.chat import chat as talk
+    from ift.apps.speaker import Place
+    from ift.settings import CheckSettings
 
     if len(arguments.models) > 2:
         raise ConfigError(f"ift chat: {len(arguments.models)} models (two at most)")
     options = Options()
     for word in arguments.set:
         options = options.with_value(*word.partition("=")[::2])
+
+    def published(where: str) -> CheckSettings:
+        groups = ["model=pretrained", "data=json", "data.path=none"]
+        return entry.composed("train", groups, CheckSettings, values={"model.pretrained": where})
+
     return talk(
-        arguments.models,
+        [Place.find(where, published) for where in arguments.models],
         options,
         system=arguments.system,
         accelerator=arguments.accelerator,

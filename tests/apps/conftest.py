@@ -35,7 +35,7 @@ def talking(tmp_path_factory, byte_tokenizer) -> Path:
 
 @pytest.fixture(scope="session")
 def speaker(talking: Path) -> Speaker:
-    return Speaker.open(Place.find(talking), accelerator="cpu", precision="fp32")
+    return Speaker.open(Place("run", talking / "model", single_turns=True), accelerator="cpu", precision="fp32")
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def typed(speaker, talking, monkeypatch, capsys):
             return waiting.pop(0)
 
         monkeypatch.setattr("builtins.input", read)
-        places = [Place.find(talking)] * models
+        places = [Place("run", talking / "model", single_turns=True)] * models
         session = Session(Ready(*[speaker] * models), places, Options(max_new_tokens=6, **options), Talk())
         session.run()
         return session, capsys.readouterr().out

@@ -44,8 +44,15 @@ def test_a_question_that_fills_the_context_is_refused(speaker):
         speaker.fitted(Conversation("q" * 200))
 
 
-def test_a_run_says_what_its_model_was_tuned_on(talking, tmp_path):
-    assert Place.find(talking) == Place("run", talking / "model", single_turns=True)
-    assert Place.find(talking / "model") == Place("model", talking / "model", single_turns=False)
-    with pytest.raises(ConfigError, match="neither a run with a model nor a model folder"):
-        Place.find(tmp_path)
+def test_a_model_is_found_in_a_run_in_its_folder_or_by_its_name(talking, tmp_path):
+    def find(where) -> Place:
+        return Place.find(str(where), published=lambda name: f"settings of {name}")
+
+    assert find(talking) == Place("run", talking / "model", single_turns=True)
+    assert find(talking / "model") == Place("model", talking / "model", single_turns=False)
+    (tmp_path / "config.json").touch()
+    assert find(tmp_path).model == f"settings of {tmp_path}"
+    assert find("who/model") == Place("model", "settings of who/model")
+    for nothing in (talking.parent, talking.parent / "nowhere", "nowhere"):
+        with pytest.raises(ConfigError, match="neither a run with a model nor a model folder"):
+            find(nothing)

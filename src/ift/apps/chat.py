@@ -110,10 +110,9 @@ class Talk:
 
 
 def chat(
-    places: Sequence[Path], options: Options, *, system: str = "", accelerator: str = "auto", precision: str = "auto"
+    found: Sequence[Place], options: Options, *, system: str = "", accelerator: str = "auto", precision: str = "auto"
 ) -> int:
     """Until /bye, or the end of the input. Raises ConfigError and WeightsError as opening the models does."""
-    found = [Place.find(place) for place in places]
     loading = Loading(found, accelerator, precision)
     if not sys.stdin.isatty():
         question = sys.stdin.read().strip()

@@ -1,4 +1,4 @@
-"""A model that a person talks to: a run's best one or a model folder, with the template that it was tuned with."""
+"""A model that a person talks to: a run's best one, or a published one with its own template."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ift.errors import ConfigError
 from ift.run import RunFolder, read_object
+from ift.settings import CheckSettings
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 
@@ -39,22 +40,28 @@ class Reply:
 
 @dataclass(frozen=True)
 class Place:
-    """What `open` was given: the folder of the model, and what its run says about its rows."""
+    """Where a model is, and what its run says about its rows."""
 
     name: str
-    model: Path
-    single_turns: bool  # no row that it was tuned on had an earlier turn
+    model: Path | CheckSettings  # the folder of a tuned model; else what decides how a published one is asked
+    single_turns: bool = False  # no row that it was tuned on had an earlier turn
 
     @classmethod
-    def find(cls, where: Path) -> Place:
-        """A run folder or a model folder. Raises ConfigError where there is neither. Needs no torch."""
-        run = RunFolder(where)
-        if (run.model / "config.json").exists():
+    def find(cls, where: str, published: Callable[[str], CheckSettings]) -> Place:
+        """A run, its model folder, a folder that transformers wrote, or a name on the Hub. Needs no torch.
+
+        published: the settings for the last two. Raises ConfigError where there is none of these.
+        """
+        path = Path(where)
+        run = RunFolder(path)
+        if (run.model / "prompt.json").exists():
             rows_with = read_object(run.data_report, advice="")[0].get("rows_with")
             single_turns = isinstance(rows_with, dict) and rows_with.get("history") == 0
-            return cls(where.resolve().name, run.model, single_turns)
-        if (where / "config.json").exists():
-            return cls(where.resolve().name, where, False)
+            return cls(path.resolve().name, run.model, single_turns)
+        if (path / "prompt.json").exists():
+            return cls(path.resolve().name, path)
+        if (path / "config.json").exists() or (not path.exists() and where.count("/") == 1 and where[0] not in "./~"):
+            return cls(path.resolve().name, published(where))
         raise ConfigError(f"{where}: neither a run with a model nor a model folder (give a run's output_dir)")
 
 
@@ -69,10 +76,13 @@ class Speaker:
     def open(cls, place: Place, *, accelerator: str = "auto", precision: str = "auto") -> Speaker:
         """Raises WeightsError where the folder is no whole model, MachineError for a device that is not there."""
         from ift.artifacts.machine import choose_device
-        from ift.artifacts.model_folder import load_model_folder
+        from ift.artifacts.model_folder import load_model_folder, load_published
         from ift.model.linear import compute_in
 
-        model, tokenizer, template = load_model_folder(place.model)
+        if isinstance(place.model, Path):
+            model, tokenizer, template = load_model_folder(place.model)
+        else:
+            model, tokenizer, template = load_published(place.model.model, place.model.prompt)
         device = choose_device(accelerator, precision, n_embd=model.config.n_embd, group="")
         model.to(device.torch_device).eval()
         compute_in(model, device.dtype)
