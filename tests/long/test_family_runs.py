@@ -11,7 +11,8 @@ from ift.data.demo import demo_rows
 from ift.run import read_json, read_jsonl
 from ift.text.tokenizers import Tokenizer
 from tests.conftest import BEFORE_TORCH, WITH_TORCH
-from tests.model.families.test_family import CASES, SIZES, scale
+from tests.model.families import by_transformers
+from tests.model.families.test_family import CASES, SIZES
 from tests.running import TRAIN
 from tests.warm import Warm
 
@@ -27,7 +28,7 @@ SHORT = (
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with rows.json and a tiny model of each family, as a published one: with transformers' own weights."""
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    pytest.importorskip("transformers", exc_type=ImportError)
     root, rows = tmp_path_factory.mktemp("families"), demo_rows(120, seed=0)
     (root / "rows.json").write_text(json.dumps(rows))
     texts = [text for row in rows for text in (row["instruction"], row["input"], row["output"])]
@@ -37,9 +38,7 @@ def made(tmp_path_factory):
     def make(name):
         kind, differing = CASES[name]
         sizes = {**SIZES, **tokens, "max_position_embeddings": 256, **differing}
-        config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in sizes.items() if v is not None})
-        theirs = transformers.AutoModelForCausalLM.from_config(config)
-        scale(theirs)
+        theirs = by_transformers.made(kind, sizes)
         folder = root / name.replace(" ", "-")
         theirs.save_pretrained(folder)
         tokenizer.save(folder, context_length=256)
@@ -83,7 +82,7 @@ def test_trained_stopped_gone_on_with_answered_exported_and_read_again(made, pro
     expected, found = (load_file(run / "model" / "model.safetensors") for run in (whole, stopped))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
-    # transformers answers from the export token for token, and it is a model to begin with that is where the other ended
+    # transformers answers from the export token for token; a model that begins with it is where the other ended
     export = tmp_path / "export"
     go("-m", "ift.cli", "export", str(whole), "--to", "hf", "--prove", "3", "--output", str(export))
     ids = torch.randint(3, 400, (2, 60), generator=torch.Generator().manual_seed(1))
