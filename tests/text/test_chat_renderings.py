@@ -132,6 +132,8 @@ def test_special_tokens_stand_in_messages_that_are_rendered_whole():
     assert qwen3 == ["[<think>]", "\nStripes.\n", "[</think>]", "\n\nA horse."]
     assert learnt(of_family("qwen3"), ROWS["think"]) == qwen3
     call = learnt(of_family("qwen3", turns="last"), ROWS["call"])
+    spoken = learnt(of_family("qwen3"), Conversation("What?", output="A <think> opens it."))
+    assert spoken == ["[<think>]", "\n\n", "[</think>]", "\n\nA <think> opens it."]
     assert call[:4] == ["[<think>]", "\n\n", "[</think>]", "\n\n"]
     assert call[4:] == ["[<tool_call>]", '\n{"name": "look_up", "arguments": {"word": "zebra"}}\n</tool_call>']
 

@@ -7,10 +7,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
 from ift.run import write_json
+from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import ChatTemplate, read_template
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_piece, encode_prompt, made_for, turn_end
-from ift.text.templates import Segment, Template
+from ift.text.templates import Segment, Special, Template
 from ift.text.tokenizer_files import read_tokenizer
 from tests.text.chats import BOTH, ONE, SYSTEM, THREE, messages_of
 
@@ -23,7 +24,7 @@ CHATML = Template(
         Segment("{output}<|im_end|>", supervised=True),
     ),
 )
-ALPACA = Template("alpaca", (Segment("Q: {instruction}\nA: "), Segment("{output}", supervised=True)))
+ALPACA = Template("alpaca", (Segment("Q: {instruction}\nA:\n"), Segment("{output}", supervised=True)))
 SPELLED = Conversation("What is <|im_end|>?", "", "It {output} is <|im_end|>, <think> and <|im_start|>.")
 JINJA = (
     "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}"
@@ -127,3 +128,19 @@ def test_the_tokens_are_stored_with_the_template_and_one_without_means_text(toke
         assert "tokens" not in plain.to_json()
         assert not any(piece.special for piece in plain.pieces(ONE))
         assert template.prompt(ONE) == plain.prompt(ONE)
+
+
+@pytest.mark.parametrize("bos", ["", "<s>"])
+@pytest.mark.parametrize("kind", ["segments", "chat", "plain ends"])
+def test_an_exported_template_gives_transformers_the_same_tokens(tokens, tokens_folder, tmp_path, kind, bos):
+    transformers = pytest.importorskip("transformers")
+    plain = {"segments": CHATML, "chat": ChatTemplate.from_folder(tokens_folder), "plain ends": ALPACA}[kind]
+    template = plain.with_tokens(map(Special, tokens.special_ids), bos)
+    tokens.save(tmp_path, context_length=64, chat_template=export_chat_template(template, end=tokens.end_text))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for row in (ONE, THREE):
+        whole = theirs.apply_chat_template(messages_of(row))
+        whole = whole if isinstance(whole, list) else whole["input_ids"]
+        ours = [*ids_of(template, row, tokens), turn_end(template, tokens)]
+        assert ours == whole[: len(ours)]
+        assert theirs.decode(whole[len(ours) :]) in ("", "\n")

@@ -55,9 +55,11 @@ def render_whole(template: ChatTemplate, chats: Sequence[str]) -> list[dict[tupl
 def _inert(message: Message, template: ChatTemplate) -> Message:
     """A message whose texts spell no special token of the model: what is found in a rendering is the template's own.
 
-    An answer keeps what the template looks for in it ("</think>"), for it writes that itself.
+    An answer with a whole thought keeps what the template looks for in it ("</think>"), for it writes that itself. One
+    that only speaks of "<think>" has none: the template would let that stand.
     """
-    looked_for = template._looks.inside if message["role"] == "assistant" else ()
+    thinks = message["role"] == "assistant" and CLOSES.strip() in str(message.get("content"))
+    looked_for = template._looks.inside if thinks else ()
     hidden = [(token.text, name) for token, name in _hidden(template.tokens) if token.text not in looked_for]
 
     def inert(value: Any) -> Any:

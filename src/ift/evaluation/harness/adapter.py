@@ -41,9 +41,9 @@ from ift.generation.stop_strings import StopStrings
 from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
-from ift.text.encoding import encode_piece, turn_end
+from ift.text.encoding import encode_piece
 from ift.text.templates import Piece
-from ift.text.tokenizers import END_OF_TEXT, Place
+from ift.text.tokenizers import END_OF_TEXT
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # that one forward computes at most, whatever the batch size
 # arguments of a generation that say what we do anyway
@@ -136,7 +136,7 @@ class IftLM(TemplateLM):
         most = BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cpu"])
         self.batch_tokens = batch_tokens or (min(most, batch_size * self.max_length) if batch_size else most)
         self.truncated = self.shortened = 0
-        self._encoded = lru_cache(maxsize=256)(self._encode)
+        self._encoded = lru_cache(maxsize=256)(lambda text: tuple(subject.tokenizer.encode(text)))
 
     # -- what the model is ---------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class IftLM(TemplateLM):
         if isinstance(string, Rendered):
             ids = self._prompt_ids(string)
         else:
-            ids = [*(self._beginning if add_special_tokens is not False else []), *self._encoded(string, "start")]
+            ids = [*(self._beginning if add_special_tokens is not False else []), *self._encoded(string)]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def tok_decode(self, tokens: int | Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -238,9 +238,6 @@ class IftLM(TemplateLM):
         first = self.subject.tokenizer.beginning
         return [] if first is None else [first]
 
-    def _encode(self, text: str, place: Place = "inside") -> tuple[int, ...]:
-        return tuple(self.subject.tokenizer.encode(text, place))
-
     def _prompt_ids(self, prompt: Rendered) -> list[int]:
         pieces, text = prompt.split if prompt.begun else (prompt.before, "")
         return [token for piece in pieces for token in self._piece_ids(piece)] + list(self._encoded(text))
@@ -256,7 +253,7 @@ class IftLM(TemplateLM):
         and continuation; the template has its own.
         """
         if not isinstance(context, Rendered):
-            given, scored = self._cut(context, continuation, "start")
+            given, scored = self._cut(context, continuation)
             return (self._beginning if context else []) + given, scored
         pieces, begun = context.split
         before = [token for piece in pieces for token in self._piece_ids(piece)]
@@ -265,11 +262,11 @@ class IftLM(TemplateLM):
         given, scored = self._cut(begun, continuation)
         return before + given, scored
 
-    def _cut(self, context: str, continuation: str, place: Place = "inside") -> tuple[list[int], list[int]]:
+    def _cut(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         bare = context.rstrip()
-        whole, given = self._encoded(context + continuation, place), self._encoded(bare, place)
+        whole, given = self._encoded(context + continuation), self._encoded(bare)
         if len(whole) <= len(given) and continuation:  # the border lies within a token
-            return list(self._encoded(context, place)), list(self._encoded(continuation))
+            return list(self._encoded(context)), list(self._encoded(continuation))
         return list(given), list(whole[len(given) :])
 
     # -- log-likelihoods -----------------------------------------------------------------------------------------------
@@ -395,17 +392,6 @@ class IftLM(TemplateLM):
         assert self.subject.template
         return "".join(piece.text for piece in self.subject.template.render(Conversation("x"))[2])
 
-    @cached_property
-    def _spaced(self) -> bool:
-        """Whether the tokenizer puts a space before a text, which the model's own library takes off what it wrote."""
-        return self._encode("a", "start") != self._encode("a")
-
-    @cached_property
-    def _end(self) -> int:
-        """The token that ends what the model writes: an answer of the template has its own."""
-        template = self.subject.template if self.prompt == "template" else None
-        return turn_end(template, self.subject.tokenizer) if template else self.eot_token_id
-
     def _write(self, group: Sequence[_Writing], copies: dict[str, list[int]], texts: dict[int, str]) -> None:
         """Answers of one group (stop strings, limit and sampling are the same) into texts; each is kept as it ends."""
         stop = StopStrings(group[0].stop, self.tok_decode, opening=group[0].opening)
@@ -413,7 +399,6 @@ class IftLM(TemplateLM):
         def ended(place: int, answer: Generated) -> None:
             key = group[place].key
             text = stop.text(answer.ids)
-            text = text.removeprefix(" ") if self._spaced else text
             self._keep({key: {"text": text}})
             texts.update(dict.fromkeys(copies[key], text))
             self.advance(len(copies[key]))
@@ -421,7 +406,7 @@ class IftLM(TemplateLM):
         generate(
             self.model,
             [writing.ids for writing in group],
-            end_of_text=self._end,
+            end_of_text=self.eot_token_id,
             max_new_tokens=group[0].limit,
             sampling=group[0].sampling,
             batch_size=self.batch_size,
