@@ -17,7 +17,9 @@ import plan  # noqa: E402
 import real_model  # noqa: E402
 import scoring  # noqa: E402
 import side_by_side  # noqa: E402
+import training  # noqa: E402
 from bare import BareGPT  # noqa: E402
+from ceilings import Products  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from side_by_side import Column, Contestant, Gate, Outcome, best_of, compare, ratio, refuse, run, slope, table  # noqa: E402
 from workload import Workload  # noqa: E402
@@ -181,6 +183,28 @@ def test_the_reference_is_the_same_network(tmp_path):
     saved, stored = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "model.safetensors")
     assert saved.keys() == stored.keys()
     assert all(torch.equal(saved[name], stored[name]) for name in stored)
+
+
+def test_the_products_of_a_step_are_those_of_its_matrices_and_of_its_attention():
+    """Two layers, 3 heads of queries and 1 of keys, 2 channels each; 10 positions, 4 supervised, of 9 tokens."""
+    sizes = {"n_layer": 2, "n_head": 3, "n_kv_head": 1, "head_dim": 2, "n_embd": 4, "vocab_size": 9}
+    plan_of_it = {**sizes, "matrices": [[10, 4], [4, 6], [14, 4], [4, 7]]}
+    needed = 6 * (2 * (40 + 24 + 56 + 28) * 10 + 4 * 9 * 4)
+    assert training.step_flops(plan_of_it, 10, 4) == needed
+    products = Products(plan_of_it, torch.float32)
+    products.prepare(10)
+    # six products each: scores and values, again, and what queries, keys and values are given back
+    assert products([(5, 5), (5, 7)], 10, 4) == needed + 2 * 6 * 2 * 3 * (5 * 5 + 5 * 7) * 2
+
+
+def test_a_model_of_another_family_meets_those_who_have_it():
+    everyone = [c.name for c in training.chosen(None)]
+    found = {c.name: training.gates_of(c) for c in training.chosen(None, BENCHMARKS)}
+    assert set(everyone) - set(found) == {"bare loop", "llms-from-scratch", "torchtune", "torchtune, no checkpointing"}
+    assert (found["ift"], found["TRL"], found["TRL, packed"], found["LitGPT"]) == ("all", "all", "packed", "logits")
+    rivals = training.rivals(training.chosen(None, BENCHMARKS))
+    assert "LitGPT, batch 8" in rivals
+    assert not [name for name in training.rivals(training.chosen(None)) if "LitGPT" in name]  # pythia is no GPT-2
 
 
 def test_seconds_a_step_are_its_tokens_over_their_rate_without_the_first():
