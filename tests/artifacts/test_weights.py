@@ -354,7 +354,7 @@ def test_ids_above_the_tokenizers_have_no_logits(folder):
     [
         (
             lambda t: t.pop("transformer.h.2.ln_2.bias"),
-            r"1 tensors do not fit .*h\.2\.ln_2\.bias is missing, not \[32\]",
+            r"1 tensor does not fit .*h\.2\.ln_2\.bias is missing, not \[32\]",
         ),
         (
             lambda t: t.update({"transformer.wpe.weight": torch.zeros(19, 32)}),
@@ -362,6 +362,10 @@ def test_ids_above_the_tokenizers_have_no_logits(folder):
         ),
         (lambda t: t.update({"transformer.h.3.ln_1.bias": torch.zeros(32)}), r"h\.3\.ln_1\.bias is unknown"),
         (lambda t: t.update({"lm_head.weight": torch.zeros(66, 32)}), r"lm_head\.weight is \[66, 32\], not \[67, 32\]"),
+        (
+            lambda t: t.update({"transformer.ln_f.bias": torch.zeros(32, dtype=torch.int8)}),
+            r"ln_f\.bias is of type I8, not one of F32, BF16, F16, F64",
+        ),
     ],
 )
 def test_tensors_must_be_those_of_the_configuration(folder, edit, message):
@@ -381,12 +385,20 @@ def test_heads_must_divide_the_width_of_a_folder(folder):
     [
         (None, "no such file"),
         ("{", "not the configuration of a known model"),
-        ('{"hidden_size": 8}', "KeyError 'n_layer'"),
+        ('{"hidden_size": 8}', "KeyError 'n_embd'"),
+        ("[1]", "it is no JSON object"),
+        ('{"a": ' * 3000 + "1" + "}" * 3000, "RecursionError"),
     ],
 )
 def test_a_folder_needs_the_configuration_of_a_gpt2(folder, text, message):
     (folder / "config.json").unlink() if text is None else (folder / "config.json").write_text(text)
     with pytest.raises(WeightsError, match=message):
+        inspect_folder(folder)
+
+
+def test_shards_without_their_index_are_told_from_a_folder_without_weights(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(WeightsError, match=r"index\.json: no such file, which says what model-00001-of-00002\.safe"):
         inspect_folder(folder)
 
 

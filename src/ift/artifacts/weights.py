@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ift.artifacts.download import OTHER_KINDS, WEIGHTS, download, others_on_hub
 from ift.artifacts.tensors import BYTES, Stored, read_header, write_tensors
-from ift.errors import ConfigError, WeightsError
+from ift.errors import ConfigError, WeightsError, one_line
 from ift.model.config import GPTConfig
 from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
 from ift.model.families.family import HEAD, Family, Piece
@@ -139,8 +139,9 @@ def inspect_folder(path: Path) -> Folder:
         its = read_config(config)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}/config.json: no such file (is this a model folder?)") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{type(error).__name__} {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__} "
+        what = one_line(f"{kind}{error}", 200)
         raise WeightsError(f"{path}/config.json: not the configuration of a known model: {what}") from error
     except ConfigError as error:
         raise WeightsError(f"{path}/config.json: {str(error).replace('model.', '')}") from error
@@ -162,6 +163,8 @@ def inspect_folder(path: Path) -> Folder:
                 wrong.append(f"{name} is there twice")
             elif not name.endswith(family.constants):
                 shapes[name], tensors[name] = tensor.shape, file
+                if tensor.dtype not in TYPES:
+                    wrong.append(f"{name} is of type {tensor.dtype}, not one of {', '.join(TYPES)}")
                 sizes[tensor.dtype] += math.prod(tensor.shape)
     head = f"{family.names[HEAD][0]}.weight"
     expected = family.shapes(replace(its, tie_weights=its.tie_weights and head not in shapes))
@@ -172,7 +175,8 @@ def inspect_folder(path: Path) -> Folder:
     ]
     wrong += [f"{name} is unknown" for name in shapes if name not in expected]
     if wrong:
-        raise WeightsError(f"{path}: {len(wrong)} tensors do not fit its config.json: {'; '.join(wrong[:2])}")
+        several = "1 tensor does" if len(wrong) == 1 else f"{len(wrong):,} tensors do"
+        raise WeightsError(f"{path}: {several} not fit its config.json: {'; '.join(wrong[:2])}")
     if its.tie_weights:
         tensors.pop(head, None)  # some exports store the shared matrix twice
     dtype = max(sizes, key=lambda kind: sizes[kind], default="F32")
@@ -212,6 +216,9 @@ def _weight_files(path: Path) -> list[Path]:
             others = [p.name for kind in OTHER_KINDS for p in sorted(path.glob(kind)) if p.name != "training_args.bin"]
             if others and not index.exists():
                 raise other_kind(path, others[0])
+            shards = sorted(p.name for p in path.glob("*-of-*.safetensors"))
+            if shards and not index.exists():
+                raise WeightsError(f"{index}: no such file, which says what {shards[0]} and others hold (download it)")
             raise WeightsError(f"{file}: no such file (download the folder again)")
     return files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,6 +96,28 @@ class GPTConfig:
             raise ConfigError(f"model.n_head={self.n_head}: does not divide model.n_embd={self.n_embd}")
         if self.n_head % self.n_kv_head:
             raise ConfigError(f"{self.n_kv_head} heads of keys do not divide {self.n_head} heads of queries")
+        if damage := next(self._damage(), None):
+            raise ConfigError(f"{damage}, which no model has")
+
+    def _damage(self) -> Iterator[str]:
+        """What no model can be computed with; it would else be found as numbers that are none."""
+        for rope in self.ropes:
+            if not (0 < rope.theta < math.inf and 0 < rope.factor < math.inf and rope.original >= 0):
+                yield f"a rotation of theta {rope.theta}, factor {rope.factor} and original context {rope.original}"
+            if not 0 < rope.channels <= self.head_dim or rope.channels % 2:
+                yield f"{rope.channels} of {self.head_dim} channels of a head that turn in pairs"
+            if not all(0 < number < math.inf for number in (rope.scale, rope.low, rope.high, *rope.short, *rope.long)):
+                yield "a factor of the rotation that is no positive number"
+        numbers = {
+            "eps of norms": self.norm_eps, "scale of scores": self.score_scale, "cap of scores": self.score_cap,
+            "cap of logits": self.logit_cap, "scale of logits": self.logit_scale,
+            "scale of embeddings": self.embedding_scale, "scale of residuals": self.residual_scale,
+        }  # fmt: skip
+        yield from (f"{name} {x}" for name, x in numbers.items() if x is not None and not 0 < x < math.inf)
+        yield from (f"a window of {window} positions" for window in self.windows if window is not None and window < 1)
+        for per_layer in (self.rope_of, self.windows):
+            if len(per_layer) not in (0, self.n_layer):
+                yield f"{len(per_layer)} entries for {self.n_layer} layers"
 
     @property
     def head_dim(self) -> int:

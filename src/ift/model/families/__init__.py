@@ -34,10 +34,15 @@ def read_config(config: Mapping[str, Any]) -> GPTConfig:
 
     Raises KeyError, TypeError or ValueError where it is of no known family, or not understood, with what it is.
     """
+    if not isinstance(config, dict):
+        raise ValueError("it is no JSON object")
     kind = config.get("model_type") or "gpt2"
+    if stored := config.get("quantization_config"):
+        method = stored.get("quant_method") if isinstance(stored, dict) else None
+        raise ValueError(f"its weights are quantized ({method or 'quantization_config'}): give the model before that")
     if kind == "gemma3":
         kind = "gemma3_text"
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"model_type is {kind}, not one of {', '.join(FAMILIES)}")
     return FAMILIES[kind].read(config)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ift.model.config import ACTIVATIONS, GPTConfig, Rope
-from ift.model.families.family import HEAD, Family
+from ift.model.families.family import HEAD, Family, whole
 
 NAMES = {
     "wte": ("embed_tokens",),
@@ -44,6 +44,10 @@ SIZES = {
 ROTARY = {
     "rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "original_max_position_embeddings",
     "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
+}  # fmt: skip
+STRETCHED = {  # keys of rope_scaling and rope_parameters
+    "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor", "attention_factor", "mscale",
+    "mscale_all_dim", "beta_slow", "beta_fast", "truncate", "short_factor", "long_factor",
 }  # fmt: skip
 SILENT = {
     "architectures", "auto_map", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache",
@@ -79,21 +83,21 @@ def sizes(config: Mapping[str, Any], *, tied: bool = False, act: str = "silu", t
     name = config.get("hidden_act") or config.get("hidden_activation") or act
     if name not in ACTIVATIONS:
         raise ValueError(f"hidden_act is {name}, not one of {', '.join(ACTIVATIONS)}")
-    heads, layers, width = (int(config[key]) for key in ("num_attention_heads", "num_hidden_layers", "hidden_size"))
-    head_dim = int(config.get("head_dim") or width // heads)
+    heads, layers, width = (whole(config, key) for key in ("num_attention_heads", "num_hidden_layers", "hidden_size"))
+    head_dim = whole(config, "head_dim", max(1, width // heads))
     biases = {"qkv", "attention"} if config.get("attention_bias") else set()
     return {
-        "vocab_size": int(config["vocab_size"]),
-        "context_length": int(config["max_position_embeddings"]),
+        "vocab_size": whole(config, "vocab_size"),
+        "context_length": whole(config, "max_position_embeddings"),
         "n_layer": layers,
         "n_head": heads,
         "n_embd": width,
         "tie_weights": bool(config.get("tie_word_embeddings", tied)),
-        "n_inner": int(config["intermediate_size"]),
+        "n_inner": whole(config, "intermediate_size"),
         "activation": ACTIVATIONS[name],
         "norm": "rms",
         "norm_eps": float(config.get("rms_norm_eps") or 1e-6),
-        "kv_heads": int(config.get("num_key_value_heads") or heads),
+        "kv_heads": whole(config, "num_key_value_heads", heads),
         "head_width": head_dim,
         "gated": True,
         "biases": frozenset(biases | ({"mlp"} if config.get("mlp_bias") else set())),
@@ -119,6 +123,9 @@ def read_rope(
     elif kind and not any(isinstance(value, Mapping) for value in stated.values()) and kind == "sliding_attention":
         stated = {}
     scaling = {**(config.get("rope_scaling") or {}), **stated} if kind != "sliding_attention" else dict(stated)
+    unknown = [key for key, value in scaling.items() if key not in STRETCHED | ROTARY and value not in EMPTY]
+    if unknown:
+        raise ValueError(f"{unknown[0]} of its rotation is not known to the decoder")
     name = scaling.get("rope_type") or scaling.get("type") or "default"
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or theta)
     part = (

@@ -6,6 +6,7 @@ ours may hold the rows of several, one after the other: those of queries, keys a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,21 @@ from typing import Any, Literal, NamedTuple
 from ift.model.config import GPTConfig
 
 HEAD = "lm_head"
+MOST = {"num_hidden_layers": 10_000, "n_layer": 10_000}  # beyond it a number is damage, and would fill the memory
 WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")  # of torch, at any level
 PREFIXES = ("module.", "model.", "base_model.", "pretrained_model.")  # of trainers
 
 Form = Literal["as it is", "transposed", "head by head"]
+
+
+def whole(config: Mapping[str, Any], key: str, otherwise: int | None = None) -> int:
+    """A size of config.json. Raises KeyError where it is missing, ValueError where it is none."""
+    value = config[key] if otherwise is None else config.get(key)
+    value = otherwise if value is None and otherwise is not None else value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+    if not number or not 0 < value <= MOST.get(key, 10**9):
+        raise ValueError(f"{key} is {json.dumps(value)[:60]}, which is no size")
+    return int(value)
 
 
 class Piece(NamedTuple):

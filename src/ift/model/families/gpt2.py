@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ift.model.config import ACTIVATIONS, GPTConfig
-from ift.model.families.family import HEAD, Family
+from ift.model.families.family import HEAD, Family, whole
 
 PUBLISHED = {  # n_layer -> the model with so many
     12: "gpt2-small",
@@ -47,15 +47,16 @@ def read_config(config: Mapping[str, Any]) -> GPTConfig:
     activation = config.get("activation_function") or "gelu_new"
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation_function is {activation}, not one of {', '.join(ACTIVATIONS)}")
-    inner = config.get("n_inner")
+    width = whole(config, "n_embd")
+    inner = whole(config, "n_inner", 4 * width)
     return GPTConfig(
-        n_layer=int(config["n_layer"]),
-        n_head=int(config["n_head"]),
-        n_embd=int(config["n_embd"]),
-        context_length=int(config["n_positions"]),
-        vocab_size=int(config["vocab_size"]),
+        n_layer=whole(config, "n_layer"),
+        n_head=whole(config, "n_head"),
+        n_embd=width,
+        context_length=whole(config, "n_positions"),
+        vocab_size=whole(config, "vocab_size"),
         tie_weights=bool(config.get("tie_word_embeddings", True)),
-        n_inner=None if inner is None or inner == 4 * config["n_embd"] else int(inner),
+        n_inner=None if inner == 4 * width else inner,
         activation=ACTIVATIONS[activation],
         norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
         scale_scores=bool(config.get("scale_attn_weights", True)),
