@@ -276,7 +276,7 @@ def test_a_relative_of_gpt2_gives_the_logits_of_transformers_before_and_after_sa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt_bigcode"}, "not the configuration of a known model: ValueError model_type is gpt_bigcode"),
+        ({"model_type": "gpt_bigcode"}, "not the configuration of a known model: model_type is gpt_bigcode"),
         ({"activation_function": "mish"}, "activation_function is mish, not one of gelu_new, "),
         ({"add_cross_attention": True}, "add_cross_attention is true"),
         ({"tie_word_embeddings": False}, r"lm_head\.weight is missing, not \[67, 32\]"),
