@@ -6,8 +6,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from ift.artifacts.model_folder import open_model_folder, save_model_folder
 from ift.export.card import block, card, code
 from ift.export.source import RunModel
+from ift.model.families import read_config
+from ift.model.gpt import GPT
 from ift.run import write_json
 from ift.text.chat_templates import ChatTemplate
 from ift.text.templates import Segment, Template
@@ -192,3 +195,16 @@ def test_a_data_set_of_the_hub_is_named_for_the_hub(run_of):
     text = card(RunModel.open(run), to="hf", dtype="fp32", file="x")
     assert front_matter(text)["datasets"] == ["tatsu-lab/alpaca"]
     assert "* `tatsu-lab/alpaca: 52,002 rows`" in text
+
+
+def test_a_card_names_the_class_of_another_family(run_of, small_tokenizer):
+    run = run_of()
+    source = {
+        "model_type": "qwen2", "vocab_size": small_tokenizer.vocab_size, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    }  # fmt: skip
+    save_model_folder(run.model, GPT(read_config(source)), small_tokenizer, open_model_folder(run.model)[2])
+    text = card(RunModel.open(run), to="hf", dtype="fp32", file="model.safetensors")
+    assert front_matter(text)["tags"] == ["qwen2", "instruction-tuning"]
+    assert "A `Qwen2ForCausalLM` of transformers, fine-tuned" in text
+    assert "4 heads (2 of keys and values), 64 positions" in text

@@ -79,6 +79,7 @@ def card(
         place=place,
         license=license,
         config=source.config,
+        kind="GPT-2" if source.config.family == "gpt2" else f"{code(source.family.architecture)} of transformers",
         parameters=source.parameters,
         vocabulary=source.tokenizer.name,
         base=base,
@@ -138,7 +139,7 @@ def _front_matter(
     front: dict[str, Any] = {
         "library_name": "transformers" if to == "hf" else "gguf",
         "pipeline_tag": "text-generation",
-        "tags": ["gpt2", "instruction-tuning"],
+        "tags": [source.config.family, "instruction-tuning"],
     }
     if license:
         front["license"] = license
