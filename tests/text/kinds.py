@@ -6,6 +6,8 @@ from functools import cache
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Library
 
+from ift.run import write_json
+
 SAMPLE = [
     "die Rede der Leute und die Räder unter der Brücke",
     "Sie raten ihr, dass die Tür zu ist. 12 345!",
@@ -43,7 +45,7 @@ def sentencepiece(*, normalizer=None, cut=None, added=(), strip=True) -> str:
     control = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=[*control, *(f"<0x{byte:02X}>" for byte in range(256))],
+        special_tokens=[*control, *(f"<0x{byte:02X}>" for byte in range(256)), "<s"],
         initial_alphabet=[SPACE, "<", "s", ">", "/"],
         show_progress=False,
     )
@@ -54,9 +56,8 @@ def sentencepiece(*, normalizer=None, cut=None, added=(), strip=True) -> str:
     library.add_tokens([*added])
     library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     stored = json.loads(library.to_str())
-    stored["added_tokens"] = [e for e in stored["added_tokens"] if not e["content"].startswith("<0x")]
+    stored["added_tokens"] = [e for e in stored["added_tokens"] if e["content"][:3] not in ("<0x", "<s")]
     stored["model"]["merges"] += [["<", "s"], ["<s", ">"]]  # as conversions list them: text could become control
-    stored["model"]["vocab"] |= {"<s": len(library.get_vocab())}
     return json.dumps(stored)
 
 
@@ -110,6 +111,12 @@ KINDS = {
         + [AddedToken("<start_of_turn>", special=True, normalized=False)],
         strip=False,
     ),
+    "phi3": lambda: sentencepiece(
+        normalizer=prepend(),
+        added=[
+            AddedToken(t, special=True, rstrip=True, normalized=False) for t in ("<|user|>", "<|assistant|>", "<|end|>")
+        ],
+    ),
     "unigram": unigram,
 }
 FAST = ("gpt2", "llama3", "qwen", "smollm2", "neox")
@@ -118,3 +125,16 @@ FAST = ("gpt2", "llama3", "qwen", "smollm2", "neox")
 @cache
 def stored(name: str) -> str:
     return KINDS[name]()
+
+
+SENTENCEPIECE = ("llama2", "mistral", "gemma", "phi3", "unigram")
+
+
+def folder_of(path, name, change=None):
+    value = json.loads(stored(name))
+    if change:
+        change(value)
+    (path / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+    end = "</s>" if name in SENTENCEPIECE else "<|endoftext|>"
+    write_json(path / "tokenizer_config.json", {"eos_token": end, "auto_map": {"x": "y.Z"}})
+    return path

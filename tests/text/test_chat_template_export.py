@@ -9,7 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
-from ift.text.encoding import encode_piece, encode_prompt
+from ift.text.encoding import encode_pieces, encode_prompt
 from ift.text.templates import Segment, Template
 from ift.text.tokenizers import END_OF_TEXT
 from tests.text.chats import (
@@ -65,7 +65,7 @@ def test_an_exported_template_gives_transformers_our_tokens(theirs, trained, nam
     asked = messages_of(row, answered=False)
     prompt = encode_prompt(row, template, trained)
     assert theirs.apply_chat_template(asked, add_generation_prompt=True, **options) == prompt
-    whole = [token for piece in template.pieces(row) for token in encode_piece(piece, trained)]
+    whole = [token for ids in encode_pieces(template.pieces(row), trained) for token in ids]
     assert theirs.apply_chat_template(messages_of(row), **options) == [*whole, trained.end_of_text]
 
 

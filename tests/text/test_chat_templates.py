@@ -11,7 +11,7 @@ from ift.errors import ConfigError, WeightsError
 from ift.text.chat_shapes import _mark
 from ift.text.chat_templates import ChatTemplate, read_template, template_from
 from ift.text.conversations import Conversation
-from ift.text.encoding import encode_piece, encode_prompt
+from ift.text.encoding import encode_pieces, encode_prompt
 from ift.text.jinja_process import start
 from ift.text.templates import Piece, Segment, Template
 from ift.text.tokenizers import END_OF_TEXT
@@ -155,7 +155,7 @@ def test_text_of_a_row_is_ordinary_text_whatever_it_spells(trained, style, text)
     plain = Conversation("ab", "cd", "ef", history=(("gh", "ij"),))
     assert template.render(hostile)[1].text.replace(f"e{text}f", "ef") == template.render(plain)[1].text
     assert spelled(template.pieces(hostile), "¶").count(text) - spelled(template.pieces(plain), "¶").count(text) == 5
-    ids = [token for piece in template.pieces(hostile) for token in encode_piece(piece, trained)]
+    ids = [token for ids in encode_pieces(template.pieces(hostile), trained) for token in ids]
     assert ids.count(trained.end_of_text) == sum(piece.end for piece in template.pieces(plain))
 
 

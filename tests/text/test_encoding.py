@@ -6,13 +6,15 @@ import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
+from ift.data.contract.examples import broken_law, encode
 from ift.run import write_json
 from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import ChatTemplate, read_template
 from ift.text.conversations import Conversation
-from ift.text.encoding import encode_piece, encode_prompt, made_for, turn_end
+from ift.text.encoding import encode_pieces, encode_prompt, made_for, turn_end
 from ift.text.templates import Segment, Special, Template
 from ift.text.tokenizer_files import read_tokenizer
+from tests.text import kinds
 from tests.text.chats import BOTH, ONE, SYSTEM, THREE, messages_of
 
 CHATML = Template(
@@ -58,7 +60,7 @@ def tokens(tokens_folder):
 
 
 def ids_of(template, row, tokenizer):
-    return [id for piece in template.pieces(row) for id in encode_piece(piece, tokenizer)]
+    return [id for ids in encode_pieces(template.pieces(row), tokenizer) for id in ids]
 
 
 def spelled(ids, tokenizer):
@@ -144,3 +146,32 @@ def test_an_exported_template_gives_transformers_the_same_tokens(tokens, tokens_
         ours = [*ids_of(template, row, tokens), turn_end(template, tokens)]
         assert ours == whole[: len(ours)]
         assert theirs.decode(whole[len(ours) :]) in ("", "\n")
+
+
+MARKED = (
+    Segment("<|user|>\n{instruction}<|end|>\n<|assistant|>\n"),
+    Segment("{output}<|end|>", supervised=True),
+)
+PLAIN = (Segment("</s>{instruction}</s>"), Segment("{output}</s>", supervised=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "segments"),
+    [("phi3", MARKED), ("llama2", PLAIN), ("mistral", PLAIN), ("gemma", PLAIN), ("qwen", PLAIN), ("smollm2", PLAIN)],
+)
+@pytest.mark.parametrize("answer", ["die Tür  12", "  \n der 3.\n", "a\u0308\n\n\nB", ""])
+def test_pieces_have_the_tokens_that_the_library_gives_for_the_whole_text(tmp_path, name, segments, answer):
+    """With the space of SentencePiece where it puts one, and without the white space that <|end|> swallows."""
+    folder = kinds.folder_of(tmp_path, name)
+    tokenizer, library = read_tokenizer(folder), Library.from_file(str(folder / "tokenizer.json"))
+    end = tokenizer.end_text
+    segments = [Segment(s.text.replace("</s>", end), s.supervised) for s in segments]
+    template = made_for(Template.make("whole", segments, mask=True), tokenizer)
+    pieces = template.pieces(Conversation("die Rede", "", answer))
+    text = "".join(piece.text for piece in pieces)
+    ids = [id for some in encode_pieces(pieces, tokenizer) for id in some]
+    begin = [] if tokenizer.beginning is None else [tokenizer.beginning]
+    assert ids == library.encode(text, add_special_tokens=False).ids
+    assert ids[: len(begin)] == begin
+    example = encode(pieces, tokenizer, 1)
+    assert broken_law(example, tokenizer) is None

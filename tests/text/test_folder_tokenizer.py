@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from transformers import AutoTokenizer
 
-from ift.run import read_json, write_json
+from ift.run import read_json
 from ift.text.tokenizer_files import read_tokenizer
-from tests.text.kinds import FAST, KINDS, stored
+from tests.text.kinds import FAST, KINDS, folder_of
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PARTS = [
@@ -19,16 +19,6 @@ PARTS = [
     *("ä", "a\u0308", "日", "😀", "<s>", "</s>", "<unk>", "<0x0A>", "<h1>", "<think>", "<|im_end|>", "<|endoftext|>"),
 ]
 texts = st.text(max_size=60) | st.lists(st.sampled_from(PARTS), max_size=20).map("".join)
-END = {"llama2": "</s>", "mistral": "</s>", "gemma": "</s>", "unigram": "</s>"}
-
-
-def folder_of(path, name, change=None):
-    value = json.loads(stored(name))
-    if change:
-        change(value)
-    (path / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
-    write_json(path / "tokenizer_config.json", {"eos_token": END.get(name, "<|endoftext|>"), "auto_map": {"x": "y.Z"}})
-    return path
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -124,7 +114,8 @@ def test_a_byte_that_is_no_token_is_left_out_as_the_library_does(tmp_path):
     assert ours.decode_bytes(ours.encode(text)) == ours.written(text) == b"die Rede \x90\x80\x80."
 
 
-def test_rows_that_differ_end_the_use_of_tiktoken_for_good(tmp_path):
+def test_rows_that_differ_end_the_use_of_tiktoken_for_good(tmp_path, monkeypatch):
+    monkeypatch.setenv("IFT_CACHE_DIR", str(tmp_path / "cache"))  # where the verdict stays
     folder = folder_of(tmp_path, "smollm2")
     ours = read_tokenizer(folder)
     assert ours.differs(["die Rede 12", "\n 3"]) == ""

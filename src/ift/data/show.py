@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
             for key in ("special_tokens", "ends")
         )
         yield f"          special tokens {put or 'none'}; an answer ends with {ends} (the first is learnt)"
+    yield from _show_encoder(report.get("encoder") or {})
     for warning, about in report["warnings"].items():
         places = ", ".join(map(str, about["first"][:3])) + (", ..." if about["rows"] > 3 else "")
         rows = "row" if about["rows"] == 1 else "rows"
@@ -84,6 +85,16 @@ def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
             f"overlap   {report['overlaps']:,} rows share 13 words in a row with the evaluation "
             f"(see {folder / 'overlaps.jsonl'})"
         )
+
+
+def _show_encoder(encoder: Mapping[str, Any]) -> Iterator[str]:
+    """Which library made the tokens, where the model's tokenizer leaves a choice."""
+    if encoder.get("library") == "tokenizers":
+        yield "          tokens by the library tokenizers, more slowly (tiktoken gives this model's texts other ones)"
+    elif encoder.get("compared_rows"):
+        number = encoder["compared_rows"]
+        rows = "row" if number == 1 else "rows"
+        yield f"          tokens by tiktoken, the same as by the library tokenizers on {number:,} {rows}"
 
 
 def excerpt(text: str) -> str:

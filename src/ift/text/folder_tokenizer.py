@@ -92,6 +92,10 @@ class FolderTokenizer(Tokenizer):
         known = {self.published.bytes[id] for id in self.published.ordinary}
         return bytes(byte for byte in range(256) if self.published.byte_level and bytes([byte]) not in known)
 
+    @property
+    def stands_in(self) -> bool:
+        return self._fast is not None
+
     def differs(self, texts: Iterable[str]) -> str:
         return difference(self.encode, self._encode, texts) if self._fast else ""
 

@@ -59,6 +59,11 @@ class Tokenizer:
         (accents composed by NFC, a space before it, a control character left out)."""
         return text.encode()
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether tiktoken encodes in the place of the model's own library."""
+        return False
+
     def differs(self, texts: Iterable[str]) -> str:
         """The first of these texts to which tiktoken gives other tokens than the model's own library; "" for none."""
         return ""

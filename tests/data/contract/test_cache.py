@@ -185,14 +185,14 @@ class Lossy:
     def __getattr__(self, name):
         return getattr(self.tokenizer, name)
 
-    def encode(self, text):
+    def encode(self, text, place="inside"):
         return self.tokenizer.encode(text.lower())
 
 
 class Spells(Lossy):
     """A tokenizer that takes the spelling of its special token for the token, as transformers' do."""
 
-    def encode(self, text):
+    def encode(self, text, place="inside"):
         before, found, after = text.partition("<|endoftext|>")
         ids = self.tokenizer.encode(before)
         return [*ids, self.tokenizer.end_of_text, *self.encode(after)] if found else ids

@@ -13,6 +13,8 @@ from ift.errors import ConfigError, DataError
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.settings import FractionSettings
 from ift.text.templates import Segment, Template
+from ift.text.tokenizer_files import read_tokenizer
+from tests.text import kinds
 
 NO_INPUT_LEFT_OUT = Template("whole", (Segment("{instruction}{input}"), Segment("{output}", supervised=True)))
 TEMPLATE = Template("small", (Segment("Q:{instruction}\nA:"), Segment("{output}", supervised=True)))
@@ -29,9 +31,10 @@ def prepared(byte_tokenizer, settings_of, write):
 
     def prepared(records, *, context_length=64, split_seed=1, run=None, template=TEMPLATE, also=(), **changes):
         settings = settings_of("data=json", "data.path=set.below", "data.split=random").data
+        tokenizer = changes.pop("tokenizer", byte_tokenizer)
         path = str(write("rows.json", records))
         settings = dataclasses.replace(settings, path=[path, *also] if also else path, split_seed=split_seed, **changes)
-        return prepare(settings, template, byte_tokenizer, context_length=context_length, run=run)
+        return prepare(settings, template, tokenizer, context_length=context_length, run=run)
 
     return prepared
 
@@ -532,3 +535,30 @@ def test_a_limit_takes_the_first_usable_rows_and_counts_the_others_as_dropped(pr
     assert len(rejected) == report["dropped"] + report["merged"]
     assert rejected[-1] == {"file": data.rows["train"][0].file, "row": 24, "reason": rejected[-1]["reason"]}
     assert prepared(records, limit=10**6, max_dropped=0.1).report["kept"] == 21
+
+
+def test_rows_that_the_tokenizer_writes_in_another_way_are_used_and_counted(prepared, tmp_path):
+    qwen = read_tokenizer(kinds.folder_of(tmp_path, "qwen"))
+    decomposed = {"instruction": "Ra\u0308der", "output": "u\u0308ber"}
+    report = prepared([*rows(20), decomposed], tokenizer=qwen).report
+    assert (report["kept"], report["encoder"]) == (21, {"library": "tiktoken", "compared_rows": 2})
+    (warning, about), *_ = report["warnings"].items()
+    assert (warning, about["rows"], about["first"]) == (
+        "has characters that the model's tokenizer writes in another way", 1, [21]
+    )  # fmt: skip
+    lines = "\n".join(show_report(report))
+    assert "tokens by tiktoken, the same as by the library tokenizers on 2 rows" in lines
+
+
+def test_rows_to_which_tiktoken_gives_other_tokens_are_all_encoded_by_the_library(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("IFT_CACHE_DIR", str(tmp_path / "cache"))  # where the verdict stays
+    folder = kinds.folder_of(tmp_path, "smollm2")
+    right, wrong = read_tokenizer(folder), read_tokenizer(folder)
+    exact, right._fast = wrong._fast, None
+    wrong._fast = type(exact)(exact.encoding, normalise=str.lower, words={}, raw=False, lacks=None)
+    records = [*rows(20), *({"instruction": f"Die Tür {i}", "output": "é"} for i in range(20))]
+    first = prepared(records, tokenizer=wrong, twins=None, cache_dir=str(tmp_path / "a"))
+    second = prepared(records, tokenizer=right, twins=None, cache_dir=str(tmp_path / "b"))
+    assert first.report["encoder"] == {"library": "tokenizers", "compared_rows": 0}
+    assert "tokens by the library tokenizers" in "\n".join(show_report(first.report))
+    assert [e.ids.tolist() for e in first.examples["train"]] == [e.ids.tolist() for e in second.examples["train"]]

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk
+from ift.data.contract.check import CUT, INDEX, Checked, Checker, Chunk, Inexact
 from ift.data.contract.examples import TOO_LONG, Example
 from ift.data.contract.hints import MANY
 from ift.data.contract.twins import BANDS, find_twins
@@ -218,9 +218,10 @@ def entry_name(sources: Sequence[Source], checker: Checker, merge: bool, twins: 
 def code_hash(package: Path = PACKAGE) -> str:
     """Of all files that decide what an example is, however deep they lie, and of the libraries that do.
 
-    Those are tiktoken (tokens), Jinja (chat templates), rensa (twins) and Python (what is white space, a letter ...).
+    Those are tiktoken and tokenizers (tokens), Jinja (chat templates), rensa (twins) and Python (what is white space, a
+    letter ...).
     """
-    libraries = [sys.version.split()[0], *(version(name) for name in ("tiktoken", "jinja2", "rensa"))]
+    libraries = [sys.version.split()[0], *(version(name) for name in ("tiktoken", "tokenizers", "jinja2", "rensa"))]
     digest = hashlib.sha256(" ".join(libraries).encode())
     for path in sorted(file for folder in ("text", "data") for file in (package / folder).rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -239,7 +240,11 @@ def _build(folder: Path, sources: Sequence[Source], checker: Checker, *, merge: 
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         partial.mkdir()
-        meta = _encode(partial, sources, checker)
+        try:
+            meta = _encode(partial, sources, checker)
+        except Inexact as error:
+            checker.tokenizer.distrust(error.args[0])
+            meta = _encode(partial, sources, checker)
         write_json(partial / "meta.json", meta)
         store = Store(partial)
         meta["merged"] = _merge(store, sources) if merge else 0
@@ -287,7 +292,8 @@ def _encode(folder: Path, sources: Sequence[Source], checker: Checker) -> dict[s
             os.fsync(file.fileno())
     np.zeros(tally.kept, bool).tofile(folder / "merged.bin")
     np.arange(tally.kept).tofile(folder / "clusters.bin")
-    return {"ids": checker.dtype.name, **tally.to_json(), "seconds": time.perf_counter() - started}
+    encoder = {"encoder": checker.tokenizer.encoder, "encoded_twice": tally.encoded_twice}
+    return {"ids": checker.dtype.name, **tally.to_json(), **encoder, "seconds": time.perf_counter() - started}
 
 
 class _Tally:
@@ -299,6 +305,7 @@ class _Tally:
         ]
         self.columns: list[dict[str, Column]] = [{} for _ in sources]
         self.kept, self.dropped, self.marked, self.cut, self.overlaps, self.turns_lost = 0, 0, 0, 0, 0, 0
+        self.encoded_twice = 0
         self.repaired: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.first_dropped: dict[str, Any] | None = None
@@ -308,6 +315,7 @@ class _Tally:
     def add(self, checked: Checked) -> None:
         self.kept += len(checked.index)
         self.dropped += len(checked.dropped)
+        self.encoded_twice += checked.encoded_twice
         self.marked += sum(dropped.marked for dropped in checked.dropped)
         self.repaired += checked.repaired
         columns = self.columns[checked.source]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,7 @@ INDEX = np.dtype(
     ]
 )
 CUT = (None, *CUTS)
+PROVED = 16  # one row in so many is encoded by the model's own library too, where tiktoken stands in for it
 HAS = ("input", "system", "history")  # what some rows have and others not
 
 
@@ -79,6 +80,11 @@ class Checked:
     columns: dict[str, Column] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)  # what was joined or left out of rows that were kept
     warnings: dict[str, Warned] = field(default_factory=dict)
+    encoded_twice: int = 0  # rows that the model's own library encoded too
+
+
+class Inexact(Exception):
+    """tiktoken gives a text of the rows other tokens than the model's own library."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Checker:
     truncate: str = "end"  # which end of a prompt goes
 
     def __call__(self, chunk: Chunk) -> Checked:
-        """Raises DataError where a row breaks the contract, or is too long and the policy is `error`."""
+        """Raises DataError where a row breaks the contract, or is too long and the policy is `error`; Inexact."""
         rows: list[tuple[Row, Any]] = []
         pairs: list[tuple[Row, Example]] = []
         dropped: list[Dropped] = []
@@ -127,6 +133,9 @@ class Checker:
         checked = self._pack(chunk, pairs)
         checked.dropped, checked.cut, checked.source = dropped, cut, chunk.source
         checked.columns, checked.repaired = columns.columns, repairs
+        sample = pairs[::PROVED] if self.tokenizer.stands_in else []
+        checked.encoded_twice = len(sample)
+        self._refuse_other_tokens(example for _, example in sample)
         for row, _ in pairs:
             for warning, found in self._warnings(row):
                 if warning not in checked.warnings:
@@ -192,10 +201,16 @@ class Checker:
             raise
         broken = broken_law(example, self.tokenizer)
         if broken:
+            self._refuse_other_tokens([example])
             raise DataError(
                 f"{row.file}:{row.number}: {broken} (prompt {self.template.name}, tokenizer {self.tokenizer.name})"
             )
         return example
+
+    def _refuse_other_tokens(self, examples: Iterable[Example]) -> None:
+        text = self.tokenizer.differs(piece.text for example in examples for piece in example.pieces)
+        if text:
+            raise Inexact(text)
 
     def _what_keeps_a_part(self, row: Row) -> list[str]:
         return what_keeps_a_part(row, self.template, self.tokenizer, max_length=self.max_length)
@@ -249,6 +264,11 @@ class Checker:
         if marker:
             at = text.index(marker)
             yield "spells a marker of the prompt template, which moves no boundary", Found(text, at, at + len(marker))
+        written = self.tokenizer.written(text)
+        if written != text.encode():
+            pairs = enumerate(zip(text, written.decode(errors="replace"), strict=False))
+            at = next((place for place, (a, b) in pairs if a != b), len(text) - 1)
+            yield "has characters that the model's tokenizer writes in another way", Found(text, at, at + 1)
         yield from hints(row, text, own="\n".join(self._markers))
 
     @cached_property

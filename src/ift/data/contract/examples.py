@@ -19,7 +19,7 @@ import numpy as np
 
 from ift.data.contract.fewer_turns import count_turns, only_turns
 from ift.data.reading.rows import Row
-from ift.text.encoding import encode_piece, encode_prompt
+from ift.text.encoding import as_read, encode_pieces, encode_prompt
 from ift.text.templates import Piece, Template
 from ift.text.tokenizers import Tokenizer
 
@@ -121,9 +121,9 @@ def keep_a_part(policies: Sequence[str]) -> str:
 def encode(pieces: list[Piece], tokenizer: Tokenizer, row: int) -> Example:
     ids: list[int] = []
     runs: list[tuple[int, int]] = []
-    for piece in pieces:
+    for piece, tokens in zip(pieces, encode_pieces(pieces, tokenizer), strict=True):
         begin = len(ids)
-        ids += encode_piece(piece, tokenizer)
+        ids += tokens
         if piece.supervised:
             runs.append((begin, len(ids)))
     supervised = np.zeros(len(ids), dtype=bool)
@@ -229,13 +229,18 @@ def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
 
     The supervised tokens decode to the supervised text, byte for byte, and the others to the rest; special tokens stand
     where the template's own text has them or a turn ends, and nowhere else; no end is learnt after a response that was
-    cut or bears no loss.
+    cut or bears no loss. The text is meant as the model's tokenizer writes it: with NFC, say, or a space before it.
     """
     pieces = example.pieces
+    read = list(as_read(pieces, tokenizer))
     for supervised, part in ((True, example.supervised), (False, ~example.supervised)):
         ids = example.ids[part].tolist()
-        own = [piece for piece in pieces if piece.supervised == supervised]
-        put = [encode_piece(piece, tokenizer)[0] for piece in own if piece.end or piece.special]
+        own = [one for one in read if one.piece.supervised == supervised]
+        put = [
+            tokenizer.special_ids[piece.text] if piece.special else tokenizer.end_of_text
+            for piece, _, _ in own
+            if piece.end or piece.special
+        ]
         found = [] if tokenizer.special.isdisjoint(ids) else [id for id in ids if id in tokenizer.special]
         if found != put[: len(found) if example.truncated == "response" else None]:
             if found.count(tokenizer.end_of_text) != put.count(tokenizer.end_of_text):
@@ -243,7 +248,7 @@ def broken_law(example: Example, tokenizer: Tokenizer) -> str | None:
             return "a special token stands where the template has none, or is missing where it has one"
         if found:
             ids = [id for id in ids if id not in tokenizer.special]
-        text = "".join([piece.text for piece in own if not piece.special]).encode()
+        text = b"".join([tokenizer.written(text, place) for piece, text, place in own if not piece.special])
         decoded = tokenizer.decode_bytes(ids)
         if decoded != text and not (example.truncated == "response" and text.startswith(decoded)):
             what = ("supervised", "response") if supervised else ("unsupervised", "prompt")

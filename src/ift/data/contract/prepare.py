@@ -372,6 +372,7 @@ def make_report(
         "warnings": meta["warnings"],
         "tokenizer": tokenizer.name,
         "tokenizer_hash": tokenizer.hash,
+        "encoder": {"library": meta["encoder"], "compared_rows": meta["encoded_twice"]},
         "prompt": template.name,
         "prompt_hash": template.hash,
         "prompt_masked": template.mask,

@@ -41,9 +41,9 @@ from ift.generation.stop_strings import StopStrings
 from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
-from ift.text.encoding import encode_piece
+from ift.text.encoding import encode_pieces, place_after
 from ift.text.templates import Piece
-from ift.text.tokenizers import END_OF_TEXT
+from ift.text.tokenizers import END_OF_TEXT, Place
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # that one forward computes at most, whatever the batch size
 # arguments of a generation that say what we do anyway
@@ -136,7 +136,7 @@ class IftLM(TemplateLM):
         most = BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cpu"])
         self.batch_tokens = batch_tokens or (min(most, batch_size * self.max_length) if batch_size else most)
         self.truncated = self.shortened = 0
-        self._encoded = lru_cache(maxsize=256)(lambda text: tuple(subject.tokenizer.encode(text)))
+        self._encoded = lru_cache(maxsize=256)(lambda text, place="start": tuple(subject.tokenizer.encode(text, place)))
 
     # -- what the model is ---------------------------------------------------------------------------------------------
 
@@ -240,11 +240,10 @@ class IftLM(TemplateLM):
 
     def _prompt_ids(self, prompt: Rendered) -> list[int]:
         pieces, text = prompt.split if prompt.begun else (prompt.before, "")
-        return [token for piece in pieces for token in self._piece_ids(piece)] + list(self._encoded(text))
+        return self._piece_ids(pieces) + list(self._encoded(text, place_after(pieces)))
 
-    def _piece_ids(self, piece: Piece) -> Sequence[int]:
-        is_text = not (piece.end or piece.special)
-        return self._encoded(piece.text) if is_text else encode_piece(piece, self.subject.tokenizer)
+    def _piece_ids(self, pieces: Sequence[Piece]) -> list[int]:
+        return [token for ids in encode_pieces(pieces, self.subject.tokenizer, self._encoded) for token in ids]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Raw: as the harness does, whole, and cut where the context alone ends, white space at its end left over.
@@ -256,17 +255,17 @@ class IftLM(TemplateLM):
             given, scored = self._cut(context, continuation)
             return (self._beginning if context else []) + given, scored
         pieces, begun = context.split
-        before = [token for piece in pieces for token in self._piece_ids(piece)]
+        before = self._piece_ids(pieces)
         if not context.begun and continuation.strip():
             continuation = continuation.removeprefix(" ")
-        given, scored = self._cut(begun, continuation)
+        given, scored = self._cut(begun, continuation, place_after(pieces))
         return before + given, scored
 
-    def _cut(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    def _cut(self, context: str, continuation: str, place: Place = "start") -> tuple[list[int], list[int]]:
         bare = context.rstrip()
-        whole, given = self._encoded(context + continuation), self._encoded(bare)
+        whole, given = self._encoded(context + continuation, place), self._encoded(bare, place)
         if len(whole) <= len(given) and continuation:  # the border lies within a token
-            return list(self._encoded(context)), list(self._encoded(continuation))
+            return list(self._encoded(context, place)), list(self._encoded(continuation, "inside"))
         return list(given), list(whole[len(given) :])
 
     # -- log-likelihoods -----------------------------------------------------------------------------------------------
