@@ -104,7 +104,7 @@ class GPTConfig:
         for rope in self.ropes:
             if not (0 < rope.theta < math.inf and 0 < rope.factor < math.inf and rope.original >= 0):
                 yield f"a rotation of theta {rope.theta}, factor {rope.factor} and original context {rope.original}"
-            if not 0 < rope.channels <= self.head_dim or rope.channels % 2:
+            if rope.channels < 1 or rope.channels + rope.channels % 2 > self.head_dim:
                 yield f"{rope.channels} of {self.head_dim} channels of a head that turn in pairs"
             if not all(0 < number < math.inf for number in (rope.scale, rope.low, rope.high, *rope.short, *rope.long)):
                 yield "a factor of the rotation that is no positive number"

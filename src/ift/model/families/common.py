@@ -49,6 +49,7 @@ STRETCHED = {  # keys of rope_scaling and rope_parameters
     "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor", "attention_factor", "mscale",
     "mscale_all_dim", "beta_slow", "beta_fast", "truncate", "short_factor", "long_factor",
 }  # fmt: skip
+LAYERS, BY_LAYER = {"full_attention", "sliding_attention"}, ("gemma3_text", "olmo3")  # rotations by the type of a layer
 SILENT = {
     "architectures", "auto_map", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache",
     "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout",
@@ -123,7 +124,8 @@ def read_rope(
     elif kind and not any(isinstance(value, Mapping) for value in stated.values()) and kind == "sliding_attention":
         stated = {}
     scaling = {**(config.get("rope_scaling") or {}), **stated} if kind != "sliding_attention" else dict(stated)
-    unknown = [key for key, value in scaling.items() if key not in STRETCHED | ROTARY and value not in EMPTY]
+    known = STRETCHED | ROTARY | (LAYERS if config.get("model_type") in BY_LAYER else set())
+    unknown = [key for key, value in scaling.items() if key not in known and value not in EMPTY]
     if unknown:
         raise ValueError(f"{unknown[0]} of its rotation is not known to the decoder")
     name = scaling.get("rope_type") or scaling.get("type") or "default"
