@@ -118,6 +118,11 @@ def test_settings_are_those_of_training_and_refused_as_there(words, message):
     assert str(caught.value).startswith(message)
 
 
+def test_a_check_with_a_model_of_ones_own_has_that_models_sizes():
+    assert check_settings(["rows.json"], ["model.pretrained=folder"]).model.context_length is None
+    assert check_settings(["rows.json"], []).model.context_length == 1024
+
+
 # -- ift verify -----------------------------------------------------------------------------------------------------
 
 

@@ -165,7 +165,7 @@ def check(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ift.artifacts.model_template import open_template
-    from ift.artifacts.model_tokenizer import model_tokenizer
+    from ift.artifacts.model_tokenizer import model_context, model_tokenizer
     from ift.data.contract.prepare import prepare, twin_groups
     from ift.data.show import show_details, show_duplicates, show_examples, show_report
     from ift.run import RunFolder
@@ -182,7 +182,7 @@ def check(arguments: argparse.Namespace) -> None:
         settings.data,
         template,
         tokenizer,
-        context_length=settings.model.context_length or 1024,
+        context_length=model_context(settings.model),
         run=run,
     )
 
@@ -219,7 +219,7 @@ def check_settings(files: list[str], overrides: list[str]) -> CheckSettings:
             raise ConfigError(f"{key}: means something to train.py alone (leave it out)")
         if group not in keys(CheckSettings):
             raise unknown_key(key, CheckSettings)
-    groups = {"model": "gpt2-small", "prompt": "auto", "data": "json"}
+    groups = {"model": "pretrained" if "model.pretrained" in given else "gpt2-small", "prompt": "auto", "data": "json"}
     chosen = [f"{group}={name}" for group, name in groups.items() if group not in given]
     values = {} if "data.path" in given else {"data.path": files}
     return entry.composed("train", [*chosen, *overrides], CheckSettings, values=values)

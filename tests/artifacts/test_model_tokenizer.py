@@ -1,8 +1,10 @@
 """Which tokenizer a model is given: its folder's own, from the Hub too, and a foreign one only by name."""
 
+from dataclasses import replace
+
 import pytest
 
-from ift.artifacts.model_tokenizer import foreign, model_tokenizer
+from ift.artifacts.model_tokenizer import foreign, model_context, model_tokenizer
 from ift.errors import WeightsError
 from ift.run import write_json
 from ift.settings import ModelSettings
@@ -24,6 +26,19 @@ def folder(tmp_path, byte_tokenizer):
     byte_tokenizer.save(tmp_path, context_length=64)
     write_json(tmp_path / "config.json", {"vocab_size": 257, "eos_token_id": 256})
     return tmp_path
+
+
+def test_a_row_may_have_the_positions_of_its_models_folder(folder):
+    """A check of rows without torch drops what training would: not what is longer than GPT-2's 1,024."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    write_json(
+        folder / "config.json", {"model_type": "llama", "vocab_size": 257, "max_position_embeddings": 64, **sizes}
+    )
+    asked = settings(str(folder))
+    assert [model_context(replace(asked, context_length=n)) for n in (None, 32)] == [64, 32]
+    with pytest.raises(WeightsError, match=r"64 positions, not 65 \(model.context_length=64 or less\)"):
+        model_context(replace(asked, context_length=65))
+    assert model_context(settings(None)) == 1024
 
 
 @pytest.mark.parametrize("auto", [None, "auto"])

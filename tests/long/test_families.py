@@ -6,11 +6,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ift.artifacts.weights import save_weights
+from ift.generation.likelihoods import log_likelihoods
 from tests.model.families import by_transformers
 from tests.model.families.by_transformers import tokens
 from tests.model.families.test_family import (  # noqa: F401
@@ -38,6 +40,22 @@ def test_twenty_answers_of_ragged_prompts_are_those_of_transformers(made, name):
     There transformers keeps what it had cached, which is no longer what the whole row gives: it answers without.
     """
     compare_answers(*made(name), lengths=[1 + n * 26 // 20 for n in range(20)], use_cache="longrope" not in name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_likelihoods_of_given_tokens_are_those_of_transformers(made, name):  # noqa: F811
+    """Questions that begin alike and are computed once up to there, on both sides of every window and border."""
+    folder, theirs = made(name)
+    beginning = tokens(9).tolist()
+    rows = [[*beginning, *tokens(n, seed=n).tolist()] for n in range(4, 20)]
+    windows = [(np.array(ids[:-3]), np.array(ids[-3:])) for ids in rows]
+    for (given, scored), (total, first) in zip(
+        windows, log_likelihoods(load(folder), windows, batch_tokens=1000), strict=True
+    ):
+        with torch.no_grad():
+            logits = theirs(torch.tensor([[*given, *scored[:-1]]])).logits[0, len(given) - 1 :]
+        assert total == pytest.approx(torch.log_softmax(logits, -1)[range(3), scored].sum().item(), abs=1e-4)
+        assert first == (logits.argmax(-1).tolist() == scored.tolist())
 
 
 def in_old_dialect(differing: dict) -> dict:

@@ -19,11 +19,22 @@ BORDER, CONTEXT, END = 12, 40, 49
 SPREAD = (-3, -2, -1, 0, 1, 2)  # lengths around the border
 
 
-def stretched(*, original: int = BORDER, context_length: int = CONTEXT, seed: int = 3) -> GPT:
+def stretched(*, original: int = BORDER, context_length: int = CONTEXT, windows=()) -> GPT:
     rope = Rope(1e4, 8, "longrope", 3.0, original, scale=1.2, short=(1.0, 1.1, 1.2, 1.3), long=(2.0, 3.0, 4.0, 3.0))
-    torch.manual_seed(seed)
+    torch.manual_seed(3)
     model = GPT(
-        GPTConfig(50, context_length, 2, 2, 32, learned_positions=False, ropes=(rope,), rope_of=(0, 0), norm="rms")
+        GPTConfig(
+            50,
+            context_length,
+            2,
+            2,
+            32,
+            learned_positions=False,
+            ropes=(rope,),
+            rope_of=(0, 0),
+            windows=windows,
+            norm="rms",
+        )
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,6 +90,20 @@ def test_a_prompt_that_joins_in_pieces_is_of_its_whole_length_from_the_first():
     while engine.busy:
         engine.step()
     assert list(answers.values()) == [alone(model, first, 9), alone(model, second, 9)]
+
+
+def test_a_long_prompt_is_computed_in_pieces_of_one_row(monkeypatch):
+    """Beyond a window, and longer than the border: what a forward holds is bounded, the answer is the same."""
+    model = stretched(windows=(5, None))
+    asked = prompts([30, 26, BORDER - 1, 27])
+    monkeypatch.setattr("ift.generation.engine.PREFILL_TOKENS", 7)
+    sizes = []
+    hook = model.h[0].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    answers = generate(model, asked, end_of_text=END, max_new_tokens=5)
+    hook.remove()
+    assert max(sizes) == 7
+    for prompt, answer in zip(asked, answers, strict=True):
+        assert answer.ids == alone(model, prompt, 5)[: len(answer.ids)], len(prompt)
 
 
 def test_likelihoods_are_those_of_each_row_alone(model):

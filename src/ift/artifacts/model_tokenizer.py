@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ift.artifacts.weights import find_folder
+from ift.artifacts.weights import find_folder, fit_context, open_config
 from ift.data.vocabulary import load_tokenizer
 from ift.errors import WeightsError
 from ift.model.families.gpt2 import GPT2_TOKENS, GPT2_VOCABULARY
@@ -15,6 +15,7 @@ from ift.text.templates import Template
 from ift.text.tokenizer_files import FILES, has_tokenizer, read_tokenizer
 from ift.text.tokenizers import Tokenizer
 
+GPT2_CONTEXT = 1024
 AUTO = (None, "auto")  # model.tokenizer: the folder's own
 
 
@@ -54,6 +55,17 @@ def own_folder(settings: ModelSettings) -> Path | None:
     if name is None or (name.removeprefix("openai-community/") in GPT2_VOCABULARY and not Path(name).exists()):
         return None
     return find_folder(name, ("config.json", *FILES, "chat_template.jinja"))
+
+
+def model_context(settings: ModelSettings) -> int:
+    """Positions of the model: model.context_length, else those of its folder, else GPT-2's.
+
+    Raises WeightsError where config.json is not understood, or gives fewer than model.context_length.
+    """
+    folder = own_folder(settings)
+    if folder is None or not (folder / "config.json").exists():
+        return settings.context_length or GPT2_CONTEXT
+    return fit_context(settings, folder, open_config(folder)[1])
 
 
 def _refuse_other_tokens(folder: Path) -> None:

@@ -113,12 +113,7 @@ def fit_settings(settings: ModelSettings, folder: Folder, *, vocab_size: int) ->
         hint = PUBLISHED.get(its.n_layer, "pretrained")
         hint = "pretrained" if hint == settings.name else hint
         raise WeightsError(f"{folder.path}: not a {settings.name}: {', '.join(differing)} (model={hint})")
-    context_length = settings.context_length or its.context_length
-    if context_length > its.context_length:
-        raise WeightsError(
-            f"{folder.path}: {its.context_length} positions, not {context_length} "
-            f"(model.context_length={its.context_length} or less)"
-        )
+    context_length = fit_context(settings, folder.path, its)
     if vocab_size > its.vocab_size:
         raise WeightsError(
             f"{folder.path}: {its.vocab_size} tokens, but the tokenizer {settings.tokenizer} has {vocab_size} "
@@ -132,11 +127,21 @@ def fit_settings(settings: ModelSettings, folder: Folder, *, vocab_size: int) ->
     )
 
 
-def inspect_folder(path: Path) -> Folder:
-    """Read config.json and the safetensors headers; check that every tensor is there, whole and in shape."""
+def fit_context(settings: ModelSettings, path: Path, its: GPTConfig) -> int:
+    """Positions of the folder's model as the settings want it. Raises WeightsError where they are more than it has."""
+    wanted = settings.context_length or its.context_length
+    if wanted > its.context_length:
+        raise WeightsError(
+            f"{path}: {its.context_length} positions, not {wanted} (model.context_length={its.context_length} or less)"
+        )
+    return wanted
+
+
+def open_config(path: Path) -> tuple[dict[str, Any], GPTConfig]:
+    """A folder's config.json, and what it says. Raises WeightsError."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        its = read_config(config)
+        return config, read_config(config)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}/config.json: no such file (is this a model folder?)") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -145,6 +150,11 @@ def inspect_folder(path: Path) -> Folder:
         raise WeightsError(f"{path}/config.json: not the configuration of a known model: {what}") from error
     except ConfigError as error:
         raise WeightsError(f"{path}/config.json: {str(error).replace('model.', '')}") from error
+
+
+def inspect_folder(path: Path) -> Folder:
+    """Read config.json and the safetensors headers; check that every tensor is there, whole and in shape."""
+    config, its = open_config(path)
     family = family_of(its)
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, Path] = {}
