@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -252,6 +253,15 @@ def test_the_settings_name_our_model_with_and_without_its_template(made, setting
     for config in read_json(seen / "tokenizer_configs.yaml")["tokenizer_configs"]:
         assert config["end_of_text_token"] == config["prefix_token"] == "<|endoftext|>"
         assert config["tokenizer_spec"]["args"] == {"pretrained_model_name_or_path": folder}
+
+
+def test_an_answer_is_cut_at_the_end_of_a_turn_that_the_template_has():
+    """HELM writes on after the model's own ends where a stop text is one token."""
+    tokenizer = SimpleNamespace(end_text="<eos>")
+    for ending, tuned in (("<end_of_turn>", "<end_of_turn>"), ("", "<eos>")):
+        source = SimpleNamespace(tokenizer=tokenizer, template=SimpleNamespace(ending=ending))
+        assert Deployment("tuned", "template", source, Path()).end_text == tuned
+        assert Deployment("base", "raw", source, Path()).end_text == "<eos>"
 
 
 def test_what_was_measured_is_not_measured_again_unless_something_of_it_differs(made, settings, fake, settings_of):

@@ -76,6 +76,11 @@ class Deployment:
         return f"ift/gpt2-{self.label}-{self.prompt}"
 
     @property
+    def end_text(self) -> str:
+        """What HELM cuts an answer at, since it lets the model write on: the end of a turn that tuning taught."""
+        return (self.label == "tuned" and self.source.template.ending) or self.source.tokenizer.end_text
+
+    @property
     def positions(self) -> int:
         """What HELM may fill with its prompt and the answer: the template's own words are put around it later."""
         if self.prompt == "raw":
@@ -209,7 +214,8 @@ def fingerprint(
 ) -> str:
     """The name of a suite: results of another model, template, version or choice of questions are never taken up."""
     weights = {d.folder: [hash_file(path) for path in sorted(d.folder.glob("*.safetensors"))] for d in deployments}
-    what = [[d.name, weights[d.folder], d.source.template.hash, d.source.tokenizer.hash] for d in deployments]
+    what = [[d.name, *weights[d.folder], d.source.template.hash, d.source.tokenizer.hash] for d in deployments]
+    what += [[d.end_text] for d in deployments if d.end_text != d.source.tokenizer.end_text]
     decided = json.dumps([what, sorted(entries), limit, num_fewshot, dict(versions)])
     return "ift-" + hashlib.sha256(decided.encode()).hexdigest()[:16]
 
@@ -247,7 +253,7 @@ def write_settings(deployments: Sequence[Deployment], folder: Path) -> None:
                 "class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer",
                 "args": {"pretrained_model_name_or_path": str(d.folder)},
             },
-            "end_of_text_token": d.source.tokenizer.end_text,
+            "end_of_text_token": d.end_text,
             "prefix_token": d.source.tokenizer.decode_bytes([d.source.tokenizer.before_nothing]).decode(),
         }
         for d in deployments
