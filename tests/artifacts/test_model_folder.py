@@ -4,11 +4,16 @@ import json
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import GPT2LMHeadModel
 
 from ift.artifacts.model_folder import load_model_folder, save_model_folder
 from ift.errors import WeightsError
+from ift.text.conversations import Conversation
+from ift.text.encoding import encode_prompt, made_for, turn_end
 from ift.text.templates import Segment, Template
+from ift.text.tokenizer_files import read_tokenizer
 
 TEMPLATE = Template("short", (Segment("{instruction}"), Segment("\n{output}", supervised=True)), mask=False)
 
@@ -96,3 +101,26 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, make_model, byte_toke
     save_model_folder(tmp_path / "model", make_model(vocab_size=200), byte_tokenizer, TEMPLATE)
     with pytest.raises(WeightsError, match="the tokenizer has 257 tokens, the model 200"):
         load_model_folder(tmp_path / "model")
+
+
+def test_the_token_that_ends_a_turn_is_the_first_end_that_a_folder_names(tmp_path, make_model):
+    library = Library(models.BPE())
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["</s>", "<a>", "<e>"]
+    library.train_from_iterator(
+        [], trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    (tmp_path / "given").mkdir()
+    library.save(str(tmp_path / "given/tokenizer.json"))
+    (tmp_path / "given/tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    tokenizer = read_tokenizer(tmp_path / "given")
+    segments = (Segment("<a>{instruction}<a>"), Segment("{output}<e>", supervised=True))
+    template = made_for(Template("marked", segments), tokenizer)
+    model = make_model(vocab_size=259)
+    model.stops = frozenset({turn_end(template, tokenizer), 1})  # as training sets them, with one of the model's own
+    save_model_folder(tmp_path / "model", model, tokenizer, template)
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "model" / name).read_text())["eos_token_id"] == [2, 0, 1]
+    again, its_tokenizer, its_template = load_model_folder(tmp_path / "model")
+    assert (again.stops, its_template) == ({0, 1, 2}, template)
+    assert encode_prompt(Conversation("q"), its_template, its_tokenizer)[::2] == [1, 1]
