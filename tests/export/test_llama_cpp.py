@@ -235,6 +235,8 @@ def test_a_missing_converter_is_one_line_that_says_where_to_get_it(llama_run, no
          r"does not know the way in which this tokenizer cuts text \(take --to hf"),
         ("ERROR:hf-to-gguf:Model Olmo9ForCausalLM is not supported", ConfigError, "Olmo9ForCausalLM is not supported"),
         ("ModuleNotFoundError: No module named 'sentencepiece.x'", MachineError, "pip install sentencepiece"),
+        ("FileNotFoundError: File not found: /tmp/x/tokenizer.model", ConfigError,
+         r"vocabulary from a tokenizer\.model, which the run does not hold \(take --to hf"),
         ("KeyError: 'rope'", MachineError, "convert_hf_to_gguf.py failed: KeyError: 'rope'"),
     ],
 )  # fmt: skip

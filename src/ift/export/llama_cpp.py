@@ -119,6 +119,11 @@ def convert(command: Sequence[str], folder: Path, target: Path, dtype: str, abou
             "--to gguf: llama.cpp does not know the way in which this tokenizer cuts text (take --to hf; "
             "vLLM and transformers read it)"
         )
+    if "tokenizer.model" in words:
+        raise ConfigError(
+            "--to gguf: llama.cpp's converter reads this family's vocabulary from a tokenizer.model, which the run "
+            "does not hold (take --to hf; with the base's tokenizer.model in that folder the converter takes it)"
+        )
     if "not supported" in words:
         raise ConfigError(f"--to gguf: llama.cpp's converter: {words} (take --to hf, or a newer llama.cpp)")
     package = re.search(r"No module named '([\w.-]+)'", words)

@@ -83,7 +83,7 @@ def say_what_is_not_as_it_was(settings: Settings, tokenizer: Tokenizer, weights:
     if other := foreign(settings.model, tokenizer):
         warn(f"model.tokenizer={settings.model.tokenizer}: {other}")
     if weights and weights.other_parts:
-        print(f"left out  {weights.path}: its head {', '.join(weights.other_parts)}", flush=True)
+        print(f"left out  {weights.path}: {', '.join(weights.other_parts)}", flush=True)
 
 
 def refuse_other_data(checkpoint: Sealed, data: Prepared) -> None:
