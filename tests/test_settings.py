@@ -337,3 +337,15 @@ def test_the_nearest_key_is_looked_for_by_its_last_part_too():
 def test_settings_know_no_secret():
     names = {field.name for field in dataclasses.fields(Settings)} | {key.split(".")[-1] for key in keys(Settings)}
     assert not [name for name in names if name.endswith(("key", "token", "secret", "password"))]
+
+
+def test_a_template_that_is_left_to_the_model_was_decided_when_the_run_began(settings_of):
+    begun = settings_of("prompt=alpaca")
+    decided = dataclasses.replace(begun.prompt, name="Small-Instruct", chat_template="Small-Instruct", segments=[])
+    begun = dataclasses.replace(begun, prompt=decided)
+    for words in ([], ["prompt=auto"], ["prompt=chat"]):
+        assert settings_to_go_on(begun, settings_of(*words)).prompt == decided
+    with pytest.raises(ConfigError, match=r"^prompt\.name=alpaca: the run was begun with Small-Instruct"):
+        settings_to_go_on(begun, settings_of("prompt=alpaca"))
+    with pytest.raises(ConfigError, match=r"^prompt\.mask=False: the run was begun with True"):
+        settings_to_go_on(begun, settings_of("prompt=auto", "prompt.mask=false"))

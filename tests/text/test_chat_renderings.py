@@ -11,7 +11,7 @@ import pytest
 
 from ift.errors import ConfigError
 from ift.text.conversations import Conversation
-from tests.text.chats import FAMILIES, ONE, SYSTEM, THREE, messages_of, of_family
+from tests.text.chats import FAMILIES, ONE, SYSTEM, THREE, chat, messages_of, of_family
 
 CALL = {"type": "function", "id": "abcdefgh1", "function": {"name": "look_up", "arguments": {"word": "zebra"}}}
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "It finds.", "parameters": {}}}]
@@ -181,6 +181,12 @@ def test_what_messages_spell_is_ordinary_text():
 def test_a_part_of_an_answer_without_a_loss_is_found_among_special_tokens():
     row = dataclasses.replace(ROWS["reasoning"], unlearnt_parts=((0, 2, 7),))
     assert learnt(of_family("qwen3"), row) == ["[<think>]", "\nStripes.\n", "[</think>]", "\n\nA ", "."]
+
+
+def test_an_earlier_call_that_is_not_written_is_named():
+    source = "{% for m in messages %}[{{ m.role }}]{{ m.content + eos_token }}{% endfor %}"
+    source = "{{ tools | tojson if tools }}" + source + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    assert "has no place for its tool calls (" in chat(source).refusal(ROWS["tools"])
 
 
 def test_content_that_is_null_is_no_text():

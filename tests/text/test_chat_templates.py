@@ -493,6 +493,14 @@ def test_a_folder_gives_its_template_and_its_special_tokens(files, eos, write, t
     assert dict(template.special).get("eos_token") == eos
 
 
+def test_a_folder_that_was_written_here_gives_what_training_had(write, tmp_path):
+    trained = chat(CHATML, (("eos_token", "<|im_end|>"),), today="2025-03-04")
+    write("chat_template.jinja", "as it was exported")
+    write("prompt.json", {**trained.to_json(), "hash": trained.hash})
+    assert ChatTemplate.from_folder(tmp_path) == trained
+    assert ChatTemplate.from_folder(tmp_path, turns="last") == dataclasses.replace(trained, turns="last")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

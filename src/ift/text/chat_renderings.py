@@ -145,7 +145,12 @@ class Rendering:
         missing = self._left_out()
         if missing:
             return self.template._no_place(missing)
-        self.pieces(conversation)
+        try:
+            self.pieces(conversation)
+        except Empty:  # an earlier answer that is nothing but calls
+            if not any(message.get("tool_calls") for message in self.messages):
+                raise
+            return self.template._no_place("tool calls")
         if self.template.mask and self.template.turns == "all" and not self._is_open():
             for number in range(len(self.answers) - 1):
                 try:
