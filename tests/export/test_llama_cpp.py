@@ -251,3 +251,23 @@ def test_an_export_names_the_tokens_of_the_model_s_own_family(llama_run):
     export(llama_run, "hf")
     told = json.loads((llama_run.path / "export" / "hf-fp32" / "generation_config.json").read_text())
     assert told == {"bos_token_id": 5, "pad_token_id": 300, "eos_token_id": 300, "do_sample": False}
+
+
+def test_the_converter_reads_a_config_that_transformers_would_cut_short(run_of, small_tokenizer, installed):
+    """gpt_neox: transformers 5 drops rotary_pct; a window that llama.cpp does not have is told."""
+    folder = installed("convert_hf_to_gguf.py", CONVERT.replace("json.dump([options, left", "json.dump([KIND, left"))
+    script = folder / "convert_hf_to_gguf.py"
+    kind = "KIND = json.loads((folder / 'config.json').read_text())['model_type']"
+    script.write_text(script.read_text().replace("json.dump(", kind + "\njson.dump(", 1))
+    sizes = {
+        "vocab_size": small_tokenizer.vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 64,
+    }  # fmt: skip
+    window = {"num_key_value_heads": 2, "sliding_window": 16}
+    for family, more, told in (("gpt_neox", {}, "gpt_neox as it is written"), ("mistral", window, "mistral")):
+        run = run_of(family)
+        model = GPT(read_config({"model_type": family, **sizes, **more}))
+        save_model_folder(run.model, model, small_tokenizer, open_model_folder(run.model)[2])
+        lines = export(run, "gguf").lines
+        assert json.loads((folder / "asked.json").read_text())[0] == told
+        assert any("no windows for mistral: beyond 16 tokens" in line for line in lines) is (family == "mistral")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ift.errors import ConfigError, IftError, WeightsError
 from ift.export import gguf_file, hugging_face, llama_cpp
-from ift.export.any_gguf import find_converter, is_own, write_any_gguf
+from ift.export.any_gguf import beyond_windows, find_converter, is_own, write_any_gguf
 from ift.export.card import card
 from ift.export.hub import Destination
 from ift.export.ollama import modelfile, ollama_name
@@ -112,6 +112,8 @@ def export(
     lines = [f"wrote     {shown}: {len(files)} files, {size / 1e6:,.1f} MB ({source.parameters:,} parameters, {dtype})"]
     if quantizer or (to == "gguf" and not is_own(source)):
         lines += [f"          tensors: {gguf_file.types_of(folder / file)}{_wider(source, dtype)}"]
+    if to == "gguf":
+        lines += beyond_windows(source)
     if to == "hf":
         lines += [f"use it    vllm serve {shown}", f'          AutoModelForCausalLM.from_pretrained("{shown}")']
     else:
