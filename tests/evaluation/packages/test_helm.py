@@ -21,6 +21,7 @@ from ift.artifacts.model_folder import load_model_folder, save_model_folder
 from ift.entry import settings_from
 from ift.errors import ConfigError, DataError, MachineError
 from ift.evaluation.engines import run_engine
+from ift.evaluation.packages import helm
 from ift.evaluation.packages.helm import Deployment, checked, read_run, task_of
 from ift.export.source import RunModel
 from ift.generation.engine import generate
@@ -253,6 +254,22 @@ def test_the_settings_name_our_model_with_and_without_its_template(made, setting
     for config in read_json(seen / "tokenizer_configs.yaml")["tokenizer_configs"]:
         assert config["end_of_text_token"] == config["prefix_token"] == "<|endoftext|>"
         assert config["tokenizer_spec"]["args"] == {"pretrained_model_name_or_path": folder}
+
+
+def test_a_text_of_the_template_is_begun_once(tmp_path):
+    """HELM gives the rendered template to the tokenizer, whose own beginning would come before the template's."""
+    source = SimpleNamespace(tokenizer=SimpleNamespace(beginning=1))
+    folder = tmp_path / "model-tuned"
+    folder.mkdir()
+    write_json(folder / "tokenizer.json", {"model": {}, "post_processor": {"type": "TemplateProcessing"}})
+    write_json(folder / "tokenizer_config.json", {"add_bos_token": True, "chat_template": "x"})
+    assert Deployment("tuned", "raw", source, folder).tokenizer_folder == folder
+    without = Deployment("tuned", "template", source, folder).tokenizer_folder
+    helm.write_without_beginning(folder, without)
+    assert read_json(without / "tokenizer.json") == {"model": {}, "post_processor": None}
+    assert read_json(without / "tokenizer_config.json") == {"add_bos_token": False, "chat_template": "x"}
+    source.tokenizer.beginning = None  # GPT-2's tokenizer puts nothing
+    assert Deployment("tuned", "template", source, folder).tokenizer_folder == folder
 
 
 def test_an_answer_is_cut_at_the_end_of_a_turn_that_the_template_has():

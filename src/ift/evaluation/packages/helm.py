@@ -81,6 +81,12 @@ class Deployment:
         return (self.label == "tuned" and self.source.template.ending) or self.source.tokenizer.end_text
 
     @property
+    def tokenizer_folder(self) -> Path:
+        """The template writes what the model begins every text with: HELM's tokenizer must not write it once more."""
+        twice = self.prompt == "template" and self.source.tokenizer.beginning is not None
+        return self.folder.with_name(f"{self.folder.name}-tokenizer") if twice else self.folder
+
+    @property
     def positions(self) -> int:
         """What HELM may fill with its prompt and the answer: the template's own words are put around it later."""
         if self.prompt == "raw":
@@ -134,6 +140,7 @@ def evaluate(bench: Bench) -> Outcome:
     finally:
         for deployment in deployments:
             remove_folder(deployment.folder)
+            remove_folder(deployment.tokenizer_folder)
     if len(found) == len(asked):
         shutil.rmtree(local)
     if len(found) < len(asked):
@@ -202,7 +209,21 @@ def deploy(bench: Bench, work: Path) -> Iterator[Deployment]:
         write_hugging_face(source, folder, "fp32", lambda amount: None)
         for prompt in bench.settings.eval.prompts:
             if prompt == "raw" or (label == "tuned" and not source.template.plain):
-                yield Deployment(label, prompt, source, folder)
+                deployment = Deployment(label, prompt, source, folder)
+                if deployment.tokenizer_folder != folder:
+                    write_without_beginning(folder, deployment.tokenizer_folder)
+                yield deployment
+
+
+def write_without_beginning(folder: Path, target: Path) -> None:
+    """The tokenizer of an export, but for what it puts before every text."""
+    remove_folder(target)
+    target.mkdir()
+    for path in folder.glob("*.jinja"):
+        shutil.copy(path, target)
+    write_json(target / "tokenizer.json", {**read_json(folder / "tokenizer.json"), "post_processor": None})
+    config = {**read_json(folder / "tokenizer_config.json"), "add_bos_token": False}
+    write_json(target / "tokenizer_config.json", config)
 
 
 def fingerprint(
@@ -215,6 +236,7 @@ def fingerprint(
     """The name of a suite: results of another model, template, version or choice of questions are never taken up."""
     weights = {d.folder: [hash_file(path) for path in sorted(d.folder.glob("*.safetensors"))] for d in deployments}
     what = [[d.name, *weights[d.folder], d.source.template.hash, d.source.tokenizer.hash] for d in deployments]
+    what += [["begun once"] for d in deployments if d.tokenizer_folder != d.folder]
     what += [[d.end_text] for d in deployments if d.end_text != d.source.tokenizer.end_text]
     decided = json.dumps([what, sorted(entries), limit, num_fewshot, dict(versions)])
     return "ift-" + hashlib.sha256(decided.encode()).hexdigest()[:16]
@@ -251,7 +273,7 @@ def write_settings(deployments: Sequence[Deployment], folder: Path) -> None:
             "name": d.name,
             "tokenizer_spec": {
                 "class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer",
-                "args": {"pretrained_model_name_or_path": str(d.folder)},
+                "args": {"pretrained_model_name_or_path": str(d.tokenizer_folder)},
             },
             "end_of_text_token": d.end_text,
             "prefix_token": d.source.tokenizer.decode_bytes([d.source.tokenizer.before_nothing]).decode(),
