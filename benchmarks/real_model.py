@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--rows", help="a file of rows")
     parser.add_argument("--model", help="a folder (SmolLM2-135M-Instruct)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=9.0, help="of training in this call")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of training in this call (8)")
     parser.add_argument("--output", default="results/real_model")
     arguments = parser.parse_args()
     if arguments.side == "show":
