@@ -306,6 +306,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "long/test_review.py": "a review of 52,000 answers, and of two people while it is killed",
     "long/test_sweeps.py": "sweeps with jobs in processes of their own",
     "long/test_launchers.py": "trainings on several ranks, however they are started",
+    "long/test_tokenizers.py": "real vocabularies of every kind",
     "long/test_weights_and_biases.py": "W&B with real processes",
     "long/test_wheel.py": "what pip installs",
     "model/test_border.py": "rows on both sides of longrope's border: answers, likelihoods, losses",
