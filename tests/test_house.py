@@ -301,6 +301,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "long/test_compile.py": "a training whose blocks are compiled",
     "long/test_families.py": "every family against transformers",
     "long/test_loading.py": "memory of a model of half a gigabyte while it is read",
+    "long/test_family_runs.py": "every family through the commands, from its files to an export",
     "long/test_demo_run.py": "the built-in default, whole",
     "long/test_real.py": "a real pretrained model, from its package to the page of its run",
     "long/test_review.py": "a review of 52,000 answers, and of two people while it is killed",

@@ -518,6 +518,8 @@ def test_settings_that_are_not_the_folders_are_refused_with_the_model_it_is(tmp_
     GPT2LMHeadModel(GPT2Config(**SIZES | {"n_layer": 24})).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=r"not a gpt2-small: n_layer is 24, not 3 \(model=gpt2-medium\)"):
         plan_model(settings(pretrained=str(tmp_path)), vocab_size=67)
+    with pytest.raises(WeightsError, match=r": its n_layer is 24, not 3 \(leave them out of the command\)"):
+        plan_model(settings(pretrained=str(tmp_path), name="pretrained"), vocab_size=67)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):

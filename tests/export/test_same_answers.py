@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,3 +170,9 @@ def test_llama_server_answers_from_an_export_as_training_did(run_with, case):
         parts = [{"role": "user", "content": [{"type": "text", "text": "Name it."}]}]  # it joins several with line ends
         row = Row("Name it.", "", "", file="", number=0)
         assert running.prompt(parts) == encode_prompt(row, source.template, source.tokenizer)
+
+
+def test_an_id_that_is_no_token_is_named_by_its_number(small_tokenizer):
+    """A published vocabulary has room for more than there are tokens, and other programs may choose what is none."""
+    own = SimpleNamespace(source=SimpleNamespace(tokenizer=small_tokenizer))
+    assert OwnAnswers._spelled(own, small_tokenizer.vocab_size) == f"{small_tokenizer.vocab_size}, which is no token"

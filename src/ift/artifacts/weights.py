@@ -110,6 +110,8 @@ def fit_settings(settings: ModelSettings, folder: Folder, *, vocab_size: int) ->
         if getattr(settings, key) not in (None, getattr(its, key))
     ]
     if differing:
+        if settings.name == "pretrained":  # it says no size, so somebody has typed these
+            raise WeightsError(f"{folder.path}: its {', its '.join(differing)} (leave them out of the command)")
         hint = PUBLISHED.get(its.n_layer, "pretrained")
         hint = "pretrained" if hint == settings.name else hint
         raise WeightsError(f"{folder.path}: not a {settings.name}: {', '.join(differing)} (model={hint})")

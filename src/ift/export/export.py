@@ -139,7 +139,7 @@ def _compared(
     if own.too_long:
         not_tried.append(f"          {own.too_long:,} test rows fill the context and were not asked")
     if to == "hf":
-        theirs = Transformers(folder)
+        theirs = Transformers(folder, cached=source.config.border is None)
         found.append(own.compare(theirs, theirs.name, beside=True))
     server = llama_cpp.program("llama-server")
     if server is None:

@@ -118,7 +118,10 @@ class OwnAnswers:
         return Compared(name, len(self.questions), sum(len(q.answer) for q in self.questions), partings)
 
     def _spelled(self, token: int) -> str:
-        return one_line(json.dumps(self.source.tokenizer.decode([token]), ensure_ascii=False), 30)
+        tokenizer = self.source.tokenizer
+        if token >= tokenizer.vocab_size:
+            return f"{token}, which is no token"  # a vocabulary with room for more: other programs may choose it
+        return one_line(json.dumps(tokenizer.decode([token]), ensure_ascii=False), 30)
 
     def _margin(self, question: Question, theirs: Sequence[int]) -> str:
         """How far apart our own logits are where an answer parts, so that rounding can be told from a fault."""
@@ -156,9 +159,13 @@ def messages_of(row: Row, source: RunModel, *, beside: bool) -> tuple[list[dict[
 
 
 class Transformers:
-    """An exported folder as transformers reads it."""
+    """An exported folder as transformers reads it.
 
-    def __init__(self, folder: Path):
+    cached: it keeps keys and values of a row as it grows. Not where the row may grow over the context before longrope
+    stretched it: what it has kept is then no longer what the whole row gives
+    """
+
+    def __init__(self, folder: Path, *, cached: bool = True):
         """Raises MachineError where the package is missing."""
         try:
             import transformers
@@ -169,7 +176,9 @@ class Transformers:
         library.utils.logging.disable_progress_bar()
         self.name = f"transformers {library.__version__}"
         self.tokenizer = library.AutoTokenizer.from_pretrained(folder)
-        self.model = library.AutoModelForCausalLM.from_pretrained(folder).eval()
+        # its fused attention leaves out a cap of scores (Gemma 2) without a word
+        self.model = library.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+        self.cached = cached
 
     def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] = ()) -> list[int]:
         made: list[int] = self.tokenizer.apply_chat_template(
@@ -181,7 +190,9 @@ class Transformers:
         import torch
 
         ids = torch.tensor([list(prompt)])
-        answer = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False)
+        answer = self.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, use_cache=self.cached
+        )
         said: list[int] = answer[0, len(prompt) :].tolist()
         return said
 
