@@ -43,7 +43,7 @@ class Options:
 
     def with_value(self, name: str, value: str) -> Options:
         """Raises ConfigError for a name that is none, or a value that is none of its kind."""
-        kinds = {one.name: type(one.default) for one in fields(self)}
+        kinds: dict[str, Any] = {one.name: type(one.default) for one in fields(self)}
         name = name.replace("-", "_")
         if name not in kinds:
             raise ConfigError(f"{name}: no such setting (one of {', '.join(kinds)})")
@@ -51,8 +51,8 @@ class Options:
         try:
             given = words[value.lower()] if kinds[name] is bool else kinds[name](value)
         except (KeyError, ValueError):
-            kind = {bool: "on or off", int: "a whole number", float: "a number"}[kinds[name]]
-            raise ConfigError(f"{name}={value}: must be {kind}") from None
+            wanted = {bool: "on or off", int: "a whole number", float: "a number"}[kinds[name]]
+            raise ConfigError(f"{name}={value}: must be {wanted}") from None
         return replace(self, **{name: given}).checked()
 
     def checked(self) -> Options:
@@ -336,7 +336,7 @@ class Session:
         }
 
     def _help(self, _: str) -> None:
-        for name, (_, argument, about) in self._commands().items():
+        for name, (_do, argument, about) in self._commands().items():
             print(f"  {f'/{name} {argument}':<20} {about}")
         print(f"  {QUOTES:<20} begins and ends a text of several lines; a backslash at the end of a line goes on, too")
 

@@ -128,7 +128,9 @@ class Speaker:
 
         start = time.perf_counter()
         prompt = self.prompt(conversation)
-        pieces, firsts, ends = _Trimmed(show), [], []
+        pieces = _Trimmed(show)
+        firsts: list[float] = []
+        ends: list[Generated] = []
         text = TextStream(self.tokenizer.decode_bytes, [*stop, self._closing(conversation)], pieces)
 
         def on_token(_: int) -> None:

@@ -336,7 +336,7 @@ def as_published(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
     if piece.form == "transposed":
         return rows.t()
     if piece.form == "head by head":  # each head's queries, keys and values together, where ours has all queries first
-        return rows.unflatten(0, (3, config.n_head, -1)).transpose(0, 1)
+        return rows.view(3, config.n_head, -1, *rows.shape[1:]).transpose(0, 1)
     return rows
 
 

@@ -14,7 +14,8 @@ from rich.text import Text
 from ift.data.contract.examples import CUTS, Example
 from ift.data.reading.rows import Row
 from ift.errors import one_line
-from ift.text.tokenizers import END_OF_TEXT, Tokenizer
+from ift.text.published import END_OF_TEXT
+from ift.text.tokenizers import Tokenizer
 
 SHOWN = 3  # rows
 LEGEND = (

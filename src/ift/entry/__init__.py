@@ -159,7 +159,7 @@ def composed(name: str, overrides: Sequence[str], kind: type[T], *, values: Mapp
                 raise ConfigError(f"{override.input_line}: several values (give one; a list is written [A,B])")
             there = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
             if there and override.value() not in there:  # Hydra would read ../NAME too
-                raise no_such_choice(override.key_or_group, override.value(), there)
+                raise no_such_choice(override.key_or_group, str(override.value()), there)
         with ExitStack() as stack:
             if not GlobalHydra.instance().is_initialized():  # as it is within a job
                 stack.enter_context(initialize_config_dir(str(CONF), version_base="1.3"))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from ift.errors import one_line
 from ift.export.source import INSTRUCTION, RunModel, joint
 from ift.text.conversations import Conversation
+from ift.text.published import END_OF_TEXT
 from ift.text.templates import Template
-from ift.text.tokenizers import END_OF_TEXT
 
 ANSWER, SYSTEM = "\ue0a2", "\ue0a3"  # private characters: no template writes them
 MARKS = {INSTRUCTION: ".Content", SYSTEM: "$.System"}

@@ -346,7 +346,7 @@ class Engine:
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.tensor([token for prompt in prompts for token in prompt], device=self.model.device)
         last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
-        layout = Prefill(self._cache, first_slot, lengths, computed, total and [total])
+        layout = Prefill(self._cache, first_slot, lengths, computed, [total] if total else None)
         return self.model.hidden(ids, layout, last)
 
     # -- rows that outgrow the context before it was stretched --------------------------------------------------------

@@ -104,7 +104,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Over whole heads, not halves: passes over rows of 32 numbers take twice the time."""
     turning = cos.shape[-1]
     part = x[..., :turning].float()
-    other = part.unflatten(-1, (2, turning // 2)).flip(-2).flatten(-2)  # of each channel, the one that it turns with
+    other = part.unflatten(-1, (2, turning // 2))  # type: ignore[no-untyped-call]
+    other = other.flip(-2).flatten(-2)  # of each channel, the one that it turns with
     turned = torch.addcmul(part * cos, other, sin).to(x.dtype)
     return turned if turning == x.shape[-1] else torch.cat([turned, x[..., turning:]], dim=-1)
 

@@ -186,7 +186,7 @@ class GPT(nn.Module):
         return head_losses(hidden, targets, self.lm_head, self.config.logit_cap)
 
     @property
-    def token_rows(self) -> dict[str, nn.Parameter]:
+    def token_rows(self) -> dict[str, Tensor]:
         """(V, C) of the embedding, and of the head where that has rows of its own."""
         head = {} if self.config.tie_weights else {"head": self.lm_head.weight}
         return {"embedding": self.wte.weight, **head}

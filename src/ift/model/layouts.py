@@ -80,7 +80,7 @@ class Padded:
         rotary: Rotary | None = None,
     ) -> Tensor:
         if rotary:
-            turns = self._turns(rotary, *q.shape[:2], q.device)
+            turns = self._turns(rotary, q.shape[0], q.shape[1], q.device)
             q, k = rotate(q, turns), rotate(k, turns)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, T, D) each
         return attend_row(q, k, v, scores, dropout=dropout).transpose(1, 2).flatten(2)
@@ -90,7 +90,7 @@ class Padded:
         if self.lengths is None:
             return rotary.turns(positions, T)
         cos, sin = rotary.turns(positions.repeat(rows), self.lengths.to(device).repeat_interleave(T))
-        return cos.unflatten(0, (rows, T)), sin.unflatten(0, (rows, T))
+        return cos.view(rows, T, *cos.shape[1:]), sin.view(rows, T, *sin.shape[1:])
 
 
 PADDED = Padded()

@@ -17,8 +17,8 @@ import jinja2
 
 from ift.text.chat_templates import SPECIAL, ChatTemplate
 from ift.text.jinja_process import TODAY, Message, Request, render_apart
+from ift.text.published import END_OF_TEXT
 from ift.text.templates import FIELD, Template
-from ift.text.tokenizers import END_OF_TEXT
 
 CONDITIONS = {
     "input": "input",

@@ -27,6 +27,7 @@ from ift.text.chat_renderings import Rendering, render_whole, shown
 from ift.text.chat_shapes import BLOCK, CLOSES, OTHERWISE, Answer, Problem, Shape, Shapes, Slot, shapes_of
 from ift.text.conversations import Conversation
 from ift.text.jinja_process import END, TODAY, Looks, Rendered
+from ift.text.published import END_OF_TEXT
 from ift.text.templates import (
     TURNS,
     Piece,
@@ -37,7 +38,6 @@ from ift.text.templates import (
     unlearnt,
 )
 from ift.text.templates import Rendered as Pieces
-from ift.text.tokenizers import END_OF_TEXT
 
 SOURCE_LIMIT = 100_000  # characters of a template
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json")  # that may hold one

@@ -218,7 +218,7 @@ class FolderTokenizer(Tokenizer):
 
 
 def _library(normalizer: Any, cut: Any, model: Mapping[str, Any], words: Sequence[Any] = ()) -> tokenizers.Tokenizer:
-    stored = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(words)}
+    stored: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(words)}
     stored |= {"normalizer": normalizer, "pre_tokenizer": cut, "post_processor": None, "decoder": None, "model": model}
     return tokenizers.Tokenizer.from_str(json.dumps(stored))
 

@@ -141,9 +141,8 @@ def parts_of(part: Any) -> list[dict[str, Any]]:
         return []
     if part.get("type") != "Sequence":
         return [part]
-    inner = next(
-        (part[name] for name in ("normalizers", "pretokenizers", "processors", "decoders") if name in part), []
-    )
+    names = ("normalizers", "pretokenizers", "processors", "decoders")
+    inner: list[Any] = next((part[name] for name in names if name in part), [])
     return [leaf for each in inner for leaf in parts_of(each)]
 
 
@@ -288,5 +287,5 @@ def _put_before(processor: Mapping[str, Any]) -> str:
     """The special token that a post-processor puts before a single text; "" for none."""
     if processor["type"] in ("BertProcessing", "RobertaProcessing"):
         return str(processor["cls"][0])
-    first = next(iter(processor.get("single") or []), {})
+    first: Mapping[str, Any] = next(iter(processor.get("single") or []), {})
     return str(first["SpecialToken"]["id"]) if "SpecialToken" in first else ""

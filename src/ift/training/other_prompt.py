@@ -22,8 +22,8 @@ from ift.launch import is_other_rank
 from ift.settings import CheckSettings, PromptSettings, SegmentSettings, Settings
 from ift.text.chat_templates import ChatTemplate, read_template
 from ift.text.conversations import Conversation
+from ift.text.published import END_OF_TEXT
 from ift.text.templates import Template
-from ift.text.tokenizers import END_OF_TEXT
 
 PROMPT = "prompt.json"  # of a model folder
 ROWS = (  # what two templates are compared by

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ift.data.contract.twins import CJK
 from ift.data.reading.rows import Row
-from ift.text.tokenizers import END_OF_TEXT
+from ift.text.published import END_OF_TEXT
 
 INVISIBLE = re.compile(  # not the joiners U+200C and U+200D: Persian and emoji need them
     "[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"

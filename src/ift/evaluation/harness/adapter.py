@@ -42,8 +42,9 @@ from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
 from ift.text.encoding import encode_pieces, place_after
+from ift.text.published import END_OF_TEXT
 from ift.text.templates import Piece
-from ift.text.tokenizers import END_OF_TEXT, Place
+from ift.text.tokenizers import Place
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # that one forward computes at most, whatever the batch size
 # arguments of a generation that say what we do anyway
@@ -77,7 +78,7 @@ class Rendered(str):
         return "".join(piece.text for piece in self.opens)
 
     @property
-    def split(self) -> tuple[list[Piece], str]:
+    def parts(self) -> tuple[list[Piece], str]:
         """All pieces up to the last special token before the answer's text, and that text as far as it has begun."""
         at = max((place + 1 for place, piece in enumerate(self.opens) if piece.special), default=0)
         return [*self.before, *self.opens[:at]], "".join(piece.text for piece in self.opens[at:]) + self.begun
@@ -239,7 +240,7 @@ class IftLM(TemplateLM):
         return [] if first is None else [first]
 
     def _prompt_ids(self, prompt: Rendered) -> list[int]:
-        pieces, text = prompt.split if prompt.begun else (prompt.before, "")
+        pieces, text = prompt.parts if prompt.begun else (prompt.before, "")
         return self._piece_ids(pieces) + list(self._encoded(text, place_after(pieces)))
 
     def _piece_ids(self, pieces: Sequence[Piece]) -> list[int]:
@@ -254,7 +255,7 @@ class IftLM(TemplateLM):
         if not isinstance(context, Rendered):
             given, scored = self._cut(context, continuation)
             return (self._beginning if context else []) + given, scored
-        pieces, begun = context.split
+        pieces, begun = context.parts
         before = self._piece_ids(pieces)
         if not context.begun and continuation.strip():
             continuation = continuation.removeprefix(" ")
