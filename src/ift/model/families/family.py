@@ -26,8 +26,12 @@ def whole(config: Mapping[str, Any], key: str, otherwise: int | None = None) -> 
     """A size of config.json. Raises KeyError where it is missing, ValueError where it is none."""
     value = config[key] if otherwise is None else config.get(key)
     value = otherwise if value is None and otherwise is not None else value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and value == value // 1 and 0 < value <= MOST.get(key, 10**9):
+    if (
+        isinstance(value, int | float)
+        and value == value // 1
+        and 0 < value <= MOST.get(key, 10**9)
+        and value is not True
+    ):
         return int(value)
     raise ValueError(f"{key} is {json.dumps(value)[:60]}, which is no size")
 
