@@ -101,6 +101,8 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
         words = ["-m", "ift.cli", *words]
         if subcommand == "review":
             return works(words, run) if "ratings.csv" in command else opens_a_page(words)
+        if subcommand == "chat":
+            return answers_a_question(words)
         if subcommand == "arena":
             *before, _ = [i for i, word in enumerate(words) if word == str(things / "run")] or [None]
             for i in before:
@@ -145,6 +147,12 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
 def works(words: list[str], start: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     result = start(*words)
     assert result.returncode == 0, result.stderr
+
+
+def answers_a_question(words: list[str]) -> None:
+    command = [sys.executable, *words, "--set=max_new_tokens=3"]
+    done = subprocess.run(command, input="Name a colour.", capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def opens_a_page(words: list[str]) -> None:
