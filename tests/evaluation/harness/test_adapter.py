@@ -33,6 +33,7 @@ from ift.text.encoding import encode_prompt
 from ift.text.templates import Piece
 from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
+from tests.text.kinds import stored
 
 CONTEXT = 64
 ZEPHYR = (
@@ -209,47 +210,38 @@ TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num
 PADDED = 5  # rows of the embedding that are no token
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma", "qwen2"])
+@pytest.fixture(
+    scope="module", params=[("llama", "llama2"), ("mistral", "mistral"), ("gemma", "gemma"), ("qwen2", "qwen")]
+)
 def other(request, tmp_path_factory) -> tuple[Subject, HFLM]:
-    """A folder that transformers wrote, in both hands. Llama's and Gemma's tokenizers begin every text, Qwen's not.
+    """A folder that transformers reads, in both hands, with a tokenizer of the kind that the family is published with.
 
-    Qwen's names no such token at all: then the end-of-text stands before nothing.
+    All but Qwen's begin a text with <s>; it names no such token: then the end-of-text stands before nothing.
     """
-    import tokenizers as library
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    family, folder = request.param, tmp_path_factory.mktemp("other")
-    tokenizer = library.Tokenizer(library.models.BPE())
-    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = library.decoders.ByteLevel()
-    texts = [text for row in demo_rows(60, seed=0) for text in (row["instruction"], row["input"], row["output"])]
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=400,
-        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<eos>", "<bos>", "<end_of_turn>"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    begins = family != "qwen2"
-    if begins:
-        put = library.processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-        tokenizer.post_processor = put
-    own = {"bos_token": "<bos>"} if begins else {}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", **own).save_pretrained(
-        folder
-    )
-    heads = {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT, **({"head_dim": 16} if begins else {})}
-    config = AutoConfig.for_model(
-        family, vocab_size=400 + PADDED, eos_token_id=[0, 2], bos_token_id=1 if begins else None, **TINY, **heads
-    )
+    (family, kind), folder = request.param, tmp_path_factory.mktemp("other")
+    (folder / "tokenizer.json").write_text(stored(kind))
+    eos, bos = ("<|endoftext|>", None) if kind == "qwen" else ("</s>", "<s>")
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "pad_token": eos}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**named, **({"bos_token": bos} if bos else {})}))
+    ours = read_tokenizer(folder)
+    heads = {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "sliding_window": None}
+    tokens = {
+        "vocab_size": ours.vocab_size + PADDED,
+        "eos_token_id": ours.end_of_text,
+        "bos_token_id": 1 if bos else None,
+    }
     torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(config).float()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **TINY, **heads, **tokens)).float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        model.get_output_embeddings().weight[400:] = 0.0  # never the likeliest: HFLM could write one
+        spelled = json.loads(stored(kind))["model"]["vocab"]
+        bytes_alone = [id for text, id in spelled.items() if text.startswith("<0x")]
+        # never the likeliest: HFLM could write what is no token, and writes half a character in another way
+        model.get_output_embeddings().weight[[*bytes_alone, *range(ours.vocab_size, tokens["vocab_size"])]] = 0.0
     model.save_pretrained(folder)
-    ours = read_tokenizer(folder)
     subject = Subject("tuned", load_model(inspect_folder(folder), tokens=ours.vocab_size), ours, None)
     return subject, HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=3)
 

@@ -41,7 +41,7 @@ from ift.generation.stop_strings import StopStrings
 from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
-from ift.text.encoding import encode_pieces, place_after
+from ift.text.encoding import encode_pieces, place_after, turn_end
 from ift.text.published import END_OF_TEXT
 from ift.text.templates import Piece
 from ift.text.tokenizers import Place
@@ -202,7 +202,7 @@ class IftLM(TemplateLM):
         if isinstance(string, Rendered):
             ids = self._prompt_ids(string)
         else:
-            ids = [*(self._beginning if add_special_tokens is not False else []), *self._encoded(string)]
+            ids = [*(self._beginning if add_special_tokens is not False else []), *self._encoded(string, "start")]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def tok_decode(self, tokens: int | Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -253,7 +253,7 @@ class IftLM(TemplateLM):
         and continuation; the template has its own.
         """
         if not isinstance(context, Rendered):
-            given, scored = self._cut(context, continuation)
+            given, scored = self._cut(context, continuation, "start")
             return (self._beginning if context else []) + given, scored
         pieces, begun = context.parts
         before = self._piece_ids(pieces)
@@ -392,6 +392,17 @@ class IftLM(TemplateLM):
         assert self.subject.template
         return "".join(piece.text for piece in self.subject.template.render(Conversation("x"))[2])
 
+    @cached_property
+    def _spaced(self) -> bool:
+        """Whether the tokenizer puts a space before a text, which the model's own library takes off what it wrote."""
+        return self._encoded("a", "start") != self._encoded("a", "inside")
+
+    @cached_property
+    def _end(self) -> int:
+        """The token that ends what the model writes: an answer of the template has its own."""
+        template = self.subject.template if self.prompt == "template" else None
+        return turn_end(template, self.subject.tokenizer) if template else self.eot_token_id
+
     def _write(self, group: Sequence[_Writing], copies: dict[str, list[int]], texts: dict[int, str]) -> None:
         """Answers of one group (stop strings, limit and sampling are the same) into texts; each is kept as it ends."""
         stop = StopStrings(group[0].stop, self.tok_decode, opening=group[0].opening)
@@ -399,6 +410,7 @@ class IftLM(TemplateLM):
         def ended(place: int, answer: Generated) -> None:
             key = group[place].key
             text = stop.text(answer.ids)
+            text = text.removeprefix(" ") if self._spaced else text
             self._keep({key: {"text": text}})
             texts.update(dict.fromkeys(copies[key], text))
             self.advance(len(copies[key]))
@@ -406,7 +418,7 @@ class IftLM(TemplateLM):
         generate(
             self.model,
             [writing.ids for writing in group],
-            end_of_text=self.eot_token_id,
+            end_of_text=self._end,
             max_new_tokens=group[0].limit,
             sampling=group[0].sampling,
             batch_size=self.batch_size,
