@@ -39,7 +39,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Another tokenizer, room for more tokens that the model likes best, n_inner, gelu, two heads, wrapped names."""
+    """Another tokenizer, room for more tokens that the model likes best, n_inner, gelu, two heads, wrapped names, bf16."""
     path, library = tmp_path_factory.mktemp("german"), tokenizer()
     torch.manual_seed(3)
     model = GPT2DoubleHeadsModel(
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
         model.transformer.wte.weight[-ROOM:] = model.transformer.ln_f.bias * 100
     model.save_pretrained(path)
     tensors = load_file(path / "model.safetensors")
-    save_file({f"_orig_mod.{name}": value for name, value in tensors.items()}, path / "model.safetensors")
+    save_file({f"_orig_mod.{name}": value.bfloat16() for name, value in tensors.items()}, path / "model.safetensors")
     library.save(str(path / "tokenizer.json"))
     rows(path / "rows.json")
     return path
@@ -72,6 +72,8 @@ def test_a_gpt2_of_another_language_trains_on_its_own_tokens_and_stays_what_it_i
     assert "multiple_choice_head (choosing among continuations)" in done.stdout
     assert len(read_jsonl(run / "responses.jsonl")) == read_json(run / "summary.json")["responses"] > 0
 
+    # what was trained in fp32 is kept so: the loss that was measured is that of these weights
+    assert {tensor.dtype for tensor in load_file(run / "model" / "model.safetensors").values()} == {torch.float32}
     model, ours, _ = load_model_folder(run / "model")
     theirs, their_tokenizer = (kind.from_pretrained(run / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     config = theirs.config

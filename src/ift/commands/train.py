@@ -115,6 +115,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         print(limits, flush=True)
     model = build_model(config, inputs.weights)
     model.stops = inputs.stops
+    model.stored_dtype = "F32"  # steps are finer than bf16: rounded, it would be another model than was measured
     compute_in(model, device.dtype)
     freeze(model, settings.model.freeze)
     set_up_blocks(model, settings.model)

@@ -38,7 +38,7 @@ def bits_per_byte(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], *, bat
     Of a text that is longer than the context the first part counts.
     """
     start = np.array([tokenizer.end_of_text if tokenizer.beginning is None else tokenizer.beginning])
-    every = [np.array(tokenizer.encode(text))[: model.config.context_length] for text in texts]
+    every = [np.array(tokenizer.encode(text, "start"))[: model.config.context_length] for text in texts]
     found = log_likelihoods(
         model,
         [(start, ids) for ids in every],
