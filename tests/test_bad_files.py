@@ -613,7 +613,7 @@ BAD = [
     Bad("a prompt outside", "good.json", GOOD,
         "prompt=../train: no such choice (there is alpaca, ", "prompt=../train", 2),
     Bad("a chat template that is not given", "good.json", GOOD,
-        "prompt=chat: openai-community/gpt2 has no chat template (prompt.chat_template=FOLDER of a model that has one, or ",
+        "prompt=chat: openai-community/gpt2 has no chat template (prompt.chat_template=FOLDER of a model ",
         "prompt=chat", 2),
     Bad("a chat template that is not there", "good.json", GOOD,
         "prompt.chat_template=none: no chat template (needs chat_template.jinja, or ",

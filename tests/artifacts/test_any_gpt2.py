@@ -39,7 +39,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Another tokenizer, room for more tokens that the model likes best, n_inner, gelu, two heads, wrapped names, bf16."""
+    """Another tokenizer, room for more tokens that the model likes best, n_inner, gelu, two heads, odd names, bf16."""
     path, library = tmp_path_factory.mktemp("german"), tokenizer()
     torch.manual_seed(3)
     model = GPT2DoubleHeadsModel(
