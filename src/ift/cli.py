@@ -362,21 +362,22 @@ def chat(arguments: argparse.Namespace) -> int:
     from ift import entry
     from ift.apps.chat import Options
     from ift.apps.chat import chat as talk
-    from ift.apps.speaker import Place
+    from ift.apps.speaker import ModelPlace
     from ift.settings import CheckSettings
 
     if len(arguments.models) > 2:
         raise ConfigError(f"ift chat: {len(arguments.models)} models (two at most)")
-    options = Options()
-    for word in arguments.set:
-        options = options.with_value(*word.partition("=")[::2])
 
     def published(where: str) -> CheckSettings:
         groups = ["model=pretrained", "data=json", "data.path=none"]
         return entry.composed("train", groups, CheckSettings, values={"model.pretrained": where})
 
+    places = [ModelPlace.find(where, published) for where in arguments.models]
+    options = Options(alone=any(place.single_turns for place in places))
+    for word in arguments.set:
+        options = options.with_value(*word.partition("=")[::2])
     return talk(
-        [Place.find(where, published) for where in arguments.models],
+        places,
         options,
         system=arguments.system,
         accelerator=arguments.accelerator,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ift.apps.speaker import Place, Speaker
+from ift.apps.speaker import ModelPlace, Speaker
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def talking(tmp_path_factory, byte_tokenizer) -> Path:
 
 @pytest.fixture(scope="session")
 def speaker(talking: Path) -> Speaker:
-    return Speaker.open(Place("run", talking / "model", single_turns=True), accelerator="cpu", precision="fp32")
+    return Speaker.open(ModelPlace("run", talking / "model", single_turns=True), accelerator="cpu", precision="fp32")
 
 
 @pytest.fixture

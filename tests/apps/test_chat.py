@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ift.apps.chat import Options, Session, Talk, visible
-from ift.apps.speaker import Place
+from ift.apps.speaker import ModelPlace
 from ift.errors import ConfigError
 from tests.running import ROOT, run
 
@@ -21,7 +21,7 @@ from tests.running import ROOT, run
 class Ready:
     """Models that are open."""
 
-    done = True
+    done, error = True, None
 
     def __init__(self, *speakers):
         self.speakers = lambda: list(speakers)
@@ -31,7 +31,7 @@ class Ready:
 def typed(speaker, talking, monkeypatch, capsys):
     """typed(*lines): the session after these lines, and what it printed."""
 
-    def typed(*lines: str, models: int = 1, **options):
+    def typed(*lines: str, models: int = 1, alone: bool = True, **options):
         waiting = list(lines)
 
         def read(_: str) -> str:
@@ -40,8 +40,8 @@ def typed(speaker, talking, monkeypatch, capsys):
             return waiting.pop(0)
 
         monkeypatch.setattr("builtins.input", read)
-        places = [Place("run", talking / "model", single_turns=True)] * models
-        session = Session(Ready(*[speaker] * models), places, Options(max_new_tokens=6, **options), Talk())
+        places = [ModelPlace("run", talking / "model", single_turns=True)] * models
+        session = Session(Ready(*[speaker] * models), places, Options(max_new_tokens=6, alone=alone, **options), Talk())
         session.run()
         return session, capsys.readouterr().out
 
@@ -74,7 +74,8 @@ def test_turns_are_taken_back_and_asked_again(typed):
         ("/sav", "ift: /sav: no such command (/save?; // sends a slash)"),
         ("/set heat 1", "ift: heat: no such setting (one of temperature, top_p, top_k, "),
         ("/set temperature warm", "ift: temperature=warm: must be a number"),
-        ("/set top_p=0", "ift: top_p=0.0: must be above 0 and at most 1"),
+        ("/set top_p=0", "ift: top_p=0.0: must be from 0.001 to 1"),
+        ("/set seed -1", "ift: seed=-1: must be from 0 to 4,294,967,295"),
         ("/set alone perhaps", "ift: alone=perhaps: must be on or off"),
         ("/load nowhere.json", "ift: nowhere.json: cannot be read: "),
         ("/save", "ift: /save: give a file (/save talk.json)"),
@@ -116,6 +117,31 @@ def test_two_models_answer_each_to_its_own_turns(typed):
     assert shown.count("--- run") == 4
     (_, first), _ = session.talk.turns
     assert session.talk.conversation("x", 1, alone=False).history[0] == ("one", first[1])
+
+
+def test_each_of_two_models_goes_on_with_its_own_answers(tmp_path):
+    file, talk = tmp_path / "talk.json", Talk([("one", ("a", "b")), ("two", ("c", "d"))], "Be brief.")
+    file.write_text(json.dumps(talk.to_json(["x", "y"])))
+    assert Talk.from_json(json.loads(file.read_text()), 2) == talk
+    assert Talk.from_json(json.loads(file.read_text()), 1).turns == [("one", ("a",)), ("two", ("c",))]
+    assert Talk.from_json(talk.to_json(["x"]), 2).turns == [("one", ("a", "a")), ("two", ("c", "c"))]
+    other = {**talk.to_json(["x"]), "others": [[{"role": "system", "content": "x"}]]}
+    with pytest.raises(ConfigError, match="the models were asked different things"):
+        Talk.from_json(other, 2)
+
+
+def test_what_is_set_by_hand_stays(typed):
+    session, shown = typed("one", alone=False)
+    assert session.options.alone is False
+    assert "note" not in shown
+
+
+def test_a_device_that_is_not_there_is_one_line(talking):
+    command = [sys.executable, "-m", "ift.cli", "chat", str(talking), "--accelerator=gpu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, input="x", capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == "ift: error: accelerator=gpu: no CUDA device here (use accelerator=cpu)\n"
 
 
 def test_a_model_cannot_move_the_cursor():

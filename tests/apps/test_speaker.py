@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ift.apps.speaker import Place
+from ift.apps.speaker import ModelPlace
 from ift.data.reading.rows import Row
 from ift.errors import ConfigError
 from ift.evaluation.responses import respond
@@ -45,14 +45,14 @@ def test_a_question_that_fills_the_context_is_refused(speaker):
 
 
 def test_a_model_is_found_in_a_run_in_its_folder_or_by_its_name(talking, tmp_path):
-    def find(where) -> Place:
-        return Place.find(str(where), published=lambda name: f"settings of {name}")
+    def find(where) -> ModelPlace:
+        return ModelPlace.find(str(where), published=lambda name: f"settings of {name}")
 
-    assert find(talking) == Place("run", talking / "model", single_turns=True)
-    assert find(talking / "model") == Place("model", talking / "model", single_turns=False)
+    assert find(talking) == ModelPlace("run", talking / "model", single_turns=True)
+    assert find(talking / "model") == ModelPlace("model", talking / "model", single_turns=False)
     (tmp_path / "config.json").touch()
     assert find(tmp_path).model == f"settings of {tmp_path}"
-    assert find("who/model") == Place("model", "settings of who/model")
+    assert find("who/model") == ModelPlace("model", "settings of who/model")
     for nothing in (talking.parent, talking.parent / "nowhere", "nowhere"):
         with pytest.raises(ConfigError, match="neither a run with a model nor a model folder"):
             find(nothing)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ift.apps.speaker import Place, Reply, Speaker
-from ift.errors import ConfigError, IftError, WeightsError, one_line
+from ift.apps.speaker import ModelPlace, Reply, Speaker
+from ift.errors import ConfigError, one_line
 from ift.nearest import nearest
+from ift.rules import GENERATE, SEED
 from ift.run import write_json
 from ift.text.conversations import Conversation, conversation_of
 
@@ -53,21 +54,10 @@ class Options:
         except (KeyError, ValueError):
             wanted = {bool: "on or off", int: "a whole number", float: "a number"}[kinds[name]]
             raise ConfigError(f"{name}={value}: must be {wanted}") from None
-        return replace(self, **{name: given}).checked()
-
-    def checked(self) -> Options:
-        allowed = {
-            "temperature": (0 <= self.temperature <= 100, "from 0 to 100"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "top_k": (self.top_k >= 0, "0 or more"),
-            "repetition_penalty": (0 < self.repetition_penalty <= 100, "above 0 and at most 100"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
-        for name, (good, words) in allowed.items():
-            if not good:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be {words}")
-        return self
+        right, words = {**GENERATE, "seed": SEED}.get(name, ((lambda _: True), ""))
+        if not right(given) and (name, given) != ("top_k", 0):
+            raise ConfigError(f"{name}={given}: must be {words}")
+        return replace(self, **{name: given})
 
 
 @dataclass
@@ -83,34 +73,50 @@ class Talk:
         return Conversation(question, system=self.system, history=history)
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """Messages as chat programs have them; with two models, the answers of the second in a list of their own."""
-        talks = {name: self._messages(number) for number, name in enumerate(names)}
-        return {"messages": talks[names[0]], **({"others": talks} if len(names) > 1 else {})}
+        """Messages as chat programs have them; with two models, those of the second beside them."""
+        first, *others = (self._messages(number) for number, _ in enumerate(names))
+        return {"messages": first, **({"others": others} if others else {})}
 
     def _messages(self, model: int) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        turns = [((("user", asked)), ("assistant", answers[model])) for asked, answers in self.turns]
-        return [*system, *({"role": role, "content": text} for turn in turns for role, text in turn)]
+        said = [one for asked, answers in self.turns for one in (("user", asked), ("assistant", answers[model]))]
+        return [*system, *({"role": role, "content": text} for role, text in said)]
 
     @classmethod
     def from_json(cls, value: Any, models: int) -> Talk:
-        """Raises ConfigError where it is no conversation."""
+        """What another number of models said goes on with the answers of the first. Raises ConfigError."""
         try:
-            messages = [(message["role"], message["content"]) for message in value["messages"]]
-            if not all(isinstance(text, str) for message in messages for text in message):
-                raise TypeError("a message without a text")
-            if not any(role == "user" for role, _ in messages):
-                return cls([], messages[0][1] if messages else "")
-            whole = conversation_of(messages, answered=True)
-        except (KeyError, TypeError, ValueError) as error:
+            talks = [value["messages"], *value.get("others", [])]
+            talks = talks if len(talks) == models else talks[:1] * models
+            read = [cls._read(messages) for messages in talks]
+            questions = {tuple(asked for asked, _ in pairs) for _, pairs in read}
+            if len(questions) > 1:
+                raise ValueError("the models were asked different things")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = one_line(str(error), 120)
             raise ConfigError(f'no conversation: {why} (/save writes {{"messages": [...]}})') from error
-        pairs = [*whole.history, (whole.instruction, whole.output)]
-        return cls([(asked, (answer,) * models) for asked, answer in pairs], whole.system)
+        answers = zip(*([answer for _, answer in pairs] for _, pairs in read), strict=True)
+        return cls(list(zip(questions.pop(), answers, strict=True)), read[0][0])
+
+    @staticmethod
+    def _read(messages: Any) -> tuple[str, list[tuple[str, str]]]:
+        """The system text, and questions with their answers."""
+        said = [(message["role"], message["content"]) for message in messages]
+        if not all(isinstance(text, str) for one in said for text in one):
+            raise TypeError("a message without a text")
+        if not any(role == "user" for role, _ in said):
+            return (said[0][1] if said else ""), []
+        whole = conversation_of(said, answered=True)
+        return whole.system, [*whole.history, (whole.instruction, whole.output)]
 
 
 def chat(
-    found: Sequence[Place], options: Options, *, system: str = "", accelerator: str = "auto", precision: str = "auto"
+    found: Sequence[ModelPlace],
+    options: Options,
+    *,
+    system: str = "",
+    accelerator: str = "auto",
+    precision: str = "auto",
 ) -> int:
     """Until /bye, or the end of the input. Raises ConfigError and WeightsError as opening the models does."""
     loading = Loading(found, accelerator, precision)
@@ -129,15 +135,15 @@ def chat(
 class Loading:
     """Models that are opened while the person types the first question."""
 
-    def __init__(self, places: Sequence[Place], accelerator: str, precision: str):
+    def __init__(self, places: Sequence[ModelPlace], accelerator: str, precision: str):
         self._speakers: list[Speaker] = []
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
         def load() -> None:
             try:
                 self._speakers += [Speaker.open(one, accelerator=accelerator, precision=precision) for one in places]
             except BaseException as error:  # raised where the models are asked for
-                self._error = error
+                self.error = error
 
         self._thread = threading.Thread(target=load, name="ift-load", daemon=True)
         self._thread.start()
@@ -149,24 +155,24 @@ class Loading:
     def speakers(self) -> list[Speaker]:
         while self._thread.is_alive():  # in pieces: Ctrl-C is heard between them
             self._thread.join(0.1)
-        if self._error:
-            raise self._error
+        if self.error:
+            raise self.error
         return self._speakers
 
 
 class Session:
     """What is typed, one line after the other."""
 
-    def __init__(self, loading: Loading, places: Sequence[Place], options: Options, talk: Talk, *, plain: bool = False):
+    def __init__(
+        self, loading: Loading, places: Sequence[ModelPlace], options: Options, talk: Talk, *, plain: bool = False
+    ):
         self.loading, self.places, self.options, self.talk, self.plain = loading, places, options, talk, plain
         self.names = [place.name for place in places]
         self.attempts = 0  # answers to the newest question: each has a seed of its own
-        if not plain and any(place.single_turns for place in places):
-            self.options = replace(options, alone=True)
 
     def greet(self) -> None:
         print(f"model     {' and '.join(self.names)}    /help shows the commands, Ctrl-D ends")
-        if self.options.alone:
+        if self.options.alone and any(place.single_turns for place in self.places):
             print("note      tuned on single questions: each is asked alone (/set alone off sends the turns before it)")
 
     def run(self) -> None:
@@ -185,9 +191,9 @@ class Session:
                         return
                 elif line.strip():
                     self.ask(line[1:] if line.startswith("//") else line)
-            except WeightsError:
-                raise
-            except IftError as error:
+            except ConfigError as error:
+                if error is self.loading.error:  # no question can be answered
+                    raise
                 print(f"ift: {error}")
 
     def _read(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelPlace:
     """Where a model is, and what its run says about its rows."""
 
     name: str
@@ -47,7 +47,7 @@ class Place:
     single_turns: bool = False  # no row that it was tuned on had an earlier turn
 
     @classmethod
-    def find(cls, where: str, published: Callable[[str], CheckSettings]) -> Place:
+    def find(cls, where: str, published: Callable[[str], CheckSettings]) -> ModelPlace:
         """A run, its model folder, a folder that transformers wrote, or a name on the Hub. Needs no torch.
 
         published: the settings for the last two. Raises ConfigError where there is none of these.
@@ -68,25 +68,21 @@ class Place:
 class Speaker:
     """One model and its template. One thread asks it."""
 
-    def __init__(self, place: Place, model: GPT, tokenizer: Tokenizer, template: Template):
-        self.name, self.single_turns = place.name, place.single_turns
+    def __init__(self, place: ModelPlace, model: GPT, tokenizer: Tokenizer, template: Template):
+        self.name = place.name
         self.model, self.tokenizer, self.template = model, tokenizer, template
 
     @classmethod
-    def open(cls, place: Place, *, accelerator: str = "auto", precision: str = "auto") -> Speaker:
+    def open(cls, place: ModelPlace, *, accelerator: str = "auto", precision: str = "auto") -> Speaker:
         """Raises WeightsError where the folder is no whole model, MachineError for a device that is not there."""
-        from ift.artifacts.machine import choose_device
+        from ift.artifacts.machine import placed
         from ift.artifacts.model_folder import load_model_folder, load_published
-        from ift.model.linear import compute_in
 
         if isinstance(place.model, Path):
             model, tokenizer, template = load_model_folder(place.model)
         else:
             model, tokenizer, template = load_published(place.model.model, place.model.prompt)
-        device = choose_device(accelerator, precision, n_embd=model.config.n_embd, group="")
-        model.to(device.torch_device).eval()
-        compute_in(model, device.dtype)
-        return cls(place, model, tokenizer, template)
+        return cls(place, placed(model, accelerator, precision), tokenizer, template)
 
     def fitted(self, conversation: Conversation) -> tuple[Conversation, int]:
         """The conversation without as many of its oldest turns as leave no position for an answer, and how many.
@@ -114,7 +110,6 @@ class Speaker:
         *,
         sampling: Sampling,
         max_new_tokens: int,
-        stop: Sequence[str] = (),
         show: Callable[[str], None],
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Reply | None]:
@@ -131,7 +126,7 @@ class Speaker:
         pieces = _Trimmed(show)
         firsts: list[float] = []
         ends: list[Generated] = []
-        text = TextStream(self.tokenizer.decode_bytes, [*stop, self._closing(conversation)], pieces)
+        text = TextStream(self.tokenizer.decode_bytes, [self._closing(conversation)], pieces)
 
         def on_token(_: int) -> None:
             if not firsts:

@@ -13,6 +13,8 @@ import torch
 
 from ift.errors import MachineError
 from ift.launch import here
+from ift.model.gpt import GPT
+from ift.model.linear import compute_in
 from ift.threads import share_threads
 
 PACKAGES = ("torch", "lightning", "hydra-core", "tiktoken", "torchmetrics", "safetensors", "wandb")
@@ -66,6 +68,14 @@ def choose_device(
     if accelerator == "cpu":
         share_threads(count)
     return Device(accelerator, precision, count, numbers)
+
+
+def placed(model: GPT, accelerator: str, precision: str) -> GPT:
+    """The same model, ready to answer: on the device and in the precision that these settings mean."""
+    device = choose_device(accelerator, precision, n_embd=model.config.n_embd, group="")
+    model.to(device.torch_device).eval()
+    compute_in(model, device.dtype)
+    return model
 
 
 def _how_many(devices: str | int | Sequence[int], gpus: int | None) -> tuple[int, tuple[int, ...]]:

@@ -163,11 +163,6 @@ class Bench:
             yield self.base
 
     def _placed(self, model: GPT) -> GPT:
-        from ift.artifacts.machine import choose_device
-        from ift.model.linear import compute_in
+        from ift.artifacts.machine import placed
 
-        accelerator, precision = self.settings.accelerator, self.settings.precision
-        device = choose_device(accelerator, precision, n_embd=model.config.n_embd, group="")
-        model.to(device.torch_device).eval()
-        compute_in(model, device.dtype)
-        return model
+        return placed(model, self.settings.accelerator, self.settings.precision)
