@@ -164,19 +164,17 @@ def check(arguments: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from ift.artifacts.model_template import open_template
-    from ift.artifacts.model_tokenizer import model_context, model_tokenizer
+    from ift.artifacts.model_template import template_and_tokenizer
+    from ift.artifacts.model_tokenizer import model_context
     from ift.data.contract.prepare import prepare, twin_groups
     from ift.data.show import show_details, show_duplicates, show_examples, show_report
     from ift.run import RunFolder
-    from ift.text.encoding import made_for, turn_end
+    from ift.text.encoding import turn_end
     from ift.training.other_prompt import begin_with_its_own
 
     given = [word.partition("=")[0] for word in arguments.what if "=" in word]
     settings = begin_with_its_own(settings, given)
-    template = open_template(settings.prompt, settings.model)
-    tokenizer = model_tokenizer(settings.model, template)
-    template = made_for(template, tokenizer, special_tokens=settings.prompt.special_tokens)
+    template, tokenizer = template_and_tokenizer(settings.prompt, settings.model)
     run = RunFolder(arguments.output or Path("runs/check") / report_name(settings.data.path))
     data = prepare(
         settings.data,

@@ -19,6 +19,11 @@ WEIGHTS = (  # whole or in shards, and not what repeats them (Mistral's consolid
 OTHER_KINDS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")  # files of weights
 
 
+def is_name(place: str) -> bool:
+    """Whether it can only be a name on the Hub, WHOSE/NAME: nothing here is called so, and it is no path."""
+    return place.count("/") == 1 and not place.startswith((".", "/", "~")) and not Path(place).exists()
+
+
 def download(name: str, files: Sequence[str]) -> Path:
     """The folder with those of a model's files that have these names or fit these patterns, shards of other names too.
 

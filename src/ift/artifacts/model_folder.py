@@ -9,8 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ift.artifacts.model_template import open_template
-from ift.artifacts.model_tokenizer import model_tokenizer
+from ift.artifacts.model_template import template_and_tokenizer
 from ift.artifacts.weights import Folder, build_model, inspect_folder, load_model, plan_model, save_weights
 from ift.errors import WeightsError
 from ift.run import write_json
@@ -18,7 +17,7 @@ from ift.sealed import recover_folder, remove_folder, replace_folder, seal
 from ift.settings import ModelSettings, PromptSettings
 from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import read_template
-from ift.text.encoding import made_for, turn_end
+from ift.text.encoding import turn_end
 from ift.text.templates import Template
 from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import Tokenizer
@@ -74,9 +73,7 @@ def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
 
 def load_published(model: ModelSettings, prompt: PromptSettings) -> tuple[GPT, Tokenizer, Template]:
     """A model that nobody has tuned here, with the template that these settings mean for it. Raises IftError."""
-    template = open_template(prompt, model)
-    tokenizer = model_tokenizer(model, template)
-    template = made_for(template, tokenizer, special_tokens=prompt.special_tokens)
+    template, tokenizer = template_and_tokenizer(prompt, model)
     config, weights = plan_model(model, vocab_size=tokenizer.vocab_size)
     built = build_model(config, weights)
     built.stops |= {turn_end(template, tokenizer), tokenizer.end_of_text}

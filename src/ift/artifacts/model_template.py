@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ift.artifacts.model_tokenizer import own_folder
+from ift.artifacts.download import is_name
+from ift.artifacts.model_tokenizer import model_tokenizer, own_folder
 from ift.artifacts.weights import find_folder
 from ift.errors import ConfigError, one_line
 from ift.settings import ModelSettings, PromptSettings
 from ift.text.chat_shapes import OTHERWISE
 from ift.text.chat_templates import TEMPLATE_FILES, ChatTemplate, has_chat_template, template_from
+from ift.text.encoding import made_for
 from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
 
 
 def decided(prompt: PromptSettings, model: ModelSettings, *, turns_asked: bool = False) -> tuple[PromptSettings, str]:
@@ -55,10 +58,17 @@ def open_template(prompt: PromptSettings, model: ModelSettings) -> Template:
     if prompt.is_open():
         prompt, _ = decided(prompt, model)
     place = prompt.chat_template
-    if place is None or Path(place).exists() or place.count("/") != 1 or place.startswith((".", "/", "~")):
+    if place is None or not is_name(place):
         return template_from(prompt)
     folder = find_folder(place, TEMPLATE_FILES)
     return ChatTemplate.from_folder(folder, mask=prompt.mask, turns=prompt.turns, name=short_name(place))
+
+
+def template_and_tokenizer(prompt: PromptSettings, model: ModelSettings) -> tuple[Template, Tokenizer]:
+    """What settings mean for a model: its tokenizer, and the template made for it. Raises as the two do."""
+    template = open_template(prompt, model)
+    tokenizer = model_tokenizer(model, template)
+    return made_for(template, tokenizer, special_tokens=prompt.special_tokens), tokenizer
 
 
 def short_name(pretrained: str) -> str:

@@ -20,6 +20,8 @@ from ift.artifacts.download import WEIGHTS, download
 from ift.artifacts.tensors import write_tensors
 from ift.errors import MachineError, missing_extra
 from ift.run import write_json
+from ift.text.added_tokens import added_token
+from ift.text.published import BYTE_LEVEL
 from ift.text.tokenizer_files import FILES
 from ift.wheels import Wheel, made_of
 
@@ -134,16 +136,13 @@ def _config(said: dict[str, Any], tokens: int, heads: dict[str, int], start: int
 def _tokenizer(said: dict[str, Any]) -> dict[str, Any]:
     """tokenizer.json of llama.cpp's "smollm": byte-level BPE, digits one by one."""
     tokens, kinds = said["tokenizer.ggml.tokens"], said["tokenizer.ggml.token_type"]
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    special = [
-        {"id": i, "content": tokens[i], **plain, "special": True} for i, kind in enumerate(kinds) if kind == CONTROL
-    ]
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    special = [added_token(tokens[i], i) for i, kind in enumerate(kinds) if kind == CONTROL]
+    digits = {"type": "Digits", "individual_digits": True}
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, level]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, BYTE_LEVEL]},
         "post_processor": None,
-        "decoder": {**level, "add_prefix_space": True},
+        "decoder": {**BYTE_LEVEL, "add_prefix_space": True},
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,

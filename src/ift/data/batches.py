@@ -63,7 +63,7 @@ def collate_unpadded(
     targets    (N,)  of each row as in collate_padded
 
     A shared prefix ends before the first supervised token and before the end of the shortest row, so that every row has
-    own last prompt token, which predicts its first target. None is shared between rows of up to `border` tokens and
+    its own last prompt token, which predicts its first target. None is shared between rows of up to `border` tokens and
     longer ones: the model turns their positions otherwise (GPTConfig.border).
     """
     if not examples:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ift import stops
+from ift.data.batches import WORTH
 from ift.data.contract.examples import Example
 from ift.model.gpt import GPT
 from ift.model.layouts import Tree
@@ -24,7 +25,6 @@ from ift.model.linear import prepared
 
 CHUNK = 512  # positions whose logits exist together: 103 MB of GPT-2's vocabulary
 TILE = 32  # of them that go through the softmax together on a CPU: they stay in its cache
-WORTH = 8  # tokens that rows must have in common for a stretch of their own
 
 Window = tuple[np.ndarray, np.ndarray]  # tokens that are given (one at least), and those that are scored
 Likelihood = tuple[float, bool]  # log-likelihood in fp32, and whether each token is the model's first choice

@@ -18,7 +18,7 @@ from ift.errors import MachineError
 from ift.run import write_json
 from ift.text.added_tokens import added_token
 from ift.text.bpe import GPT2_PATTERN, byte_to_unicode, merges, train_bpe
-from ift.text.published import END_OF_TEXT
+from ift.text.published import BYTE_LEVEL, END_OF_TEXT
 
 # where a text that is encoded stands: where a whole text starts, right after a special token, or going on with another
 Place = Literal["start", "after_special", "inside"]
@@ -120,14 +120,13 @@ class Tokenizer:
 
         ranks = self.encoding._mergeable_ranks
         vocabulary = {spell(token): rank for token, rank in sorted(ranks.items(), key=lambda item: item[1])}
-        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         return {
             "version": "1.0",
             "added_tokens": [added_token(END_OF_TEXT, self.end_of_text)],
             "normalizer": None,
-            "pre_tokenizer": level,
+            "pre_tokenizer": BYTE_LEVEL,
             "post_processor": None,
-            "decoder": level,
+            "decoder": BYTE_LEVEL,
             "model": {
                 "type": "BPE",
                 "dropout": None,

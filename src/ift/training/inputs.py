@@ -8,8 +8,8 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from ift.artifacts.model_template import open_template
-from ift.artifacts.model_tokenizer import foreign, model_tokenizer
+from ift.artifacts.model_template import template_and_tokenizer
+from ift.artifacts.model_tokenizer import foreign
 from ift.artifacts.weights import Folder, plan_model
 from ift.data.contract.prepare import Prepared, prepare
 from ift.errors import DataError, MachineError, missing_extra, warn
@@ -19,7 +19,7 @@ from ift.model.freezing import frozen_parameters
 from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
-from ift.text.encoding import made_for, turn_end
+from ift.text.encoding import turn_end
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
 
@@ -57,9 +57,7 @@ class Inputs:
 def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     """Raises IftError. A new run's folder gets what `prepare` says of the rows."""
     checkpoint = newest(run.checkpoints, mend=not is_other_rank())
-    template = open_template(settings.prompt, settings.model)
-    tokenizer = model_tokenizer(settings.model, template)
-    template = made_for(template, tokenizer, special_tokens=settings.prompt.special_tokens)
+    template, tokenizer = template_and_tokenizer(settings.prompt, settings.model)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     frozen_parameters(settings.model.freeze, config)
     refuse_what_is_missing(settings)
