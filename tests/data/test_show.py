@@ -4,7 +4,7 @@ import pytest
 
 from ift.data.contract.examples import make_example
 from ift.data.reading.rows import Row
-from ift.data.show import printable, show_example
+from ift.data.show import show_example
 from ift.text.templates import Segment, Template
 
 TEMPLATE = Template("small", (Segment("Q:{instruction} A:"), Segment("{output}", supervised=True)))
@@ -25,10 +25,3 @@ def test_an_end_is_learnt_or_stands_there_unlearnt_or_is_cut_off(byte_tokenizer,
     example = make_example(row, TEMPLATE, byte_tokenizer, max_length=max_length, too_long="truncate_response")
     text = show_example(example, byte_tokenizer)
     assert [(text.plain[span.start : span.end], span.style) for span in text.spans] == shown
-
-
-def test_joiners_stay_where_they_spell_and_show_where_they_hide():
-    family, persian, hindi = "👨\u200d👩\u200d👧", "می\u200cخواهم", "क्\u200dष"
-    assert printable(f"{family} {persian} {hindi}") == f"{family} {persian} {hindi}"
-    assert printable("pay\u200dpal a\u200c \u200d") == "pay⟨U+200D⟩pal a⟨U+200C⟩ ⟨U+200D⟩"
-    assert printable("\u202egnp.exe") == "⟨U+202E⟩gnp.exe"

@@ -18,9 +18,10 @@ from ift.evaluation.answers import aligned, open_answers
 from ift.evaluation.people import Rating, Ratings
 from ift.evaluation.statistics import SHARE, agreement, compare_pairs, mean_interval
 from ift.pages.comparison import compare, scale
+from ift.pages.configs import differing
 from ift.pages.measures import Line, Metric, agreements, row_metrics
 from ift.pages.plots import curves_drawing, round_ticks
-from ift.pages.runs import differing_keys, names_apart, open_runs
+from ift.pages.runs import names_apart, open_runs
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import EvaluateSettings
 from ift.training.weights_and_biases import records
@@ -607,7 +608,7 @@ def test_runs_of_different_versions_differ_in_their_settings_alone(a_run, tmp_pa
     a_run("one", [True])
     config = a_run("two", [True]).config
     config.write_text("format: 1\n" + config.read_text())
-    assert differing_keys(open_runs([tmp_path / "one", tmp_path / "two"])) == []
+    assert differing([run.config for run in open_runs([tmp_path / "one", tmp_path / "two"])]) == []
 
 
 def test_numbers_that_are_none_leave_a_gap(a_run, tmp_path):

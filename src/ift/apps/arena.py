@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ift.apps.local_page import PageServer, Refused
-from ift.data.show import printable
 from ift.errors import ConfigError, DataError, one_line, report
 from ift.evaluation.answers import Answer, Answers, aligned, content_key, open_answers
 from ift.evaluation.arena.battles import TIE, WINNERS, checked_name, write_votes
@@ -28,6 +27,7 @@ from ift.evaluation.arena.votes import NAME, PERSON, SAME, Shown, Vote, Votes
 from ift.pages.page import Page
 from ift.run import RunFolder
 from ift.settings import EvaluateSettings
+from ift.text.printable import printable
 
 if TYPE_CHECKING:
     from ift.evaluation.subject import Subject

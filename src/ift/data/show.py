@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +13,7 @@ from rich.text import Text
 from ift.data.contract.examples import CUTS, Example
 from ift.data.reading.rows import Row
 from ift.errors import one_line
+from ift.text.printable import printable
 from ift.text.published import END_OF_TEXT
 from ift.text.tokenizers import Tokenizer
 
@@ -23,7 +23,6 @@ LEGEND = (
     "✂ is a cut, no end learnt; what is [reverse]reversed[/] is one special token"
 )
 BAR = 48  # characters of the longest bar
-JOINED = ("Lo", "Mn", "Mc", "So", "Sk")  # letters of scripts without capitals, their marks, and emoji
 
 
 def show_report(report: dict[str, Any], folder: Path = Path()) -> Iterator[str]:
@@ -190,28 +189,6 @@ def spelled(end: int | None, tokenizer: Tokenizer) -> str:
     end = tokenizer.end_of_text if end is None else end
     is_mark = end == tokenizer.end_of_text and tokenizer.end_text == END_OF_TEXT
     return "⏎" if is_mark else printable(tokenizer.decode([end]))
-
-
-def printable(text: str) -> str:
-    """Characters that show nothing, turn the text around or steer a terminal are shown by their number.
-
-    A joiner or non-joiner between characters that it joins is part of their spelling: of families among the emoji, of
-    words in Persian or Hindi. Between others it shows nothing, and is shown.
-    """
-    if text.replace("\n", "").isprintable():
-        return text
-    return "".join(
-        c if c in "\n\t" or category(c) not in ("Cc", "Cf") or _joins(text, i) else f"⟨U+{ord(c):04X}⟩"
-        for i, c in enumerate(text)
-    )
-
-
-def _joins(text: str, i: int) -> bool:
-    """Whether the character is U+200C or U+200D with an emoji, or a letter of a script that joins, on both sides."""
-    if text[i] not in "\u200c\u200d":
-        return False
-    before, after = text[i - 1 : i], text[i + 1 : i + 2]
-    return all(side and (side >= "\u0600" and category(side) in JOINED) for side in (before, after))
 
 
 def runs(example: Example, tokenizer: Tokenizer) -> Iterator[tuple[bool, list[tuple[str, bool]]]]:

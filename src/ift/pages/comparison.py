@@ -20,6 +20,7 @@ from ift.evaluation.results import Score
 from ift.evaluation.scoring import ENDS
 from ift.evaluation.statistics import Difference, Estimate
 from ift.pages.alike import IN_LOSS, OTHER_ROWS, TEST_ROWS, TOKENIZER, apart
+from ift.pages.configs import differing
 from ift.pages.measures import (
     CHRF_ANSWERS,
     Line,
@@ -43,7 +44,7 @@ from ift.pages.measures import (
 from ift.pages.model_facts import model_facts
 from ift.pages.page import Page
 from ift.pages.plots import curves_drawing, finite, round_ticks
-from ift.pages.runs import Run, differing_keys, open_runs
+from ift.pages.runs import Run, open_runs
 from ift.pages.tables import NOTHING, Cell, Column, Table, number_cell, text_cell, write_tables
 from ift.run import write_text
 
@@ -415,7 +416,8 @@ def _model_table(runs: Sequence[Run]) -> Table | None:
 
 def _setting_table(runs: Sequence[Run]) -> Table | None:
     rows = [
-        [text_cell(key), *(text_cell(_cut(value, 300)) for value in values)] for key, values in differing_keys(runs)
+        [text_cell(key), *(text_cell(_cut(value, 300)) for value in values)]
+        for key, values in differing([run.config for run in runs])
     ]
     return Table("settings", "Settings that differ", _by_run("setting", runs), rows) if rows else None
 

@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ift.data.show import printable
 from ift.pages.palette import palette_css
+from ift.text.printable import printable
 
 HERE = Path(__file__).parent
 

@@ -6,14 +6,10 @@ Files that a run does not have are empty here; those that cannot be read are nam
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ift.errors import ConfigError
 from ift.evaluation.answers import Answers, open_answers
@@ -21,13 +17,11 @@ from ift.evaluation.people import Raters, read_ratings
 from ift.evaluation.questions import Questions, read_questions
 from ift.evaluation.results import Judged, Score, read_judgements, read_results
 from ift.evaluation.scoring import NAME as SCORED_AGAIN
-from ift.forms import CONFIG
-from ift.run import DAMAGE, Problem, RunFolder, problem, read_object, read_objects
+from ift.pages.configs import COPY, read_config
+from ift.run import Problem, RunFolder, read_object, read_objects
 
 MOST_RUNS = 32  # as many as colour and form of a mark can tell apart
-COPY = "bring it back from a copy, or delete it"
 OF_ANSWERS = "score"  # scores of the run's own answers, which a comparison counts itself, on the rows that all answered
-PLACES = ("output_dir", "logger.run_name")  # settings that differ in every two runs and decide nothing
 
 
 @dataclass(frozen=True)
@@ -79,34 +73,13 @@ def _open(place: str | Path) -> Run:
         name=answers.name,
         answers=answers,
         summary=whole(read_object(run.summary, advice=COPY)),
-        config=whole(_config(run)),
+        config=whole(read_config(run)),
         metrics=whole(read_objects(run.metrics, advice="delete such lines")),
         judged=whole(read_judgements(run)),
         ratings=whole(read_ratings(run.ratings)),
         known=whole(_known(run)),
         problems=problems,
     )
-
-
-def _config(run: RunFolder) -> tuple[dict[str, str], list[Problem]]:
-    """Each setting as text, by its whole key, in today's form."""
-    if not run.config.exists():
-        return {}, []
-    try:
-        plain = OmegaConf.to_container(OmegaConf.load(run.config))
-        if not isinstance(plain, dict):
-            raise TypeError("no settings")
-        return dict(_flat(CONFIG.current(plain, run.config))), []  # type: ignore[arg-type]
-    except (*DAMAGE, YAMLError, OmegaConfBaseException) as error:
-        return {}, [problem(run.config, error, COPY)]
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, "null" if value is None else str(value)
 
 
 def _known(run: RunFolder) -> tuple[dict[str, Known], list[Problem]]:
@@ -136,10 +109,3 @@ def names_apart(places: Sequence[str], names: Sequence[str]) -> list[str]:
             for above, name in zip(parts, names, strict=True)
         ]
     return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def differing_keys(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Settings in which the runs are not all alike; where a run's folder is stands in its name."""
-    keys = {key for run in runs for key in run.config if key not in PLACES}
-    rows = [(key, [run.config.get(key, "–") for run in runs]) for key in sorted(keys)]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]

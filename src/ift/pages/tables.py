@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ift.data.show import printable
 from ift.evaluation.people import harmless
 from ift.run import write_text
+from ift.text.printable import printable
 
 NOTHING = "–"
 
