@@ -6,7 +6,7 @@ The tests of the repository run a sample of the same cases.
 kills       SIGKILL at a random time, in a save, inside a window, in validation, at an epoch's edge, while answering
 chains      five kills in one run
 stops       SIGTERM or SIGUSR1 in training, validation, answering and saving; one process and two
-ranks       two processes: one or both killed
+ranks       three processes: one or all killed
 same        the same seed with 0, 1 and 2 loader workers, in a process of its own each
 nonfinite   NaN or infinity in loss, activation or gradient, on one rank or another
 crashes     the disk as it is after every file operation of a save: written, lost, or only its names kept
@@ -249,19 +249,20 @@ def stops(proof: Proof, seed: int) -> Result:
 
 
 def ranks(proof: Proof, seed: int) -> Result:
-    draw = random.Random(seed)
-    folder, which = proof.fresh(), draw.choice([[0], [1], [0, 1]])
+    """Three: the sum of two numbers is the same in either order, of three it is not."""
+    draw, world = random.Random(seed), 3
+    folder, which = proof.fresh(), draw.choice([[0], [1], [2], [0, 1, 2]])
     if draw.random() < 0.5:
-        plan: dict[str, Any] = {"kill": round(draw.uniform(1.0, 2.5), 3), "which": which}
+        plan: dict[str, Any] = {"at": [PLACES["window"][0], draw.randint(1, MICRO // world), KILL], "rank": which[0]}
     else:
-        plan = {"at": [PLACES["window"][0], draw.randint(1, MICRO // 2), KILL], "rank": which[0]}
-    done = proof.trainings.run(folder, ranks=2, **plan)
-    while done["codes"] == [0, 0]:
+        plan = {"kill": round(draw.uniform(1.0, 2.5), 3), "which": which}
+    done = proof.trainings.run(folder, ranks=world, **plan)
+    while done["codes"] == [0] * world:
         shutil.rmtree(folder)
         plan["kill"] /= 2
-        done = proof.trainings.run(folder, ranks=2, **plan)
+        done = proof.trainings.run(folder, ranks=world, **plan)
     about = {"codes": done["codes"], "seconds": round(done["seconds"], 2), "swept": done["swept"], **plan}
-    return {**about, "why": "hung" if done["hung"] else proof.finish(folder, ranks=2)}
+    return {**about, "why": "hung" if done["hung"] else proof.finish(folder, ranks=world)}
 
 
 def same(proof: Proof, seed: int) -> Result:

@@ -31,6 +31,7 @@ def test_the_loop_that_is_replaced_is_there():
     "path",
     [
         "_signal_connector.register_signal_handlers",
+        "fit_loop.epoch_loop._broadcast_sigterm_tensor",
         "fit_loop.epoch_loop.val_loop.run",
         "fit_loop.epoch_loop._batches_that_stepped",
         "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed",

@@ -24,6 +24,8 @@ class Trainer(L.Trainer):
         loop.epoch_loop = self.fit_loop.epoch_loop
         self.fit_loop = loop
         self._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        # before each micro-batch ranks would ask the first whether it heard a signal, and a GPU be waited for
+        loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def begin_at(trainer: L.Trainer, *, epoch: int, step: int) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
+from ift import stops
 from ift.data.batches import Batch
 from ift.data.text_size import TextSize
 from ift.errors import DivergedError
@@ -29,7 +30,7 @@ from ift.training.loss_scale import LEAST, LossScale
 from ift.training.objectives import CrossEntropy, Objective, Sums
 from ift.training.optim import clip_coefficient, make_schedule, scale_gradients
 from ift.training.optimizers import make_optimizer
-from ift.training.ranks import gather_rows
+from ift.training.ranks import gather_rows, sum_gradients
 
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
 TEST_LOADERS = ("test", "clean_test")  # the second: test rows without a near twin in training
@@ -44,7 +45,8 @@ class Step:
     lr: float
     rows: list[int]  # of this rank
     started: float  # time.perf_counter() at its first micro-batch
-    # loss summed, weight, supervised tokens, tokens, gradient norm; with loss scaling, what the loss was multiplied by
+    # loss summed, weight, supervised tokens, tokens, ranks that heard a signal, gradient norm; with loss scaling, what
+    # the loss was multiplied by
     read: Callable[[], list[float]]
 
 
@@ -77,6 +79,7 @@ class SFTModule(L.LightningModule):
         self.sums = nn.ModuleDict({f"{name}_sums": self._running_sums() for name in LOADERS + TEST_LOADERS})
         self.tokens_seen = self.supervised_seen = 0
         self.last_loss = math.nan
+        self.signalled = False  # whether a rank had heard a signal at a step whose numbers were read
         self.step_listeners: list[Callable[[int, float, list[int]], None]] = []  # get number, loss and rows of a step
         self._window: list[tuple[Tensor, int, int, int]] = []  # loss, weight, supervised, tokens of each micro-batch
         self._window_rows: list[int] = []
@@ -116,23 +119,24 @@ class SFTModule(L.LightningModule):
         self._window, self._window_rows = [], []
 
     def _sum_over_ranks(self) -> Tensor:
-        """(4,) float64 of the whole step: loss, weight, supervised tokens, tokens."""
+        """(5,) float64 of the whole step: loss, weight, supervised tokens, tokens, ranks that heard a signal."""
         losses, *counts = zip(*self._window, strict=True)
-        here = torch.tensor([sum(each) for each in counts], dtype=torch.float64, device=self.device)
+        numbers = [*(sum(each) for each in counts), stops.received is not None]
+        here = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         here = torch.cat([torch.stack(losses).double().sum()[None], here])
         return cast(Tensor, self.trainer.strategy.reduce(here, reduce_op="sum"))
 
     def _scale_gradients(self, optimizer: torch.optim.Optimizer, sums: Tensor) -> Tensor:
         """Turn summed gradients into those of the mean, clipped; returns their norm before clipping."""
         loss, weight = sums[:2]
-        world = self.trainer.world_size  # data-parallel training averages gradients over ranks: undo it
-        scale = world / weight.clamp(min=1)
+        scale = 1 / weight.clamp(min=1)
         if self.loss_scale is not None:
             scale = scale / self.loss_scale.on(scale.device)
-        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.is_sparse:  # of tied embeddings without a loss of the head
                 parameter.grad = parameter.grad.to_dense()
+        sum_gradients(self.trainer, trained)
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]) * scale
         factor = scale * clip_coefficient(norm, self.optim.clip)
         scale_gradients(optimizer, factor, finite=(norm + loss).isfinite())
@@ -162,7 +166,8 @@ class SFTModule(L.LightningModule):
         """
         while len(self._steps) > leave:
             step = self._steps.popleft()
-            loss_sum, weight, supervised, tokens, norm, *scaled = step.read()
+            loss_sum, weight, supervised, tokens, signals, norm, *scaled = step.read()
+            self.signalled = self.signalled or signals > 0
             scale = {"loss_scale": scaled[0]} if scaled else {}
             # queueing takes no time: a step lasts from when the one before was done, or from its own start, until now
             before, self._known_at = self._known_at, time.perf_counter()

@@ -28,7 +28,7 @@ from ift.settings import EarlyStoppingSettings, Settings, TrainerSettings
 from ift.training.loops import Trainer
 from ift.training.module import SFTModule
 from ift.training.patience import Patience
-from ift.training.ranks import environment
+from ift.training.ranks import DataParallel, environment
 from ift.training.resume import Checkpoints
 
 VALIDATIONS = 10  # in a run, where trainer.val_every is not set
@@ -78,7 +78,7 @@ def make_trainer(
         accelerator=device.accelerator,
         devices=list(device.numbers) or device.count,
         num_nodes=device.nodes,
-        strategy=settings.strategy,
+        strategy=DataParallel() if device.world > 1 else "auto",
         precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
         max_epochs=-1,
         max_steps=steps,
