@@ -39,6 +39,7 @@ from ift.model.families.gpt2 import differs_from_published
 from ift.model.gpt import GPT
 from ift.run import write_json
 from ift.settings import ModelSettings
+from tests.model.families.by_transformers import made, tokens
 
 SIZES = {"vocab_size": 67, "n_positions": 20, "n_layer": 3, "n_head": 4, "n_embd": 32}
 IDS = torch.randint(67, (3, 20), generator=torch.Generator().manual_seed(5))
@@ -570,3 +571,30 @@ def test_the_ends_of_generation_config_are_ends_too(folder):
         WeightsError, match=r"generation_config\.json: not JSON: .* \(remove it, or download it again\)"
     ):
         inspect_folder(folder)
+
+
+FAMILIES = ("llama", "gpt_neox", "phi3", "gpt2")  # in pieces, head by head, fused, transposed
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_base_in_four_bits_is_what_bitsandbytes_makes_of_each_published_matrix(tmp_path, kind):
+    """Its logits are those of transformers with each matrix quantized as (out, in) and turned back."""
+    quantize = pytest.importorskip("bitsandbytes").functional
+    sizes = {
+        "vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "pad_token_id": 0,
+        "num_attention_heads": 4, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    gpt2 = {"vocab_size": 64, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    reference = made(kind, gpt2 if kind == "gpt2" else sizes).float()
+    reference.save_pretrained(tmp_path)
+    found = inspect_folder(tmp_path)
+    model = build_model(found.config, found, four_bits=True).eval()
+    for name, parameter in reference.named_parameters():
+        if parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "wte", "wpe")):
+            value = parameter.data.t().contiguous() if kind == "gpt2" else parameter.data
+            packed, state = quantize.quantize_4bit(value, quant_type="nf4", compress_statistics=True)
+            back = quantize.dequantize_4bit(packed, state)
+            parameter.data = back.t().contiguous() if kind == "gpt2" else back
+    ids = tokens(2, 12) % 64
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), reference(ids).logits, atol=1e-5, rtol=1e-5)

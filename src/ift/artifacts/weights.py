@@ -263,11 +263,14 @@ def weights_identity(path: Path) -> str:
 def load_weights(model: GPT, folder: Folder) -> None:
     """Copy a folder's tensors into the model's parameters, one after the other; their type and device stay.
 
+    What the model holds in four bits is quantized as it comes: beside them, memory has one tensor in fp32.
     An untied head starts as a tied folder's embedding; a model of a shorter context takes the first positions.
     Raises WeightsError where a tensor does not fit or is no finite number: the model may then hold some of the folder's
     tensors already.
     """
     import torch
+
+    from ift.model.nf4 import in_four_bits
 
     model.stops = folder.stops
     model.stored_dtype = folder.dtype if folder.dtype in DTYPES else "F32"
@@ -283,6 +286,12 @@ def load_weights(model: GPT, folder: Folder) -> None:
                 continue
             for piece in pieces[name]:
                 copy(piece, parameter[piece.rows])
+        for name, layer in in_four_bits(model):
+            layer.forget()
+            for piece in pieces[f"{name}.weight"]:  # each alone, as other programs quantize what is published
+                rows = torch.empty(piece.rows.stop - piece.rows.start, layer.in_features)
+                copy(piece, rows)
+                layer.add(rows, _order(piece, model.config))
 
 
 OUR_HEAD, OUR_EMBEDDING, OUR_POSITIONS = f"{HEAD}.weight", "wte.weight", "wpe.weight"
@@ -340,6 +349,15 @@ def as_published(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
     return rows
 
 
+def _order(piece: Piece, config: GPTConfig) -> Tensor | None:
+    """(rows,) which of our rows of a piece each published row is; None: they are in the same order, as (out, in)."""
+    import torch
+
+    if piece.form != "head by head":
+        return None
+    return as_published(torch.arange(piece.shape[0]), piece, config).reshape(-1)
+
+
 def to_theirs(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
     return as_published(rows, piece, config).reshape(piece.shape)
 
@@ -349,16 +367,19 @@ def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = Non
     return build_model(replace(folder.config, dropout=dropout, tokens=tokens), folder)
 
 
-def build_model(config: GPTConfig, folder: Folder | None) -> GPT:
-    """A model with the folder's weights, or with fresh ones."""
+def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = False) -> GPT:
+    """A model with the folder's weights, or with fresh ones. four_bits: those of its blocks' products in NF4."""
     import torch
 
     from ift.model.gpt import GPT
+    from ift.model.nf4 import put_in_four_bits
 
     if folder is None:
         return GPT(config)
     with torch.device("meta"):  # no memory and no random numbers for what is overwritten at once
         model = GPT(config)
+        if four_bits:
+            put_in_four_bits(model)
     model.to_empty(device="cpu")
     model.tie()
     load_weights(model, folder)

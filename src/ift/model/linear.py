@@ -32,6 +32,11 @@ class Linear(nn.Linear):
             return self._held
         return self.weight.detach().to(self.compute_dtype)
 
+    @property
+    def worth_holding(self) -> bool:
+        """Whether reading the weights costs more than a look at them."""
+        return self.weight.dtype != self.compute_dtype
+
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dtype == self.compute_dtype:
             return F.linear(x, self.weight, self.bias)
@@ -80,14 +85,12 @@ def prepared(model: nn.Module) -> Iterator[None]:
     The weights must not change meanwhile. At the end the casts are dropped, so the next time sees the weights as they
     are then. Whatever is computed with gradients casts anew, inside too; a second one inside the first adds nothing.
     """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, Linear) and layer._held is None and layer.weight.dtype != layer.compute_dtype
-    ]
+    layers = []
     try:
-        for layer in layers:
-            layer._held = layer.weight.detach().to(layer.compute_dtype)
+        for layer in model.modules():
+            if isinstance(layer, Linear) and layer._held is None and layer.worth_holding:
+                layers.append(layer)
+                layer._held = layer.weight_to_compute()
         yield
     finally:
         for layer in layers:
