@@ -145,6 +145,48 @@ def real(arguments: argparse.Namespace) -> int:
     return run(arguments.what)
 
 
+@command(
+    "memory, time and useful devices of a training",
+    "What a training would take, before anything is started: memory of each device, time of a step and of all steps, "
+    "how many devices are useful. The settings are those of train.py; no weights are read, only config.json.",
+    option("what", nargs="*", metavar="KEY=VALUE", help="settings of train.py: model=NAME data=NAME trainer.devices=8"),
+    option("--device", metavar="NAME", help="a published device instead of this machine: a100, h100, h200, b200, ..."),
+    option("--peak", type=float, metavar="TFLOPS", help="what its matrix products reach, in 10^12 operations a second"),
+    option("--bandwidth", type=float, metavar="GB", help="what it reads and writes in a second"),
+    option("--memory", type=float, metavar="GB", help="what it has"),
+    option("--network", type=float, metavar="GB", help="what goes from one device to another in a second, each way"),
+    option("--rows", type=int, metavar="N", help="rows that are not at hand, in numbers: how many"),
+    option("--row-tokens", type=int, metavar="N", help="... how many tokens one has on average"),
+    option("--longest", type=int, metavar="N", help="... and at most (four times the average)"),
+    option("--supervised", type=float, default=0.4, metavar="SHARE", help="... which share of them is learnt (0.4)"),
+    option("--json", action="store_true", help="everything as one JSON object"),
+    words=True,
+)
+def estimate(arguments: argparse.Namespace) -> None:
+    """Print what a training would take."""
+    from ift.commands.estimate import as_text, described_rows, show
+    from ift.commands.estimate import estimate as estimated
+
+    described = described_rows(arguments.rows, arguments.row_tokens, arguments.longest, arguments.supervised)
+    units = {
+        "products": ("peak", 1e12),
+        "moved": ("bandwidth", 1e9),
+        "memory": ("memory", 1e9),
+        "wire": ("network", 1e9),
+    }
+    given = {key: getattr(arguments, name) for key, (name, _) in units.items()}
+    for key, (name, unit) in units.items():
+        if given[key] is not None:
+            if not given[key] > 0:
+                raise ConfigError(f"--{name} {given[key]:g}: must be more than 0")
+            given[key] *= unit
+    found = estimated(arguments.what, described=described, machine={"name": arguments.device, **given})
+    if arguments.json:
+        print(as_text(found))
+    else:
+        show(found)
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,193 @@
+"""What a training step needs, asked of the step itself: it runs on tensors without memory, and each operation counts.
+
+So the numbers are those of whatever the model, the layout of rows, the optimizer and the adapter do, and no formula
+has to follow when one of them changes.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from ift.data.batches import Batch
+from ift.model.gpt import GPT
+from ift.training.objectives import Objective
+
+ROWS_ALONE = ("embedding", "index_select", "gather", "index", "select")  # they read what they give, not all they get
+
+
+@dataclass
+class Work:
+    """What operations do."""
+
+    products: float = 0.0  # operations of matrix products, 2 for a multiplication and an addition (FLOP)
+    moved: float = 0.0  # bytes that all other operations read and write
+    calls: int = 0  # of operations that are no views
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(self.products - other.products, self.moved - other.moved, self.calls - other.calls)
+
+    def copy(self) -> Work:
+        return replace(self)
+
+    def times(self, factor: float) -> Work:
+        """Of a batch that is so many times as large; calls stay."""
+        return Work(self.products * factor, self.moved * factor, self.calls)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Bytes and work of a step that is not the first: the optimizer's state is there already."""
+
+    parameters: int  # numbers of the model
+    weights: int  # bytes of all parameters
+    trained: int  # how many numbers of them are trained
+    gradients: int  # bytes, after the backward
+    state: int  # bytes of the optimizer
+    peak: int  # most bytes that are there at one time, all of the above included
+    largest_block: int  # bytes of the parameters of one block
+    embedding: int  # bytes of what is in no block: embeddings, last norm, head
+    batch: Work  # forward and backward of one micro-batch
+    step: Work  # norm of the gradients, clipping and the optimizer: once a step
+
+    @property
+    def activations(self) -> int:
+        """Bytes at the peak besides weights, gradients and the optimizer's state."""
+        return self.peak - self.weights - self.gradients - self.state
+
+
+class Tracker(TorchDispatchMode):
+    """Counts the work of all operations, and the bytes of tensors that are there, while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = Work()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}  # storage -> its bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0  # a number that is asked for: there is none; a gradient of a sum begins with 1
+        kwargs = kwargs or {}
+        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
+        storages = {_storage(x) for x in given}
+        out = func(*args, **kwargs)
+        made = [x for x in tree_iter(out) if isinstance(x, Tensor)]
+        for tensor in made:
+            self.see(tensor)
+        name = func._overloadpacket.__name__
+        is_view = not name.endswith("_") and all(_storage(x) in storages for x in made)
+        if is_view and "out" not in kwargs:  # or a question about a tensor, which makes none
+            return out
+        self.work.calls += 1
+        if func._overloadpacket in flop_registry:
+            self.work.products += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        elif name in ROWS_ALONE:
+            self.work.moved += 2 * sum(map(_bytes, made))
+        elif name not in ("empty", "empty_like", "empty_strided", "new_empty"):
+            self.work.moved += sum(map(_bytes, {id(x): x for x in (*given, *made)}.values()))
+        return out
+
+    def see(self, tensor: Tensor) -> None:
+        """Count a tensor's memory until it is gone."""
+        if tensor.is_sparse:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        self._alive[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._alive.pop(key, 0)
+
+
+def _storage(tensor: Tensor) -> int:
+    return 0 if tensor.is_sparse else int(tensor.untyped_storage()._cdata)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """What is read of a tensor: of one that repeats itself (strides of 0) its memory alone."""
+    if tensor.is_sparse:
+        return 2 * _bytes(tensor._values())
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+@contextmanager
+def without_memory() -> Iterator[Tracker]:
+    """Tensors that are made inside have shapes and no numbers; what is made and done is counted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*data pointer of FakeTensor.*")
+        with FakeTensorMode(allow_non_fake_inputs=True), Tracker() as tracker:
+            yield tracker
+
+
+def trace_step(
+    make_model: Callable[[], GPT],
+    make_optimizer: Callable[[GPT], torch.optim.Optimizer],
+    objective: Objective,
+    batch: Batch,
+) -> Traced:
+    """The second step of a training on such a batch.
+
+    make_model: called where tensors have no memory; what it does not train must not require gradients
+    """
+    with without_memory() as tracker:
+        model = make_model().train()
+        parameters = list(model.parameters())
+        for parameter in parameters:
+            tracker.see(parameter)
+        trained = [p for p in parameters if p.requires_grad]
+        optimizer = make_optimizer(model)
+        here = batch._replace(
+            input_ids=torch.empty_like(batch.input_ids, device="cpu"),
+            targets=torch.empty_like(batch.targets, device="cpu"),
+            supervised=torch.empty_like(batch.supervised, device="cpu"),
+        )
+        for parameter in trained:  # the step before has been: its gradients and the optimizer's state are there
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        before = tracker.work.copy()
+        loss, weight, _ = objective(model, here)
+        # as Lightning does it: the gradients of the step before are there until the forward is done
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss / weight)
+        done = tracker.work - before
+        before = tracker.work.copy()
+        for parameter in trained:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+        torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        optimizer.step()
+        update = tracker.work - before
+        state = {
+            id(value): value.nbytes for value in tree_iter(optimizer.state_dict()["state"]) if isinstance(value, Tensor)
+        }
+        in_blocks = [sum(p.nbytes for p in block.parameters()) for block in model.h]
+        weights = sum(p.nbytes for p in parameters)
+        return Traced(
+            parameters=sum(p.numel() for p in parameters),
+            weights=weights,
+            trained=sum(p.numel() for p in trained),
+            gradients=sum(p.grad.nbytes for p in trained if p.grad is not None),
+            state=sum(state.values()),
+            peak=tracker.peak,
+            largest_block=max(in_blocks),
+            embedding=weights - sum(in_blocks),
+            batch=done,
+            step=update,
+        )

@@ -1,0 +1,66 @@
+"""`ift estimate` as a person types it."""
+
+import json
+
+import pytest
+
+from ift.cli import main
+from ift.commands.estimate import described_rows
+from ift.errors import ConfigError
+
+ROWS = ["data.demo_rows=60", "data.twins=null"]
+
+
+def typed(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["ift", "estimate", *words])
+    return main()
+
+
+def test_everything_as_json_and_nothing_is_written(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, *ROWS, "trainer.max_epochs=3", "data.batch_size=4", "--device", "h100", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    share, plan = found["share"], found["plan"]
+    assert found["precision"] == "bf16"
+    assert found["machine"]["memory"] == 80e9
+    parts = ("weights", "gradients", "state", "activations", "gathered", "occupied")
+    assert sum(share[name] for name in parts) == pytest.approx(share["memory"])
+    assert share["weights"] == 4 * found["parameters"]
+    assert plan["steps"] == 3 * -(-plan["rows"] // 4)
+    assert found["training_seconds"] == pytest.approx(plan["steps"] * share["seconds"])
+    assert found["fits"] == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_person_reads_a_table(monkeypatch, capsys):
+    described = ["--rows", "1000", "--row-tokens", "30", "--longest", "40"]
+    assert typed(monkeypatch, "model=nano", *described, "--device", "rtx4090", "--memory", "0.5") == 0
+    printed = capsys.readouterr().out
+    assert "1,000 rows" in printed
+    assert "DOES NOT FIT" in printed  # CUDA alone takes more
+    assert "memory of a device" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--device", "h1000"], "--device h1000: not known (a100, "),
+        (["--rows", "10"], "--rows and --row-tokens go together"),
+        (["--peak", "-1"], "--peak -1: must be more than 0"),
+        (["model=nona"], "model=nona"),
+        (["optim.lr=-1"], "optim.lr=-1"),
+        (["--rows", "10", "--row-tokens", "5000"], "positions"),
+    ],
+)
+def test_what_is_wrong_is_one_line(monkeypatch, capsys, words, what):
+    assert typed(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert len(error.splitlines()) == 1
+
+
+def test_rows_in_numbers():
+    assert described_rows(None, None, None, 0.4) is None
+    assert described_rows(100, 50, None, 0.4).longest == 200
+    with pytest.raises(ConfigError, match="at most 1"):
+        described_rows(100, 50, None, 1.5)
