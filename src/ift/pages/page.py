@@ -26,7 +26,8 @@ class Page:
     """The template NAME.html.j2 of a folder, with NAME.css and NAME.js where the folder has them.
 
     pictures: the page holds pictures as data URLs. served: it comes from the local server and may send requests to
-    it, with the style and script that such pages share, served.css and served.js of the same folder.
+    it, with the style and script that such pages share, served.css and served.js of the same folder. parts: names of
+    further files whose style and script come before its own.
 
     All values are escaped. The policy is the second line of defence, should that ever fail: only the one style and
     the one script with these hashes count, so a template has neither style attributes nor handlers.
@@ -36,6 +37,7 @@ class Page:
     folder: Path = HERE
     pictures: bool = False
     served: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def style(self) -> str:
@@ -72,7 +74,7 @@ class Page:
         return environment.get_template(f"{self.name}.html.j2").render(**values)
 
     def _own(self, kind: str) -> str:
-        names = [*(["served"] if self.served else []), self.name]
+        names = [*(["served"] if self.served else []), *self.parts, self.name]
         files = [self.folder / f"{name}.{kind}" for name in names]
         return "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
 
