@@ -197,12 +197,23 @@ def read_objects(
     path: Path, is_whole: Callable[[dict[str, Any]], bool] = lambda value: True, *, advice: str
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
     """The JSON objects of a file, one a line, that are whole; the first line that is not names the problem."""
-    found, first, left_out = [], 0, 0
     try:
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        found, left_out = whole_objects(path.read_bytes() if path.exists() else b"", is_whole)
     except OSError as error:
         return [], [problem(path, error, advice)]
-    for number, line in enumerate(lines, start=1):
+    if not left_out:
+        return found, []
+    what = f"line {left_out[0]} is damaged" + (f", and {len(left_out) - 1:,} more" if len(left_out) > 1 else "")
+    return found, [Problem(path, f"{what}; {len(found):,} lines are shown", advice)]
+
+
+def whole_objects(
+    content: bytes, is_whole: Callable[[dict[str, Any]], bool] = lambda value: True
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The JSON objects of a file's bytes that are whole, and the numbers of the lines that are not, from 1 on."""
+    found: list[dict[str, Any]] = []
+    left_out: list[int] = []
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -213,8 +224,5 @@ def read_objects(
         if whole:
             found.append(value)
         else:
-            first, left_out = first or number, left_out + 1
-    if not left_out:
-        return found, []
-    what = f"line {first} is damaged" + (f", and {left_out - 1:,} more" if left_out > 1 else "")
-    return found, [Problem(path, f"{what}; {len(found):,} lines are shown", advice)]
+            left_out.append(number)
+    return found, left_out

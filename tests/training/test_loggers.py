@@ -1,6 +1,8 @@
 """W&B and TensorBoard on real runs and on broken ones: what they raise never ends a training."""
 
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,8 +38,31 @@ def test_a_wandb_that_does_not_start_is_one_line_too(tmp_path, monkeypatch, caps
     monkeypatch.setattr("ift.training.loggers.start_wandb", refuse)
     log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, run_id="abc")
     log.log_metrics({"train/loss": 1.0}, step=1)
+    log.wait()
     assert log.experiment is None
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_nobody_waits_for_wandb_and_it_gets_everything_in_order(tmp_path, monkeypatch, settings_of):
+    """W&B starts when two steps are done already: they are the first that it is given."""
+    got, started = [], threading.Event()
+    run = SimpleNamespace(offline=False, log=lambda values, step: got.append((step, values["train/loss"])))
+
+    def slow(*args, **about):
+        assert started.wait(60)
+        return run
+
+    monkeypatch.setattr("ift.training.loggers.start_wandb", slow)
+    monkeypatch.setattr("ift.training.loggers.finish", lambda run, **about: got.append(about["exit_code"]))
+    log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, run_id="abc")
+    for step in (1, 2):
+        log.log_metrics({"train/loss": 10.0 - step}, step=step)
+    assert (log.experiment, got) == (None, [])
+    started.set()
+    log.log_metrics({"train/loss": 7.0}, step=3)
+    log.close(exit_code=0, summary={}, model=tmp_path)
+    assert log.experiment is run
+    assert got == [(4, 9.0), (8, 8.0), (12, 7.0), 0]  # W&B counts four rows a step
 
 
 def test_tensorboard_has_every_number_of_a_step_in_one_file(tmp_path):

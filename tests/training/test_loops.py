@@ -77,4 +77,5 @@ def test_wandb_is_given_to_lightnings_logger_in_a_private_place(tmp_path, monkey
     )
     monkeypatch.setattr("ift.training.loggers.start_wandb", lambda *args, **about: run)
     log = Wandb(settings_of("logger=wandb").logger, folder=tmp_path, config={}, run_id="abc")
+    log.wait()
     assert log.experiment is run, MOVED.format(version=L.__version__, what="WandbLogger._experiment")

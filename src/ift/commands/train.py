@@ -76,6 +76,10 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         write_lines(run.test_rows, inputs.data.rows["test"].lines())
         print(*show_report(inputs.data.report, inputs.data.folder), inputs.data.cached, sep="\n", flush=True)
 
+    from ift.training.lightning_alone import import_lightning
+
+    import_lightning(alone=not settings.trainer.callbacks)
+
     from ift.artifacts.special_rows import untrained_tokens, warning
     from ift.artifacts.weights import build_model
     from ift.data.datamodule import Limits, SFTDataModule

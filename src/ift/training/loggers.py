@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
@@ -19,11 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ift.errors import Stopped, one_line
 from ift.launch import is_other_rank
-from ift.run import RunFolder, read_objects
+from ift.run import RunFolder, whole_objects
 from ift.settings import LoggerSettings, Settings
 from ift.training.metrics_file import MetricsFile, MetricsTable
 from ift.training.weights_and_biases import (
-    Written,
     catch_up,
     disabled,
     finish,
@@ -57,45 +57,48 @@ def never_fails(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Wandb(WandbLogger):
-    """Lightning's logger with a table of sample answers, the model as an artifact, and an end with the right state."""
+    """Lightning's logger with a table of sample answers, the model as an artifact, and an end with the right state.
+
+    A thread of its own starts W&B and hands it everything, in order: no step waits for it, the first one least of all.
+    """
 
     called = "W&B"
 
     def __init__(self, settings: LoggerSettings, *, folder: Path, config: Mapping[str, Any], run_id: str):
-        self.broken, self.artifact = False, settings.log_model
-        before = self._written(folder) or Written()
-        run = self._start(settings, folder=folder, config=config, run_id=run_id)
-        last = self._catch_up(run, before)
-        self.last = -1 if last is None else last
-        super().__init__(save_dir=str(folder), experiment=run)
-        if before.may_lack_rows and run is not None:
-            self._fill(RunFolder(folder).metrics)
+        self.broken, self.artifact, self.last = False, settings.log_model, -1
+        super().__init__(save_dir=str(folder))
+        self._thread = ThreadPoolExecutor(1, "ift-wandb")
+        metrics = RunFolder(folder).metrics
+        self._later(
+            self._start, settings, folder=folder, config=config, run_id=run_id,
+            earlier=metrics.read_bytes() if metrics.exists() else b"",  # as it is now: the run goes on meanwhile
+        )  # fmt: skip
+
+    @rank_zero_only
+    def _later(self, method: Callable[..., None], *args: Any, **about: Any) -> None:
+        self._thread.submit(method, *args, **about)
+
+    def wait(self) -> None:
+        """Until W&B has everything that was logged so far."""
+        self._thread.submit(lambda: None).result()
 
     @property
     def experiment(self) -> Any:
-        """Never a run of Lightning's own making."""
+        """Never a run of Lightning's own making; None while W&B starts, and where it could not."""
         return self._experiment
 
-    @rank_zero_only
     @never_fails
-    def _start(self, *args: Any, **about: Any) -> Any:
-        return start_wandb(*args, **about)
+    def _start(self, settings: LoggerSettings, *, folder: Path, earlier: bytes, **about: Any) -> None:
+        before = written(folder)
+        run = start_wandb(settings, folder=folder, **about)
+        self.last = catch_up(run, before)
+        self._experiment = run
+        if before.may_lack_rows and run is not None:
+            self._fill(earlier)
 
-    @rank_zero_only
-    @never_fails
-    def _written(self, folder: Path) -> Written:
-        return written(folder)
-
-    @rank_zero_only
-    @never_fails
-    def _catch_up(self, run: Any, before: Written) -> int:
-        return catch_up(run, before)
-
-    @rank_zero_only
-    @never_fails
-    def _fill(self, metrics: Path) -> None:
+    def _fill(self, metrics: bytes) -> None:
         """Rows that metrics.jsonl has and the files of a process that was killed have not."""
-        lines, _ = read_objects(metrics, lambda line: isinstance(line.get("step"), int), advice="")
+        lines, _ = whole_objects(metrics, lambda line: isinstance(line.get("step"), int))
         for line in lines if self.experiment.offline else []:
             step = line.pop("step")
             numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
@@ -105,9 +108,11 @@ class Wandb(WandbLogger):
                 self._log(measured, step, trained=False)
             self.last = max(self.last, row_of(step, trained=not measured))
 
-    @rank_zero_only
-    @never_fails
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self._later(self._log_step, dict(metrics), step)
+
+    @never_fails
+    def _log_step(self, metrics: Mapping[str, Any], step: int | None) -> None:
         if step is None:
             self.experiment.log(dict(metrics))
         else:
@@ -119,27 +124,31 @@ class Wandb(WandbLogger):
             self.experiment.log({**values, "step": step}, step=row)
 
     @rank_zero_only
-    @never_fails
     def log_hyperparams(self, params: Any) -> None:
         """Nothing: the configuration was given at the start."""
 
     @rank_zero_only
-    @never_fails
     def finalize(self, status: str) -> None:
-        super().finalize(status)
+        """Nothing: Lightning would upload checkpoints of its own; see close."""
 
-    @rank_zero_only
-    @never_fails
     def log_samples(self, samples: list[dict[str, Any]]) -> None:
         """The answers of one validation, as a table of that step: W&B shows one beside the other."""
         if samples:
-            columns = ["step", "instruction", "input", "reference", "response"]
-            rows = [[sample[column] for column in columns] for sample in samples]
-            self._log({"samples": table(columns, rows)}, samples[0]["step"], trained=False)
+            self._later(self._log_samples, samples)
+
+    @never_fails
+    def _log_samples(self, samples: list[dict[str, Any]]) -> None:
+        columns = ["step", "instruction", "input", "reference", "response"]
+        rows = [[sample[column] for column in columns] for sample in samples]
+        self._log({"samples": table(columns, rows)}, samples[0]["step"], trained=False)
 
     @rank_zero_only
-    @never_fails
     def close(self, *, exit_code: int, summary: Mapping[str, Any], model: Path) -> None:
+        self._later(self._close, exit_code=exit_code, summary=summary, model=model)
+        self._thread.shutdown()  # waits
+
+    @never_fails
+    def _close(self, *, exit_code: int, summary: Mapping[str, Any], model: Path) -> None:
         if self.experiment is not None:
             finish(self.experiment, exit_code=exit_code, summary=summary, model=model if self.artifact else None)
 
@@ -217,5 +226,8 @@ def chosen(settings: Settings, run: RunFolder, metrics: MetricsFile) -> list[Log
     if settings.logger.tensorboard:
         loggers.append(TensorBoard(run.path))
     if settings.logger.wandb and not disabled():
-        loggers.append(Wandb(settings.logger, folder=run.path, config=asdict(settings), run_id=wandb_id(run)))
+        log = Wandb(settings.logger, folder=run.path, config=asdict(settings), run_id=wandb_id(run))
+        loggers.append(log)
+        if settings.trainer.callbacks or settings.data.num_workers:  # those may use its run; these are forked
+            log.wait()
     return loggers
