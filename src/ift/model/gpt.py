@@ -23,6 +23,7 @@ from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
 from ift.model.norm import norm
+from ift.model.token_rows import TokenRows
 
 
 class Attention(nn.Module):
@@ -136,6 +137,7 @@ class GPT(nn.Module):
                 scale = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1
                 nn.init.normal_(parameter, std=0.02 / scale)
         self.tie()
+        self.own_rows: TokenRows | None = None  # of tokens that are trained while the others are frozen
 
     def tie(self) -> None:
         """One parameter for the embedding and the head, where the model has one."""
@@ -159,6 +161,7 @@ class GPT(nn.Module):
         """
         # the gradient of tied weights is the head's, all of the vocabulary; that of the few tokens here is added to it
         x = F.embedding(input_ids, self.wte.weight, sparse=self.config.tie_weights)
+        x = x if self.own_rows is None else self.own_rows.embedded(input_ids, x)
         x = x if self.config.embedding_scale == 1 else x * self.config.embedding_scale
         x = x if noise is None else x + noise
         x = x + self.wpe(layout.positions(input_ids)) if self.config.learned_positions else x
@@ -174,16 +177,21 @@ class GPT(nn.Module):
         (..., V), or fewer where the vocabulary has room for more than there are tokens (config.tokens): what is no
         token can then be neither chosen nor counted. every_id: all V, as a loss has them.
         """
-        logits = capped(self.lm_head(hidden), self.config.logit_cap)
+        logits = self.lm_head(hidden)
+        if self.own_rows is not None:
+            logits = self.own_rows.put_into(logits, hidden, self.lm_head.bias)
+        logits = capped(logits, self.config.logit_cap)
         return logits if every_id else logits[..., : self.config.tokens]
 
     def loss(self, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""
-        return head_loss(hidden, targets, self.lm_head, label_smoothing, self.config.logit_cap)
+        own = self.own_rows and self.own_rows.of_head
+        return head_loss(hidden, targets, self.lm_head, label_smoothing, self.config.logit_cap, own)
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(S, C) states and their (S,) targets -> (S,) cross-entropy of each (fp32)."""
-        return head_losses(hidden, targets, self.lm_head, self.config.logit_cap)
+        own = self.own_rows and self.own_rows.of_head
+        return head_losses(hidden, targets, self.lm_head, self.config.logit_cap, own)
 
     @property
     def token_rows(self) -> dict[str, Tensor]:
