@@ -141,6 +141,8 @@ DOORS = {  # library -> the files and folders that may import it
     "http.client": ("evaluation/judge/",),
     "urllib.request": ("evaluation/judge/", "export/llama_cpp.py"),
     "http.server": ("apps/",),
+    "aiohttp": ("apps/serving/",),
+    "prometheus_client": ("apps/serving/",),
     "gguf": ("export/", "artifacts/smollm2.py"),  # written, and read
     "matplotlib": ("pages/",),
     "safetensors": ("artifacts/", "training/checkpoint.py"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ift import __version__
-from ift.errors import ConfigError, WeightsError, refused_by_disk, report
+from ift.errors import ConfigError, WeightsError, missing_extra, refused_by_disk, report
 
 if TYPE_CHECKING:
     from ift.settings import CheckSettings, EvaluateSettings
@@ -399,19 +399,12 @@ def export(arguments: argparse.Namespace) -> int:
     option("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="of matrix products (auto)"),
 )
 def chat(arguments: argparse.Namespace) -> int:
-    from ift import entry
     from ift.apps.chat import Options
     from ift.apps.chat import chat as talk
     from ift.apps.speaker import ModelPlace
-    from ift.settings import CheckSettings
 
     if len(arguments.models) > 2:
         raise ConfigError(f"ift chat: {len(arguments.models)} models (two at most)")
-
-    def published(where: str) -> CheckSettings:
-        groups = ["model=pretrained", "data=json", "data.path=none"]
-        return entry.composed("train", groups, CheckSettings, values={"model.pretrained": where})
-
     places = [ModelPlace.find(where, published) for where in arguments.models]
     options = Options(alone=any(place.single_turns for place in places))
     for word in arguments.set:
@@ -420,6 +413,62 @@ def chat(arguments: argparse.Namespace) -> int:
         places,
         options,
         system=arguments.system,
+        accelerator=arguments.accelerator,
+        precision=arguments.precision,
+    )
+
+
+def published(where: str) -> CheckSettings:
+    """The settings for a model that nobody has tuned here."""
+    from ift import entry
+    from ift.settings import CheckSettings
+
+    groups = ["model=pretrained", "data=json", "data.path=none"]
+    return entry.composed("train", groups, CheckSettings, values={"model.pretrained": where})
+
+
+@command(
+    "a server that programs ask as they ask OpenAI's",
+    "Answers /v1/chat/completions, /v1/completions and /v1/models, streaming too, with many requests at once. This "
+    "machine alone reaches it, unless --host says otherwise; then it needs a token. Ctrl-C or SIGTERM: answers that "
+    "are on their way are ended first.",
+    option(
+        "models", nargs="+", metavar="RUN", help="run folders, model folders or names on the Hub; NAME=RUN names one"
+    ),
+    option("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1; 0.0.0.0: all of this machine)"),
+    option("--port", type=int, default=8644, help="of the address (8644; 0: any free one)"),
+    option("--token-file", type=Path, metavar="FILE", help="what clients must send as their key (IFT_SERVE_TOKEN)"),
+    option("--address", default="", metavar="URL", help="under which a proxy shows it: https://HOST/PATH/"),
+    option("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="auto takes a GPU where there is one"),
+    option("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="of matrix products (auto)"),
+)
+def serve(arguments: argparse.Namespace) -> None:
+    from ift.apps.speaker import ModelPlace
+
+    places = {}
+    for word in arguments.models:
+        name, sign, where = word.partition("=")
+        named = bool(sign) and not os.path.exists(word)
+        place = ModelPlace.find(where if named else word, published)
+        name = name if named else place.name
+        if not re.fullmatch(r"[\w.:@+-][\w.:@+/-]{0,99}", name):
+            raise ConfigError(f"ift serve: {name!r} is no name for a model (NAME=RUN gives another)")
+        if name in places:
+            raise ConfigError(f"ift serve: two models are called {name} (NAME=RUN gives one of them another name)")
+        places[name] = place
+    try:
+        from ift.apps.serving.gate import Gate, read_token
+        from ift.apps.serving.run import serve as run
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("aiohttp", "prometheus_client"):
+            raise missing_extra(str(error.name), "serve") from error
+        raise
+    gate = Gate.of(arguments.host, address=arguments.address, token=read_token(arguments.token_file))
+    run(
+        list(places.items()),
+        gate,
+        host=arguments.host,
+        port=arguments.port,
         accelerator=arguments.accelerator,
         precision=arguments.precision,
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import re
 import secrets
 import stat
 import sys
@@ -25,11 +24,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from ift.errors import ConfigError, IftError, MachineError, one_line, report
+from ift.apps.hosts import Hosts, checked_address
+from ift.errors import IftError, MachineError, one_line, report
 
 LONGEST_BODY = 65_536  # bytes of a request
 PLAIN_TEXT = "text/plain; charset=utf-8"
-THIS_MACHINE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")  # another port: it is forwarded
 
 
 class Refused(Exception):
@@ -74,14 +73,6 @@ def kept_token(path: Path) -> str:
     return token
 
 
-def checked_address(address: str) -> str:
-    """That under which a proxy shows a page, with its last slash. Raises ConfigError for what is none."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ConfigError(f"--address {one_line(address, 80)}: not the address of a page (https://HOST/PATH/)")
-    return address.rstrip("/") + "/"
-
-
 class PageServer(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -91,6 +82,7 @@ class PageServer(ThreadingHTTPServer):
         Without a token the page is everyone's on this machine.
         """
         self.app, self.token, self.address = app, token, checked_address(address) if address else ""
+        self.hosts = Hosts(self.address)
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as error:
@@ -102,19 +94,6 @@ class PageServer(ThreadingHTTPServer):
     def url(self) -> str:
         address = self.address or f"http://127.0.0.1:{self.port}/"
         return address + (f"?token={self.token}" if self.token else "")
-
-    def is_host(self, host: str) -> bool:
-        """Whether a request's Host is ours: a name that someone else's DNS points here is not."""
-        return bool(THIS_MACHINE.fullmatch(host)) or bool(self.address and host == urlsplit(self.address).netloc)
-
-    def is_origin(self, origin: str, host: str) -> bool:
-        """Whether a request is from a page of this server. A proxy may have put in a Host of its own."""
-        parts = urlsplit(self.address)
-        return origin in (
-            f"http://{host}",
-            f"https://{host}",
-            *([f"{parts.scheme}://{parts.netloc}"] if parts.netloc else []),
-        )
 
     def serve(self, *, browser: bool) -> None:
         """Until Ctrl-C."""
@@ -170,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         return not own or hmac.compare_digest(token.encode("utf-8", "replace"), own.encode())
 
     def _refuse_host(self) -> bool:
-        if self.server.is_host(self.headers.get("Host", "")) and len(self.headers.get_all("Host", [])) == 1:
+        if self.server.hosts.has(self.headers.get("Host", "")) and len(self.headers.get_all("Host", [])) == 1:
             return False
         self._reply(421, b"this server answers to localhost alone (behind a proxy: --address https://HOST/PATH/)\n")
         return True
@@ -178,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
     def _refuse_change(self) -> bool:
         """Only a page of this server may change anything, and only in a form that no plain link or form has."""
         length = self.headers.get("Content-Length", "")
-        if not self.server.is_origin(self.headers.get("Origin", ""), self.headers["Host"]):
+        if not self.server.hosts.is_origin(self.headers.get("Origin", ""), self.headers["Host"]):
             self._reply(403, b"not from a page of this server\n")
         elif not self._has_token(self.headers.get("X-Token", "")):
             self._reply(403, b"not from a page of this server: open the whole address that the command printed\n")

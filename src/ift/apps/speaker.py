@@ -124,10 +124,10 @@ class Speaker:
 
         start = time.perf_counter()
         prompt = self.prompt(conversation)
-        pieces = _Trimmed(show)
+        pieces = Trimmed(show)
         firsts: list[float] = []
         ends: list[Generated] = []
-        text = TextStream(self.tokenizer.decode_bytes, [self._closing(conversation)], pieces)
+        text = TextStream(self.tokenizer.decode_bytes, [self.closing(conversation)], pieces)
 
         def on_token(_: int) -> None:
             if not firsts:
@@ -161,12 +161,12 @@ class Speaker:
         said = self.template.clean(pieces.text, conversation)
         yield Reply(said, answer.stop_reason, len(answer.ids), len(prompt), first, seconds)
 
-    def _closing(self, conversation: Conversation) -> str:
+    def closing(self, conversation: Conversation) -> str:
         """The text with which the template ends an answer; a model that writes it has ended."""
         return "".join(piece.text for piece in self.template.render(conversation)[2]).strip()
 
 
-class _Trimmed:
+class Trimmed:
     """Hands text on without white space at its beginning and end: that at an end waits for what follows it."""
 
     def __init__(self, show: Callable[[str], None]):

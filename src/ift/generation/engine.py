@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ift.generation.cache import Cache, Prefill, Step, slots_that_fit
+from ift.generation.likely import Likely, Scores, likeliest
 from ift.generation.sampling import GREEDY, Sampling, choose_each, penalise
 from ift.model.gpt import GPT
 from ift.model.linear import prepared
@@ -58,6 +59,8 @@ class Request:
     on_token        called with each token of the answer, in order; whoever gives it waits for the next token, so long
                     prompts of others are then computed in pieces
     on_end          called once, however the answer ends
+    on_likely       called with how likely each token of the answer was, before `until` hears of it
+    top             how many of the likeliest tokens on_likely gets beside it
     """
 
     prompt: Sequence[int]
@@ -67,6 +70,8 @@ class Request:
     until: Until | None = None
     on_token: Callable[[int], None] | None = None
     on_end: Callable[[Generated], None] | None = None
+    on_likely: Callable[[Likely], None] | None = None
+    top: int = 0
 
 
 @dataclass(eq=False)
@@ -105,10 +110,10 @@ class _Row:
         """Of the newest token."""
         return self.length + len(self.ids) - 1
 
-    def take(self, tokens: Sequence[int]) -> None:
-        """Append new tokens up to where the answer ends."""
+    def take(self, tokens: Sequence[int], scores: Sequence[Likely | None]) -> None:
+        """Append new tokens up to where the answer ends. scores: of each, where the request wants them."""
         request = self.request
-        for token in tokens:
+        for token, likely in zip(tokens, scores, strict=True):
             if self.stop_reason is not None:  # a callback may cancel, too
                 return
             if token in request.end_tokens:
@@ -118,6 +123,8 @@ class _Row:
             else:
                 self.ids.append(token)
                 try:
+                    if likely and request.on_likely:
+                        request.on_likely(likely)
                     stops = request.until is not None and request.until(self.ids)
                     if stops and self.stop_reason is None:
                         self.stop_reason = "stop"
@@ -256,10 +263,10 @@ class Engine:
         states += self._join()
         if not self._active:
             return
-        tokens = self._next_tokens(torch.cat(states))
+        tokens, scores = self._next_tokens(torch.cat(states))
         for row, new in zip(self._active, tokens.tolist(), strict=True):
             try:
-                row.take(new)
+                row.take(new, scores.get(row, [None] * len(new)))
             except BaseException as error:
                 errors.append(error)
 
@@ -368,23 +375,34 @@ class Engine:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def _next_tokens(self, hidden: Tensor) -> Tensor:
-        """(n, C) states -> (n, times) next tokens of the active rows. Nothing waits for the device meanwhile."""
+    def _next_tokens(self, hidden: Tensor) -> tuple[Tensor, dict[_Row, list[Likely]]]:
+        """(n, C) states -> (n, times) next tokens of the active rows, and how likely they were for those that ask.
+
+        Nothing waits for the device meanwhile.
+        """
         rows = self._active
         most = 1 if any(row.streams for row in rows) else self.check_every
         times = min(most, *(row.tokens_left for row in rows), *self._steps_to_the_border())
         samplings, noise = [row.request.sampling for row in rows], self._noise(times)
         repeated = _Repeated(rows, self.model) if any(s.repetition_penalty for s in samplings) else None
+        asking = [slot for slot, row in enumerate(rows) if row.request.on_likely]
+        top = max((rows[slot].request.top for slot in asking), default=0)
         tokens: list[Tensor] = []
+        scores: list[Scores] = []
         for time in range(times):
             if time:
                 hidden = self.model.hidden(tokens[-1], self._layout(time))
             u = None if noise is None else noise[:, time]
-            logits = self.model.logits(hidden).float()
+            every = self.model.logits(hidden, every_id=True)
+            logits = every[..., : self.model.config.tokens].float()
             tokens.append(choose_each(repeated.penalised(logits) if repeated else logits, samplings, u))
             if repeated:
                 repeated.add(tokens[-1])
-        return torch.stack(tokens, dim=1)
+            if asking:
+                scores.append(likeliest(every[asking], tokens[-1][asking], top, self.model.config.tokens))
+        found = [one.likely([rows[slot].request.top for slot in asking]) for one in scores]
+        of_rows = {rows[slot]: [one[place] for one in found] for place, slot in enumerate(asking)}
+        return torch.stack(tokens, dim=1), of_rows
 
     def _steps_to_the_border(self) -> list[int]:
         """Tokens that each shorter row may be given before its own are needed here, to compute it anew."""

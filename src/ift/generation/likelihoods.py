@@ -19,6 +19,7 @@ from torch import Tensor
 from ift import stops
 from ift.data.batches import WORTH
 from ift.data.contract.examples import Example
+from ift.generation.likely import Likely, likeliest
 from ift.model.gpt import GPT
 from ift.model.layouts import Tree
 from ift.model.linear import prepared
@@ -187,6 +188,38 @@ def _token_logprobs(
         logprobs[pairs] = (logits[at, target].float() - total[at]).double().cpu().numpy()
         greedy[pairs] = (largest[at] == target).cpu().numpy()
     return logprobs, greedy
+
+
+@torch.inference_mode()
+def token_likelihoods(
+    model: GPT, rows: Sequence[Sequence[int]], *, top: int, batch_tokens: int = 4096
+) -> list[list[Likely]]:
+    """How likely each token of a row is after those before it, from the second on; last, the likeliest next token.
+
+    A row has a token at least, and no more than the context; top: how many of the likeliest tokens stand beside each.
+    The model is in evaluation mode; whoever calls holds `prepared(model)`.
+    """
+    packed = [_pack(np.asarray(row)) for row in rows]
+    found: dict[bytes, list[Likely]] = {}
+    for batch in _batches(sorted(set(packed)), batch_tokens, model.config.border):
+        unpacked = [_unpack(row) for row in batch]
+        tokens, tree, places = branches(unpacked)
+        hidden = model.hidden(torch.from_numpy(tokens).to(model.device), tree)
+        for name, row, place in zip(batch, unpacked, places, strict=True):
+            found[name] = list(_each_token(model, hidden, row, place, top))
+    return [found[name] for name in packed]
+
+
+def _each_token(model: GPT, hidden: Tensor, row: np.ndarray, places: np.ndarray, top: int) -> Iterator[Likely]:
+    """places: of the row's tokens among the (N, C) states."""
+    for begin in range(0, len(row), CHUNK):
+        at = torch.from_numpy(places[begin : begin + CHUNK]).to(hidden.device)
+        logits = model.logits(hidden[at], every_id=True)
+        following = torch.from_numpy(row[begin + 1 : begin + 1 + len(at)]).to(hidden.device)
+        if len(following) < len(at):
+            likeliest_next = logits[-1:, : model.config.tokens].float().argmax(dim=-1)
+            following = torch.cat([following, likeliest_next])
+        yield from likeliest(logits, following, top, model.config.tokens).likely([top] * len(at))
 
 
 def reference_losses(
