@@ -144,8 +144,20 @@ def loggers_apart(content: dict[str, Any]) -> dict[str, Any]:
 # Added with version 4: a template's markers were ordinary text
 SETTINGS_OF_4: dict[str, Any] = {"prompt.special_tokens": False}
 
+# Added with version 5: all weights were trained
+SETTINGS_OF_5: dict[str, Any] = {
+    "adapter.name": "none",
+    "adapter.rank": None,
+    "adapter.alpha": None,
+    "adapter.rslora": False,
+    "adapter.dora": False,
+    "adapter.dropout": 0.0,
+    "adapter.targets": "all",
+    "adapter.layers": None,
+}
 
-CONFIG = Form("config.yaml", (columns_by_form, settings_of_3, added(SETTINGS_OF_4)))
+
+CONFIG = Form("config.yaml", (columns_by_form, settings_of_3, added(SETTINGS_OF_4), added(SETTINGS_OF_5)))
 RESULTS = Form("results.json")
 DATA_REPORT = Form("data_report.json")
 MANIFEST = Form("manifest.json")

@@ -22,6 +22,12 @@ WORDS: dict[str, str] = {
     "optim.warmup_steps": "num_warmup_steps lr_warmup_steps warmup_iters warmup_steps",
     "optim.warmup": "warmup warmup_ratio warmup_fraction warmup_epochs",
     "optim.min_lr": "min_lr eta_min lr_min min_learning_rate min_lr_ratio",
+    "adapter.rank": "rank lora_r lora_rank",
+    "adapter.alpha": "alpha lora_alpha",
+    "adapter.dropout": "lora_dropout",
+    "adapter.targets": "target_modules lora_target_modules lora_target lora_modules",
+    "adapter.layers": "layers_to_transform lora_layers",
+    "adapter": "lora dora qlora peft use_lora use_peft adapters peft_method finetuning_type",
     "optim": "optimizer optimiser optimizer_name optimizer_type",
     "trainer.max_epochs": "epochs epoch num_epochs n_epochs nb_epochs num_train_epochs train_epochs max_epoch",
     "trainer.max_steps": "steps num_steps train_steps max_iters max_iter iterations total_steps num_training_steps",
@@ -94,10 +100,6 @@ OURS = {word: key for key, words in WORDS.items() for word in words.split()}
 
 # What people look for and is not here, by what there is instead.
 ABSENT: dict[str, str] = {
-    **dict.fromkeys(
-        "lora lora_r lora_rank lora_alpha lora_dropout use_lora peft qlora use_peft adapter adapters".split(),
-        "there are no low-rank adapters: all weights are trained",
-    ),
     **dict.fromkeys(
         "load_in_8bit load_in_4bit quantization quantize bits".split(), "weights are not quantized in training"
     ),

@@ -103,6 +103,12 @@ TRAINING_RULES: dict[str, Rule] = {
     "data.batch_size": at_least(1),
     "data.num_workers": at_least(0),
     "prompt.turns": one_of("all", "last"),
+    "adapter.name": one_of("none", "lora", "dora", "qlora"),
+    "adapter.rank": within(1, 65536),
+    "adapter.alpha": above(0),
+    "adapter.dropout": within(0, 0.99),
+    "adapter.targets": (lambda v: isinstance(v, str) and v != "", "all, or names of matrices: [q_proj,v_proj]"),
+    "adapter.layers": at_least(0),
     "optim.name": one_of(*OPTIMIZERS),
     "optim.lr": above(0),
     "optim.weight_decay": at_least(0),
@@ -241,6 +247,42 @@ def compiled_is_padded(values: Values) -> str | None:
     return None
 
 
+def adapter_has(values: Values) -> str | None:
+    """What an adapter needs is set; without one, nothing of it is."""
+    name = values["adapter.name"]
+    if name == "none":
+        for key in ("rank", "alpha", "rslora", "dora", "dropout", "layers"):
+            if given := values[f"adapter.{key}"]:
+                return f"adapter.{key}={given}: adapter=none has none (add adapter=lora to the command)"
+        if (targets := values["adapter.targets"]) != "all":
+            return f"adapter.targets={targets}: adapter=none has none (add adapter=lora to the command)"
+        return None
+    for key in ("rank", "alpha"):
+        if values[f"adapter.{key}"] is None:
+            return f"adapter.{key}: not set, and adapter={name} needs it (add adapter.{key}=... to the command)"
+    for key in ("targets", "layers"):
+        if values[f"adapter.{key}"] == []:
+            return f"adapter.{key}=[]: leaves nothing to train (leave it out to take all)"
+    return None
+
+
+def adapter_has_a_base(values: Values) -> str | None:
+    if values["adapter.name"] != "none" and values["model.pretrained"] is None:
+        name, model = values["adapter.name"], values["model.name"]
+        return f"adapter={name}: model={model} has fresh weights (model.pretrained=FOLDER_OR_NAME, or leave it out)"
+    return None
+
+
+def adapter_alone_is_trained(values: Values) -> str | None:
+    if values["adapter.name"] != "none" and values["model.freeze"]:
+        frozen = ",".join(values["model.freeze"])
+        return (
+            f"model.freeze=[{frozen}]: adapter={values['adapter.name']} freezes all of the base already "
+            "(leave it out; adapter.targets and adapter.layers choose where it learns)"
+        )
+    return None
+
+
 TRAINING_TOGETHER: tuple[Together, ...] = (
     optimizer_has,
     schedule_has,
@@ -249,4 +291,7 @@ TRAINING_TOGETHER: tuple[Together, ...] = (
     fp16_has_a_gpu,
     rewarm_without_a_restart,
     compiled_is_padded,
+    adapter_has,
+    adapter_has_a_base,
+    adapter_alone_is_trained,
 )

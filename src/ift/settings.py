@@ -114,6 +114,18 @@ class PromptSettings:
 
 
 @dataclass
+class AdapterSettings:
+    name: str
+    rank: int | None
+    alpha: float | None
+    rslora: bool
+    dora: bool
+    dropout: float
+    targets: Any  # "all", one name or a list of them
+    layers: list[int] | None
+
+
+@dataclass
 class OptimSettings:
     name: str
     lr: float
@@ -215,6 +227,7 @@ class Settings:
     model: ModelSettings
     data: DataSettings
     prompt: PromptSettings
+    adapter: AdapterSettings
     optim: OptimSettings
     trainer: TrainerSettings
     generate: GenerateSettings

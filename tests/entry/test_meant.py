@@ -74,7 +74,8 @@ def test_groups_of_ones_own_may_lie_at_home(folder):
         ("--optim.lr 0.1", "--optim.lr: settings are typed KEY=VALUE (type optim.lr=0.1)"),
         ("-lr 3", "-lr: settings are typed KEY=VALUE (type optim.lr=3)"),
         ("--dry-run", "--dry-run: settings are typed KEY=VALUE (type dry_run=...)"),
-        ("--lora", "--lora: no such option (there are no low-rank adapters: all weights are trained)"),
+        ("--lora", "--lora: settings are typed KEY=VALUE (type adapter=...)"),
+        ("--lora-rank 8", "--lora-rank: settings are typed KEY=VALUE (type adapter.rank=8)"),
         (
             "--experimental-rerun=x",
             "--experimental-rerun: no such option (settings are typed KEY=VALUE: --help shows how)",

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ift.artifacts.adapter_folder import save_adapter
 from ift.artifacts.model_template import template_and_tokenizer
 from ift.artifacts.weights import Folder, build_model, inspect_folder, load_model, plan_model, save_weights
 from ift.errors import WeightsError
@@ -38,7 +39,14 @@ def save_model_folder(
     remove_folder(partial)
     partial.mkdir(parents=True)
     model.stops |= {tokenizer.end_of_text}
-    save_weights(model, partial, end_of_text=turn_end(template, tokenizer))  # first of all the ends: it was learnt
+    end = turn_end(template, tokenizer)  # first of all the ends: it was learnt
+    if its := model.low_rank:
+        save_adapter(model, partial)
+        ends = [end, *sorted(model.stops - {end})]
+        write_json(partial / "generation_config.json", {"eos_token_id": ends, "do_sample": False})
+        about = {**(about or {}), "base": {"name": its.base, "sha256": its.base_hash}}
+    else:
+        save_weights(model, partial, end_of_text=end)
     chat_template = export_chat_template(template, end=tokenizer.end_text, names=tokenizer.names)
     tokenizer.save(partial, context_length=model.config.context_length, chat_template=chat_template)
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})

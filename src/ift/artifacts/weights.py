@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ift.artifacts.adapter_folder import AdapterFolder, base_of, is_adapter, load_adapter, open_adapter
 from ift.artifacts.download import OTHER_KINDS, WEIGHTS, download, others_on_hub
 from ift.artifacts.tensors import BYTES, Stored, read_header, write_tensors
 from ift.errors import ConfigError, WeightsError, one_line
 from ift.model.config import GPTConfig
 from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
-from ift.model.families.family import HEAD, Family, Piece
+from ift.model.families.family import HEAD, Family, Piece, as_published, to_theirs
 from ift.model.families.gpt2 import PUBLISHED
 from ift.run import write_json
 from ift.sealed import MANIFEST, hash_file
@@ -49,6 +50,7 @@ class Folder:
     dtype: str = "F32"  # what most of the weights are stored in, as safetensors calls it
     stops: frozenset[int] = frozenset()  # tokens by which the model ends an answer, as config.json says
     other_parts: tuple[str, ...] = ()  # left out: heads of other tasks, and what each is for
+    adapter: AdapterFolder | None = None  # which the weights are read with
 
     @property
     def tied(self) -> bool:
@@ -155,7 +157,12 @@ def open_config(path: Path) -> tuple[dict[str, Any], GPTConfig]:
 
 
 def inspect_folder(path: Path) -> Folder:
-    """Read config.json and the safetensors headers; check that every tensor is there, whole and in shape."""
+    """Read config.json and the safetensors headers; check that every tensor is there, whole and in shape.
+
+    An adapter is its base's folder with the adapter beside it.
+    """
+    if is_adapter(path):
+        return _with_base(path)
     config, its = open_config(path)
     family = family_of(its)
     shapes: dict[str, list[int]] = {}
@@ -194,6 +201,35 @@ def inspect_folder(path: Path) -> Folder:
     dtype = max(sizes, key=lambda kind: sizes[kind], default="F32")
     stops = stops_of(config, its.vocab_size) | stops_of(_generation_config(path), its.vocab_size)
     return Folder(path, its, tensors, dtype, stops, tuple(other_parts))
+
+
+def _with_base(path: Path) -> Folder:
+    """Raises WeightsError where the base is an adapter itself, or not what it was when the adapter was trained."""
+    name = base_of(path)
+    try:
+        base = find_weights(name)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: an adapter, and its base cannot be read: {error}") from error
+    if base.adapter:
+        raise WeightsError(
+            f"{path}: an adapter of {name}, which is an adapter itself (ift merge makes one model of it)"
+        )
+    adapter = open_adapter(path, base.config)
+    if (noted := adapter.low_rank.base_hash) and (now := weights_hash(base)) != noted:
+        raise WeightsError(
+            f"{path}: its base {name} has changed: sha256 {now[:12]}..., and {noted[:12]}... when the adapter was "
+            "trained (bring those weights back)"
+        )
+    ends = stops_of(_generation_config(path), base.config.vocab_size)
+    return replace(base, stops=base.stops | ends, adapter=adapter)
+
+
+def weights_hash(folder: Folder) -> str:
+    """Of all bytes of the files that hold the weights of a folder, by which an adapter knows its base."""
+    digest = hashlib.sha256()
+    for file in sorted(set(folder.tensors.values())):
+        digest.update(bytes.fromhex(hash_file(file)))
+    return digest.hexdigest()
 
 
 def _generation_config(path: Path) -> dict[str, Any]:
@@ -265,6 +301,7 @@ def load_weights(model: GPT, folder: Folder) -> None:
 
     What the model holds in four bits is quantized as it comes: beside them, memory has one tensor in fp32.
     An untied head starts as a tied folder's embedding; a model of a shorter context takes the first positions.
+    Where the model has adapters, it has the base already, and gets a folder's adapters alone.
     Raises WeightsError where a tensor does not fit or is no finite number: the model may then hold some of the folder's
     tensors already.
     """
@@ -272,6 +309,10 @@ def load_weights(model: GPT, folder: Folder) -> None:
 
     from ift.model.nf4 import in_four_bits
 
+    if model.low_rank:
+        if folder.adapter is None:
+            raise WeightsError(f"{folder.path}: holds no adapter")
+        return load_adapter(model, folder.adapter)
     model.stops = folder.stops
     model.stored_dtype = folder.dtype if folder.dtype in DTYPES else "F32"
     parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding
@@ -286,12 +327,26 @@ def load_weights(model: GPT, folder: Folder) -> None:
                 continue
             for piece in pieces[name]:
                 copy(piece, parameter[piece.rows])
+                if folder.adapter:
+                    _merge(folder.adapter, piece, parameter[piece.rows])
         for name, layer in in_four_bits(model):
             layer.forget()
             for piece in pieces[f"{name}.weight"]:  # each alone, as other programs quantize what is published
                 rows = torch.empty(piece.rows.stop - piece.rows.start, layer.in_features)
                 copy(piece, rows)
+                if folder.adapter:
+                    _merge(folder.adapter, piece, rows)
                 layer.add(rows, _order(piece, model.config))
+
+
+def _merge(adapter: AdapterFolder, piece: Piece, rows: Tensor) -> None:
+    """Rows of ours, as they were read from the base, get the adapter of their matrix; in fp32, cast once."""
+    if piece.name.removesuffix(".weight") in adapter.stored:
+        import torch
+
+        theirs = as_published(rows, piece, adapter.config)
+        merged = adapter.merged(piece.name, theirs.reshape(piece.shape).float().numpy())
+        theirs.copy_(torch.from_numpy(merged).view(theirs.shape) if theirs.dim() > 2 else torch.from_numpy(merged))
 
 
 OUR_HEAD, OUR_EMBEDDING, OUR_POSITIONS = f"{HEAD}.weight", "wte.weight", "wpe.weight"
@@ -340,15 +395,6 @@ def _copier(folder: Folder, files: ExitStack) -> Callable[[Piece, Tensor], None]
     return copy
 
 
-def as_published(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
-    """Rows of a parameter of ours as the published tensor has them, as a view; heads have an axis of their own."""
-    if piece.form == "transposed":
-        return rows.t()
-    if piece.form == "head by head":  # each head's queries, keys and values together, where ours has all queries first
-        return rows.view(3, config.n_head, -1, *rows.shape[1:]).transpose(0, 1)
-    return rows
-
-
 def _order(piece: Piece, config: GPTConfig) -> Tensor | None:
     """(rows,) which of our rows of a piece each published row is; None: they are in the same order, as (out, in)."""
     import torch
@@ -356,10 +402,6 @@ def _order(piece: Piece, config: GPTConfig) -> Tensor | None:
     if piece.form != "head by head":
         return None
     return as_published(torch.arange(piece.shape[0]), piece, config).reshape(-1)
-
-
-def to_theirs(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
-    return as_published(rows, piece, config).reshape(piece.shape)
 
 
 def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = None) -> GPT:

@@ -41,6 +41,13 @@ from ift.settings import (
 
 __all__ = ["choices", "how_to_go_on", "job", "sweep_name"]  # and what is defined here
 
+# a rate that fits full fine-tuning and one for adapters: what a command, an experiment or a sweep gives takes its place
+OmegaConf.register_new_resolver(
+    "rate",
+    lambda full, adapter, *, _root_: full if _root_.adapter.name == "none" else adapter,
+    replace=True,
+)
+
 CONF = Path(__file__).parents[1] / "conf"  # a link to the checkout's own, a copy of it in what is installed
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,9 @@ from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
 from ift.model.norm import norm
 from ift.model.token_rows import TokenRows
+
+if TYPE_CHECKING:
+    from ift.model.low_rank import LowRank
 
 
 class Attention(nn.Module):
@@ -121,6 +125,7 @@ class GPT(nn.Module):
         self.config = config
         self.stops: frozenset[int] = frozenset()  # tokens that end an answer besides the tokenizer's end-of-text
         self.stored_dtype = "F32"  # what a file of its weights has them in, as safetensors calls it
+        self.low_rank: LowRank | None = None  # its adapters, where it has some (adapters.py)
         self.run_block: RunBlock = plainly  # or as training/blocks.py has it
         rotaries = {rope: Rotary(rope) for rope in config.ropes}
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)

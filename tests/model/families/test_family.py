@@ -9,9 +9,10 @@ import json
 import pytest
 import torch
 
-from ift.artifacts.weights import build_model, inspect_folder, save_weights, to_theirs
+from ift.artifacts.weights import build_model, inspect_folder, save_weights
 from ift.generation.engine import generate
 from ift.model.families import family_of, read_config
+from ift.model.families.family import to_theirs
 from ift.model.gpt import GPT
 from ift.model.layouts import PADDED, Flat
 from tests.model.families.by_transformers import LENGTH as T

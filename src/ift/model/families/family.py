@@ -10,9 +10,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ift.model.config import GPTConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD = "lm_head"
 MOST = {"num_hidden_layers": 10_000, "n_layer": 10_000}  # beyond it a number is damage, and would fill the memory
@@ -116,3 +119,16 @@ class Family:
     def shapes(self, config: GPTConfig) -> dict[str, list[int]]:
         """Published name and shape of every tensor that a file of such a model holds, in a fixed order."""
         return {piece.name: piece.shape for pieces in self.pieces(config).values() for piece in pieces}
+
+
+def as_published(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
+    """Rows of a parameter of ours as the published tensor has them, as a view; heads have an axis of their own."""
+    if piece.form == "transposed":
+        return rows.t()
+    if piece.form == "head by head":  # each head's queries, keys and values together, where ours has all queries first
+        return rows.view(3, config.n_head, -1, *rows.shape[1:]).transpose(0, 1)
+    return rows
+
+
+def to_theirs(rows: Tensor, piece: Piece, config: GPTConfig) -> Tensor:
+    return as_published(rows, piece, config).reshape(piece.shape)
