@@ -3,7 +3,11 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from ift import jobs
+from ift.errors import ConfigError
+from ift.run import RunFolder
 
 
 def test_the_first_job_that_failed_gives_the_exit_code_by_number_not_by_name(tmp_path):
@@ -35,3 +39,12 @@ def test_a_stop_reaches_the_jobs_that_run_in_other_processes_and_keeps_others_fr
         assert child.wait(60) == -signal.SIGTERM
     assert jobs.is_stopped(tmp_path)
     assert jobs.notes(tmp_path)["0"].pid == os.getpid()
+
+
+def test_siblings_need_a_sweep(tmp_path):
+    run = RunFolder(tmp_path / "sweep" / "0")
+    jobs.refuse_without_siblings(run, None)
+    with pytest.raises(ConfigError, match=r"siblings=3: means something in a sweep alone \(add -m, or leave it out\)"):
+        jobs.refuse_without_siblings(run, 3)
+    jobs.begin(tmp_path / "sweep")
+    jobs.refuse_without_siblings(run, 3)

@@ -144,7 +144,7 @@ def loggers_apart(content: dict[str, Any]) -> dict[str, Any]:
 # Added with version 4: a template's markers were ordinary text
 SETTINGS_OF_4: dict[str, Any] = {"prompt.special_tokens": False}
 
-# Added with version 5: all weights were trained
+# Added with version 5: all weights were trained, no job looked at its siblings
 SETTINGS_OF_5: dict[str, Any] = {
     "adapter.name": "none",
     "adapter.rank": None,
@@ -154,6 +154,7 @@ SETTINGS_OF_5: dict[str, Any] = {
     "adapter.dropout": 0.0,
     "adapter.targets": "all",
     "adapter.layers": None,
+    "trainer.early_stopping.siblings": None,
 }
 
 

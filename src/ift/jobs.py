@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ift.run import read_object, write_json
+from ift.errors import ConfigError
+from ift.run import RunFolder, read_object, write_json
 
 FOLDER, STOPPED = ".jobs", "stopped"
 
@@ -70,3 +71,11 @@ def stop(sweep: Path, number: int = signal.SIGTERM) -> None:
 
 def is_stopped(sweep: Path) -> bool:
     return (sweep / FOLDER / STOPPED).exists()
+
+
+def refuse_without_siblings(run: RunFolder, least: int | None) -> None:
+    """Raises ConfigError where trainer.early_stopping.siblings could have no effect: outside of a sweep's folder."""
+    if least is not None and not (run.path.parent / FOLDER).is_dir():
+        raise ConfigError(
+            f"trainer.early_stopping.siblings={least}: means something in a sweep alone (add -m, or leave it out)"
+        )

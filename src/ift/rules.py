@@ -145,6 +145,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "trainer.skip_nonfinite": at_least(0),
     "trainer.early_stopping.patience": at_least(1),
     "trainer.early_stopping.min_delta": at_least(0),
+    "trainer.early_stopping.siblings": at_least(1),
     **{f"generate.{key}": rule for key, rule in GENERATE.items()},
 }
 EVALUATION_RULES: dict[str, Rule] = {

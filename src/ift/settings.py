@@ -151,6 +151,7 @@ class OptimSettings:
 class EarlyStoppingSettings:
     patience: int | None
     min_delta: float
+    siblings: int | None = None
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from ift import entry, meeting, stops
+from ift import entry, jobs, meeting, stops
 from ift.entry.callbacks import own_callbacks
 from ift.errors import warn
 from ift.launch import is_other_rank
@@ -50,6 +50,7 @@ def main(config: DictConfig) -> float | None:
                 return show_finished(run)
             with run.outcome(choices=entry.choices()):
                 settings = settings or begin_with_its_own(settings_of(config, run), entry.given())
+                jobs.refuse_without_siblings(run, settings.trainer.early_stopping.siblings)
                 if not goes_on and not is_other_rank():
                     save_settings(settings, run.config)
                 return fine_tune(settings, run, own=partial(own_callbacks, config))
@@ -162,6 +163,7 @@ def train(
     from ift.training.loggers import open_loggers
     from ift.training.profiling import Trace, open_profiler
     from ift.training.resume import Checkpoints
+    from ift.training.siblings import EndBehindSiblings
     from ift.training.spikes import Spikes
     from ift.training.top import KeepTop
     from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
@@ -180,6 +182,8 @@ def train(
         metrics, loggers = opened
         best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about, monitor=options.monitor)
         stopping = early_stopping(options.early_stopping, options.monitor)
+        least = options.early_stopping.siblings
+        behind = EndBehindSiblings(run, options.monitor, least) if least else None
         if options.save_top_k != 1:
             own = [*own, KeepTop(run.path / "best", best, k=options.save_top_k, fresh=not inputs.checkpoint)]
         checkpoints = Checkpoints(
@@ -204,6 +208,7 @@ def train(
             samples,
             ShowProgress(steps, val_every(options, steps)),
             stopping,
+            *([behind] if behind else []),
             ValidateAtTheEnd(),
             Spikes(metrics),
             *own,
@@ -216,7 +221,7 @@ def train(
             fit(trainer, module, data, inputs.checkpoint)
         about = {
             "choices": entry.choices(),
-            "stop_reason": stop_reason(trainer, options, stopping),
+            "stop_reason": (behind and behind.reason) or stop_reason(trainer, options, stopping),
             "train_seconds": checkpoints.train_seconds,
         }
         test_best(run, trainer, module, data, best, device, **about)
