@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ift.apps.chat_page import PAGE, ChatPage
+from ift.apps.chat_page import ChatPage
 from ift.apps.local_page import Refused
 from ift.apps.review import Review
 from ift.apps.speaker import ModelPlace
@@ -50,8 +50,11 @@ def chat(browser, tmp_path):
     servers = []
 
     def chat(answer=echo, models=("tuned",), key=""):
-        page = ChatPage([places[name] for name in models])
-        about = [{"id": name, "ift": {**page.about(name), "context_length": 1024}} for name in models]
+        page = ChatPage({name: places[name] for name in models})
+        about = [
+            {"id": name, "max_model_len": 1024, "single_turns": name == "tuned", "review": page.can_review(name)}
+            for name in models
+        ]
         servers.append(Scripted(page, about, answer))
         servers[-1].key = key
         servers[-1].run = run
@@ -522,17 +525,13 @@ def test_all_fits_the_screen_and_is_accessible(browser, chat, width, dark):
 # -- what the server is asked beyond the API ---------------------------------------------------------------------------
 
 
-def test_models_tell_whether_they_saw_turns_and_have_a_run(tmp_path):
+def test_answers_of_a_run_can_be_reviewed_those_of_other_models_not(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.model.mkdir(parents=True)
     run.config.touch()
-    page = ChatPage(
-        [ModelPlace("run", run.model, True), ModelPlace("folder", tmp_path / "model"), ModelPlace("hub", CheckSettings)]
-    )
-    assert page.about("run") == {"single_turns": True, "review": True}
-    assert page.about("folder") == page.about("hub") == {"single_turns": False, "review": False}
-    assert PAGE.policy == page.policy
-    assert "connect-src 'self'" in page.policy
+    places = {"run": run.model, "folder": tmp_path / "model", "hub": CheckSettings}
+    page = ChatPage({name: ModelPlace(name, place) for name, place in places.items()})
+    assert [name for name in places if page.can_review(name)] == ["run"]
 
 
 GOOD = {"model": "run", "messages": [{"role": "user", "content": "a?"}], "answer": "b", "verdict": "right", "id": "1"}
@@ -587,4 +586,4 @@ def _page(folder: Path) -> ChatPage:
     run = RunFolder(folder / "run")
     run.model.mkdir(parents=True)
     run.data_report.touch()
-    return ChatPage([ModelPlace("run", run.model), ModelPlace("folder", folder)])
+    return ChatPage({"run": ModelPlace("run", run.model), "folder": ModelPlace("folder", folder)})

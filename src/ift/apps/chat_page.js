@@ -5,7 +5,7 @@ const TEXTS = ["model", "beside", "stop-text"];
 const ALTERNATIVES = 3; // of each token
 const WIDE = window.matchMedia("(min-width: 900px)");
 
-let models = []; // of the server: {id, ift: {single_turns, review, context_length}}
+let models = []; // of the server: {id, single_turns, review, max_model_len}; another server's lack what is ours
 let talk = newTalk();
 let aloneByHand = null; // what a person chose, over what the models are tuned on
 let running = null; // {turn, controller, left}: the answers on their way
@@ -14,7 +14,7 @@ let draft = ""; // what was in the box before
 
 const value = (id) => byId(id).value;
 const chosen = () => [value("model"), value("beside")].filter(Boolean);
-const about = (model) => models.find((one) => one.id === model)?.ift ?? {};
+const about = (model) => models.find((one) => one.id === model) ?? {};
 
 function say(words, { heard = false } = {}) { // heard: by screen readers alone, as it stands beside the answer
   byId("status").classList.toggle("heard", heard);
@@ -42,6 +42,8 @@ function ask() {
 function again(turn) {
   if (running || !checkedSettings()) return;
   start(add(parentOf(talk, turn), newTurn(turn.question, value("system").trim(), byId("alone").checked)));
+  const fixed = value("seed") !== "" ? "the seed is set" : Number(value("temperature")) === 0 && value("temperature") ? "temperature is 0" : "";
+  if (fixed) say(`${fixed}: the answer will be the same.`.replace(/^./, (letter) => letter.toUpperCase()));
 }
 
 async function start(turn) {
@@ -83,7 +85,7 @@ async function stream(side, messages, signal) {
   let firstAt = 0;
   let finish = "";
   let isDue = false;
-  const most = Number(value("max_tokens"));
+  const most = Number(value("max_tokens") || byId("max_tokens").placeholder);
   answer.tokenList = [];
   const show = () => { // once a frame, however fast the tokens come
     if (isDue) return;
@@ -187,7 +189,7 @@ function settingsChanged() {
   byId("legend").hidden = !byId("colours").checked;
   byId("talking").textContent = chosen().join(" beside ") || "Chat";
   byId("greeting").textContent = chosen().length ? `Ask ${chosen().join(" and ")} something` : "Ask something";
-  const context = about(value("model")).context_length;
+  const context = about(value("model")).max_model_len;
   byId("facts").textContent = [context ? `it reads up to ${context.toLocaleString("en")} tokens` : "", single.length ? "each question is asked alone" : ""].filter(Boolean).join(" · ");
   draw();
   keep();

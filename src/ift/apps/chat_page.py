@@ -9,12 +9,13 @@ them all.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from ift.apps.chat import Options
 from ift.apps.local_page import Refused
 from ift.apps.review import rater_of
 from ift.apps.speaker import ModelPlace
@@ -32,25 +33,19 @@ LONGEST_ID = 64  # characters
 class ChatPage:
     """The page, and what is kept of its talks."""
 
-    def __init__(self, places: Sequence[ModelPlace]):
-        """places: of the models that the server has, by their names."""
-        self.places = {place.name: place for place in places}
+    def __init__(self, places: Mapping[str, ModelPlace]):
+        """places: where each model of the server is, by the name under which it is served."""
+        self.places = places
         self.policy = PAGE.policy
         self.posts: Mapping[str, Callable[[Any], dict[str, Any]]] = {"/review": self.review}
         self.rater = rater_of(None, ())
 
     def page(self) -> str:
-        return PAGE.render(verdicts=list(VERDICTS))
+        return PAGE.render(verdicts=list(VERDICTS), max_tokens=Options().max_new_tokens)
 
-    def about(self, name: str) -> dict[str, Any]:
-        """What the page must know of a model beyond its name; the server's list of models has it as `ift`.
-
-        single_turns  no row that it was tuned on had an earlier turn: each question is asked alone unless a person
-                      wants it otherwise
-        review        answers can be sent to the review: the model is that of a run
-        """
-        place = self.places[name]
-        return {"single_turns": place.single_turns, "review": _run(place) is not None}
+    def can_review(self, name: str) -> bool:
+        """Whether answers of a model can be sent to the review: it is that of a run."""
+        return _run(self.places[name]) is not None
 
     def review(self, value: Any) -> dict[str, Any]:
         """Keep an answer and its rating; what is sent twice under one id is kept once.
