@@ -14,6 +14,7 @@ from ift.evaluation.answers import open_answers
 from ift.evaluation.people import Rating, Ratings
 from ift.run import RunFolder, write_json
 from ift.settings import CheckSettings
+from tests.apps.serving.conftest import Server, make_served
 from tests.browser import AXE
 from tests.pages.test_hostile_answers import HOSTILE
 from tests.scripted_server import Script, Scripted
@@ -289,6 +290,14 @@ def test_tokens_that_are_parts_of_a_character_are_one_and_the_templates_end_is_n
     assert browser.js(META)[0].startswith("ended by itself · 5 tokens")
 
 
+def test_an_answer_that_was_cut_within_a_character_has_its_colours(browser, chat):
+    chat(lambda body: Script(["a", "\ufffd"], tokens=[b"a", "€".encode()[:2]], finish="length"))
+    browser.wait_until(IDLE)
+    choose(browser, "colours", True)
+    ask(browser, "How much?")
+    assert browser.js("[...document.querySelectorAll('.tokens span')].map(e => e.textContent)") == ["a", "\ufffd"]
+
+
 def test_a_talk_is_exported_and_imported_with_all_its_versions_and_as_plain_messages(browser, chat, tmp_path):
     chat(models=("tuned", "base"))
     browser.wait_until(IDLE)
@@ -520,6 +529,95 @@ def test_all_fits_the_screen_and_is_accessible(browser, chat, width, dark):
         choose(browser, "colours", False)
         assert [*found, *browser.violations()] == []
         assert browser.complaints == []
+
+
+# -- the server itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, byte_tokenizer):
+    """`ift serve` with two models of 256 tokens of context; the first one's run says that it saw single turns."""
+    folder = tmp_path_factory.mktemp("chat")
+    one, two = (make_served(folder / name, byte_tokenizer, seed=seed) for name, seed in (("one", 1), ("two", 2)))
+    write_json(RunFolder(one).data_report, {"rows_with": {"history": 0}})
+    server = Server(str(one), str(two))
+    server.run = RunFolder(one)
+    yield server
+    code, output = server.end()
+    assert (code, "Traceback" in output) == (0, False), output
+
+
+def test_a_person_talks_to_the_real_server(browser, server):
+    (printed,) = [line.split()[1] for line in server.lines if line.startswith("chat")]
+    browser.open(printed)
+    browser.wait_until(IDLE)
+    assert browser.js("document.getElementById('facts').textContent").startswith("it reads up to 256 tokens")
+    choose(browser, "max_tokens", "40")
+    choose(browser, "seed", "5")
+    choose(browser, "beside", "two")
+    choose(browser, "colours", True)
+    ask(browser, "What is it?")
+    for name, said in zip(("one", "two"), browser.js(SAID), strict=True):
+        body = {"model": name, "messages": [{"role": "user", "content": "What is it?"}]}
+        _, whole = server.ask("/v1/chat/completions", {**body, "temperature": 0.7, "max_tokens": 40, "seed": 5})
+        assert said == whole["choices"][0]["message"]["content"]
+    assert browser.js("document.querySelectorAll('.tokens').length") == 2
+    assert "no probabilities known" not in "".join(browser.js(META))
+    choose(browser, "beside", "")
+    ask(browser, "It is " * 60)
+    assert browser.js(META)[-1].startswith("this talk is longer than the model can read: messages: ")
+    press(browser, "send the answer of one to the review", ".turn:first-child")
+    press(browser, "wrong")
+    press(browser, "Send to review")
+    browser.wait_until("!document.querySelector('.rating')")
+    (answer,) = open_answers(server.run.path / "chat.jsonl").rows
+    assert answer.instruction == "What is it?"
+    assert [each for each in browser.complaints if "400" not in each] == []
+    assert all(request.startswith(printed) for request in browser.requests)
+
+
+def test_the_real_server_hears_that_a_person_stopped(browser, server):
+    browser.open(server.url.removesuffix("v1"))
+    browser.wait_until(IDLE)
+    choose(browser, "temperature", "1")
+    choose(browser, "max_tokens", "")
+    choose(browser, "seed", "")
+    for _ in range(20):  # some answers end early
+        ask(browser, "Go on", wait=False)
+        browser.wait_until(f"!({BUSY}) || {SAID}.at(-1).length > 3")
+        browser.press("Escape")
+        browser.wait_until(IDLE)
+        if browser.js(META)[-1].startswith("stopped by you"):
+            break
+    assert browser.js(META)[-1].startswith("stopped by you")
+    for _ in range(100):
+        if server.metric("ift_open_answers") == 0:
+            break
+        browser.js("new Promise(go => setTimeout(go, 50))")
+    assert server.metric("ift_open_answers") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        (b"{", 400, "the body is no JSON"),
+        ({"model": "one", "id": "1", "messages": [], "answer": "a"}, 400, "messages: turns are none"),
+        ({"model": "two", "id": "1", "answer": "a"}, 400, "model: it is not the model of a run"),
+    ],
+)
+def test_what_is_no_rating_is_refused_in_the_form_of_the_api(server, body, status, why):
+    got, value = server.ask("/review", body)
+    assert (got, value["error"]["type"]) == (status, "invalid_request_error")
+    assert value["error"]["message"].startswith(why)
+    assert server.ask("/review", {}, Origin="http://elsewhere.example")[0] == 403
+
+
+def test_the_list_of_models_says_what_the_page_must_know(server):
+    models = {one["id"]: one for one in server.ask("/v1/models")[1]["data"]}
+    assert [(one["single_turns"], one["review"], one["max_model_len"]) for one in models.values()] == [
+        *((True, True, 256), (False, False, 256))
+    ]
+    assert server.ask("/v1/models/one")[1] == models["one"]
 
 
 # -- what the server is asked beyond the API ---------------------------------------------------------------------------

@@ -158,6 +158,7 @@ function piecesOf(tokens, whole) {
     found.push([shown, Math.exp(sum), others.map((other) => [other.token, Math.exp(other.logprob)])]);
     [part, sum] = [0, 0];
   }
+  if (part) found.push([decoder.decode(), Math.exp(sum), []]); // cut within a character
   const start = found.map(([shown]) => shown).join("").indexOf(whole);
   if (start < 0) return null;
   const kept = [];

@@ -29,6 +29,7 @@ from ift.errors import IftError, MachineError, one_line, report
 
 LONGEST_BODY = 65_536  # bytes of a request
 PLAIN_TEXT = "text/plain; charset=utf-8"
+NOT_IN_A_FRAME = "frame-ancestors 'none'"  # a part of a policy that counts in a header alone
 
 
 class Refused(Exception):
@@ -88,7 +89,7 @@ class PageServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             raise MachineError(f"port {port}: {one_line(str(error), 80)} (--port 0 takes any free one)") from error
         self.port = self.server_address[1]
-        self.policy = f"{app.policy}; frame-ancestors 'none'"
+        self.policy = f"{app.policy}; {NOT_IN_A_FRAME}"
 
     @property
     def url(self) -> str:
@@ -173,18 +174,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _reply(self, status: int, body: bytes, kind: str = PLAIN_TEXT) -> None:
         self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-            "Content-Security-Policy": self.server.policy,
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cache-Control": "no-store",
-            "Connection": "close",
-        }
+        headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
+        headers |= page_headers(self.server.policy)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -192,6 +183,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Requests are no news; what they hold may come from a model."""
+
+
+def page_headers(policy: str) -> dict[str, str]:
+    """What a browser is told about a page besides what the page itself says."""
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
 
 
 def _outcome(action: Callable[[], bytes], kind: str) -> tuple[int, bytes, str]:

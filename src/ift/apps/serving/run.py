@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from ift.apps.chat_page import ChatPage
 from ift.apps.serving.connection import Runner
 from ift.apps.serving.gate import Gate
 from ift.apps.serving.models import Served
@@ -35,7 +36,7 @@ def serve(
     for name, place in places:
         print(f"loading   {name}", flush=True)
         models.append(Served.open(name, place, accelerator=accelerator, precision=precision))
-    asyncio.run(_serve(models, gate, listening))
+    asyncio.run(_serve(models, gate, ChatPage(dict(places)), listening))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -55,10 +56,10 @@ def _taken(host: str, port: int, error: Exception) -> MachineError:
     return MachineError(f"{host}:{port}: {one_line(str(error), 80)} (--port 0 takes any free one)")
 
 
-async def _serve(models: Sequence[Served], gate: Gate, listening: socket.socket) -> None:
+async def _serve(models: Sequence[Served], gate: Gate, page: ChatPage, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     worker = Worker(models, loop.call_soon_threadsafe)
-    api = Api(models, worker, gate, log=lambda line: print(line, flush=True))
+    api = Api(models, worker, gate, page, log=lambda line: print(line, flush=True))
     asked, again = asyncio.Event(), asyncio.Event()
 
     def end() -> None:
@@ -77,6 +78,7 @@ async def _serve(models: Sequence[Served], gate: Gate, listening: socket.socket)
             raise _taken(*listening.getsockname()[:2], error) from error
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        print(f"chat      {gate.hosts.address or f'http://{shown}:{port}/'}  (in the browser)", flush=True)
         token = ", with the token as its key" if gate.token else ""
         print(f"serving   http://{shown}:{port}/v1{token}  (Ctrl-C ends)", flush=True)
         await asked.wait()

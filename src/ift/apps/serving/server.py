@@ -13,6 +13,8 @@ from importlib.resources import files
 
 from aiohttp import web
 
+from ift.apps.chat_page import ChatPage
+from ift.apps.local_page import NOT_IN_A_FRAME, Refused, page_headers
 from ift.apps.serving import replies
 from ift.apps.serving.choices import Order, Piece
 from ift.apps.serving.connection import respond
@@ -22,7 +24,7 @@ from ift.apps.serving.models import Served
 from ift.apps.serving.problems import ApiError, busy, ending
 from ift.apps.serving.requests import ChatWanted, CompletionWanted, read_body, read_chat, read_completion
 from ift.apps.serving.worker import Event, Failed, Job, Worker
-from ift.errors import report
+from ift.errors import IftError, one_line, report
 
 LONGEST_BODY = 1 << 20  # bytes
 BODY_SECONDS = 30  # for a body to arrive
@@ -83,8 +85,16 @@ class Inbox:
 class Api:
     """The application. `draining` is set by who ends the server: requests are then refused."""
 
-    def __init__(self, models: Sequence[Served], worker: Worker, gate: Gate, log: Callable[[str], None] = print):
+    def __init__(
+        self,
+        models: Sequence[Served],
+        worker: Worker,
+        gate: Gate,
+        page: ChatPage,
+        log: Callable[[str], None] = print,
+    ):
         self.models = {served.name: served for served in models}
+        self.page = page
         self.worker, self.gate, self.log = worker, gate, log
         self.counters = Counters()
         self.open: Counter[str] = Counter()  # answers on their way or waiting, by model
@@ -95,6 +105,8 @@ class Api:
         self.app = web.Application(middlewares=[self._around], client_max_size=LONGEST_BODY)
         self.app.add_routes(
             [
+                web.get("/", self.show_page),
+                web.post("/review", self.review),
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completions),
                 web.get("/v1/models", self.list_models),
@@ -154,10 +166,14 @@ class Api:
     # -- small routes --------------------------------------------------------------------------------------------------
 
     async def list_models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [served.to_json() for served in self.models.values()]})
+        return web.json_response({"object": "list", "data": [self._listed(one) for one in self.models.values()]})
 
     async def show_model(self, request: web.Request) -> web.Response:
-        return web.json_response(self._served(request.match_info["name"]).to_json())
+        return web.json_response(self._listed(self._served(request.match_info["name"])))
+
+    def _listed(self, served: Served) -> dict[str, object]:
+        """review: answers of this model can be sent to /review."""
+        return {**served.to_json(), "review": self.page.can_review(served.name)}
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "models": list(self.models)})
@@ -168,6 +184,22 @@ class Api:
     async def openapi(self, request: web.Request) -> web.Response:
         text = (files("ift.apps.serving") / "openapi.json").read_text(encoding="utf-8")
         return web.Response(text=text, content_type="application/json")
+
+    # -- the chat page -------------------------------------------------------------------------------------------------
+
+    async def show_page(self, request: web.Request) -> web.Response:
+        headers = page_headers(f"{self.page.policy}; {NOT_IN_A_FRAME}")
+        return web.Response(text=self.page.page(), content_type="text/html", headers=headers)
+
+    async def review(self, request: web.Request) -> web.Response:
+        value = await self._body(request)
+        try:
+            return web.json_response(await asyncio.to_thread(self.page.review, value))
+        except Refused as error:
+            raise ApiError(400, str(error)) from error
+        except IftError as error:  # the run's folder is full or not ours, or a file in it is damaged
+            report(error)
+            raise ApiError(500, one_line(str(error))) from error
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
