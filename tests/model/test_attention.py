@@ -1,6 +1,5 @@
 """One rule of attention in every layout: against plain torch with a mask and repeated heads, forward and backward."""
 
-import inspect
 import math
 from types import SimpleNamespace
 
@@ -8,20 +7,12 @@ import pytest
 import torch
 
 from ift.generation.cache import Cache, Prefill, Step
-from ift.model import attention
-from ift.model.attention import (
-    BLOCK,
-    Rotary,
-    Scores,
-    attend_blocks,
-    attend_varlen,
-    ends_of,
-    split_heads,
-    varlen_works,
-)
+from ift.model.attention import Scores, split_heads
+from ift.model.block_attention import BLOCK
 from ift.model.config import GPTConfig, Rope
 from ift.model.gpt import GPT
 from ift.model.layouts import PADDED, Flat, Tree
+from ift.model.rotation import Rotary
 
 D = 10  # channels of a head: with 4 heads not the width of any model here
 ROTARY = Rotary(Rope(theta=100.0, channels=6, scale=1.25))  # of the 10 channels
@@ -168,141 +159,6 @@ def test_dropout_leaves_the_rest_of_the_rule_alone(heads, monkeypatch):
         many = torch.stack([Flat([4, 3]).attend(0, q, k, v, dropout=0.2, **rule(options)) for _ in range(3000)]).mean(0)
         expected = torch.cat([by_hand(q[row], k[row], v[row], **options) for row in (slice(0, 4), slice(4, 7))])
         torch.testing.assert_close(many, expected, atol=0.15, rtol=0)
-
-
-def test_rotation_is_fp32_and_leaves_what_is_not_turned():
-    x = torch.randn(5, 2, D)
-    low = attention.rotate(x.bfloat16(), ROTARY.turns(torch.arange(5)))
-    assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), turned(x, torch.arange(5.0)), atol=0.03, rtol=0.01)
-    assert torch.equal(low[..., 6:], x.bfloat16()[..., 6:])
-    cos, sin = ROTARY.turns(torch.tensor([30_000]).bfloat16().long())
-    assert cos.dtype == sin.dtype == torch.float32
-    assert torch.allclose(cos.square() + sin.square(), torch.tensor(1.25**2))
-
-
-@pytest.mark.parametrize("channels", [6, 10])
-def test_the_gradient_of_a_rotation_is_that_of_its_formula(channels):
-    rotary = Rotary(Rope(theta=100.0, channels=channels, scale=1.25))
-    x, g = torch.randn(5, 2, D, requires_grad=True), torch.randn(5, 2, D)
-    angles = torch.arange(5.0)[:, None, None] * rotary.frequencies
-    cos, sin, half = angles.cos() * 1.25, angles.sin() * 1.25, channels // 2
-    first, second, rest = x[..., :half], x[..., half:channels], x[..., channels:]
-    plain = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
-    found = attention.rotate(x, rotary.turns(torch.arange(5)))
-    torch.testing.assert_close(found, plain)
-    torch.testing.assert_close(*(torch.autograd.grad(y, x, g)[0] for y in (found, plain)))
-
-
-@pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
-def test_the_gradients_of_heads_are_one_tensor_again_without_a_copy(heads):
-    fused, (q, k, v) = states([9], heads)
-    assert q.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr()  # views
-    whole = attention._side_by_side
-    out = attend_blocks(q, k, v, [(slice(0, 9), slice(0, 9), ())], Scores(0.3))
-    d_q, d_k, d_v = torch.autograd.grad(out.sum(), (q, k, v))
-    written = whole((d_q, d_k, d_v))
-    assert written is not None
-    assert written.untyped_storage().data_ptr() == d_q.untyped_storage().data_ptr()
-    assert whole((d_q.clone(), d_k, d_v)) is None
-    assert whole((d_k, d_q, d_v)) is None
-
-
-# -- torch's kernel for rows of different lengths, with a stand-in for it ----------------------------------------------
-
-
-def stand_in(q, k, v, ends_q, ends_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
-    """What the kernel computes, in plain torch; the queries are the last of the keys' positions."""
-    assert q.is_contiguous()
-    assert k.is_contiguous()
-    assert window_size[1] == 0
-    assert enable_gqa == (q.shape[1] != k.shape[1])
-    rows = []
-    for (b, e), (kb, ke) in zip(pairs(ends_q), pairs(ends_k), strict=True):
-        assert e - b <= max_q
-        assert ke - kb <= max_k
-        window = None if window_size[0] < 0 else window_size[0] + 1
-        padded = torch.cat([q.new_zeros(ke - kb - (e - b), *q.shape[1:]), q[b:e]])
-        out = by_hand(padded.float(), k[kb:ke].float(), v[kb:ke].float(), scale=scale, window=window)
-        rows.append(out[-(e - b) :].view(e - b, *q.shape[1:]))
-    return torch.cat(rows).to(q.dtype)
-
-
-def pairs(ends):
-    return zip(ends.tolist(), ends.tolist()[1:], strict=False)
-
-
-def old_stand_in(q, k, v, ends_q, ends_k, max_q, max_k, is_causal=False):
-    """As in torch 2.10: no scale, no window, no shared heads."""
-    assert is_causal
-    return stand_in(q, k, v, ends_q, ends_k, max_q, max_k, scale=q.shape[-1] ** -0.5, window_size=(-1, 0))
-
-
-@pytest.fixture
-def kernel(monkeypatch):
-    def use(function):
-        monkeypatch.setattr(attention, "varlen_attention", lambda: function)
-        monkeypatch.setattr(attention, "_works", {})
-
-    return use
-
-
-@heads
-@pytest.mark.parametrize("rule", [Scores(D**-0.5), Scores(0.7), Scores(0.3, window=4)])
-@pytest.mark.parametrize("function", [stand_in, old_stand_in])
-def test_the_kernel_is_given_what_gives_the_same(kernel, heads, rule, function):
-    if rule.window and function is old_stand_in:
-        pytest.skip("has no window: such layers go block by block")
-    kernel(function)
-    flat = Flat([3, 7, 1], prefix=2)
-    fused, qkv = states([13], heads)
-    found = attend_varlen(*qkv, ends_of([(slice(b, e), earlier) for b, e, earlier in flat.rows()], fused.device), rule)
-    expected = attend_blocks(*qkv, list(flat.blocks()), rule)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    weigh = torch.randn(13, heads[0] * D)
-    ours, theirs = (torch.autograd.grad((out * weigh).sum(), fused, retain_graph=True)[0] for out in (found, expected))
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
-def test_whoever_asks_first_the_kernel_is_tried_with_its_gradient(kernel, capsys, mode):
-    kernel(stand_in)
-    with mode():
-        assert varlen_works(torch.device("cpu"))
-        assert capsys.readouterr().out == ""
-    assert attention._works == {torch.device("cpu"): True}
-
-
-def test_a_kernel_that_computes_something_else_is_left_with_a_word(kernel, capsys):
-    kernel(lambda *args, **options: stand_in(*args, **options) * 1.5)
-    attention.varlen_attention().__signature__ = inspect.signature(stand_in)
-    assert not varlen_works(torch.device("cpu"))
-    assert not varlen_works(torch.device("cpu"))
-    out = capsys.readouterr().out
-    assert out.count("\n") == 1
-    assert "ift: attention row by row, " in out
-    assert "(outputs differ by " in out
-
-
-def test_a_kernel_that_is_not_there_is_left_with_a_word(kernel, capsys, monkeypatch):
-    def missing():
-        raise ImportError("no such thing")
-
-    kernel(stand_in)
-    monkeypatch.setattr(attention, "varlen_attention", missing)
-    assert not varlen_works(torch.device("cpu"))
-    assert "(ImportError: no such thing)" in capsys.readouterr().out
-
-
-def test_a_device_without_memory_is_tried_again(kernel):
-    def full(*args, **options):
-        raise torch.OutOfMemoryError("full")
-
-    full.__signature__ = inspect.signature(stand_in)
-    kernel(full)
-    assert not varlen_works(torch.device("cpu"))
-    kernel(stand_in)
-    assert varlen_works(torch.device("cpu"))
 
 
 def test_a_model_of_two_heads_has_keys_and_values_for_both():

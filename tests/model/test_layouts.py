@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ift.model.attention import BLOCK, Scores, split_heads
+from ift.model.attention import Scores, split_heads
+from ift.model.block_attention import BLOCK
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
 from ift.model.layouts import Flat, Tree

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ift.model.attention import Rotary, Scores, attend_row, capped, rotate
+from ift.model.attention import Scores, attend_row, capped
 from ift.model.gpt import GPT
+from ift.model.rotation import Rotary, rotate
 
 MEMORY = 2 << 30  # bytes of keys and values on a CPU, where more than is there would end in swapping
 MOST_SLOTS = 128  # more rows at once are hardly faster

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ift.model.attention import Rotary, Scores, capped, split_heads
+from ift.model.attention import Scores, capped, split_heads
 from ift.model.config import GPTConfig
 from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
 from ift.model.norm import norm
+from ift.model.rotation import Rotary
 from ift.model.token_rows import TokenRows
 
 if TYPE_CHECKING:

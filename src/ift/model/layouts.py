@@ -14,20 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ift.model.attention import (
-    BLOCK,
-    Block,
-    Ends,
-    Rotary,
-    Scores,
-    Stretches,
-    attend_blocks,
-    attend_row,
-    attend_varlen,
-    ends_of,
-    rotate,
-    varlen_takes,
-)
+from ift.model.attention import Scores, attend_row
+from ift.model.block_attention import BLOCK, Block, Plan, Stretches, attend_blocks
+from ift.model.rotation import Rotary, rotate
+from ift.model.varlen import Ends, attend_varlen, ends_of, varlen_takes
 
 
 class Layout(Protocol):
@@ -107,7 +97,9 @@ class Flat:
 
     def __init__(self, lengths: Sequence[int], prefix: int = 0):
         self.lengths, self.prefix = lengths, prefix
-        self._turns: dict[tuple[Rotary, bool], tuple[Tensor, Tensor]] = {}  # most layers of a forward turn alike
+        # most layers of a forward turn alike, and see alike
+        self._turns: dict[tuple[Rotary, bool], tuple[Tensor, Tensor]] = {}
+        self._plans: dict[tuple[int, int, int | None], Plan] = {}
 
     def positions(self, input_ids: Tensor) -> Tensor:
         rows = [torch.arange(self.prefix), *(torch.arange(self.prefix, self.prefix + n) for n in self.lengths)]
@@ -139,7 +131,13 @@ class Flat:
             return self._with_dropout(q, k, v, scores, dropout)
         if varlen_takes(q, scores):
             return attend_varlen(q, k, v, _ends(self, q.device), scores)
-        return attend_blocks(q, k, v, list(self.blocks()), scores)
+        return attend_blocks(q, k, v, self._plan(q, k, scores.window), scores)
+
+    def _plan(self, q: Tensor, k: Tensor, window: int | None) -> Plan:
+        kind = q.shape[1], k.shape[1], window
+        if kind not in self._plans:
+            self._plans[kind] = Plan(list(self.blocks()), (q.shape[1], k.shape[1]), window, q.device)
+        return self._plans[kind]
 
     def rows(self) -> Iterator[tuple[int, int, Stretches]]:
         """Yield (begin, end, earlier): a row's own tokens, and the slices before them that it also sees.
