@@ -499,6 +499,22 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 @command(
+    "follow running and finished trainings, in the browser",
+    "Opens a page that this machine alone can see: every run in a folder with its state, progress and time left, "
+    "curves over each other, settings that differ, sample answers as they change. It reads the files of the runs and "
+    "nothing else. From another machine: ssh -L 8644:localhost:8644 HOST, then open the address there.",
+    option("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs, a sweep or one run (runs)"),
+    option("--port", type=int, default=8644, help="of the page's address (8644; 0: any free one)"),
+    option("--address", default="", metavar="URL", help="under which a proxy shows it: https://HOST/PATH/"),
+    option("--no-browser", action="store_true", help="print the address, open nothing"),
+)
+def watch(arguments: argparse.Namespace) -> None:
+    from ift.apps.watch import watch as serve
+
+    serve(arguments.runs, port=arguments.port, address=arguments.address, browser=not arguments.no_browser)
+
+
+@command(
     "rate answers by hand, in the browser",
     "Opens a page that this machine alone can see. Ratings go into RUN/ratings.jsonl at once. From another machine: "
     "ssh -L 8642:localhost:8642 HOST, then open the address there.",

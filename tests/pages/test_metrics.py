@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from ift.pages.metrics import MOST, PIECE, Metrics, column, number, parsed
+from ift.pages.metrics import MOST, PIECE, Metrics, column, columns_of, in_one_layout, number, parsed
 
 
 def line(step, **more):
@@ -28,7 +28,7 @@ def read_all(metrics):
 
 
 def drawn(curves):
-    return {key: value for key, value in curves.items() if key != "generation"}
+    return {key: value for key, value in curves.items() if key not in ("generation", "changes")}
 
 
 def test_a_growing_file_gives_what_the_whole_file_gives(tmp_path):
@@ -136,6 +136,34 @@ def test_a_broken_line_is_counted_and_the_others_are_read(tmp_path, broken):
     steps = metrics.curves(["train/loss"])["axes"]["step"]
     assert steps == ([0, 1, 2] if broken == "half a line" else [0, 1, 2, 4, 5])
     assert metrics.damaged == (0 if broken == "half a line" else 1)
+
+
+def test_lines_in_one_layout_give_what_a_json_reader_gives():
+    draw = random.Random(5)
+    made = [
+        {"step": s, "tokens": 10 * s, "lr": draw.choice([draw.random(), 1e-7 * s, 0, -1.5]), "b": draw.random()}
+        | ({"val/loss": draw.random()} if s % 9 == 0 else {})
+        | ({"b": draw.choice([None, "x", True, [1], math.nan, math.inf])} if s % 13 == 0 else {})
+        for s in range(500)
+    ]
+    lines = [json.dumps(row).encode() for row in made]
+    lines[7] = lines[7][:-3]
+    lines[8] = json.dumps(made[8], separators=(",", ":")).encode()  # as another program writes it
+    lines[9] = json.dumps(dict(reversed(made[9].items()))).encode()
+    lines[10] = lines[10].replace(b'"lr"', b'"step"')  # a name twice: the last counts
+    places, names, numbers = in_one_layout(lines)
+    assert (len(places) > 350, names, numbers.shape) == (True, ["step", "tokens", "lr", "b"], (len(places), 4))
+    found, damaged = columns_of(lines)
+    rows = [json.loads(line) for i, line in enumerate(lines) if i != 7]
+    assert damaged == 1
+    for name in ("step", "tokens", "lr", "b", "val/loss"):
+        np.testing.assert_array_equal(found[name], column(rows, name))
+
+
+def test_what_only_looks_like_a_number_is_none():
+    lines = [b'{"step": 1, "a": 2}', b'{"step": 2, "a": 1.2.3}', b'{"step": 3, "a": 4}']
+    found, damaged = columns_of(lines)
+    assert (found["step"].tolist(), found["a"].tolist(), damaged) == ([1, 3], [2, 4], 1)
 
 
 def test_two_halves_are_no_line():

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ift import jobs
 from ift.forms import DATA_REPORT
@@ -78,7 +78,7 @@ class LiveRun:
         self.folder = RunFolder(path)
         self.metrics = Metrics(self.folder.metrics)
         self.config: dict[str, str] = {}
-        self.config_seen: Signature = None  # of the config.yaml that was read
+        self.config_seen: Signature | Literal["never"] = "never"  # the config.yaml that was read; None: there was none
         self.summary: dict[str, Any] = {}
         self.problems: dict[str, list[Problem]] = {}
         self.there = True
@@ -86,7 +86,7 @@ class LiveRun:
         self.state = Standing("starting")
         self._note: dict[str, Any] = {}
         self._summary_seen: Signature = None
-        self._signs: tuple[Signature, ...] = ()
+        self.signs: tuple[Signature, ...] = ()  # of the files that a training writes
         self._changed = 0.0  # on this process's own clock, less the age at the first look
         self._sights: list[tuple[float, float]] = []  # of a training: when, and its step then
         self._rows_an_epoch: tuple[Signature, int | None] = (None, None)
@@ -107,15 +107,15 @@ class LiveRun:
             self._summary_seen = summary
         self._note = {} if self.summary else read_object(_note_of(run.path), advice="")[0]
         signs = (metrics, keeper, samples, summary, config)
-        if not self._signs:
+        if not self.signs:
             newest = max((sign[2] / 1e9 for sign in signs if sign), default=clock)
             self._changed = now - max(0.0, clock - newest)  # a time to come is a clock that differs
-        elif signs != self._signs:
+        elif signs != self.signs:
             self._changed = now
-        if not self._signs or metrics != self._signs[0]:
+        if not self.signs or metrics != self.signs[0]:
             self.metrics.look()
             self.metrics.glance()
-        self._signs = signs
+        self.signs = signs
         begun = metrics is not None and metrics[1] > 0
         self.state = standing(self.summary, self._note, begun=begun, silent=now - self._changed)
         self._sight(now)
