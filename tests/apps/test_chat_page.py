@@ -227,6 +227,31 @@ def test_what_was_edited_or_asked_again_stands_beside_it_with_all_that_followed(
     assert len({body["seed"] for body in server.asked}) == 5  # each of its own: again is another answer
 
 
+def test_a_talk_that_a_new_one_took_the_place_of_can_be_brought_back(browser, chat):
+    chat()
+    ask(browser, "One?")
+    press(browser, "New talk")
+    assert browser.js(QUESTIONS) == []
+    browser.open(browser.js("location.href"))
+    browser.wait_until(IDLE)
+    press(browser, "Bring back the last talk")
+    assert browser.js(QUESTIONS) == ["One?"]
+
+
+def test_a_page_that_was_opened_before_its_server_asks_for_the_models_again(browser, chat):
+    server = chat(key="key")  # a server that does not answer so far
+    browser.wait_until(f"{STATUS} !== ''")
+    server.key = ""
+    browser.js("document.getElementById('box').focus()")
+    browser.write("One?")
+    browser.press("Enter")
+    browser.wait_until(IDLE)
+    assert browser.js("document.getElementById('box').value") == "One?"
+    browser.press("Enter")
+    browser.wait_until(f"{IDLE} && {SAID}.length")
+    assert browser.js(SAID) == ["It is: One? (1)"]
+
+
 def test_an_edit_can_be_left(browser, chat):
     chat()
     ask(browser, "One?")
@@ -409,8 +434,8 @@ def test_an_answer_is_sent_to_the_review_and_stands_there(browser, chat):
             "the server does not take this: top_p: must be above 0",
         ),
         (
-            Script(status=400, error={"message": "2000 tokens", "code": "context_length_exceeded"}),
-            "this talk is longer than the model can read: 2000 tokens. Ask the question alone, or begin a new",
+            Script(status=400, error={"message": "2000 do", "code": "context_length_exceeded"}),
+            "this is longer than the model can read: 2000 do. Shorten it, ask the question alone, or begin a new talk",
         ),
         (
             Script(status=503, error={"message": "the server is shutting down"}),
@@ -565,7 +590,7 @@ def test_a_person_talks_to_the_real_server(browser, server):
     assert "no probabilities known" not in "".join(browser.js(META))
     choose(browser, "beside", "")
     ask(browser, "It is " * 60)
-    assert browser.js(META)[-1].startswith("this talk is longer than the model can read: messages: ")
+    assert browser.js(META)[-1].startswith("this is longer than the model can read: messages: ")
     press(browser, "send the answer of one to the review", ".turn:first-child")
     press(browser, "wrong")
     press(browser, "Send to review")

@@ -11,6 +11,8 @@ let aloneByHand = null; // what a person chose, over what the models are tuned o
 let running = null; // {turn, controller, left}: the answers on their way
 let editing = null; // the turn whose question is in the box
 let draft = ""; // what was in the box before
+let previous = null; // the talk that a new one took the place of
+let remembered = {}; // settings of the last visit
 
 const value = (id) => byId(id).value;
 const chosen = () => [value("model"), value("beside")].filter(Boolean);
@@ -32,6 +34,7 @@ function following(act) { // who reads the end goes on to see it
 function ask() {
   const question = value("box").trim();
   if (!question || running || !checkedSettings()) return;
+  if (!models.length) return void connect(); // the server was away when the page was opened
   const parent = editing ? parentOf(talk, editing) : path(talk).at(-1) ?? talk;
   const turn = add(parent, newTurn(question, value("system").trim(), byId("alone").checked));
   byId("box").value = editing ? draft : "";
@@ -211,8 +214,9 @@ function closePanel() {
 
 function keep() {
   const settings = Object.fromEntries([...NUMBERS, ...TEXTS].map((id) => [id, value(id)]));
+  if (!models.length) Object.assign(settings, { model: remembered.model, beside: remembered.beside });
   talk.system = value("system");
-  const whole = { talk, settings: { ...settings, colours: byId("colours").checked, aloneByHand } };
+  const whole = { talk, previous, settings: { ...settings, colours: byId("colours").checked, aloneByHand } };
   try {
     localStorage.setItem(STORE, JSON.stringify(whole));
   } catch { // full: without the probabilities it may fit; forbidden: the talk is in this page alone
@@ -226,20 +230,21 @@ function keep() {
 
 function recall() {
   try {
-    const { talk: before, settings } = JSON.parse(localStorage.getItem(STORE)) ?? {};
-    if (before) open(checkedTurns(before, newTalk()));
-    for (const id of [...NUMBERS, "stop-text"]) if (isText(settings?.[id])) byId(id).value = settings[id];
-    byId("colours").checked = settings?.colours === true;
-    aloneByHand = typeof settings?.aloneByHand === "boolean" ? settings.aloneByHand : null;
+    const stored = JSON.parse(localStorage.getItem(STORE)) ?? {};
+    remembered = stored.settings ?? {};
+    for (const id of [...NUMBERS, "stop-text"]) if (isText(remembered[id])) byId(id).value = remembered[id];
+    byId("colours").checked = remembered.colours === true;
+    aloneByHand = typeof remembered.aloneByHand === "boolean" ? remembered.aloneByHand : null;
     if (aloneByHand !== null) byId("alone").checked = aloneByHand;
-    return settings ?? {};
+    if (stored.talk) open(checkedTurns(stored.talk, newTalk()));
+    if (stored.previous) previous = checkedTurns(stored.previous, newTalk());
   } catch (error) {
     console.warn(error);
-    return {};
   }
 }
 
 function open(other) {
+  if (path(talk).length) previous = talk;
   talk = other;
   editing = null;
   byId("system").value = talk.system;
@@ -267,7 +272,7 @@ async function upload() {
   byId("file").value = "";
 }
 
-async function connect(settings = {}) {
+async function connect() {
   let found;
   try {
     found = (await (await request("v1/models")).json()).data;
@@ -281,7 +286,7 @@ async function connect(settings = {}) {
   byId("model").replaceChildren(...options());
   byId("beside").replaceChildren(make("option", { value: "", textContent: "nothing" }), ...options());
   byId("beside-field").hidden = models.length < 2;
-  for (const id of ["model", "beside"]) if (models.some((model) => model.id === settings[id])) byId(id).value = settings[id];
+  for (const id of ["model", "beside"]) if (models.some((model) => model.id === remembered[id])) byId(id).value = remembered[id];
   say("");
   settingsChanged();
 }
@@ -310,14 +315,16 @@ byId("new").addEventListener("click", () => {
   say("A new talk.");
   byId("box").focus();
 });
+byId("bring-back").addEventListener("click", () => { open(previous); keep(); byId("box").focus(); });
 byId("export").addEventListener("click", download);
 byId("import").addEventListener("click", () => byId("file").click());
 byId("file").addEventListener("change", upload);
 byId("open-panel").addEventListener("click", openPanel);
 byId("close-panel").addEventListener("click", () => { closePanel(); byId("open-panel").focus(); });
-byId("key").addEventListener("change", () => connect(recall()));
+byId("key").addEventListener("change", connect);
 byId("alone").addEventListener("change", () => { aloneByHand = byId("alone").checked; keep(); });
 for (const id of ["model", "beside", "colours", "system", "stop-text", ...NUMBERS]) byId(id).addEventListener("change", settingsChanged);
 WIDE.addEventListener("change", closePanel);
 window.addEventListener("pagehide", keep);
-connect(recall());
+recall();
+connect();

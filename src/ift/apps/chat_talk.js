@@ -134,7 +134,7 @@ async function refusal(response) { // a reply that is no answer, in plain words
   const seconds = Number(response.headers.get("Retry-After")) || 0;
   const later = seconds ? `try again in ${seconds} s` : "try again soon";
   if (error.code === "context_length_exceeded") {
-    return `this talk is longer than the model can read: ${said}. Ask the question alone, or begin a new talk`;
+    return `this is longer than the model can read: ${said}. Shorten it, ask the question alone, or begin a new talk`;
   }
   if (response.status === 401 || response.status === 403) return `the server wants its key: ${said}`;
   if (response.status === 429) return `the server is busy: ${said.replace(/ \(.*\)$/, "")}; ${later}`;

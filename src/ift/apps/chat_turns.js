@@ -28,6 +28,7 @@ function draw() { // nodes of turns that stay are not touched: a screen reader w
   log.append(...wanted.slice(kept));
   for (const turn of path(talk)) refresh(turn);
   byId("empty").hidden = wanted.length > 0;
+  byId("bring-back").hidden = !previous;
   const isBusy = running !== null;
   log.setAttribute("aria-busy", String(isBusy));
   for (const one of log.querySelectorAll("[data-idle]")) one.disabled = isBusy || one.dataset.idle === "end";
@@ -38,7 +39,7 @@ function draw() { // nodes of turns that stay are not touched: a screen reader w
   readyToSend();
 }
 
-const readyToSend = () => { byId("go").disabled = !value("box").trim() || !value("model"); };
+const readyToSend = () => { byId("go").disabled = !value("box").trim(); };
 
 function articleOf(turn) {
   if (!articles.has(turn)) articles.set(turn, makeArticle(turn));
