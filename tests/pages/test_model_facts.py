@@ -56,3 +56,14 @@ def test_the_report_names_the_model_and_a_comparison_what_is_not_alike(tmp_path)
         "of the model", "family", "size", "context", "vocabulary", "answers end with",
     ]  # fmt: skip
     assert lines[1] == "family,llama,gpt2"
+
+
+def test_a_run_of_an_adapter_is_told_by_its_base(tmp_path):
+    base = a_run(tmp_path / "base", LLAMA).model
+    run = a_run(tmp_path / "run", {})
+    (run.model / "config.json").unlink()
+    write_json(run.model / "adapter_config.json", {"r": 16, "use_dora": True, "base_model_name_or_path": str(base)})
+    facts = model_facts(run)
+    assert (facts["adapter"], facts["family"]) == (f"DoRA of rank 16, on {base}", "llama")
+    write_json(run.model / "adapter_config.json", {"r": 8, "base_model_name_or_path": "somebody/elsewhere"})
+    assert model_facts(run) == {"adapter": "LoRA of rank 8, on somebody/elsewhere"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ift.artifacts.adapter_folder import is_adapter
 from ift.artifacts.download import is_name
 from ift.errors import ConfigError
 from ift.run import RunFolder, read_object
@@ -61,7 +62,7 @@ class ModelPlace:
             return cls(path.resolve().name, run.model, single_turns)
         if (path / "prompt.json").exists():
             return cls(path.resolve().name, path)
-        if (path / "config.json").exists() or is_name(where):
+        if (path / "config.json").exists() or is_adapter(path) or is_name(where):
             return cls(path.resolve().name, published(where))
         raise ConfigError(f"{where}: neither a run with a model nor a model folder (give a run's output_dir)")
 

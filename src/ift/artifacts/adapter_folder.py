@@ -54,6 +54,11 @@ class AdapterFolder:
     config: GPTConfig  # of the base
     stored: Mapping[str, Mapping[str, str]]
 
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors in the file."""
+        return [name for its in self.stored.values() for name in its.values()]
+
     def read(self, matrix: str) -> dict[str, NDArray[np.float32]]:
         """A (r, in), B (out, r) and, with DoRA, magnitude (out,), with rows in the published order."""
         file = self.path / WEIGHTS

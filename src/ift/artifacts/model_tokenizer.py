@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ift.artifacts.adapter_folder import base_of, is_adapter
 from ift.artifacts.weights import find_folder, fit_context, open_config
 from ift.data.vocabulary import load_tokenizer
 from ift.errors import WeightsError
@@ -54,7 +55,11 @@ def own_folder(settings: ModelSettings) -> Path | None:
     name = settings.pretrained
     if name is None or (name.removeprefix("openai-community/") in GPT2_VOCABULARY and not Path(name).exists()):
         return None
-    return find_folder(name, ("config.json", *FILES, "chat_template.jinja"))
+    files = ("config.json", *FILES, "chat_template.jinja")
+    folder = find_folder(name, files)
+    if is_adapter(folder) and not has_tokenizer(folder):
+        return find_folder(base_of(folder), files)
+    return folder
 
 
 def model_context(settings: ModelSettings) -> int:
@@ -63,7 +68,7 @@ def model_context(settings: ModelSettings) -> int:
     Raises WeightsError where config.json is not understood, or gives fewer than model.context_length.
     """
     folder = own_folder(settings)
-    if folder is None or not (folder / "config.json").exists():
+    if folder is None or not ((folder / "config.json").exists() or is_adapter(folder)):
         return settings.context_length or GPT2_CONTEXT
     return fit_context(settings, folder, open_config(folder)[1])
 

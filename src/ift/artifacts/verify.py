@@ -30,7 +30,8 @@ def _verified(what: str, path: Path, step: int | None) -> dict[str, Any]:
     try:
         if step is None:
             check(path)
-            tensors = len(inspect_folder(path).tensors)  # shapes, by config.json
+            folder = inspect_folder(path)  # shapes, by config.json; of an adapter, whether its base is what it was
+            tensors = len(folder.adapter.names if folder.adapter else folder.tensors)
         else:
             check_step(path.parent, step)
             tensors = sum(len(read_header(file)) for file in path.glob("*.safetensors"))
@@ -74,7 +75,7 @@ def differences(one: RunFolder, other: RunFolder) -> list[str]:
     trees = [_timeless(_unpacked(json.loads((folder / "state.json").read_text()))) for folder in folders]
     if trees[0] != trees[1]:
         found += [f"state.json: {key}" for key in trees[0] if trees[0][key] != trees[1].get(key)]
-    for name in ("model/model.safetensors", "responses.jsonl", "samples.jsonl"):
+    for name in ("model/model.safetensors", "model/adapter_model.safetensors", "responses.jsonl", "samples.jsonl"):
         contents = [(run.path / name).read_bytes() if (run.path / name).exists() else None for run in (one, other)]
         if contents[0] != contents[1]:
             found.append(f"{name} differs")

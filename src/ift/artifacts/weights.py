@@ -142,7 +142,9 @@ def fit_context(settings: ModelSettings, path: Path, its: GPTConfig) -> int:
 
 
 def open_config(path: Path) -> tuple[dict[str, Any], GPTConfig]:
-    """A folder's config.json, and what it says. Raises WeightsError."""
+    """A folder's config.json, an adapter's base's, and what it says. Raises WeightsError."""
+    if is_adapter(path):
+        path = find_folder(base_of(path), ["config.json"])
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         return config, read_config(config)

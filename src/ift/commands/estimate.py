@@ -73,10 +73,12 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
     settings = entry.composed("train", words, Settings, values={"output_dir": "runs/estimate"})
 
     from ift.data.datamodule import SFTDataModule
+    from ift.model.adapters import adapted, hold_base_in
     from ift.model.freezing import freeze
     from ift.model.gpt import GPT
     from ift.model.linear import compute_in
     from ift.text.encoding import turn_end
+    from ift.training.adapter import low_rank_of
     from ift.training.blocks import set_up_blocks
     from ift.training.estimate import Plan, cache_bytes, share, useful_devices
     from ift.training.objectives import CrossEntropy
@@ -92,8 +94,13 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
         dropout=config.dropout, noise=optim.neftune_alpha, border=config.border,
     )  # fmt: skip
 
+    low_rank = low_rank_of(settings.adapter, config)
+
     def make_model() -> GPT:
         model = GPT(config)
+        if low_rank:
+            adapted(model, low_rank)
+            hold_base_in(model, device.dtype)
         compute_in(model, device.dtype)
         freeze(model, settings.model.freeze)
         set_up_blocks(model, settings.model)

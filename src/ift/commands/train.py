@@ -84,8 +84,10 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     from ift.artifacts.special_rows import untrained_tokens, warning
     from ift.artifacts.weights import build_model
     from ift.data.datamodule import Limits, SFTDataModule
+    from ift.model.adapters import adapted, hold_base_in
     from ift.model.freezing import freeze
     from ift.model.linear import compute_in
+    from ift.training.adapter import show_cost, warn_of_large_steps
     from ift.training.blocks import set_up_blocks
     from ift.training.dry_run import dry_run, few_steps, nothing_kept
     from ift.training.loss_scale import LossScale
@@ -121,6 +123,9 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
     model = build_model(config, inputs.weights)
     model.stops = inputs.stops
     model.stored_dtype = "F32"  # steps are finer than bf16: rounded, it would be another model than was measured
+    if inputs.low_rank:
+        adapted(model, inputs.low_rank)
+        hold_base_in(model, device.dtype)
     compute_in(model, device.dtype)
     freeze(model, settings.model.freeze)
     set_up_blocks(model, settings.model)
@@ -141,6 +146,9 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         return None
     refuse_small_disk(run.path, module)
     try_longest_batch(module, data, device)
+    if inputs.low_rank and not is_other_rank():
+        warn_of_large_steps(settings, device.world)
+        print(show_cost(module, data, device), flush=True)
     with nothing_kept(run) if options.fast_dev_run else nullcontext(run) as folder:
         return train(settings, folder, inputs, device=device, data=data, module=module, own=callbacks)
 

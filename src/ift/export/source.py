@@ -85,10 +85,11 @@ class RunModel:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Each tensor in the order of `shapes`, as published."""
+        """Each tensor in the order of `shapes`, as published; with the adapter in it, where there is one."""
         for name, shape in self.shapes.items():
             path = self.folder.tensors[name]
             value = read_tensor(path, name, self._files[path][name])
+            value = self.folder.adapter.merged(name, value) if self.folder.adapter else value
             value = value[: shape[0]]  # rows that no token has
             if not np.isfinite(value).all():
                 raise WeightsError(f"{path}: {name} holds NaN or infinity")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ift.forms import DATA_REPORT
@@ -16,8 +17,10 @@ STOPS = 12  # that are named
 
 def model_facts(run: RunFolder) -> dict[str, str]:
     """Family, size, vocabulary, tokenizer, template and what ends an answer; what is not known is left out."""
-    config, report = _read(run, "config.json"), read_object(run.data_report, DATA_REPORT, advice="")[0]
-    facts: dict[str, str] = {}
+    adapter, report = _read(run, "adapter_config.json"), read_object(run.data_report, DATA_REPORT, advice="")[0]
+    base = str(adapter.get("base_model_name_or_path") or "")
+    config = read_object(Path(base) / "config.json", advice="")[0] if base else _read(run, "config.json")
+    facts: dict[str, str] = {"adapter": f"{_kind(adapter)} of rank {adapter.get('r')}, on {base}"} if base else {}
     try:
         its = read_config(config) if config else None
     except (*DAMAGE, AttributeError):
@@ -32,6 +35,10 @@ def model_facts(run: RunFolder) -> dict[str, str]:
     if its:
         facts["answers end with"] = _stops(run, config, its)
     return {what: fact for what, fact in facts.items() if fact}
+
+
+def _kind(adapter: Mapping[str, Any]) -> str:
+    return "DoRA" if adapter.get("use_dora") else "rsLoRA" if adapter.get("use_rslora") else "LoRA"
 
 
 def _size(its: GPTConfig, parameters: float | None) -> str:

@@ -66,10 +66,18 @@ def test_best(
         "accelerator": device.accelerator,
         "precision": device.precision,
         "parameters": sum(p.numel() for p in module.model.parameters()),
+        **trained_parameters(module),
         "versions": versions(),
     }
     write_json(run.summary, summary)
     module.model.to(device.torch_device)
+
+
+def trained_parameters(module: SFTModule) -> dict[str, int]:
+    """For summary.json: how many of an adapter are trained; nothing of other runs."""
+    if module.model.low_rank is None:
+        return {}
+    return {"trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad)}
 
 
 def bits_per_byte(module: SFTModule, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

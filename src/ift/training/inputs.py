@@ -16,12 +16,14 @@ from ift.errors import DataError, MachineError, missing_extra, warn
 from ift.launch import is_other_rank
 from ift.model.config import GPTConfig
 from ift.model.freezing import frozen_parameters
+from ift.model.low_rank import LowRank
 from ift.run import RunFolder
 from ift.sealed import Sealed, newest
 from ift.settings import Settings
 from ift.text.encoding import turn_end
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
+from ift.training.adapter import planned, refuse_other_base
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Inputs:
     weights: Folder | None  # None: fresh ones
     data: Prepared
     checkpoint: Sealed | None  # where a run that was stopped goes on
+    low_rank: LowRank | None = None  # the adapter; None: all weights are trained
 
     @property
     def turn_end(self) -> int:
@@ -45,13 +48,14 @@ class Inputs:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Of the rows: what a checkpoint says of its data."""
-        return {"data": self.data.report["fingerprint"]}
+        """What a checkpoint says of what it began with: of the rows, and of the base of an adapter."""
+        base = {} if self.low_rank is None else {"base": self.low_rank.base_hash}
+        return {"data": self.data.report["fingerprint"], **base}
 
     @property
     def about(self) -> dict[str, str]:
         """What a model folder says of the data that it was trained on."""
-        return {**self.fingerprint, "data_report": self.data.hash}
+        return {"data": self.data.report["fingerprint"], "data_report": self.data.hash}
 
 
 def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
@@ -60,6 +64,9 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
     template, tokenizer = template_and_tokenizer(settings.prompt, settings.model)
     config, weights = plan_model(settings.model, vocab_size=tokenizer.vocab_size)
     frozen_parameters(settings.model.freeze, config)
+    low_rank = planned(settings, config, weights)
+    if checkpoint and low_rank:
+        refuse_other_base(checkpoint, low_rank)
     refuse_what_is_missing(settings)
     data = prepare(
         settings.data,
@@ -73,7 +80,7 @@ def check_inputs(settings: Settings, run: RunFolder) -> Inputs:
         refuse_other_data(checkpoint, data)
     if not is_other_rank():
         say_what_is_not_as_it_was(settings, tokenizer, weights)
-    return Inputs(template, tokenizer, config, weights, data, checkpoint)
+    return Inputs(template, tokenizer, config, weights, data, checkpoint, low_rank)
 
 
 def say_what_is_not_as_it_was(settings: Settings, tokenizer: Tokenizer, weights: Folder | None) -> None:

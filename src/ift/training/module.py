@@ -23,7 +23,7 @@ from torchmetrics import SumMetric
 from ift import stops
 from ift.data.batches import Batch
 from ift.data.text_size import TextSize
-from ift.errors import DivergedError
+from ift.errors import DivergedError, WeightsError
 from ift.model.gpt import GPT
 from ift.settings import OptimSettings
 from ift.training.loss_scale import LEAST, LossScale
@@ -74,6 +74,7 @@ class SFTModule(L.LightningModule):
         self.loss_scale = loss_scale
         self.text_size = None if text_size is None else cache(text_size)
         self.model, self.objective = model, objective
+        self.strict_loading = model.low_rank is None  # a checkpoint of an adapter has nothing of the base
         self.optim, self.total_steps = optim, total_steps
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
         self.sums = nn.ModuleDict({f"{name}_sums": self._running_sums() for name in LOADERS + TEST_LOADERS})
@@ -210,10 +211,21 @@ class SFTModule(L.LightningModule):
             print(f"ift: {what}: left out ({self.skipped} of {self.skip_nonfinite})", flush=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.model.low_rank is not None:
+            checkpoint["state_dict"] = self.kept(checkpoint["state_dict"])
         if self.loss_scale is not None:
             checkpoint["loss_scale"] = self.loss_scale.state_dict()
 
+    def kept(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint of an adapter has of a state_dict: all but what is frozen."""
+        named = self.model.named_parameters(remove_duplicate=False)  # a tied head has two names
+        frozen = {f"model.{name}" for name, parameter in named if not parameter.requires_grad}
+        return {name: value for name, value in state.items() if name not in frozen}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises WeightsError for a checkpoint of another adapter."""
+        if self.model.low_rank is not None and set(checkpoint["state_dict"]) != set(self.kept(self.state_dict())):
+            raise WeightsError("the checkpoint holds the adapters of other matrices than the settings name")
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(checkpoint["loss_scale"])
 
