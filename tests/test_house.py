@@ -307,6 +307,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "long/test_demo_run.py": "the built-in default, whole",
     "long/test_real.py": "a real pretrained model, from its package to the page of its run",
     "long/test_review.py": "a review of 52,000 answers, and of two people while it is killed",
+    "long/test_serving_clients.py": "clients of ift serve that have many packages of their own",
     "long/test_sweeps.py": "sweeps with jobs in processes of their own",
     "long/test_launchers.py": "trainings on several ranks, however they are started",
     "long/test_tokenizers.py": "real vocabularies of every kind",

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,22 +28,25 @@ class Server:
     """`ift serve` in a process of its own, from the moment on that it listens."""
 
     def __init__(self, *words: str, **environment: str):
+        handle, name = tempfile.mkstemp(prefix="ift-serve-")  # no pipe: one that is full holds the server up
+        self.output = Path(name)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ift.cli", "serve", *words, "--port", "0", "--accelerator", "cpu"],
             cwd=ROOT,
             env={**clean_environment(), "PYTHONPATH": str(ROOT / "src"), **environment},
-            stdout=subprocess.PIPE,
+            stdout=handle,
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        self.lines: list[str] = []
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith("serving"):
-                self.port = int(line.split("/v1")[0].rpartition(":")[2])
-                return
-        raise AssertionError("".join(self.lines))
+        os.close(handle)
+        while not (line := next((line for line in self.lines() if line.startswith("serving")), "")):
+            assert self.process.poll() is None, "".join(self.lines())
+            time.sleep(0.05)
+        self.port = int(line.split("/v1")[0].rpartition(":")[2])
+
+    def lines(self) -> list[str]:
+        """What it printed so far, in whole lines."""
+        text = self.output.read_text()
+        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     @property
     def url(self) -> str:
@@ -72,8 +77,10 @@ class Server:
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Exit code and all that was printed."""
         self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, "".join(self.lines) + rest
+        code = self.process.wait(60)
+        output = "".join(self.lines())
+        self.output.unlink()
+        return code, output
 
 
 def make_served(folder: Path, tokenizer: Any, *, seed: int, context: int = CONTEXT) -> Path:

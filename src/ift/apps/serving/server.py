@@ -37,12 +37,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Inbox:
-    """Events of one job on the HTTP side, in order."""
+    """Events of one job on the HTTP side, in order.
 
-    def __init__(self, answers: int, *, most: int | None):
+    overflow: called once where more than UNREAD events wait to be taken
+    """
+
+    def __init__(self, answers: int, overflow: Callable[[], None]):
         self._events: deque[Event] = deque()
-        self._open, self._most, self._more = answers, most, asyncio.Event()
-        self.overflowed = False
+        self._open, self._overflow, self._more = answers, overflow, asyncio.Event()
+        self._overflowed = False
         self.first: float | None = None  # when the first piece of an answer came
         self.tokens = 0
 
@@ -58,9 +61,11 @@ class Inbox:
         elif event.finish:
             self._open -= 1
             self.tokens += event.tokens
-        self.overflowed |= self._most is not None and len(self._events) >= self._most
         self._events.append(event)
         self._more.set()
+        if len(self._events) > UNREAD and not self._overflowed:
+            self._overflowed = True
+            self._overflow()
 
     async def pieces(self, silence: float | None = None) -> AsyncIterator[list[Piece]]:
         """What has come since the last look; an empty list after so many seconds of nothing. Raises ApiError."""
@@ -224,6 +229,8 @@ class Api:
             raise ApiError(415, "the body must be JSON (Content-Type: application/json)")
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise ApiError(415, "a packed body is not taken (leave out Content-Encoding)")
+        if (request.content_length or 0) > LONGEST_BODY:  # told before it comes
+            raise web.HTTPRequestEntityTooLarge(LONGEST_BODY, request.content_length or 0)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 return read_body(await request.read())
@@ -264,7 +271,13 @@ class Api:
     ) -> web.StreamResponse:
         start = time.perf_counter()
         self.counters.unknown.inc(len(wanted.unknown))
-        inbox = Inbox(len(orders), most=UNREAD if wanted.stream else None)
+
+        def give_up() -> None:  # nobody reads the stream: what would wait for them has no end
+            if wanted.stream:
+                self.worker.cancel(job)
+                self._hang_up(request)
+
+        inbox = Inbox(len(orders), give_up)
         job = Job(served, orders, inbox.put, wanted.stream)
         chat = isinstance(wanted, ChatWanted)
         head = replies.Head(
@@ -317,8 +330,6 @@ class Api:
         try:
             await self._write(response, replies.opening(head, answers))
             async for found in inbox.pieces(SILENCE):
-                if inbox.overflowed:
-                    raise TimeoutError
                 events = [event for piece in found for event in replies.events(head, piece, scored=scored)]
                 await self._write(response, events or [b": still working\n\n"])
             await self._write(response, replies.closing(head, prompt_tokens, inbox.tokens))
@@ -327,11 +338,15 @@ class Api:
             await self._write(response, [replies.event(error.body)])
             request["status"] = error.status
         except TimeoutError:
-            self.counters.slow.inc()
-            request["status"] = 499
-            if request.transport is not None:
-                request.transport.abort()
+            self._hang_up(request)
         return response
+
+    def _hang_up(self, request: web.Request) -> None:
+        """On a client that does not read."""
+        self.counters.slow.inc()
+        request["status"] = 499
+        if request.transport is not None:
+            request.transport.abort()
 
     async def _write(self, response: web.StreamResponse, events: Iterable[bytes]) -> None:
         async with asyncio.timeout(WRITE_SECONDS):
