@@ -83,3 +83,28 @@ def test_results_do_not_depend_on_what_is_padded(monkeypatch, window):
     for alone, together in zip(*found, strict=True):
         assert together.isfinite().all()
         torch.testing.assert_close(together, alone, atol=3e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rule", [Scores(0.4), Scores(0.4, window=5), Scores(0.4, cap=2.0)])
+def test_products_in_bf16_where_they_are_fast_give_the_same_to_its_tolerance(monkeypatch, rule):
+    layout = Flat([3, BLOCK + 7, 20, 1], prefix=4)
+    torch.manual_seed(0)
+    values, weigh = torch.randn(BLOCK + 35, 8 * 6).bfloat16(), torch.randn(BLOCK + 35, 4 * 6)
+    plan, found, types = plan_of(layout, window=rule.window), [], []
+    for amx in (False, True):
+        monkeypatch.setattr(block_attention, "has_amx", lambda amx=amx: amx)
+        fused = values.clone().requires_grad_()
+        qkv = split_heads(fused, 4, 2)
+        types.append(block_attention.computed_in(qkv[0], rule))
+        out = attend_blocks(*qkv, plan, rule)
+        assert out.dtype == torch.bfloat16
+        found.append((out.detach().float(), torch.autograd.grad((out.float() * weigh).sum(), fused)[0].float()))
+    assert types == [torch.float32, torch.float32 if rule.cap else torch.bfloat16]
+    for plain, fast in zip(*found, strict=True):
+        assert (fast - plain).norm() <= 0.01 * plain.norm()  # 8 bits: 0.004 a number
+        torch.testing.assert_close(fast, plain, atol=0.1, rtol=0.05)
+
+
+def test_states_in_fp32_are_computed_in_fp32_whatever_the_processor_has(monkeypatch):
+    monkeypatch.setattr(block_attention, "has_amx", lambda: True)
+    assert block_attention.computed_in(torch.zeros(1, 1, 1), Scores(1.0)) == torch.float32

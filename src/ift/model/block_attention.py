@@ -6,7 +6,8 @@ heads of queries share one. B blocks of a group, n queries and m keys of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +163,7 @@ def _unseen(n: int, m: int, window: int | None) -> Tensor:
 
 
 class BlockAttention(torch.autograd.Function):
-    """softmax(QK' * scale) V for each block, in fp32 whatever the type of the states; scores are never kept.
+    """softmax(QK' * scale) V for each block, in the type that `computed_in` says; scores are never kept.
 
     At the lengths of instructions, on a CPU, batched products take a half to a third of the time of torch's fused
     attention and its backward (docs/log.md), and little is computed for padding.
@@ -172,7 +173,8 @@ class BlockAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.plan, ctx.scores = plan, scores
-        queries, keys, values = _pick(q, plan.queries), _pick(k, plan.keys), _pick(v, plan.keys)
+        dtype = computed_in(q, scores)
+        queries, keys, values = (_pick(*each, dtype) for each in ((q, plan.queries), (k, plan.keys), (v, plan.keys)))
         out = torch.empty_like(queries)
         for group in plan.groups:
             weights, _ = _weights(group, queries, keys, scores)
@@ -184,8 +186,9 @@ class BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v = ctx.saved_tensors
         plan, scores = ctx.plan, ctx.scores
-        queries, keys, values = _pick(q, plan.queries), _pick(k, plan.keys), _pick(v, plan.keys)
-        d_out = _pick(gradient.view(q.shape), plan.queries)
+        dtype = computed_in(q, scores)
+        queries, keys, values = (_pick(*each, dtype) for each in ((q, plan.queries), (k, plan.keys), (v, plan.keys)))
+        d_out = _pick(gradient.view(q.shape), plan.queries, dtype)
         if plan.padding is not None:
             d_out.index_fill_(0, plan.padding, 0)
         d_queries, d_keys, d_values = (torch.empty_like(part) for part in (queries, keys, values))
@@ -193,7 +196,7 @@ class BlockAttention(torch.autograd.Function):
             weights, slope = _weights(group, queries, keys, scores)
             query, key, value = _grouped(group, queries, weights), _of(group, keys), _of(group, values)
             d = _grouped(group, d_out, weights)
-            d_scores = torch._softmax_backward_data(torch.bmm(d, value.transpose(1, 2)), weights, -1, torch.float32)
+            d_scores = torch._softmax_backward_data(torch.bmm(d, value.transpose(1, 2)), weights, -1, dtype)
             if slope is not None:
                 d_scores *= slope
             _scaled_bmm(d_scores, key, scores.scale, into=_grouped(group, d_queries, weights))
@@ -202,16 +205,31 @@ class BlockAttention(torch.autograd.Function):
         d_q = d_queries.index_select(0, plan.back)
         # a key has a place in the blocks of each query that sees it: what an embedding's row has in a text
         d_k, d_v = (
-            torch.ops.aten.embedding_dense_backward(d, plan.keys_or_none, k.shape[0] * k.shape[1], -1, False)
+            torch.ops.aten.embedding_dense_backward(d.float(), plan.keys_or_none, k.shape[0] * k.shape[1], -1, False)
             for d in (d_keys, d_values)
         )
         d_q, d_k, d_v = (d.view(part.shape).to(q.dtype) for d, part in ((d_q, q), (d_k, k), (d_v, v)))
         return d_q, d_k, d_v, None, None
 
 
-def _pick(states: Tensor, places: Tensor) -> Tensor:
-    """(N, heads, D) -> (places, D) in fp32"""
-    return states.float().reshape(-1, states.shape[-1]).index_select(0, places)
+def computed_in(states: Tensor, scores: Scores) -> torch.dtype:
+    """bf16 where states are that and the processor has units for it; softmax and sums are fp32 inside of it.
+
+    fp32 elsewhere: small products in bf16 and the passes around them take longer there.
+    """
+    fast = states.dtype == torch.bfloat16 and not states.is_cuda and scores.cap is None and has_amx()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@cache
+def has_amx() -> bool:
+    supported: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", bool)
+    return supported()
+
+
+def _pick(states: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, heads, D) -> (places, D)"""
+    return states.to(dtype).reshape(-1, states.shape[-1]).index_select(0, places)
 
 
 def _of(group: Group, keys: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ift.model.attention import Scores, capped, split_heads
 from ift.model.config import GPTConfig
+from ift.model.gate import gated
 from ift.model.head import head_loss, head_losses
 from ift.model.layouts import PADDED, Layout
 from ift.model.linear import Linear
@@ -72,11 +73,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c_fc(x)
-        if self.gated:
-            gate, x = x.chunk(2, dim=-1)
-            x = self.activation(gate) * x
-        else:
-            x = self.activation(x)
+        x = gated(x, self.activation) if self.gated else self.activation(x)
         return F.dropout(self.c_proj(x), self.dropout, self.training)
 
 
