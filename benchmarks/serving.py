@@ -5,11 +5,11 @@ python benchmarks/serving.py --model FOLDER --gguf FILE --python PYTHON  beside 
 
 alone     requests one after the other
 together  the same requests, so many clients at once, each sending its next as soon as it has an answer
-beside    llama-cpp-python's server on the same weights, `PYTHON -m llama_cpp.server`, the same requests
+beside    llama.cpp's own server on the same weights and requests, by PYTHON's package xllamacpp
 
-All are streams of greedy answers. Tokens are counted by the chunks that hold text. Wall time is what a person sees, and
-means something on an idle machine alone (close everything else; the load is printed); seconds of processor time of the
-server per token mean something on a busy one too.
+All are streams of greedy answers. Tokens are those that the servers count. Wall time is what a person sees, and means
+something on an idle machine alone (close everything else; the load is printed); seconds of processor time of the server
+per token mean something on a busy one too.
 """
 
 from __future__ import annotations
@@ -98,16 +98,17 @@ class Running:
         self, session: aiohttp.ClientSession, model: str, question: str, size: int, measured: Measured
     ) -> None:
         value = {"model": model, "max_tokens": size, "temperature": 0, "stream": True}
+        value["stream_options"] = {"include_usage": True}
         value["messages"] = [{"role": "user", "content": question}]
         begun, first = time.perf_counter(), True
         async with session.post(f"http://127.0.0.1:{self.port}/v1/chat/completions", json=value) as answer:
             assert answer.status == 200, await answer.text()
             async for line in answer.content:
-                if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
-                    if first:
-                        measured.firsts.append(time.perf_counter() - begun)
+                chunk = json.loads(line[6:]) if line.startswith(b"data: {") else {"choices": []}
+                if first and any(choice["delta"].get("content") for choice in chunk["choices"]):
+                    measured.firsts.append(time.perf_counter() - begun)
                     first = False
-                    measured.tokens += 1
+                measured.tokens += (chunk.get("usage") or {}).get("completion_tokens", 0)
 
 
 async def measured_of(running: Running, ways: list[tuple[str, list[str], int]], size: int) -> list[Measured]:
@@ -126,11 +127,11 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=8, help="of them one at a time (%(default)s)")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
-    parser.add_argument("--python", default=sys.executable, help="that has llama-cpp-python[server]")
+    parser.add_argument("--python", default=sys.executable, help="of an environment that has xllamacpp")
     parser.add_argument("--port", type=int, default=8655)
     arguments = parser.parse_args()
     at_once, size = arguments.at_once or (16 if arguments.gguf else 32), arguments.new_tokens
-    questions = [f"Write line {n} of a story about {SUBJECTS[n % 8]}." for n in range(arguments.requests)]
+    questions = [f"Write a long story about {SUBJECTS[n % 8]}, in {n + 3} chapters." for n in range(arguments.requests)]
     ways = [("alone", questions[: arguments.alone], 1), ("together", questions, at_once)]
     port = str(arguments.port)
     print(f"load      {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors before anything was started", flush=True)
@@ -144,7 +145,8 @@ def main() -> None:
         f"{at_once} at once give {wall:.1f} times the tokens of one at a time; by processor time {processor:.1f} times"
     )
     if arguments.gguf:
-        other = [arguments.python, "-m", "llama_cpp.server", "--model", str(arguments.gguf), "--port", port]
+        script = Path(__file__).parent / "contestants" / "llama_server.py"
+        other = [arguments.python, str(script), str(arguments.gguf), port, str(at_once)]
         with Running(other, arguments.port, own=False) as running:
             (beside,) = asyncio.run(measured_of(running, ways[1:], size))
         print(beside.line("beside"))

@@ -89,3 +89,18 @@ def test_memory_that_torch_holds_and_nothing_is_in_counts_as_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 40 * row)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 8 * row)
     assert slots_that_fit(SimpleNamespace(**sizes), 16) == 10  # a quarter of 8 + 32
+
+
+@torch.no_grad()
+def test_room_that_is_given_back_takes_no_key_of_a_row_that_is_left(monkeypatch):
+    monkeypatch.setattr(cache_module, "GROWTH", 2)
+    gpt, ids = model(), torch.randint(40, (2, 15), generator=torch.Generator().manual_seed(8))
+    whole, cache = gpt.hidden(ids), Cache(model(), slots=2, capacity=CONTEXT)
+    gpt.hidden(torch.cat([ids[0, :3], ids[1, :15]]), Prefill(cache, 0, [3, 15], 0))
+    assert cache.room == 16
+    cache.give_back(7)
+    assert cache.room == 16  # half of it and no more would go
+    cache.give_back(3)
+    assert cache.room == 4
+    for at in range(3, 9):  # and it grows again
+        close(gpt.hidden(ids[:1, at], Step(cache, torch.tensor([at]), at + 1)), whole[:1, at])

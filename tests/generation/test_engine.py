@@ -623,3 +623,26 @@ def test_a_model_may_have_ends_of_its_own(model, prompts):
     finally:
         model.stops = frozenset()
     assert answer == Generated([first], "end")
+
+
+def test_after_a_long_row_short_ones_do_not_read_the_room_it_had(make_model):
+    """A server runs for weeks: 32 positions more than twice what is in use are given back, and answers stay."""
+    model = make_model(seed=5, context_length=512).eval()
+    short = Request(prompt=[1, 2, 3], max_new_tokens=12)
+    answers: list[Generated] = []
+    engine = Engine(model, slots=2, capacity=512, prefix=[1, 2])
+    engine.submit(replace(short, on_end=answers.append))
+    while engine.busy:
+        engine.step()
+    engine.submit(Request(prompt=[7] * 400, max_new_tokens=5))
+    engine.submit(replace(short, on_end=answers.append))
+    most = 0
+    while engine.busy:
+        engine.step()
+        most = max(most, engine._cache.room)
+    assert (most, engine._cache.room) == (416, 32)
+    engine.submit(replace(short, on_end=answers.append))
+    while engine.busy:
+        engine.step()
+    assert len(answers) == 3
+    assert answers[0] == answers[1] == answers[2]

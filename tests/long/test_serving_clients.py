@@ -7,7 +7,6 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -56,7 +55,7 @@ def test_langchain_reads_answers_streams_and_counts(server):
     assert model.batch(["And?", "Name a colour."])[1].content == whole.content
 
 
-def test_schemathesis_finds_nothing_in_what_the_openapi_file_promises(server):
+def test_schemathesis_finds_nothing_in_what_the_openapi_file_promises(server, tmp_path):
     """What fits the file gets an answer or a refusal that the file names; what does not is refused.
 
     positive_data_acceptance is left out: a file cannot say that the last message is the user's, or that two parameters
@@ -68,5 +67,5 @@ def test_schemathesis_finds_nothing_in_what_the_openapi_file_promises(server):
     spec = ROOT / "src" / "ift" / "apps" / "serving" / "openapi.json"
     words = ["run", str(spec), "--url", server.url.removesuffix("/v1"), "--max-examples", "60", "--seed", "1"]
     words += ["--checks", "all", "--exclude-checks", "positive_data_acceptance", "--no-color"]
-    done = subprocess.run([command, *words], cwd=Path(ROOT), capture_output=True, text=True, timeout=580, check=False)
+    done = subprocess.run([command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -40,19 +40,30 @@ class Cache:
 
     def reserve(self, positions: int) -> None:
         """Room for so many positions of each row. Existing keys and values are kept."""
-        if positions <= self.room:
-            return
-        slots, heads, channels = self.shape
+        if positions > self.room:
+            self._lay_out(positions)
+
+    def give_back(self, positions: int) -> None:
+        """Less room, where no row needs more than so many positions: each product reads all of it. Half is let be."""
+        if 2 * positions + GROWTH < self.room:
+            self._lay_out(positions)
+
+    def _lay_out(self, positions: int) -> None:
+        """Anew, with room for so many positions; what lies beyond them is lost."""
         before, self.room = self.room, min(self.capacity, math.ceil(positions / GROWTH) * GROWTH)
+        kept = min(before, self.room)
         views = []
         for store in self.stores:
-            view = store[: slots * heads * self.room * channels].view(slots, heads, self.room, channels)
-            if before:
-                size = slots * heads * before * channels
-                old = self.spare[:size].copy_(store[:size])
-                view[:, :, :before] = old.view(slots, heads, before, channels)
+            view = self._view(store, self.room)
+            if kept:
+                old = self._view(self.spare, kept).copy_(self._view(store, before)[:, :, :kept])
+                view[:, :, :kept] = old
             views.append(view)
         self.keys, self.values = views[::2], views[1::2]  # (slots, K, room, D) for each layer
+
+    def _view(self, store: Tensor, room: int) -> Tensor:
+        slots, heads, channels = self.shape
+        return store[: slots * heads * room * channels].view(slots, heads, room, channels)
 
     def copy(self, source: int, targets: slice, length: int) -> None:
         """The first `length` positions of one slot into others."""

@@ -430,11 +430,18 @@ class Engine:
                 if slot < len(self._active):
                     self._move(len(self._active), slot, last.position)
                     self._active[slot] = last
+        if ended:
+            self._cache.give_back(self._positions_in_use)
         for row in ended:
             try:
                 row.report_end()
             except BaseException as error:
                 errors.append(error)
+
+    @property
+    def _positions_in_use(self) -> int:
+        partial = self._partial.computed if self._partial else 0
+        return max([1, len(self._prefix), partial, *(row.position + 1 for row in self._active)])
 
     def _move(self, source: int, target: int, length: int) -> None:
         """Bring what a slot holds into another."""

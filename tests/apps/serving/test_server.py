@@ -9,6 +9,8 @@ import time
 import openai
 import pytest
 
+from ift.apps.serving.choices import Piece
+from ift.apps.serving.server import UNREAD, Inbox
 from ift.data.reading.rows import Row
 from ift.evaluation.responses import respond
 from ift.generation.engine import generate
@@ -240,6 +242,41 @@ def test_what_is_refused_has_openais_form(server, path, body, headers, status):
     found, value = server.ask(path, body, **headers)
     assert found == status
     assert set(value["error"]) == {"message", "type", "param", "code"}
+
+
+def test_who_waits_in_silence_hears_of_it_and_pieces_keep_their_order():
+    """An empty list is what a comment is sent for: a stream that says nothing is ended by proxies."""
+
+    async def waited() -> list:
+        inbox = Inbox(1, lambda: None)
+        loop, found = asyncio.get_running_loop(), []
+        loop.call_later(0.2, inbox.put, Piece(0, "a"))
+        async for pieces in inbox.pieces(0.02):
+            if pieces and not any(found):
+                inbox.put(Piece(0, "b"))
+                inbox.put(Piece(0, finish="stop", tokens=2))
+            found.append([piece.text for piece in pieces])
+        assert inbox.done
+        assert inbox.tokens == 2
+        return found
+
+    found = asyncio.run(waited())
+    assert found.count([]) >= 2
+    assert [texts for texts in found if texts] == [["a"], ["b", ""]]
+
+
+def test_more_than_may_wait_is_told_once():
+    async def filled() -> list:
+        told: list = []
+        inbox = Inbox(1, lambda: told.append(True))
+        for _ in range(UNREAD):
+            inbox.put(Piece(0, "a"))
+        assert told == []
+        inbox.put(Piece(0, "a"))
+        inbox.put(Piece(0, "a"))
+        return told
+
+    assert asyncio.run(filled()) == [True]
 
 
 # -- clients that leave, and the end -----------------------------------------------------------------------------------
