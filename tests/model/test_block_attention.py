@@ -108,3 +108,15 @@ def test_products_in_bf16_where_they_are_fast_give_the_same_to_its_tolerance(mon
 def test_states_in_fp32_are_computed_in_fp32_whatever_the_processor_has(monkeypatch):
     monkeypatch.setattr(block_attention, "has_amx", lambda: True)
     assert block_attention.computed_in(torch.zeros(1, 1, 1), Scores(1.0)) == torch.float32
+
+
+def test_blocks_of_hundreds_of_rows_are_each_in_one_group_and_none_is_padded_too_far():
+    lengths = [1 + 7 * i % 90 for i in range(300)]
+    layout = Flat(lengths, prefix=11)
+    plan = plan_of(layout, heads=(1, 1))
+    assert sum(B for B, _, _ in (group.size for group in plan.groups)) == len(list(layout.blocks()))
+    assert plan.queries[plan.back].tolist() == list(range(11 + sum(lengths)))
+    padded = sum(B * n * m for B, n, m in (group.size for group in plan.groups))
+    own = sum((e - b) * (e - b + 1) // 2 + (e - b) * 11 * bool(earlier) for b, e, earlier in layout.rows())
+    assert len(plan.groups) < 30
+    assert padded < 3 * own  # causal: half of a block's scores are of keys that come after

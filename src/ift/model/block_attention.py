@@ -124,16 +124,20 @@ def _keys(block: Sized) -> int:
 def _alike(blocks: Sequence[Sized], heads: int) -> Iterator[list[Sized]]:
     """Blocks that are worth computing together: the largest first, each with those that are little smaller."""
     members: list[Sized] = []
+    n = m = own = least = 0  # queries and keys that each is padded to; scores of all members, and of the smallest
     for block in sorted(blocks, key=lambda block: (_queries(block), _keys(block)), reverse=True):
+        scores, keys = _queries(block) * _keys(block), _keys(block)
         if members:
-            n, m = _queries(members[0]), max(_keys(block), *map(_keys, members))
-            own = [_queries(member) * _keys(member) for member in (*members, block)]
-            padding = n * m * len(own) - sum(own)
-            worth = padding * heads <= FEW or n * m <= PADDED * min(own)
-            if not worth or n * m * len(own) * heads > AT_ONCE:
+            each = n * max(m, keys)
+            together = each * (len(members) + 1)
+            worth = (together - own - scores) * heads <= FEW or each <= PADDED * min(least, scores)
+            if not worth or together * heads > AT_ONCE:
                 yield members
                 members = []
+        if not members:
+            n, m, own, least = _queries(block), 0, 0, scores
         members.append(block)
+        m, own, least = max(m, keys), own + scores, min(least, scores)
     if members:
         yield members
 
