@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import real_model  # noqa: E402
 import scoring  # noqa: E402
 import side_by_side  # noqa: E402
 import training  # noqa: E402
+import whole_command  # noqa: E402
 from bare import BareGPT  # noqa: E402
 from ceilings import Products  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
@@ -279,3 +281,33 @@ def test_what_follows_from_the_lines_of_a_real_model_is_said_seed_by_seed(tmp_pa
     assert shown[0].startswith("ift      seed 1  test loss 0.9950, validation loss 2.0000, ROUGE-L 0.400 (")
     assert shown[0].endswith(", 3.0 minutes")
     assert any(line.startswith("ift seed 1 against untuned, ROUGE-L: +0.3000") for line in shown)
+
+
+# -- the whole command ------------------------------------------------------------------------------------------------
+
+
+def test_rounds_go_on_until_the_interval_of_a_ratio_is_narrow():
+    def told(ours, theirs):
+        walls = {whole_command.OURS: ours, "Trainer": theirs}
+        return [Outcome(name, i, {"wall": wall}) for name, all_ in walls.items() for i, wall in enumerate(all_)]
+
+    assert not whole_command.is_narrow(told([10.0], [15.0]), "Trainer")  # one round has no interval
+    assert not whole_command.is_narrow(told([10.0, 10.0, 10.0], [15.0, 19.0, 12.0]), "Trainer")
+    assert whole_command.is_narrow(told([10.0, 11.0, 12.0], [15.0, 16.5, 18.0]), "Trainer")  # 1.5 each time
+    assert whole_command.is_narrow([*told([1.0], [1.0]), Outcome("Trainer", 1, invalid="exit 1")], "Trainer")
+
+
+def test_all_are_given_the_same_rows_and_none_is_trained_and_validated_on(tmp_path, byte_tokenizer):
+    (tmp_path / "bytes").mkdir()
+    byte_tokenizer.save(tmp_path / "bytes", context_length=64)
+    rows = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    arguments = SimpleNamespace(
+        rows=tmp_path / "rows.json", limit=None, tokenizer=str(tmp_path / "bytes"), layers=1, heads=2, width=8,
+        epochs=2, validations=10,
+    )  # fmt: skip
+    job = whole_command.prepare(tmp_path, arguments)
+    train, val = (json.loads(Path(job[name]).read_text()) for name in ("train", "val"))
+    assert (len(train), len(val)) == (38, 2)
+    assert sorted((row["output"] for row in train + val), key=int) == [str(i) for i in range(40)]
+    assert job["every"] == 1  # two epochs of 5 steps, 10 validations

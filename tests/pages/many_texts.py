@@ -85,6 +85,8 @@ def _make(run: RunFolder, number: int, times: int) -> RunFolder:
         "untuned_is_best": False, "test_loss": losses[-1] + 0.1, "train_seconds": 318.4 + number,
         "tokens_per_second": 5120.0, "train_tokens": 180_000, "peak_memory_bytes": 2_400_000_000,
         "accelerator": "gpu", "precision": "bf16", "parameters": 162_000_000, "versions": VERSIONS,
+        "steps_seconds": 262.0, "validation_seconds": 31.5, "samples_seconds": 20.0, "saving_seconds": 4.5,
+        "waiting_seconds": 0.4 + number, "start_seconds": 7.6, "untuned_seconds": 12.0,
         **score(answers),
     }  # fmt: skip
     write_json(run.summary, summary)

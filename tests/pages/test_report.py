@@ -9,7 +9,7 @@ import pytest
 
 from ift.evaluation.people import Rating, Ratings
 from ift.pages.plots import plot_curves
-from ift.pages.report import intervals, write_report
+from ift.pages.report import intervals, times, write_report
 from ift.run import RunFolder, write_json, write_jsonl
 
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
@@ -51,6 +51,23 @@ def test_text_of_rows_and_models_makes_no_markup(run):
     assert [tag for tag, _ in tags.found].count("script") == 1  # the page's own, by its hash
     assert "img" not in [tag for tag, _ in tags.found]
     assert not [a for _, a in tags.found if any(name.startswith("on") for name in a)]
+
+
+def test_the_page_says_where_the_time_went_and_a_run_of_an_earlier_release_has_no_such_table(run):
+    write_report(run)
+    assert "Where the time went" not in run.report.read_text()
+    parts = {"steps": 90.0, "validation": 4.0, "samples": 3.0, "saving": 2.0, "waiting": 1.0}
+    before = {"start": 8.0, "untuned": 12.0}
+    summary = {f"{part}_seconds": seconds for part, seconds in {**parts, **before}.items()}
+    assert [(seconds, round(share, 2)) for _, seconds, share in times(summary)] == [
+        (90.0, 75.0), (4.0, 3.33), (3.0, 2.5), (2.0, 1.67), (1.0, 0.83), (8.0, 6.67), (12.0, 10.0)
+    ]  # fmt: skip
+    write_json(run.summary, {"best_step": 2, **summary})
+    write_report(run)
+    page = run.report.read_text()
+    assert '<h2 id="times">Where the time went</h2>' in page
+    assert '<rect width="75.0" height="10"/>' in page
+    assert times({"steps_seconds": "many", "validation_seconds": -1.0, "samples_seconds": 0}) == []
 
 
 def test_nothing_on_the_page_comes_from_outside(run):

@@ -20,12 +20,14 @@ from ift.model.gpt import GPT
 from ift.sealed import newest
 from ift.settings import OptimSettings
 from ift.training.callbacks import ValidateAtTheEnd
+from ift.training.clock import Clock
 from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.objectives import CrossEntropy
 from ift.training.resume import Checkpoints, random_state
 from ift.training.spikes import Spikes
 from ift.training.trainer import early_stopping, make_trainer
+from ift.training.writer import Writer
 from tests.training.options import trainer_options
 
 END, STEPS, AN_EPOCH, MICRO = 49, 8, 4, 2  # 15 rows, two micro-batches of 2: the last step of an epoch has 3 rows
@@ -97,9 +99,10 @@ def train(
     metrics = MetricsFile(folder / "metrics.jsonl")
     options = trainer_options(max_epochs=2, accumulate=MICRO, val_every=3, save_every=save_every, patience=patience)
     stopping = early_stopping(options.early_stopping)
+    writer = Writer(Clock())
     checkpoints = Checkpoints(
         folder / "checkpoints", metrics,
-        about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=save_every,
+        about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=save_every, writer=writer,
     )  # fmt: skip
     trainer = make_trainer(
         options,
@@ -108,7 +111,8 @@ def train(
         loggers=[metrics],
         callbacks=[stopping, ValidateAtTheEnd(), Spikes(metrics), checkpoints, *([end] if end else [])],
     )
-    trainer.fit(module, data, ckpt_path=point.path if point else None)
+    with writer:
+        trainer.fit(module, data, ckpt_path=point.path if point else None)
     metrics.save()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {

@@ -28,11 +28,13 @@ from ift.text.templates import Segment, Template
 from ift.text.tokenizers import END_OF_TEXT, Tokenizer
 from ift.training import callbacks
 from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
+from ift.training.clock import Clock
 from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.resume import Checkpoints
 from ift.training.spikes import Spikes
 from ift.training.trainer import early_stopping, fit, make_trainer, quiet_lightning
+from ift.training.writer import Writer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # Lightning starts the other rank as a script
 from tests.training.options import trainer_options
@@ -99,10 +101,11 @@ def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: b
     examples = {"train": rows(17, seed=1), "val": rows(5, seed=2), "test": []}
     data = SFTDataModule(examples, settings, end_of_text=256, accumulate=accumulate, seed=11)
     metrics, seen = MetricsFile(result / "metrics.jsonl"), SeenByThisRank()
-    best = KeepBest(result / "model", tokenizer(), TEMPLATE)
+    writer = Writer(Clock())
+    best = KeepBest(result / "model", tokenizer(), TEMPLATE, writer=writer)
     checkpoints = Checkpoints(
         result / "checkpoints", metrics,
-        about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=None,
+        about={"data": "abc"}, steps=STEPS, steps_per_epoch=AN_EPOCH, val_every=3, save_every=None, writer=writer,
     )  # fmt: skip
     samples = Samples(result / "samples.jsonl", lambda model: [{"response": "yes"}])
     own = [best, samples, ShowProgress(STEPS), early_stopping(options.early_stopping), ValidateAtTheEnd()]
@@ -111,12 +114,13 @@ def run(result: Path, *, devices: int, batch_size: int, accumulate: int, full: b
         Device("cpu", "fp32", count=devices),
         steps=STEPS,
         loggers=[metrics],
-        callbacks=[*own, Spikes(metrics), checkpoints, seen],
+        callbacks=[*own, Spikes(metrics), checkpoints, seen, writer.clock],
     )
     if full and trainer.is_global_zero:
         refuse_writes(from_call=2)
     try:
-        fit(trainer, module, data, None)
+        with writer:
+            fit(trainer, module, data, None)
     finally:
         metrics.save()
         about = {"val": seen.val, "best": [best.best_loss, best.best_step], "world": trainer.world_size}

@@ -13,7 +13,7 @@ from ift.errors import IftError
 from ift.run import RunFolder, read_jsonl
 from ift.sealed import LATEST, check, check_step, pointer, read_manifest, step_folder, steps_there
 
-TIMED = ("tokens_per_second", "seconds")  # what the clock says differs from run to run
+TIMED = ("tokens_per_second", "seconds", "spent")  # what the clock says differs from run to run
 
 
 def verify(run: RunFolder) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="train")
 def main(config: DictConfig) -> float | None:
+    began = time.perf_counter() if entry.sweep_name() else None
     with entry.job() as is_due:
         if not is_due:
             return None
@@ -53,14 +55,17 @@ def main(config: DictConfig) -> float | None:
                 jobs.refuse_without_siblings(run, settings.trainer.early_stopping.siblings)
                 if not goes_on and not is_other_rank():
                     save_settings(settings, run.config)
-                return fine_tune(settings, run, own=partial(own_callbacks, config))
+                return fine_tune(settings, run, own=partial(own_callbacks, config), began=began)
     return None
 
 
-def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]] = list) -> float | None:
+def fine_tune(
+    settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]] = list, began: float | None = None
+) -> float | None:
     """Rows in; model, responses and report out. Returns the best validation loss, for sweeps.
 
     own: makes the callbacks of trainer.callbacks
+    began: when the run began, by time.perf_counter(); None: with the process
     """
     from ift.data.show import show_report
     from ift.pages.data_report import write_page
@@ -150,7 +155,7 @@ def fine_tune(settings: Settings, run: RunFolder, *, own: Callable[[], list[Any]
         warn_of_large_steps(settings, device.world)
         print(show_cost(module, data, device), flush=True)
     with nothing_kept(run) if options.fast_dev_run else nullcontext(run) as folder:
-        return train(settings, folder, inputs, device=device, data=data, module=module, own=callbacks)
+        return train(settings, folder, inputs, device=device, data=data, module=module, own=callbacks, began=began)
 
 
 def train(
@@ -162,11 +167,13 @@ def train(
     data: SFTDataModule,
     module: SFTModule,
     own: Sequence[Any] = (),
+    began: float | None = None,
 ) -> float | None:
     from ift.evaluation.responses import Answerer, show_summary, write_responses
     from ift.generation.likelihoods import reference_losses
     from ift.pages.report import write_report
     from ift.training.callbacks import KeepBest, Samples, ShowProgress, ValidateAtTheEnd
+    from ift.training.clock import Clock
     from ift.training.finish import test_best
     from ift.training.loggers import open_loggers
     from ift.training.profiling import Trace, open_profiler
@@ -175,6 +182,7 @@ def train(
     from ift.training.spikes import Spikes
     from ift.training.top import KeepTop
     from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
+    from ift.training.writer import Writer
 
     meeting.all_here("training")  # from here on ranks wait for each other inside of torch
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
@@ -186,9 +194,12 @@ def train(
         stops.deferred(hint),
         stops.heard_in_torch(device.world > 1),
         open_loggers(settings, run, fresh=not inputs.checkpoint) as opened,
+        Writer(Clock(began)) as writer,
     ):
         metrics, loggers = opened
-        best = KeepBest(run.model, inputs.tokenizer, inputs.template, about=inputs.about, monitor=options.monitor)
+        best = KeepBest(
+            run.model, inputs.tokenizer, inputs.template, about=inputs.about, monitor=options.monitor, writer=writer
+        )
         stopping = early_stopping(options.early_stopping, options.monitor)
         least = options.early_stopping.siblings
         behind = EndBehindSiblings(run, options.monitor, least) if least else None
@@ -198,6 +209,7 @@ def train(
             run.checkpoints, metrics,
             about=inputs.fingerprint, steps=steps, steps_per_epoch=data.steps_per_epoch(device.world),
             val_every=val_every(options, steps), save_every=options.save_every, restart_at=settings.optim.restart_at,
+            writer=writer,
         )  # fmt: skip
         sample_examples = inputs.data.examples["val"][: settings.samples.rows]
         samples = Samples(
@@ -210,6 +222,7 @@ def train(
                     strict=True,
                 )
             ],
+            writer.clock,
         )
         callbacks = [
             best,
@@ -222,6 +235,7 @@ def train(
             *own,
             *([Trace(run.path / "profile")] if options.profiler == "pytorch" else []),
             checkpoints,
+            writer.clock,
         ]
         profiler = open_profiler(options.profiler, run.path / "profile")
         trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks, profiler=profiler)
@@ -230,7 +244,8 @@ def train(
         about = {
             "choices": entry.choices(),
             "stop_reason": (behind and behind.reason) or stop_reason(trainer, options, stopping),
-            "train_seconds": checkpoints.train_seconds,
+            "train_seconds": writer.clock.train_seconds,
+            **{f"{part}_seconds": seconds for part, seconds in writer.clock.seconds.items()},
         }
         test_best(run, trainer, module, data, best, device, **about)
         if trainer.is_global_zero:

@@ -60,6 +60,7 @@ def write_report(run: RunFolder) -> None:
         "pairs": before_and_after(pairs, where),
         "verdicts": verdicts(judged, raters),
         "benchmarks": whole(read_results(run)),
+        "times": times(summary),
         "answers": answers,
         "model": model_facts(run),
     }
@@ -71,7 +72,7 @@ def write_report(run: RunFolder) -> None:
 
 EMPTY: dict[str, Any] = {
     "summary": {}, "between": {}, "data": {}, "config": "", "curves": None, "pairs": None, "verdicts": [],
-    "benchmarks": {}, "answers": [], "model": {},
+    "benchmarks": {}, "times": [], "answers": [], "model": {},
 }  # fmt: skip
 WRONG = (*DAMAGE, jinja2.TemplateRuntimeError)  # what a value of another kind raises in a template
 
@@ -90,7 +91,13 @@ def _rendered(
         return render(parts)
     except WRONG:
         shown = {}
-        files = {"summary": run.summary, "data": run.data_report, "pairs": run.samples, "answers": run.responses}
+        files = {
+            "summary": run.summary,
+            "times": run.summary,
+            "data": run.data_report,
+            "pairs": run.samples,
+            "answers": run.responses,
+        }
         for name, part in parts.items():
             try:
                 render({name: part})
@@ -138,6 +145,25 @@ def _curves(
 
 
 # -- numbers with their intervals --------------------------------------------------------------------------------------
+
+
+TIMES = {  # key of summary.json without its _seconds -> words; those of training, then those before it
+    "steps": "training steps",
+    "validation": "validation",
+    "samples": "sample answers",
+    "saving": "saving, in the way of the steps",
+    "waiting": "waiting for the disk",
+    "start": "before training: start",
+    "untuned": "before training: the untuned model",
+}
+
+
+def times(summary: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Where the time went: words, seconds and percent of all of it. Nothing for a run of an earlier release."""
+    found = {words: finite(summary.get(f"{key}_seconds")) for key, words in TIMES.items()}
+    known = {words: seconds for words, seconds in found.items() if seconds is not None and seconds >= 0}
+    total = sum(known.values())
+    return [(words, seconds, 100 * seconds / total) for words, seconds in known.items()] if total > 0 else []
 
 
 def intervals(summary: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,11 @@ from ift.run import read_jsonl, write_jsonl
 from ift.sealed import check, recover_folder, set_aside
 from ift.text.templates import Template
 from ift.text.tokenizers import Tokenizer
+from ift.training.clock import Clock
 from ift.training.loggers import Wandb
 from ift.training.monitor import monitored
 from ift.training.ranks import agree
+from ift.training.writer import Writer
 
 
 class ValidateAtTheEnd(Callback):
@@ -50,11 +55,15 @@ class KeepBest(Callback):
         template: Template,
         about: dict[str, Any] | None = None,
         monitor: str = "val/loss",
+        writer: Writer | None = None,
     ):
+        """writer: writes the folder while training goes on; None: it is there before training does."""
         self.path, self.tokenizer, self.template, self.about = path, tokenizer, template, about or {}
         self.monitor = monitor
         self.best_loss, self.best_step = math.inf, 0
         self.best_score = math.inf  # less is better
+        self.writer = writer
+        self._writing: Writing | None = None
 
     @property
     def val_loss(self) -> float | None:
@@ -89,6 +98,7 @@ class KeepBest(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Raises DivergedError, on every rank, where the loss is no finite number."""
+        self.settle(trainer)
         measured = trainer.callback_metrics.get("val/loss")
         if measured is None:  # no validation rows: the untuned model is measured on training rows alone
             return
@@ -103,12 +113,17 @@ class KeepBest(Callback):
         if agree(trainer, trainer.is_global_zero and score < self.best_score):  # rank 0 knows what is in the folder
             self.keep(trainer, module, loss, score)
 
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self.settle(trainer)  # a disk that has no room for the untuned model has none for a run
+
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.settle(trainer)
         if agree(trainer, trainer.is_global_zero and self.best_loss == math.inf):  # no validation rows
             # every rank has the same weights: all raise or none
             if not all(bool(parameter.isfinite().all()) for parameter in module.model.parameters()):
                 raise DivergedError(f"step {trainer.global_step}: weights are no finite numbers (lower optim.lr)")
             self.keep(trainer, module, math.inf)
+            self.settle(trainer)
 
     @contextmanager
     def named_where_diverged(self) -> Iterator[None]:
@@ -116,6 +131,7 @@ class KeepBest(Callback):
         try:
             yield
         except DivergedError as error:
+            self._await()
             loss = self.val_loss
             if loss is None:
                 left = f"{self.path} holds no model of this run"
@@ -127,28 +143,77 @@ class KeepBest(Callback):
             raise DivergedError(f"{line[:start]}; {left}{line[start:]}") from error
 
     def keep(self, trainer: L.Trainer, module: Any, loss: float, score: float = math.inf) -> None:
-        """Rank 0 writes the folder. Where it cannot and there is no later try, every rank raises: none waits for it."""
+        """Rank 0 writes the folder, or begins to. It counts as kept until `settle` learns that it could not be."""
         step = trainer.global_step
         about = {**self.about, "step": step, "val_loss": None if loss == math.inf else loss}
         if self.monitor != "val/loss" and score != math.inf:
             about["score"] = score
-        error = self._write(module.model, about) if trainer.is_global_zero else None
-        if not agree(trainer, error is not None):
-            self.best_loss, self.best_step, self.best_score = loss, step, score
+        before = (self.best_loss, self.best_step, self.best_score)
+        job = self._write(module.model, about) if trainer.is_global_zero else None
+        self._writing = Writing(step, before, job)
+        self.best_loss, self.best_step, self.best_score = loss, step, score
+        if self.writer is None:
+            self.settle(trainer)
+
+    def _write(self, model: GPT, about: dict[str, Any]) -> Future[None]:
+        """A copy of the model is written behind us; where there is no memory for one, the model itself, at once."""
+        clock = nullcontext() if self.writer is None else self.writer.clock.spent("saving")
+        with clock:
+            copied = None if self.writer is None else self.writer.copied_model(model, about["step"])
+            if self.writer is not None and copied is not None:
+                return self.writer.write(partial(self._save, copied, about))
+            if self.writer is not None:
+                self.writer.wait()
+            done: Future[None] = Future()
+            try:
+                self._save(model, about)
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+            return done
+
+    def _save(self, model: GPT, about: dict[str, Any]) -> None:
+        save_model_folder(self.path, model, self.tokenizer, self.template, about)
+
+    def settle(self, trainer: L.Trainer) -> None:
+        """Wait for the folder that is being written. Every rank calls it at the same places.
+
+        Where it could not be written and there is no later try, every rank raises: none waits for another.
+        """
+        if self._writing is None:
             return
+        writing, error = self._writing, self._await()
+        if not agree(trainer, error is not None):
+            return
+        self.best_loss, self.best_step, self.best_score = writing.before
         # a full disk is no end while the one before is whole: a later one that is better is tried again
-        can_wait = isinstance(error, OSError) and self.path.exists() and step < trainer.max_steps
+        can_wait = isinstance(error, OSError) and self.path.exists() and writing.step < trainer.max_steps
         if agree(trainer, error is not None and not can_wait):
             raise error or MachineError(f"{self.path}: the first process could not write the model (see what it said)")
         if isinstance(error, OSError):
             print(f"ift: {refused_by_disk(error, str(self.path))}: training goes on", flush=True)
 
-    def _write(self, model: GPT, about: dict[str, Any]) -> Exception | None:
-        try:
-            save_model_folder(self.path, model, self.tokenizer, self.template, about)
-        except Exception as error:
-            return error
-        return None
+    def _await(self) -> BaseException | None:
+        """Why the folder could not be written, on rank 0; then the one before is the best again."""
+        if self._writing is None:
+            return None
+        writing, self._writing = self._writing, None
+        if writing.job is None:
+            return None
+        with nullcontext() if self.writer is None else self.writer.clock.spent("waiting"):
+            error = writing.job.exception()
+        if error is not None:
+            self.best_loss, self.best_step, self.best_score = writing.before
+        return error
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The model folder of a step on its way to the disk."""
+
+    step: int
+    before: tuple[float, int, float]  # loss, step and score of the best model before it
+    job: Future[None] | None  # None on ranks other than the first
 
 
 class Samples(Callback):
@@ -157,8 +222,8 @@ class Samples(Callback):
     answer: gives a model's responses to the sample rows, in order, as dicts.
     """
 
-    def __init__(self, path: Path, answer: Callable[[GPT], list[dict[str, Any]]]):
-        self.path, self.answer = path, answer
+    def __init__(self, path: Path, answer: Callable[[GPT], list[dict[str, Any]]], clock: Clock | None = None):
+        self.path, self.answer, self.clock = path, answer, clock or Clock()
         self.samples: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,12 +236,14 @@ class Samples(Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Rank 0 answers. What fails there ends all ranks: none waits for it."""
         error: Exception | None = None
-        if trainer.is_global_zero:
-            try:
-                self._answer(trainer, module.model)
-            except Exception as failure:
-                error = failure
-        if agree(trainer, error is not None):
+        with self.clock.spent("samples"):
+            if trainer.is_global_zero:
+                try:
+                    self._answer(trainer, module.model)
+                except Exception as failure:
+                    error = failure
+            failed = agree(trainer, error is not None)
+        if failed:
             raise error or MachineError("the first process could not answer the sample rows (see its error)")
 
     def _answer(self, trainer: L.Trainer, model: GPT) -> None:

@@ -13,8 +13,9 @@ import json
 import math
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from ift.sealed import (
     write_file,
     write_manifest,
 )
+from ift.training.writer import Writer
 
 TREE = "state.json"
 WRITERS = 4  # threads: hashing takes longer than writing, and one file is flushed while others are hashed
@@ -55,31 +57,78 @@ class SealedCheckpointIO(CheckpointIO):
     (An exception on rank 0 alone would leave the other ranks waiting for it.)
     """
 
-    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
-        """before: what must be on disk first (the lines of metrics.jsonl that the checkpoint follows on)."""
-        self.before = before
-        self.failed: OSError | None = None
+    def __init__(
+        self,
+        before: Callable[[], None] = lambda: None,
+        *,
+        writer: Writer | None = None,
+        ended: Callable[[int, OSError | None], None] = lambda step, error: None,
+    ) -> None:
+        """
+        before: what must be on disk first (the lines of metrics.jsonl that the checkpoint follows on)
+        writer: writes while training goes on; None: a save returns when it is on disk
+        ended: called with the step of each save that has ended, and why it failed; it may be the writer's thread
+        """
+        self.before, self.writer, self.ended = before, writer, ended
+        self.failed: OSError | None = None  # of the last save that has ended
+        self._job: Future[None] | None = None
+
+    def wait(self) -> None:
+        """Until every save has ended. Raises what one raised that is no refusal of the disk."""
+        if self.writer is not None:
+            self.writer.wait()
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def forget(self) -> None:
+        """The weights change: a model that is kept from now on is no longer that of the last save."""
+        if self.writer is not None:
+            self.writer.forget()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """checkpoint["about"], a dict, goes into the manifest."""
-        path, self.failed = Path(path), None
-        partial = path.with_name(path.name + ".part")
+        """checkpoint["about"], a dict, goes into the manifest. What is saved is the state as it is now."""
+        self.wait()
+        about = checkpoint.get("about", {})
+        tensors: dict[str, Tensor] = {}
+        tree = pack({key: value for key, value in checkpoint.items() if key != "about"}, tensors)
+        text = json.dumps(tree, allow_nan=True).encode()
         try:
             self.before()
+        except OSError as error:
+            self._end(about, error)
+            return
+        copies = self.writer.copied(tensors) if self.writer is not None else None
+        if self.writer is None or copies is None:
+            self._write(text, tensors, about, Path(path))
+            return
+        weights = {name: copies[place["tensor"]] for name, place in _entries(tree, "state_dict")}
+        self.writer.remember(about.get("step", -1), weights)
+        self._job = self.writer.write(partial(self._write, text, copies, about, Path(path)))
+
+    def _write(self, tree: bytes, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
+        beside = path.with_name(path.name + ".part")
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove_folder(partial)
-            os.mkdir(partial)
-            write_checkpoint(checkpoint, partial)
+            remove_folder(beside)
+            os.mkdir(beside)
+            write_checkpoint(tree, tensors, about, beside)
             if path.exists():
-                replace_folder(partial, path)
+                replace_folder(beside, path)
             else:
-                os.rename(partial, path)
+                os.rename(beside, path)
                 flush_folder(path.parent)
             point_to(path)
             prune(path.parent)
         except OSError as error:
-            self.failed = error
-            _give_room(partial)
+            _give_room(beside)
+            self._end(about, error)
+        else:
+            self._end(about, None)
+
+    def _end(self, about: dict[str, Any], error: OSError | None) -> None:
+        self.failed = error
+        self.ended(about.get("step", -1), error)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Raises WeightsError where a file is missing, damaged or not what the manifest says."""
@@ -105,12 +154,15 @@ def _give_room(partial: Path) -> None:
         remove_folder(partial)
 
 
-def write_checkpoint(checkpoint: dict[str, Any], folder: Path) -> None:
+def _entries(tree: Any, key: str) -> list[tuple[str, Any]]:
+    """Of a packed tree of dicts: what stands under a key, where that is a dict too."""
+    found = next((value for name, value in tree["dict"] if name == key), {})
+    return [(name, value) for name, value in found.get("dict", []) if isinstance(value, dict) and "tensor" in value]
+
+
+def write_checkpoint(tree: bytes, tensors: dict[str, Tensor], about: dict[str, Any], folder: Path) -> None:
     """Write, flush and seal; several files at once. Tensors on a device come to the host a file at a time."""
-    about = checkpoint.get("about", {})
-    tensors: dict[str, Tensor] = {}
-    tree = pack({key: value for key, value in checkpoint.items() if key != "about"}, tensors)
-    hashes = {TREE: write_file(folder / TREE, json.dumps(tree, allow_nan=True).encode())}
+    hashes = {TREE: write_file(folder / TREE, tree)}
     files = {f"state-{i}.safetensors": part for i, part in enumerate(share_out(tensors))}
     with ThreadPoolExecutor(WRITERS) as pool:
         jobs = {name: pool.submit(write_part, part, folder / name) for name, part in files.items()}
@@ -151,17 +203,25 @@ def as_bytes(tensor: Tensor) -> np.ndarray:
     return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0, np.uint8)
 
 
-def pack(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """A tree of dicts, lists, tuples, tensors and plain values as JSON; tensors go into `tensors`, a name stays."""
+def pack(value: Any, tensors: dict[str, Tensor], name: str = "", seen: dict[Any, str] | None = None) -> Any:
+    """A tree of dicts, lists, tuples, tensors and plain values as JSON; tensors go into `tensors`, a name stays.
+
+    A tensor that stands in several places, as a tied head does, is kept once. seen: those so far, for the recursion.
+    """
+    seen = {} if seen is None else seen
     if isinstance(value, Tensor):
-        name = _free(name or "tensor", tensors)
-        tensors[name] = value.detach()
-        return {"tensor": name}
+        place = (value.data_ptr(), value.dtype, value.device, value.shape, value.stride())
+        memory: Any = place if value.numel() else object()
+        if memory not in seen:
+            seen[memory] = _free(name or "tensor", tensors)
+            tensors[seen[memory]] = value.detach()
+        return {"tensor": seen[memory]}
     if isinstance(value, dict):
-        return {"dict": [[pack(key, tensors), pack(item, tensors, f"{name}/{key}")] for key, item in value.items()]}
+        items = value.items()
+        return {"dict": [[pack(k, tensors, "", seen), pack(item, tensors, f"{name}/{k}", seen)] for k, item in items]}
     if isinstance(value, list | tuple):
         kind = type(value).__name__ if type(value) in (list, tuple) else "list"
-        return {kind: [pack(item, tensors, f"{name}/{i}") for i, item in enumerate(value)]}
+        return {kind: [pack(item, tensors, f"{name}/{i}", seen) for i, item in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")

@@ -26,12 +26,11 @@ def refuse_small_disk(folder: Path, module: SFTModule) -> None:
 
 
 def bytes_on_disk(module: SFTModule) -> int:
-    """Of a checkpoint (all weights, a tied one under each of its names, and the optimizer) and of a model folder; of an
-    adapter without its base."""
+    """Of a checkpoint (all weights, a tied one once; the optimizer) and a model folder; without an adapter's base."""
     model = module.model
     if model.low_rank is not None:
         return state_bytes(model, module.optim) + 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    weights = sum({id(tensor): tensor.nbytes for tensor in model.state_dict(keep_vars=True).values()}.values())
     return weights + state_bytes(model, module.optim) + sum(p.nbytes for p in model.parameters())
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import struct
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +23,14 @@ from ift import stops
 from ift.errors import ConfigError, MachineError
 from ift.sealed import step_folder
 from ift.training.checkpoint import SealedCheckpointIO
+from ift.training.clock import Clock
 from ift.training.loops import begin_at, validate_now
 from ift.training.metrics_file import MetricsFile
 from ift.training.module import SFTModule
 from ift.training.optim import set_rates
 from ift.training.patience import Patience
 from ift.training.ranks import agree, gather
+from ift.training.writer import Writer
 
 
 class Checkpoints(Callback):
@@ -49,27 +50,31 @@ class Checkpoints(Callback):
         val_every: int,
         save_every: int | None,
         restart_at: int | None = None,
+        writer: Writer | None = None,
     ):
         """
         about: what the manifest says besides the step (the fingerprint of the data)
         val_every, save_every: optimizer steps; a step that validates is always saved
         restart_at: the step from which the run goes on longer; it validates too, as the end that it was
+        writer: writes while training goes on, and counts its time; None: a save returns when it is on disk
         """
         self.folder, self.metrics, self.about = folder, metrics, about
-        self.files = SealedCheckpointIO(before=metrics.flush)  # for the trainer's plugins
+        self.files = SealedCheckpointIO(metrics.flush, writer=writer, ended=self._saved)  # for the trainer's plugins
+        self.clock = writer.clock if writer else Clock()
         self.steps, self.steps_per_epoch = steps, steps_per_epoch
         self.val_every, self.save_every = val_every, save_every or val_every
         self.restart_at = restart_at
         self.step = self.saved = 0
-        self.failed: OSError | None = None  # of the last save
+        self.failed: OSError | None = None  # of the last save that has ended
         self._random: dict[str, Tensor] | None = None
-        self._seconds = 0.0
-        self._started: float | None = None
 
     # -- when ------------------------------------------------------------------------------------------------------
 
     def validates(self, step: int) -> bool:
         return step % self.val_every == 0 or step in (self.steps, self.restart_at)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.files.forget()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
         if trainer.global_step == self.step:  # inside a window of accumulation
@@ -91,12 +96,16 @@ class Checkpoints(Callback):
 
     def save(self, trainer: L.Trainer) -> None:
         cast(SFTModule, trainer.lightning_module).report_steps()  # their numbers belong to the checkpoint
-        trainer.save_checkpoint(step_folder(self.folder, self.step))
-        self.failed = self.files.failed
-        if self.failed is None:
-            self.saved = self.step
+        with self.clock.spent("saving"):
+            trainer.save_checkpoint(step_folder(self.folder, self.step))
+
+    def _saved(self, step: int, error: OSError | None) -> None:
+        """A save has ended, on the first rank; it may be long behind."""
+        self.failed = error
+        if error is None:
+            self.saved = step
         else:
-            print(f"ift: {self._trouble()}: training goes on", flush=True)
+            print(f"ift: {self._trouble(step)}: training goes on", flush=True)
 
     def stop(self) -> None:
         """Raises Stopped where the run can go on from this step, MachineError where its last save failed."""
@@ -104,18 +113,14 @@ class Checkpoints(Callback):
         raise stops.stopped(f"after step {self.step} of {self.steps}")
 
     def require_saved(self) -> None:
+        self.files.wait()
         if self.failed is not None:
-            raise MachineError(self._trouble())
+            raise MachineError(self._trouble(self.step))
 
-    def _trouble(self) -> str:
+    def _trouble(self, step: int) -> str:
         what = self.failed.strerror if self.failed else ""
         left = f"the one of step {self.saved} is whole" if self.saved else "there is none yet"
-        return f"{self.folder}: step {self.step} cannot be saved: {what}; {left}"
-
-    @property
-    def train_seconds(self) -> float:
-        """Of the run so far, stops left out."""
-        return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+        return f"{self.folder}: step {step} cannot be saved: {what}; {left}"
 
     # -- what ------------------------------------------------------------------------------------------------------
 
@@ -129,7 +134,8 @@ class Checkpoints(Callback):
             "skipped": module.skipped,
             "last_loss": module.last_loss,
             "metrics": self.metrics.position(),
-            "seconds": self.train_seconds,
+            "seconds": self.clock.train_seconds,
+            "spent": self.clock.seconds,
         }
         checkpoint["random"] = {name: gather(trainer, state) for name, state in random_state().items()}
 
@@ -145,7 +151,8 @@ class Checkpoints(Callback):
         module.tokens_seen, module.supervised_seen = run["tokens_seen"], run["supervised_seen"]
         module.skipped, module.last_loss = run["skipped"], run["last_loss"]
         self.metrics.go_back(run["metrics"])
-        self._seconds = run["seconds"]
+        # an earlier release knew the sum alone, most of which is steps
+        self.clock.go_on(run.get("spent") or {"steps": run["seconds"]})
         self._random = {name: states[trainer.global_rank].clone() for name, states in checkpoint["random"].items()}
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -155,7 +162,7 @@ class Checkpoints(Callback):
         begin_at(trainer, epoch=epoch, step=self.step)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        self._started = time.perf_counter()
+        self.clock.train()
         if self._random is not None:  # here: loaders are there, and the first batch has not been asked for
             set_random_state(self._random)
         if self.step and self.step == self.restart_at:
@@ -170,9 +177,6 @@ class Checkpoints(Callback):
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, Patience):
                 callback.begin_anew()
-
-    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        self._seconds, self._started = self.train_seconds, None
 
 
 # -- random states --------------------------------------------------------------------------------------------------
