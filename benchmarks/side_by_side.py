@@ -28,6 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ift-b
 TORCH = "torch==2.13.0"
 ENVIRONMENTS: dict[str, list[list[str]]] = {  # what pip is told after torch, a line a call
     "trl": [["trl==1.16.0", "transformers==5.23.0"]],
+    "peft": [["trl==1.16.0", "transformers==5.23.0", "peft==0.21.2"]],
     "litgpt": [["litgpt==0.5.9"]],
     "torchtune": [["torchtune==0.6.1", "torchao==0.15.0"]],
     # its own list asks for tensorflow, jupyterlab and an old numpy, which its GPT does not need

@@ -6,6 +6,7 @@ python benchmarks/training.py --rows FILE --model FOLDER     a model of another 
 python benchmarks/training.py --list                         who there is
 python benchmarks/training.py --only "ift" "TRL"             some of them
 python benchmarks/training.py --overhead                     Lightning's part: the same module in a bare loop
+python benchmarks/training.py --rows FILE --adapters         LoRA of rank 16 beside all weights and TRL with PEFT
 python benchmarks/training.py --scaling                      time and memory of train.py from 1,000 to 16,000 rows
 python benchmarks/training.py --layers 2 --width 64 --heads 2 --rounds 1     a trial of the machinery
 
@@ -144,6 +145,21 @@ OVERHEAD = [
     Contestant("ift, bare loop", "ours.py", options={"bare": True}, note="the same module without Lightning's Trainer"),
     Contestant("ift", "ours.py", note="L.Trainer around it"),
 ]
+LORA = {"rank": 16, "gates": "logits"}  # on all matrices of the blocks, alpha 32
+ADAPTERS = [
+    Contestant("ift", "ours.py", note="all weights"),
+    Contestant("ift, LoRA", "ours.py", options={"overrides": ["adapter=lora"], "gates": "logits"}),
+    Contestant("TRL, LoRA", "hugging_face.py", "peft", SFT | LORA | {"config": {}}, "as it comes, with PEFT"),
+    Contestant("TRL, LoRA, padded", "hugging_face.py", "peft", SFT | LORA | {"config": NO_CHECKPOINTS}, side=True),
+    Contestant(
+        "TRL, LoRA, padding-free",
+        "hugging_face.py",
+        "peft",
+        SFT | LORA | {"config": NO_CHECKPOINTS | {"padding_free": True, "max_length": None}},
+        "the rows of a step as one",
+        side=True,
+    ),
+]
 LOGITS, LOGITS_OF_MODEL = 1e-3, 1e-4  # fp32, at the last position of four prompts; the second with --model
 GATES = {
     "fp32": (Gate("first loss", 1e-3), Gate("first gradient norm", 1e-3, relative=True)),
@@ -167,6 +183,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--adapters", action="store_true")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--heads", type=int, default=12)
@@ -190,7 +207,8 @@ def main() -> None:
 
 
 def race(arguments: argparse.Namespace) -> None:
-    contestants = OVERHEAD if arguments.overhead else chosen(arguments.only, arguments.model)
+    named = OVERHEAD if arguments.overhead else ADAPTERS if arguments.adapters else None
+    contestants = named or chosen(arguments.only, arguments.model)
     lines = Lines(arguments.output / "results.jsonl")
     began = time.monotonic()
     pythons = {c.name: python_of(c.environment, arguments.cache) for c in contestants}

@@ -101,7 +101,12 @@ def train(job: Job, model: Any) -> None:
             per_step = more["gradient_accumulation_steps"]
             table = packs.select(range(min(len(packs), steps * per_step)))
         config = arguments(job, SFTConfig, steps, **more, dataset_kwargs={"skip_prepare_dataset": True})
-        trainer = SFTTrainer(model, config, train_dataset=table, processing_class=tokenizer)
+        adapter = None
+        if rank := job.options.get("rank"):
+            from peft import LoraConfig
+
+            adapter = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=32, target_modules="all-linear")
+        trainer = SFTTrainer(model, config, train_dataset=table, processing_class=tokenizer, peft_config=adapter)
     computed, useful, supervised, examples = [], [], [], []
     collate = trainer.data_collator
 

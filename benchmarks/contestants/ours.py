@@ -27,6 +27,8 @@ def main() -> None:
 
     job = Job()
     overrides = [f"trainer.precision={job.precision}", *job.options.get("overrides", [])]
+    if "adapter=lora" in overrides:
+        overrides.append(f"model.pretrained={job.workload.model}")
     settings = settings_of([*job.workload.plan["overrides"], *overrides])
     if job.job["logits"]:
         job.compare_logits(load(job).eval())
@@ -46,10 +48,12 @@ def load(job: Any) -> Any:
 
 def save(job: Any, model: Any) -> None:
     from ift.artifacts.weights import save_weights
+    from ift.model.adapters import merge_adapters
 
     if job.job["save"]:
         folder = Path(job.job["save"]).with_suffix("")
         folder.mkdir()
+        merge_adapters(model)
         save_weights(model, folder, end_of_text=job.workload.end_of_text)
         (folder / "model.safetensors").rename(job.job["save"])
 
@@ -63,7 +67,9 @@ def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
     from ift.data.batches import StepSampler
     from ift.data.contract.examples import Example
     from ift.data.datamodule import SFTDataModule
+    from ift.model.adapters import adapted, hold_base_in
     from ift.model.linear import compute_in
+    from ift.training.adapter import low_rank_of
     from ift.training.module import SFTModule
 
     workload, rows = job.workload, [i for step in job.steps for i in step]
@@ -81,6 +87,9 @@ def objects(job: Any, settings: Any) -> tuple[Any, Any, Any]:
     )
     model = load(job)
     device = choose_device("cpu", settings.trainer.precision, n_embd=model.config.n_embd)
+    if low_rank := low_rank_of(settings.adapter, model.config):
+        adapted(model, low_rank)
+        hold_base_in(model, device.dtype)
     compute_in(model, device.dtype)
     module = SFTModule(model, optim=settings.optim, total_steps=len(job.steps))
     return device, data, module

@@ -62,7 +62,7 @@ class AdapterFolder:
     def read(self, matrix: str) -> dict[str, NDArray[np.float32]]:
         """A (r, in), B (out, r) and, with DoRA, magnitude (out,), with rows in the published order."""
         file = self.path / WEIGHTS
-        header, found = read_header(file), {}
+        header, found = read_header(file), dict[str, NDArray[np.float32]]()
         for kind, name in self.stored[matrix].items():
             found[kind] = value = read_tensor(file, name, header[name])
             if not np.isfinite(value).all():
@@ -263,8 +263,12 @@ def load_adapter(model: GPT, folder: AdapterFolder) -> None:
     from ift.model.adapters import published_adapters, rows_as_published
 
     its = model.low_rank
-    if its is None or (its.matrices, its.dora) != (folder.low_rank.matrices, folder.low_rank.dora):
+    theirs = folder.low_rank
+    if its is None or (its.matrices, its.dora) != (theirs.matrices, theirs.dora):
         raise WeightsError(f"{folder.path}: the adapters of other matrices than the model has")
+    if wrong := [matrix for matrix in its.matrices if its.rank_of(matrix) != theirs.rank_of(matrix)]:
+        ranks = its.rank_of(wrong[0]), theirs.rank_of(wrong[0])
+        raise WeightsError(f"{folder.path}: {wrong[0]} has rank {ranks[1]}, not {ranks[0]} as in the model")
     with torch.no_grad():
         for matrix, piece, adapter in published_adapters(model):
             values = folder.read(matrix)

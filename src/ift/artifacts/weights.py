@@ -314,7 +314,8 @@ def load_weights(model: GPT, folder: Folder) -> None:
     if model.low_rank:
         if folder.adapter is None:
             raise WeightsError(f"{folder.path}: holds no adapter")
-        return load_adapter(model, folder.adapter)
+        load_adapter(model, folder.adapter)
+        return
     model.stops = folder.stops
     model.stored_dtype = folder.dtype if folder.dtype in DTYPES else "F32"
     parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ class AdaptedLinear(Linear):
 
     @property
     def parts(self) -> list[Adapter]:
-        return list(self.adapters.values())  # type: ignore[arg-type]
+        return cast(list[Adapter], list(self.adapters.values()))
 
     def weight_to_compute(self) -> Tensor:
         return self.base.weight_to_compute()
@@ -111,7 +111,8 @@ class AdaptedLinear(Linear):
 
     def _stretch(self) -> Tensor:
         """(O,) DoRA's factor of each output; 1 where a matrix has no adapter."""
-        weight, factors, end = self.weight, [], 0
+        weight, end = self.weight, 0
+        factors: list[Tensor] = []
         for part in self.parts:
             assert part.magnitude is not None
             factors += [weight.new_ones(part.rows.start - end, dtype=torch.float32)]
