@@ -75,9 +75,11 @@ class Running:
         while self.process.poll() is None:
             try:
                 async with session.get(f"http://127.0.0.1:{self.port}/v1/models") as answer:
-                    return (await answer.json())["data"][0]["id"]
+                    if answer.status == 200:  # llama.cpp's answers 503 while it loads
+                        return (await answer.json())["data"][0]["id"]
             except aiohttp.ClientError:
-                await asyncio.sleep(0.5)
+                pass
+            await asyncio.sleep(0.5)
         raise SystemExit(f"{self.command[0]} has ended: {self.process.returncode}")
 
     async def measure(

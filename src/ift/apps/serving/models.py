@@ -8,6 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
+
+import torch
 
 from ift.apps.serving.choices import Order
 from ift.apps.serving.problems import ApiError, wrong
@@ -171,7 +174,7 @@ def fingerprint(speaker: Speaker) -> str:
     model = speaker.model
     about = (model.config, model.compute_dtype, speaker.tokenizer.hash, speaker.template.hash)
     digest = hashlib.sha256(repr(about).encode())
-    for name, parameter in model.named_parameters():  # a tied head once
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):  # a tied head once; 4 bits are buffers
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"fp_{digest.hexdigest()[:16]}"
