@@ -300,6 +300,7 @@ def test_a_wheel_has_every_template_and_every_folder():
 OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that name answers for
     "artifacts/test_any_gpt2.py": "a pretrained model from its files to a tuned folder",
     "evaluation/test_all.py": "eval=all, which starts the others",
+    "long/test_adapters.py": "adapters by the real commands, from a base that cannot stop to what is merged",
     "long/test_compile.py": "a training whose blocks are compiled",
     "long/test_families.py": "every family against transformers",
     "long/test_loading.py": "memory of a model of half a gigabyte while it is read",

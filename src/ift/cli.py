@@ -333,11 +333,49 @@ def verify_resume(arguments: argparse.Namespace) -> int:
 
 
 @command(
+    "an adapter and its base as one model",
+    "Put a run's adapter into the weights of its base, computed in fp32 and rounded once, and write a folder that "
+    "every program loads as it loads the base. Of an adapter on a 4-bit base, both ways of merging are measured.",
+    RUN,
+    option("--output", type=Path, metavar="FOLDER", help="the folder (RUN/merged)"),
+    option("--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (that of the base's files)"),
+    option(
+        "--base",
+        choices=("full", "4bit"),
+        help="of an adapter on 4 bits: into the base as its files hold it, or as it comes back from 4 bits (the one "
+        "with the smaller loss on the validation rows)",
+    ),
+    option(
+        "--untie", action="store_true", help="the head as a matrix of its own, where the base has it in the embedding"
+    ),
+    option("--force", action="store_true", help="replace a folder that was written before"),
+)
+def merge(arguments: argparse.Namespace) -> None:
+    from ift.commands.merge import merge as merged
+    from ift.run import RunFolder
+
+    done = merged(
+        RunFolder.open(arguments.run),
+        output=arguments.output,
+        dtype=arguments.dtype,
+        base=arguments.base,
+        untied=arguments.untie,
+        force=arguments.force,
+    )
+    print(*done.lines, sep="\n")
+
+
+@command(
     "the best model for other programs",
     "Write a run's best model, its tokenizer and its prompt as a folder: hf for transformers, vLLM and HELM, gguf for "
-    "llama.cpp and Ollama.",
+    "llama.cpp and Ollama, peft for an adapter by itself.",
     RUN,
-    option("--to", choices=("hf", "gguf"), required=True, help="the kind of folder"),
+    option(
+        "--to",
+        choices=("hf", "peft", "gguf"),
+        required=True,
+        help="the kind of folder; an adapter is merged but for peft",
+    ),
     option(
         "--dtype",
         default="fp32",

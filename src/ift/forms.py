@@ -154,6 +154,7 @@ SETTINGS_OF_5: dict[str, Any] = {
     "adapter.dropout": 0.0,
     "adapter.targets": "all",
     "adapter.layers": None,
+    "adapter.trainable_tokens": "none",
     "trainer.early_stopping.siblings": None,
 }
 

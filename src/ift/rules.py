@@ -109,6 +109,10 @@ TRAINING_RULES: dict[str, Rule] = {
     "adapter.dropout": within(0, 0.99),
     "adapter.targets": (lambda v: isinstance(v, str) and v != "", "all, or names of matrices: [q_proj,v_proj]"),
     "adapter.layers": at_least(0),
+    "adapter.trainable_tokens": (
+        lambda v: isinstance(v, str | int) and not isinstance(v, bool) and v != "",
+        "auto, none, or ids and spellings of tokens: [<|im_end|>,7]",
+    ),
     "optim.name": one_of(*OPTIMIZERS),
     "optim.lr": above(0),
     "optim.weight_decay": at_least(0),
@@ -257,6 +261,8 @@ def adapter_has(values: Values) -> str | None:
                 return f"adapter.{key}={given}: adapter=none has none (add adapter=lora to the command)"
         if (targets := values["adapter.targets"]) != "all":
             return f"adapter.targets={targets}: adapter=none has none (add adapter=lora to the command)"
+        if (tokens := values["adapter.trainable_tokens"]) != "none":
+            return f"adapter.trainable_tokens={tokens}: adapter=none trains all rows (add adapter=lora to the command)"
         return None
     for key in ("rank", "alpha"):
         if values[f"adapter.{key}"] is None:
@@ -264,6 +270,12 @@ def adapter_has(values: Values) -> str | None:
     for key in ("targets", "layers"):
         if values[f"adapter.{key}"] == []:
             return f"adapter.{key}=[]: leaves nothing to train (leave it out to take all)"
+    return None
+
+
+def four_bits_are_not_compiled(values: Values) -> str | None:
+    if values["adapter.name"] == "qlora" and values["model.compile"]:
+        return "model.compile=true: weights in 4 bits are not compiled (adapter=lora, or model.compile=false)"
     return None
 
 
@@ -294,5 +306,6 @@ TRAINING_TOGETHER: tuple[Together, ...] = (
     compiled_is_padded,
     adapter_has,
     adapter_has_a_base,
+    four_bits_are_not_compiled,
     adapter_alone_is_trained,
 )

@@ -123,6 +123,7 @@ class AdapterSettings:
     dropout: float
     targets: Any  # "all", one name or a list of them
     layers: list[int] | None
+    trainable_tokens: Any  # "auto", "none", or ids and spellings of tokens
 
 
 @dataclass

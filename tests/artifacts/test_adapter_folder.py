@@ -1,15 +1,17 @@
 """Adapters in PEFT's layout: ours in PEFT and PEFT's in ours, whole or refused by name."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ift.artifacts.adapter_folder import CONFIG, WEIGHTS, peft_config, save_adapter
-from ift.artifacts.weights import find_weights, inspect_folder, load_model, weights_hash
+from ift.artifacts.weights import find_weights, inspect_folder, load_model, weights_hash, with_adapter
 from ift.errors import ConfigError, WeightsError
-from ift.model.adapters import adapted
+from ift.model.adapters import adapted, merge_adapters
 from ift.model.low_rank import LowRank, chosen
+from ift.model.nf4 import in_four_bits
 from ift.run import write_json
 from tests.model.families.by_transformers import tokens
 from tests.model.test_adapters import KINDS, SHAPES, folders, of_peft  # noqa: F401  a fixture
@@ -171,3 +173,76 @@ def test_names_choose_matrices_as_in_peft_and_others_are_errors(folders):  # noq
             chosen(targets, layers, tied)
     with pytest.raises(ConfigError, match="only matrices of the blocks"):
         chosen(["lm_head"], None, inspect_folder(folders("llama")).config)
+
+
+IDS = (5, 7, 40)
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen3", "gpt2", "phi3"])  # a head of its own, and tied
+def test_trained_rows_of_tokens_are_pefts_trainable_tokens(folders, tmp_path, shape):  # noqa: F811
+    """Ours in PEFT, merged in ours, and beside the base in ours; PEFT's own folder back."""
+    import peft
+    import transformers
+
+    model = make(folders(shape), tmp_path / "ours", tokens=IDS)
+    ids = tokens(2, 20)
+    ids[:, ::3] = torch.tensor(IDS)[torch.arange(7) % 3]
+    base = transformers.AutoModelForCausalLM.from_pretrained(folders(shape), attn_implementation="eager")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    with torch.no_grad():
+        expected = model(ids)
+        scale = expected.abs().max()
+        assert (theirs(ids).logits - expected).abs().max() / scale < 1e-5
+        for name in ("ours", "theirs"):
+            folder = inspect_folder(tmp_path / name)
+            assert folder.adapter.low_rank.tokens == IDS
+            assert (load_model(folder)(ids) - expected).abs().max() / scale < 1e-5
+            beside = with_adapter(load_model(replace(folder, adapter=None)), folder)
+            assert (beside(ids) - expected).abs().max() / scale < 1e-5
+        untouched = load_model(inspect_folder(folders(shape)))
+        assert (untouched(ids) - expected).abs().max() / scale > 1e-2
+        merge_adapters(model)
+        assert (model(ids) - expected).abs().max() / scale < 1e-5
+
+
+@pytest.mark.parametrize("given", [[5, 7], [5, 7, 67], {"embed_tokens": [5, 7, 40], "other": [1]}, "5", [5, 5, 7]])
+def test_rows_of_other_tokens_than_the_config_says_are_refused(folders, tmp_path, given):  # noqa: F811
+    make(folders("qwen3"), tmp_path, tokens=IDS)
+    said = json.loads((tmp_path / CONFIG).read_text())
+    assert said["trainable_token_indices"] == list(IDS)
+    (tmp_path / CONFIG).write_text(json.dumps({**said, "trainable_token_indices": given}))
+    with pytest.raises(WeightsError, match="trainable_token_indices is"):
+        inspect_folder(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"dora": True, "tokens": IDS}], ids=["lora", "dora, tokens"])
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "gpt_neox"])
+def test_an_adapter_on_four_bits_is_opened_on_four_bits(folders, tmp_path, shape, options):  # noqa: F811
+    """It computes what the adapter computes on the weights turned back, and its gradients are the same."""
+    model = make(folders(shape), tmp_path, **options)
+    about = json.loads((tmp_path / "ift.json").read_text())
+    write_json(tmp_path / "ift.json", {"base": {**about["base"], "four_bits": True}})
+    folder = inspect_folder(tmp_path)
+    ours = load_model(folder).eval()
+    layers = dict(in_four_bits(ours))
+    assert len(layers) == 8
+    assert ours.low_rank == folder.adapter.low_rank
+    with torch.no_grad():  # the same adapter on a plain base that holds the weights turned back
+        for name, layer in layers.items():
+            model.get_submodule(name).weight.copy_(layer.weight)
+            for part in model.get_submodule(name.removesuffix(".base")).parts:
+                part._lengths = None
+    ids = tokens(2, 20)
+    found = []
+    for one in (ours, model):
+        logits = one(ids)
+        logits.square().mean().backward()
+        found.append((logits.detach(), {n: p.grad for n, p in one.named_parameters() if p.requires_grad}))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        assert (gradient - found[1][1][name]).norm() / found[1][1][name].norm() < 1e-4, name
+    merge_adapters(ours)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), found[0][0], atol=1e-4, rtol=1e-4)

@@ -1,6 +1,7 @@
 import pytest
 
-from ift.artifacts.special_rows import untrained_tokens, warning
+from ift.artifacts.special_rows import untrained_rows, untrained_tokens, warning
+from ift.model.low_rank import LowRank
 from ift.text.templates import Segment, Special, Template
 
 
@@ -47,3 +48,19 @@ def test_the_warning_names_them_and_says_what_to_do_and_more_where_they_are_froz
     assert "model.freeze" not in said
     model.wte.weight.requires_grad_(False)
     assert "model.freeze keeps the embedding so, and the model can never learn them" in warning({"<a>": "zero"}, model)
+
+
+def test_rows_that_an_adapter_trains_are_said_so_and_others_cannot_be_learnt(make_model):
+    model = make_model()
+    model.wte.weight.data[12] = 0
+    assert untrained_rows(model, TEMPLATE, Tokens()) == {12: "zero in the embedding"}
+    wrong = untrained_tokens(model, TEMPLATE, Tokens())
+    model.requires_grad_(False)
+    model.low_rank = LowRank("base", (), 4, 8.0)
+    said = warning(wrong, model, turn_end="<end>")
+    assert "an adapter leaves these rows as they are, and the model cannot learn to stop" in said
+    assert "adapter.trainable_tokens=auto trains them" in said
+    assert "cannot learn to read or write them" in warning(wrong, model, turn_end="</s>")
+    model.low_rank = LowRank("base", (), 4, 8.0, tokens=(12,))
+    said = warning(wrong, model, turn_end="<end>")
+    assert said == "untrained special tokens: <end> is zero in the embedding; their rows are trained beside the adapter"

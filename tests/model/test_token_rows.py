@@ -5,7 +5,6 @@ import torch
 
 from ift.model.layouts import Flat
 from ift.model.linear import compute_in
-from ift.model.token_rows import TokenRows
 
 IDS = [3, 17, 41]
 
@@ -14,13 +13,11 @@ def with_rows(make_model, **changes):
     """A frozen model with rows of its own, and the same model with these rows written into it."""
     model, written = make_model(**changes).eval(), make_model(**changes).eval()
     model.requires_grad_(False)
-    model.own_rows = TokenRows(IDS, **model.token_rows, **({} if "head" in model.token_rows else {"head": None}))
+    model.train_rows_of(IDS)
     with torch.no_grad():
         for parameter in model.own_rows.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        written.token_rows["embedding"][IDS] = model.own_rows.embedding
-        if "head" in written.token_rows:
-            written.token_rows["head"][IDS] = model.own_rows.head
+        model.own_rows.write_into(**written.token_rows)
     return model, written
 
 
@@ -58,11 +55,19 @@ def test_logits_losses_and_gradients_are_those_of_rows_in_the_model(make_model, 
     }
 
 
+def test_rows_that_are_written_into_a_model_are_theirs_alone(make_model):
+    _, written = with_rows(make_model, tie_weights=False)
+    untouched = make_model(tie_weights=False).token_rows
+    for name, rows in written.token_rows.items():
+        changed = (rows != untouched[name]).any(dim=1).nonzero()[:, 0].tolist()
+        assert changed == IDS
+
+
 def test_rows_begin_as_those_of_the_model_and_change_nothing(make_model):
     model = make_model(tie_weights=False).eval()
     with torch.no_grad():
         before = model(IDS_IN_ROWS)
-        model.own_rows = TokenRows([41, 3], **model.token_rows)
+        model.train_rows_of([41, 3])
         torch.testing.assert_close(model(IDS_IN_ROWS), before)
     assert model.own_rows.ids.tolist() == [3, 41]
     assert [tuple(p.shape) for p in model.own_rows.parameters()] == [(2, 16), (2, 16)]

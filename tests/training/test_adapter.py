@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from ift.rules import adapter_alone_is_trained, adapter_has, adapter_has_a_base
 from ift.run import RunFolder
 from ift.sealed import step_folder
 from ift.settings import Settings, load_settings, plain_leaves
-from ift.training.adapter import base_name, low_rank_of, planned
+from ift.training.adapter import base_name, low_rank_of, planned, with_tokens
 from ift.training.verify_resume import prove
 from tests.running import TRAIN, train
 from tests.running import run as run_program
@@ -166,3 +167,57 @@ def test_export_and_every_reader_of_a_run_have_base_and_adapter_as_one(made):
     assert changed == [f"h.1.{matrix}.weight" for matrix in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
     ours = model.h[1].mlp.c_fc.weight.detach()
     torch.testing.assert_close(torch.from_numpy(exported["h.1.mlp.c_fc.weight"]).t(), ours, atol=1e-6, rtol=1e-5)
+
+
+def test_a_tied_head_stays_tied(made, settings_of):
+    folder, _ = made
+    weights = find_weights(str(folder / "base/model"))
+    settings = settings_of(
+        "model=pretrained", f"model.pretrained={folder / 'base/model'}", "adapter=lora", "model.tie_weights=false"
+    )
+    with pytest.raises(ConfigError, match=r"model.tie_weights=false: the head of .* is its embedding, and"):
+        planned(settings, replace(weights.config, tie_weights=False), weights)
+
+
+class Tokens:
+    special_ids = {"<a>": 10, "<end>": 12}  # noqa: RUF012 - stands for a mapping that nobody changes
+    end_of_text, end_text, vocab_size = 13, "</s>", 50
+
+
+def test_the_tokens_whose_rows_are_trained_are_found_or_named(make_model):
+    from ift.model.low_rank import LowRank
+    from ift.text.templates import Segment, Special, Template
+
+    segments = (Segment("<a>{instruction}"), Segment("{output}<end>", supervised=True))
+    template = Template("marked", segments).with_tokens(map(Special, Tokens.special_ids))
+    model, none = make_model(), LowRank("base", (), 4, 8.0)
+
+    def tokens(wanted):
+        return with_tokens(none, wanted, model, template, Tokens()).tokens
+
+    assert tokens("auto") == ()
+    model.wte.weight.data[12] = 0
+    assert tokens("auto") == (12,)
+    assert tokens("none") == ()
+    assert tokens(["<end>", "</s>", 7, "<a>"]) == (7, 10, 12, 13)
+    assert tokens("<a>") == (10,)
+    with pytest.raises(ConfigError, match=r"adapter.trainable_tokens=<ent>: no special token .* did you mean <end>"):
+        tokens(["<ent>"])
+    with pytest.raises(ConfigError, match=r"adapter.trainable_tokens=50: the tokenizer has the ids 0 to 49"):
+        tokens([50])
+
+
+def test_an_adapter_on_four_bits_with_rows_of_tokens_is_kept_without_its_base(made):
+    """Its checkpoint holds the adapter and the rows, and nothing of the base."""
+    folder, _ = made
+    own = ["adapter=qlora", "adapter.trainable_tokens=[7,8]", "adapter.rank=4", "adapter.layers=[1]"]
+    others = [word for word in words(folder, "four") if not word.startswith("adapter")]
+    done = train(*own, *others)
+    assert done.returncode == 0, done.stderr
+    assert "LoRA of rank 4 on 4 matrices in 4 bits and rows of 2 tokens: " in done.stdout
+    run, names = RunFolder(folder / "four"), {}
+    for file in step_folder(run.checkpoints, STEPS).glob("*.safetensors"):
+        names |= read_header(file)
+    assert sum("state_dict/model." in name for name in names) == 8 + 1  # A and B of four, and the tied rows
+    assert inspect_folder(run.model).adapter.low_rank.four_bits
+    assert all(each["ok"] for each in verify(run))

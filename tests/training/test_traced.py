@@ -1,13 +1,19 @@
 """A step on tensors without memory counts what a step on real ones would: bytes, operations, numbers of things."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ift.data.batches import collate_padded, collate_unpadded
 from ift.data.contract.examples import Example
+from ift.model.adapters import adapted
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
+from ift.model.low_rank import LowRank, chosen
+from ift.model.nf4 import in_four_bits, put_in_four_bits
 from ift.training.objectives import CrossEntropy
 from ift.training.traced import Tracker, Work, trace_step, without_memory
 
@@ -151,3 +157,29 @@ def test_activation_checkpointing_keeps_less_and_computes_more():
     whole, less = traced(GPT2, batch), traced(GPT2, batch, model)
     assert less.peak < whole.peak
     assert less.batch.products > 1.2 * whole.batch.products
+
+
+def test_a_base_in_four_bits_is_counted_as_it_is_held():
+    """Its matrices take 0.516 bytes a number where they took 4, and the step reads them turned back."""
+
+    def in_bits(four: bool):
+        def make_model():
+            model = GPT(replace(LLAMA, family="llama"))
+            if four:
+                put_in_four_bits(model)
+                for _, layer in in_four_bits(model):
+                    layer.allocate()
+            adapted(model, LowRank("base", chosen("all", None, model.config), 4, 8.0))
+            return model
+
+        return make_model
+
+    batch = collate_unpadded(rows(20, 30), end_of_text=0)
+    plain, four = (traced(LLAMA, batch, in_bits(bits)) for bits in (False, True))
+    each = [C * 128, C * C, C * 320, 160 * C]  # c_attn: queries, two heads of keys and of values
+    scales = L * sum(4 * math.ceil(n / 64 / 256) + 4 for n in each)  # of 256 blocks of 64 each, and a mean
+    matrices = L * sum(each)
+    assert plain.weights - four.weights == 4 * matrices - matrices // 2 - matrices // 64 - scales
+    assert (four.parameters, four.trained, four.state) == (plain.parameters, plain.trained, plain.state)
+    assert four.peak < plain.peak
+    assert four.batch.products == plain.batch.products

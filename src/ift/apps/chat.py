@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ift.apps.speaker import ModelPlace, Reply, Speaker
+from ift.artifacts.bases import Bases
 from ift.errors import ConfigError, one_line
 from ift.nearest import nearest
 from ift.rules import GENERATE, SEED
@@ -141,7 +142,10 @@ class Loading:
 
         def load() -> None:
             try:
-                self._speakers += [Speaker.open(one, accelerator=accelerator, precision=precision) for one in places]
+                bases = Bases() if len(places) > 1 else None
+                self._speakers += [
+                    Speaker.open(one, accelerator=accelerator, precision=precision, bases=bases) for one in places
+                ]
             except BaseException as error:  # raised where the models are asked for
                 self.error = error
 

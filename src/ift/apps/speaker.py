@@ -17,6 +17,7 @@ from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
 
 if TYPE_CHECKING:
+    from ift.artifacts.bases import Bases
     from ift.generation.engine import Generated
     from ift.generation.sampling import Sampling
     from ift.model.gpt import GPT
@@ -75,15 +76,19 @@ class Speaker:
         self.model, self.tokenizer, self.template = model, tokenizer, template
 
     @classmethod
-    def open(cls, place: ModelPlace, *, accelerator: str = "auto", precision: str = "auto") -> Speaker:
-        """Raises WeightsError where the folder is no whole model, MachineError for a device that is not there."""
+    def open(
+        cls, place: ModelPlace, *, accelerator: str = "auto", precision: str = "auto", bases: Bases | None = None
+    ) -> Speaker:
+        """bases: of others that are opened too, to share weights with.
+
+        Raises WeightsError where the folder is no whole model, MachineError for a device that is not there."""
         from ift.artifacts.machine import placed
         from ift.artifacts.model_folder import load_model_folder, load_published
 
         if isinstance(place.model, Path):
-            model, tokenizer, template = load_model_folder(place.model)
+            model, tokenizer, template = load_model_folder(place.model, bases)
         else:
-            model, tokenizer, template = load_published(place.model.model, place.model.prompt)
+            model, tokenizer, template = load_published(place.model.model, place.model.prompt, bases)
         return cls(place, placed(model, accelerator, precision), tokenizer, template)
 
     def fitted(self, conversation: Conversation) -> tuple[Conversation, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,11 @@ BEFORE = "base_model.model."  # all of PEFT's names
 KINDS = {  # as names end; base: PEFT keeps the weight of a head that has an adapter, and reads it in the base's place
     "lora_A.weight": "A", "lora_B.weight": "B", "lora_magnitude_vector": "magnitude", "base_layer.weight": "base",
 }  # fmt: skip
+ROWS, TOKENS = "token_adapter.trainable_tokens_delta", "trainable_token_indices"  # the rows themselves, no difference
 
 READ = {
     "peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern",
-    "alpha_pattern", "init_lora_weights", "bias",
+    "alpha_pattern", "init_lora_weights", "bias", TOKENS,
 }  # fmt: skip
 SILENT = {  # the tensors say which matrices have adapters; the rest changes nothing of what is computed
     "task_type", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out",
@@ -47,31 +48,46 @@ NOTHING: tuple[Any, ...] = (None, False, {}, [], "")
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A checked folder. stored: matrix -> A, B, magnitude -> the tensor's name in the file."""
+    """A checked folder.
+
+    stored  matrix -> A, B, magnitude -> the tensor's name in the file
+    rows    embedding, head -> ids of tokens, and the name of the tensor with a row for each
+    """
 
     path: Path
     low_rank: LowRank
     config: GPTConfig  # of the base
     stored: Mapping[str, Mapping[str, str]]
+    rows: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """Of all tensors in the file."""
-        return [name for its in self.stored.values() for name in its.values()]
+        of_matrices = [name for its in self.stored.values() for name in its.values()]
+        return of_matrices + [name for _, name in self.rows.values()]
 
     def read(self, matrix: str) -> dict[str, NDArray[np.float32]]:
         """A (r, in), B (out, r) and, with DoRA, magnitude (out,), with rows in the published order."""
+        return {kind: self._tensor(name) for kind, name in self.stored[matrix].items()}
+
+    def rows_of(self, name: str) -> tuple[list[int], NDArray[np.float32]] | None:
+        """Tokens and their rows (tokens, in) that stand in place of those of a published tensor; None: all are its."""
+        found = self.rows.get({module: kind for kind, module in modules_of(self.config).items()}.get(name, ""))
+        return (list(found[0]), self._tensor(found[1])) if found else None
+
+    def _tensor(self, name: str) -> NDArray[np.float32]:
         file = self.path / WEIGHTS
-        header, found = read_header(file), dict[str, NDArray[np.float32]]()
-        for kind, name in self.stored[matrix].items():
-            found[kind] = value = read_tensor(file, name, header[name])
-            if not np.isfinite(value).all():
-                raise WeightsError(f"{file}: {name} holds NaN or infinity")
-        return found
+        value = read_tensor(file, name, read_header(file)[name])
+        if not np.isfinite(value).all():
+            raise WeightsError(f"{file}: {name} holds NaN or infinity")
+        return value
 
     def merged(self, name: str, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A published tensor of the base with its adapter in it, if it has one. In fp32."""
+        """A published tensor of the base with its adapter or its rows in it, if it has some. In fp32."""
         matrix = name.removesuffix(".weight")
+        if own := self.rows_of(matrix):
+            value = value.copy()
+            value[own[0]] = own[1]
         if matrix not in self.stored:
             return value
         its = self.read(matrix)
@@ -102,7 +118,7 @@ def open_adapter(path: Path, base: GPTConfig) -> AdapterFolder:
     """
     file, said = path / CONFIG, _object(path / CONFIG)
     _refuse_unknown(file, said)
-    stored = _by_matrix(path / WEIGHTS, base)
+    stored, of_rows = _by_matrix(path / WEIGHTS, base)
     shapes = {name: tensor.shape for name, tensor in read_header(path / WEIGHTS).items()}
     every = [name for name in _adaptable(base) if name in stored]
     rank, alpha = _number(file, said, "r", 8), _number(file, said, "lora_alpha", 8)
@@ -118,16 +134,50 @@ def open_adapter(path: Path, base: GPTConfig) -> AdapterFolder:
             raise WeightsError(f"{path / WEIGHTS}: {matrix} has {there}, not {wanted} as {CONFIG} and the base say")
         found[matrix] = r
     its_alphas = {matrix: float(_matching(alphas, matrix, base, alpha)) for matrix in every}
+    tokens = _tokens(file, said, base, {kind: (name, shapes[name]) for kind, name in of_rows.items()})
     about = _object(path / ABOUT) if (path / ABOUT).is_file() else {}
-    noted = about.get("base")
+    noted = about.get("base") if isinstance(about.get("base"), dict) else {}
     low_rank = LowRank(
         base_of(path), tuple(every), int(rank), float(alpha),
         rslora=bool(said.get("use_rslora")), dora=dora, dropout=float(said.get("lora_dropout") or 0.0),
         ranks={matrix: r for matrix, r in found.items() if r != rank},
         alphas={matrix: a for matrix, a in its_alphas.items() if a != alpha},
-        base_hash=str(noted.get("sha256") or "") if isinstance(noted, dict) else "",
+        base_hash=str(noted.get("sha256") or ""), four_bits=noted.get("four_bits") is True,
+        tokens=tuple(sorted({id for ids in tokens.values() for id in ids})),
     )  # fmt: skip
-    return AdapterFolder(path, low_rank, base, stored)
+    return AdapterFolder(path, low_rank, base, stored, {kind: (tokens[kind], of_rows[kind]) for kind in of_rows})
+
+
+def modules_of(base: GPTConfig) -> dict[str, str]:
+    """embedding, and head where it has rows of its own -> its published name."""
+    names = family_of(base).names
+    return {"embedding": names["wte"][0], **({} if base.tie_weights else {"head": names[HEAD][0]})}
+
+
+def _tokens(
+    file: Path, said: Mapping[str, Any], base: GPTConfig, there: Mapping[str, tuple[str, list[int]]]
+) -> dict[str, tuple[int, ...]]:
+    """embedding, head -> the tokens whose rows are trained. there: the name and shape of each tensor of rows.
+
+    A list is of the embedding, and of the head where that is the same matrix, as PEFT takes it.
+    """
+    given, modules = said.get(TOKENS) or {}, modules_of(base)
+    given = {modules["embedding"]: given} if isinstance(given, list) else given
+    head = family_of(base).names[HEAD][0]
+    if base.tie_weights and isinstance(given, dict) and given.get(head) == given.get(modules["embedding"]):
+        given = {name: ids for name, ids in given.items() if name != head}
+    found: dict[str, tuple[int, ...]] = {}
+    for kind, name in modules.items():
+        ids = given.get(name) if isinstance(given, dict) else None
+        if ids and all(isinstance(id, int) and 0 <= id < base.vocab_size for id in ids) and len(set(ids)) == len(ids):
+            found[kind] = tuple(ids)
+    if not isinstance(given, dict) or set(given) - {modules[kind] for kind in found}:
+        raise WeightsError(f"{file}: {TOKENS} is {json.dumps(given)[:60]}, not ids of tokens by the names of matrices")
+    if {kind: [len(ids), base.n_embd] for kind, ids in found.items()} != {
+        kind: shape for kind, (_, shape) in there.items()
+    }:
+        raise WeightsError(f"{file}: {TOKENS} is {json.dumps(given)[:60]}, and {WEIGHTS} has other rows")
+    return found
 
 
 def _adaptable(base: GPTConfig) -> dict[str, tuple[int, int]]:
@@ -141,12 +191,18 @@ def _adaptable(base: GPTConfig) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _by_matrix(file: Path, base: GPTConfig) -> dict[str, dict[str, str]]:
+def _by_matrix(file: Path, base: GPTConfig) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Matrix -> kind -> name of the tensor; embedding, head -> name of the tensor of rows."""
+    rows = {f"{module}.{ROWS}": kind for kind, module in modules_of(base).items()}
+    of_rows: dict[str, str] = {}
     family, there, found = family_of(base), _adaptable(base), dict[str, dict[str, str]]()
     if not file.is_file():
         others = [path.name for path in sorted(file.parent.glob("adapter_model.*"))]
         raise WeightsError(f"{file}: no such file{f' (there is {others[0]}, which is not read)' if others else ''}")
     for name in read_header(file):
+        if kind := rows.get(family.plain_name(name)):
+            of_rows[kind] = name
+            continue
         ending = next((ending for ending in KINDS if name.endswith(f".{ending}")), None)
         matrix = family.plain_name(name)[: -len(ending) - 1] if ending else ""
         if ending is None or matrix not in there:
@@ -156,7 +212,7 @@ def _by_matrix(file: Path, base: GPTConfig) -> dict[str, dict[str, str]]:
         found.setdefault(matrix, {})[KINDS[ending]] = name
     if not found:
         raise WeightsError(f"{file}: holds no adapter")
-    return found
+    return found, of_rows
 
 
 def _refuse_unknown(file: Path, said: Mapping[str, Any]) -> None:
@@ -228,7 +284,11 @@ def peft_config(low_rank: LowRank, base: GPTConfig) -> dict[str, Any]:
         "alpha_pattern": dict(low_rank.alphas),
         "use_rslora": low_rank.rslora,
         "use_dora": low_rank.dora,
+        TOKENS: list(low_rank.tokens)
+        if base.tie_weights
+        else dict.fromkeys(modules_of(base).values(), low_rank.tokens),
     }
+    optional[TOKENS] = optional[TOKENS] if low_rank.tokens else None
     return {**written, **{key: value for key, value in optional.items() if value}}
 
 
@@ -251,6 +311,10 @@ def save_adapter(model: GPT, path: Path) -> None:
             shape = (-1,) if kind == "lora_magnitude_vector" else (-1, value.shape[-1])
             name = f"{BEFORE}{family.stored_name(f'{matrix}.{kind}')}"
             values[name] = value.detach().float().cpu().reshape(shape).contiguous().numpy()
+    if model.own_rows is not None:
+        for kind, module in modules_of(model.config).items():
+            rows = getattr(model.own_rows, kind).detach().float().cpu()
+            values[f"{BEFORE}{family.stored_name(f'{module}.{ROWS}')}"] = rows.contiguous().numpy()
     names = sorted(values)
     tensors = {name: ("F32", values[name].shape) for name in names}
     write_tensors(path / WEIGHTS, tensors, (values[name] for name in names), {"format": "pt"})
@@ -264,8 +328,8 @@ def load_adapter(model: GPT, folder: AdapterFolder) -> None:
 
     its = model.low_rank
     theirs = folder.low_rank
-    if its is None or (its.matrices, its.dora) != (theirs.matrices, theirs.dora):
-        raise WeightsError(f"{folder.path}: the adapters of other matrices than the model has")
+    if its is None or (its.matrices, its.dora, its.tokens) != (theirs.matrices, theirs.dora, theirs.tokens):
+        raise WeightsError(f"{folder.path}: the adapters of other matrices or tokens than the model has")
     if wrong := [matrix for matrix in its.matrices if its.rank_of(matrix) != theirs.rank_of(matrix)]:
         ranks = its.rank_of(wrong[0]), theirs.rank_of(wrong[0])
         raise WeightsError(f"{folder.path}: {wrong[0]} has rank {ranks[1]}, not {ranks[0]} as in the model")
@@ -277,3 +341,7 @@ def load_adapter(model: GPT, folder: AdapterFolder) -> None:
                 if parameter is not None:
                     target = rows_as_published(parameter, piece, model)
                     target.copy_(torch.from_numpy(values[kind]).view(target.shape))
+        for kind, module in modules_of(model.config).items():
+            if own := folder.rows_of(module):
+                places = [theirs.tokens.index(id) for id in own[0]]
+                getattr(model.own_rows, kind)[places] = torch.from_numpy(own[1]).to(model.device)

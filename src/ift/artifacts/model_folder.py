@@ -6,12 +6,14 @@ Opening one checks it without torch.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ift.artifacts.adapter_folder import save_adapter
+from ift.artifacts.bases import Bases
 from ift.artifacts.model_template import template_and_tokenizer
-from ift.artifacts.weights import Folder, build_model, inspect_folder, load_model, plan_model, save_weights
+from ift.artifacts.weights import Folder, build_model, inspect_folder, plan_model, save_weights
 from ift.errors import WeightsError
 from ift.run import write_json
 from ift.sealed import recover_folder, remove_folder, replace_folder, seal
@@ -44,7 +46,8 @@ def save_model_folder(
         save_adapter(model, partial)
         ends = [end, *sorted(model.stops - {end})]
         write_json(partial / "generation_config.json", {"eos_token_id": ends, "do_sample": False})
-        about = {**(about or {}), "base": {"name": its.base, "sha256": its.base_hash}}
+        base = {"name": its.base, "sha256": its.base_hash, **({"four_bits": True} if its.four_bits else {})}
+        about = {**(about or {}), "base": base}
     else:
         save_weights(model, partial, end_of_text=end)
     chat_template = export_chat_template(template, end=tokenizer.end_text, names=tokenizer.names)
@@ -73,16 +76,25 @@ def open_model_folder(path: Path) -> tuple[Folder, Tokenizer, Template]:
     return folder, tokenizer, template
 
 
-def load_model_folder(path: Path) -> tuple[GPT, Tokenizer, Template]:
-    """Raises WeightsError where something is missing, damaged, or does not belong together."""
+def load_model_folder(path: Path, bases: Bases | None = None) -> tuple[GPT, Tokenizer, Template]:
+    """bases: of other models, to share weights with.
+
+    Raises WeightsError where something is missing, damaged, or does not belong together.
+    """
     folder, tokenizer, template = open_model_folder(path)
-    return load_model(folder, tokens=tokenizer.vocab_size), tokenizer, template
+    config = replace(folder.config, dropout=0.0, tokens=tokenizer.vocab_size)
+    return bases.model(config, folder) if bases else build_model(config, folder), tokenizer, template
 
 
-def load_published(model: ModelSettings, prompt: PromptSettings) -> tuple[GPT, Tokenizer, Template]:
-    """A model that nobody has tuned here, with the template that these settings mean for it. Raises IftError."""
+def load_published(
+    model: ModelSettings, prompt: PromptSettings, bases: Bases | None = None
+) -> tuple[GPT, Tokenizer, Template]:
+    """A model that nobody has tuned here, with the template that these settings mean for it. Raises IftError.
+
+    bases: of other models, to share weights with
+    """
     template, tokenizer = template_and_tokenizer(prompt, model)
     config, weights = plan_model(model, vocab_size=tokenizer.vocab_size)
-    built = build_model(config, weights)
+    built = bases.model(config, weights) if bases and weights else build_model(config, weights)
     built.stops |= {turn_end(template, tokenizer), tokenizer.end_of_text}
     return built, tokenizer, template

@@ -26,6 +26,13 @@ ADVICE = "prompt.special_tokens=false spells them as text instead, and prompt=al
 def untrained_tokens(model: GPT, template: Template, tokenizer: Tokenizer) -> dict[str, str]:
     """Spelling of each token of the template, or that ends its turns, -> what is wrong with its row."""
     spelled = {id: text for text, id in tokenizer.special_ids.items()}
+    return {
+        spelled.get(id, tokenizer.end_text): fault for id, fault in untrained_rows(model, template, tokenizer).items()
+    }
+
+
+def untrained_rows(model: GPT, template: Template, tokenizer: Tokenizer) -> dict[int, str]:
+    """The same by the ids of the tokens."""
     own = [tokenizer.special_ids[text] for text in (template.bos, *(token.text for token in template.tokens)) if text]
     wrong = {}
     for id in dict.fromkeys((*own, turn_end(template, tokenizer))):
@@ -33,14 +40,22 @@ def untrained_tokens(model: GPT, template: Template, tokenizer: Tokenizer) -> di
             f"{fault} in the {name}" for name, rows in model.token_rows.items() if (fault := _fault(rows.detach(), id))
         ]
         if found:
-            wrong[spelled.get(id, tokenizer.end_text)] = " and ".join(found)
+            wrong[id] = " and ".join(found)
     return wrong
 
 
-def warning(wrong: dict[str, str], model: GPT) -> str:
-    """What to say of them, and what to do."""
+def warning(wrong: dict[str, str], model: GPT, turn_end: str = "") -> str:
+    """What to say of them, and what to do. turn_end: the spelling of the token that ends an answer"""
     names = "; ".join([f"{text} is {fault}" for text, fault in wrong.items()][:SHOWN])
     names += f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    if model.low_rank is not None:
+        if model.low_rank.tokens:
+            return f"untrained special tokens: {names}; their rows are trained beside the adapter"
+        cannot = "stop" if turn_end in wrong else "read or write them"
+        return (
+            f"untrained special tokens: {names}; an adapter leaves these rows as they are, and the model cannot learn "
+            f"to {cannot} (adapter.trainable_tokens=auto trains them; {ADVICE})"
+        )
     frozen = [name for name, rows in model.token_rows.items() if not rows.requires_grad]
     if frozen:
         return (

@@ -344,7 +344,11 @@ def load_weights(model: GPT, folder: Folder) -> None:
 
 def _merge(adapter: AdapterFolder, piece: Piece, rows: Tensor) -> None:
     """Rows of ours, as they were read from the base, get the adapter of their matrix; in fp32, cast once."""
-    if piece.name.removesuffix(".weight") in adapter.stored:
+    if own := adapter.rows_of(piece.name.removesuffix(".weight")):
+        import torch
+
+        rows[own[0]] = torch.from_numpy(own[1]).to(rows)
+    elif piece.name.removesuffix(".weight") in adapter.stored:
         import torch
 
         theirs = as_published(rows, piece, adapter.config)
@@ -413,11 +417,17 @@ def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = Non
 
 
 def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = False) -> GPT:
-    """A model with the folder's weights, or with fresh ones. four_bits: those of its blocks' products in NF4."""
+    """A model with the folder's weights, or with fresh ones. four_bits: those of its blocks' products in NF4.
+
+    An adapter is merged into its base, but for one on a base in four bits: there it stays beside.
+    """
     import torch
 
     from ift.model.gpt import GPT
     from ift.model.nf4 import put_in_four_bits
+
+    if folder and folder.adapter and folder.adapter.low_rank.four_bits:
+        return with_adapter(build_model(config, replace(folder, adapter=None), four_bits=True), folder)
 
     if folder is None:
         return GPT(config)
@@ -428,6 +438,17 @@ def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = F
     model.to_empty(device="cpu")
     model.tie()
     load_weights(model, folder)
+    return model
+
+
+def with_adapter(model: GPT, folder: Folder) -> GPT:
+    """A base as it was read, with the adapter of a folder beside its weights."""
+    from ift.model.adapters import adapted
+
+    assert folder.adapter
+    adapted(model, folder.adapter.low_rank)
+    model.stops = folder.stops
+    load_adapter(model, folder.adapter)
     return model
 
 

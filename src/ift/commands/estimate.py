@@ -77,6 +77,7 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
     from ift.model.freezing import freeze
     from ift.model.gpt import GPT
     from ift.model.linear import compute_in
+    from ift.model.nf4 import in_four_bits, put_in_four_bits
     from ift.text.encoding import turn_end
     from ift.training.adapter import low_rank_of
     from ift.training.blocks import set_up_blocks
@@ -98,6 +99,10 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
 
     def make_model() -> GPT:
         model = GPT(config)
+        if low_rank and low_rank.four_bits:
+            put_in_four_bits(model)
+            for _, layer in in_four_bits(model):
+                layer.allocate()
         if low_rank:
             adapted(model, low_rank)
             hold_base_in(model, device.dtype)

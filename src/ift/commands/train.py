@@ -92,7 +92,7 @@ def fine_tune(
     from ift.model.adapters import adapted, hold_base_in
     from ift.model.freezing import freeze
     from ift.model.linear import compute_in
-    from ift.training.adapter import show_cost, warn_of_large_steps
+    from ift.training.adapter import show_cost, warn_of_large_steps, with_tokens
     from ift.training.blocks import set_up_blocks
     from ift.training.dry_run import dry_run, few_steps, nothing_kept
     from ift.training.loss_scale import LossScale
@@ -125,20 +125,23 @@ def fine_tune(
     settings = replace(settings, trainer=in_steps(options, epoch))
     if (limits := data.shortened(device.world)) and not is_other_rank():
         print(limits, flush=True)
-    model = build_model(config, inputs.weights)
+    low_rank = inputs.low_rank
+    model = build_model(config, inputs.weights, four_bits=low_rank is not None and low_rank.four_bits)
     model.stops = inputs.stops
     model.stored_dtype = "F32"  # steps are finer than bf16: rounded, it would be another model than was measured
-    if inputs.low_rank:
-        adapted(model, inputs.low_rank)
+    wrong = untrained_tokens(model, inputs.template, inputs.tokenizer) if inputs.weights else {}
+    if low_rank:
+        tokens = settings.adapter.trainable_tokens
+        adapted(model, with_tokens(low_rank, tokens, model, inputs.template, inputs.tokenizer))
         hold_base_in(model, device.dtype)
     compute_in(model, device.dtype)
     freeze(model, settings.model.freeze)
     set_up_blocks(model, settings.model)
-    if inputs.weights and (wrong := untrained_tokens(model, inputs.template, inputs.tokenizer)):
+    if wrong:
         inputs.data.report["untrained_tokens"] = wrong
         if not is_other_rank():
             write_json(run.data_report, inputs.data.report)
-            warn(warning(wrong, model))
+            warn(warning(wrong, model, turn_end=inputs.tokenizer.decode([inputs.turn_end])))
     module = SFTModule(
         model, objective=CrossEntropy(label_smoothing=optim.label_smoothing, neftune_alpha=optim.neftune_alpha),
         optim=optim, total_steps=steps, skip_nonfinite=options.skip_nonfinite,
@@ -151,7 +154,7 @@ def fine_tune(
         return None
     refuse_small_disk(run.path, module)
     try_longest_batch(module, data, device)
-    if inputs.low_rank and not is_other_rank():
+    if low_rank and not is_other_rank():
         warn_of_large_steps(settings, device.world)
         print(show_cost(module, data, device), flush=True)
     with nothing_kept(run) if options.fast_dev_run else nullcontext(run) as folder:

@@ -17,6 +17,7 @@ from ift.settings import EvaluateSettings, GenerateSettings, ModelSettings, load
 if TYPE_CHECKING:
     import torch
 
+    from ift.artifacts.bases import Bases
     from ift.data.reading.rows import Row
     from ift.model.gpt import GPT
     from ift.text.templates import Template
@@ -142,7 +143,7 @@ class Bench:
         """The run's best model, in the precision of the settings."""
         from ift.artifacts.model_folder import load_model_folder
 
-        model, tokenizer, template = load_model_folder(self.run.model)
+        model, tokenizer, template = load_model_folder(self.run.model, self._bases)
         return Subject("tuned", self._placed(model), tokenizer, template)
 
     @cached_property
@@ -153,7 +154,15 @@ class Bench:
         settings = base_of(self.run)
         tokenizer = self.tuned.tokenizer
         config, weights = plan_model(settings, vocab_size=tokenizer.vocab_size)
-        return Subject("base", self._placed(build_model(config, weights)), tokenizer, None)
+        shared = self._bases and weights and self._bases.model(config, weights)
+        return Subject("base", self._placed(shared or build_model(config, weights)), tokenizer, None)
+
+    @cached_property
+    def _bases(self) -> Bases | None:
+        """Where the base is asked too, an adapter shares its weights."""
+        from ift.artifacts.bases import Bases
+
+        return Bases() if self.settings.eval.base else None
 
     @property
     def subjects(self) -> Iterator[Subject]:

@@ -137,7 +137,7 @@ def _front_matter(
 ) -> dict[str, Any]:
     """What the Hub reads. Numbers stand in its model-index, each set of questions with its own."""
     front: dict[str, Any] = {
-        "library_name": "transformers" if to == "hf" else "gguf",
+        "library_name": {"hf": "transformers", "peft": "peft"}.get(to, "gguf"),
         "pipeline_tag": "text-generation",
         "tags": [source.config.family, "instruction-tuning"],
     }

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ift.artifacts.adapter_folder import WEIGHTS, base_of
 from ift.errors import ConfigError, IftError, WeightsError
 from ift.export import gguf_file, hugging_face, llama_cpp
 from ift.export.any_gguf import beyond_windows, find_converter, is_own, write_any_gguf
 from ift.export.card import card
 from ift.export.hub import Destination
 from ift.export.ollama import modelfile, ollama_name
+from ift.export.peft_folder import refuse_no_adapter, write_peft
 from ift.export.same_answers import Compared, OwnAnswers, Transformers
 from ift.export.source import RunModel
 from ift.progress import progress
 from ift.run import RunFolder, write_text
 from ift.sealed import MANIFEST, read_manifest, recover_folder, remove_folder, replace_folder, seal
 
-DTYPES = {"hf": tuple(hugging_face.DTYPES), "gguf": (*gguf_file.DTYPES, *llama_cpp.QUANTIZED)}
+DTYPES = {"hf": tuple(hugging_face.DTYPES), "peft": ("fp32",), "gguf": (*gguf_file.DTYPES, *llama_cpp.QUANTIZED)}
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 PLAIN = "q8_0, fp16 and the wider types need nothing"
 
@@ -47,6 +49,8 @@ def export(
     prove: int = 0,
     push: str | None = None,
     public: bool = False,
+    untied: bool = False,
+    four_bits: bool = False,
 ) -> Exported:
     """Write the folder, RUN/export/TO-DTYPE unless output names another.
 
@@ -55,6 +59,7 @@ def export(
     prove   test rows that other programs are asked from the export, 0 for none: the folder is written whatever comes of
             it, but never pushed where an answer is another
     push    a repository on the Hub, private unless public
+    untied, four_bits   as RunModel has them
 
     Raises ConfigError, WeightsError for a damaged model, MachineError where a package or program is missing or the Hub
     cannot be written: the folder then stays.
@@ -78,16 +83,20 @@ def export(
     refuse_to_replace(folder, force=force)
     destination = Destination.look_at(push, public=public) if push else None
     recover_folder(folder)
-    source = RunModel.open(run)
+    source = RunModel.open(run, untied=untied, four_bits=four_bits)
+    if to == "peft":
+        refuse_no_adapter(source, prove)
     if to == "gguf":
         find_converter(source)
-    file = f"model-{dtype}.gguf" if to == "gguf" else "model.safetensors"
+    file = {"gguf": f"model-{dtype}.gguf", "peft": WEIGHTS}.get(to, "model.safetensors")
     proof: list[Compared] = []
     not_tried: list[str] = []
     with _beside(folder) as partial:
         with progress("exporting", 4 * source.parameters, "MB", scale=1e6) as advance:
             if to == "hf":
                 hugging_face.write_hugging_face(source, partial, dtype, advance)
+            elif to == "peft":
+                write_peft(source, partial)
             elif quantizer:
                 whole = partial / "model-fp32.gguf"
                 write_any_gguf(source, whole, "fp32", advance)
@@ -109,12 +118,15 @@ def export(
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     size = sum(path.stat().st_size for path in files)
     shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
-    lines = [f"wrote     {shown}: {len(files)} files, {size / 1e6:,.1f} MB ({source.parameters:,} parameters, {dtype})"]
+    what = f"{source.parameters:,} parameters, {dtype}" if to != "peft" else f"an adapter of {base_of(run.model)}"
+    lines = [f"wrote     {shown}: {len(files)} files, {size / 1e6:,.1f} MB ({what})"]
     if quantizer or (to == "gguf" and not is_own(source)):
         lines += [f"          tensors: {gguf_file.types_of(folder / file)}{_wider(source, dtype)}"]
     if to == "gguf":
         lines += beyond_windows(source)
-    if to == "hf":
+    if to == "peft":
+        lines += [f'use it    AutoPeftModelForCausalLM.from_pretrained("{shown}")']
+    elif to == "hf":
         lines += [f"use it    vllm serve {shown}", f'          AutoModelForCausalLM.from_pretrained("{shown}")']
     else:
         lines += [f"use it    llama-server -m {shown / file} --jinja"]

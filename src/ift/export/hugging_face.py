@@ -28,10 +28,19 @@ def write_hugging_face(
 
     plain: the chat template without the tag that transformers added to Jinja.
     """
-    tokenizer, config = source.tokenizer, source.config
-    stops = source.stops | {tokenizer.end_of_text}
-    stored = write_config(config, turn_end(source.template, tokenizer), stops, DTYPES[dtype][1])
-    write_json(folder / "config.json", stored)
+    write_json(folder / "config.json", _config_json(source, dtype))
+    write_beside_weights(source, folder, plain=plain)
+    write_safetensors(source, folder / "model.safetensors", dtype, advance)
+
+
+def _config_json(source: RunModel, dtype: str) -> dict[str, Any]:
+    ends = source.stops | {source.tokenizer.end_of_text}
+    return write_config(source.config, turn_end(source.template, source.tokenizer), ends, DTYPES[dtype][1])
+
+
+def write_beside_weights(source: RunModel, folder: Path, *, plain: bool = False) -> None:
+    """generation_config.json, the tokenizer's files and chat_template.jinja."""
+    tokenizer, stored = source.tokenizer, _config_json(source, "fp32")
     end = tokenizer.end_of_text
     known = {key: stored.get(key) for key in ("bos_token_id", "pad_token_id")}
     ids = {key: end if value is None else value for key, value in known.items()}
@@ -39,9 +48,8 @@ def write_hugging_face(
     write_json(folder / "generation_config.json", generation)
     # in both places: programs read the one or the other
     chat_template = export_chat_template(source.template, end=tokenizer.end_text, names=tokenizer.names, plain=plain)
-    tokenizer.save(folder, context_length=config.context_length, chat_template=chat_template)
+    tokenizer.save(folder, context_length=source.config.context_length, chat_template=chat_template)
     write_text(folder / "chat_template.jinja", chat_template)
-    write_safetensors(source, folder / "model.safetensors", dtype, advance)
 
 
 def write_safetensors(source: RunModel, path: Path, dtype: str, advance: Callable[[int], None]) -> None:

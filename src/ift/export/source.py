@@ -1,4 +1,4 @@
-"""What an export is made of: the run's best model, one tensor at a time in numpy. Needs no torch."""
+"""What an export is made of: the run's best model, one tensor at a time in numpy. Needs no torch, but for four bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ift.artifacts.weights import Folder
 from ift.errors import WeightsError
 from ift.forms import DATA_REPORT
 from ift.model.config import GPTConfig
-from ift.model.families.family import Family
+from ift.model.families.family import HEAD, Family, Piece
+from ift.model.low_rank import matrices_of
 from ift.run import RunFolder, read_object
 from ift.sealed import MANIFEST, check
 from ift.text.conversations import Conversation
@@ -28,21 +29,30 @@ from ift.text.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class RunModel:
-    """A run's model, checked. Rows of a GPT-2's head that no token has (a padded vocabulary) are left out."""
+    """A run's model, checked. Rows of a GPT-2's head that no token has (a padded vocabulary) are left out.
+
+    An adapter is merged into its base: in fp32, and rounded once, when it is written.
+
+    untied      the head is a matrix of its own, though it equals the embedding
+    four_bits   the adapter goes into the base that it was trained on, turned back from four bits, and not into what
+                the base's files hold
+    """
 
     run: RunFolder
     folder: Folder
     tokenizer: Tokenizer
     template: Template
+    untied: bool = False
+    four_bits: bool = False
 
     @classmethod
-    def open(cls, run: RunFolder) -> RunModel:
+    def open(cls, run: RunFolder, *, untied: bool = False, four_bits: bool = False) -> RunModel:
         """Raises WeightsError where a file is missing, damaged, or does not belong to the others."""
         if not run.model.is_dir():
             raise WeightsError(f"{run.model}: no such folder (the run has no best model yet)")
         if (run.model / MANIFEST).exists():
             check(run.model)
-        return cls(run, *open_model_folder(run.model))
+        return cls(run, *open_model_folder(run.model), untied, four_bits)
 
     @property
     def name(self) -> str:
@@ -51,7 +61,7 @@ class RunModel:
 
     @cached_property
     def config(self) -> GPTConfig:
-        its = self.folder.config
+        its = replace(self.folder.config, tie_weights=self.folder.config.tie_weights and not self.untied)
         return replace(its, vocab_size=self.tokenizer.vocab_size) if its.family == "gpt2" else its
 
     @property
@@ -86,14 +96,36 @@ class RunModel:
 
     def tensors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Each tensor in the order of `shapes`, as published; with the adapter in it, where there is one."""
+        names = self.family.names
+        head, embedding = f"{names[HEAD][0]}.weight", f"{names['wte'][0]}.weight"
         for name, shape in self.shapes.items():
-            path = self.folder.tensors[name]
-            value = read_tensor(path, name, self._files[path][name])
-            value = self.folder.adapter.merged(name, value) if self.folder.adapter else value
-            value = value[: shape[0]]  # rows that no token has
+            stored = embedding if name == head and self.folder.tied else name
+            path = self.folder.tensors[stored]
+            value = read_tensor(path, stored, self._files[path][stored])
             if not np.isfinite(value).all():
-                raise WeightsError(f"{path}: {name} holds NaN or infinity")
-            yield name, np.ascontiguousarray(value)
+                raise WeightsError(f"{path}: {stored} holds NaN or infinity")
+            value = self._rounded(stored, value) if self.four_bits else value
+            value = self.folder.adapter.merged(stored, value) if self.folder.adapter else value
+            yield name, np.ascontiguousarray(value[: shape[0]])  # without rows that no token has
+
+    def _rounded(self, name: str, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A matrix of a block as it comes back from four bits, as (out, in) whatever it is published as."""
+        piece = self._matrices.get(name.removesuffix(".weight"))
+        if piece is None:
+            return value
+        import torch
+
+        from ift.model.nf4 import dequantized, quantized
+
+        turned = piece.form == "transposed"
+        weight = torch.from_numpy(np.ascontiguousarray(value.T if turned else value))
+        back = dequantized(quantized(weight), (weight.shape[0], weight.shape[1]), torch.float32).numpy()
+        result: NDArray[np.float32] = back.T if turned else back
+        return result
+
+    @cached_property
+    def _matrices(self) -> dict[str, Piece]:
+        return matrices_of(self.folder.config)
 
     @cached_property
     def _files(self) -> dict[Path, dict[str, Stored]]:

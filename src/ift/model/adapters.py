@@ -215,6 +215,8 @@ def adapted(model: GPT, low_rank: LowRank) -> list[str]:
                 for name, piece in found.items()
             }
             model.set_submodule(module, AdaptedLinear(linear, parts, low_rank.dropout))
+    if low_rank.tokens:
+        model.train_rows_of(low_rank.tokens)
     model.low_rank = low_rank
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
@@ -236,7 +238,9 @@ def merge_adapters(model: GPT) -> None:
         plain.weight, plain.bias = nn.Parameter(layer.merged()), layer.base.bias
         plain.compute_dtype = layer.base.compute_dtype
         model.set_submodule(name, plain)
-    model.low_rank = None
+    if model.own_rows is not None:
+        model.own_rows.write_into(**model.token_rows)
+    model.own_rows, model.low_rank = None, None
     model.requires_grad_(True)
 
 

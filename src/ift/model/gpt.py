@@ -10,7 +10,7 @@ B batch, T time, C channels (n_embd), H heads of queries, K of keys and values, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -195,6 +195,10 @@ class GPT(nn.Module):
         """(S, C) states and their (S,) targets -> (S,) cross-entropy of each (fp32)."""
         own = self.own_rows and self.own_rows.of_head
         return head_losses(hidden, targets, self.lm_head, self.config.logit_cap, own)
+
+    def train_rows_of(self, tokens: Sequence[int]) -> None:
+        """Give these tokens rows of their own, which are trained; they begin as the model's."""
+        self.own_rows = TokenRows(tokens, **self.token_rows)
 
     @property
     def token_rows(self) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ class LowRank:
     base_hash  of the base's weights; empty: nobody has noted it
     matrices   adapted ones by their published names ("layers.0.self_attn.q_proj"), in the order of the model
     ranks      of matrices whose rank is another; alphas likewise
+    tokens     ids whose rows of the embedding and the head are trained too (token_rows.py)
+    four_bits  the matrices of the base's blocks are read in NF4 (nf4.py)
     """
 
     base: str
@@ -40,6 +42,8 @@ class LowRank:
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
     base_hash: str = ""
+    tokens: tuple[int, ...] = ()
+    four_bits: bool = False
 
     def rank_of(self, matrix: str) -> int:
         return self.ranks.get(matrix, self.rank)

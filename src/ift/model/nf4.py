@@ -35,13 +35,12 @@ class NF4(NamedTuple):
     """A matrix of (out, in) values, row by row."""
 
     packed: Tensor  # (ceil(out * in / 2),) uint8: two levels, the first in the upper half
-    magnitudes: Tensor  # (blocks,) uint8: which of `byte_levels`
+    magnitudes: Tensor  # (blocks,) uint8: which of BYTE_LEVELS
     scales: Tensor  # (ceil(blocks / 256),) fp32
     mean: Tensor  # () fp32, of the magnitudes
 
 
-@cache
-def byte_levels() -> Tensor:
+def _byte_levels() -> Tensor:
     """(256,) fp32, sorted: seven decades of both signs, each cut in twice as many parts as the one below, 0 and 1.
 
     Dettmers 2015 (arXiv:1511.04561), as bitsandbytes' create_dynamic_map has them.
@@ -53,10 +52,15 @@ def byte_levels() -> Tensor:
     return torch.tensor(sorted([0.0, 1.0, *positive, *(-level for level in positive)]))
 
 
+BYTE_LEVELS = _byte_levels()
+# (256, 2): the two levels of each byte
+PAIRS = torch.stack([torch.tensor(LEVELS).repeat_interleave(16), torch.tensor(LEVELS).repeat(16)], dim=1)
+
+
 @cache
 def _nearest_byte() -> Tensor:
     """(65536,) uint8: the nearest of the 256 levels to each point of a grid over [-1, 1]."""
-    levels, points = byte_levels(), (2 * torch.arange(STEPS + 1).double() / STEPS - 1).float()
+    levels, points = BYTE_LEVELS, (2 * torch.arange(STEPS + 1).double() / STEPS - 1).float()
     left = (torch.searchsorted(levels, points, right=True) - 1).clamp(0, len(levels) - 2)
     nearer = levels[left + 1] - points < points - levels[left]
     return (left + nearer).to(torch.uint8)
@@ -88,9 +92,9 @@ def quantized(weight: Tensor) -> NF4:
     return NF4(packed, _nearest_byte()[places.long()].view(-1)[:blocks].clone(), scales, mean)
 
 
-def dequantized(matrix: NF4, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The (out, in) values, rounded from fp32."""
-    levels = byte_levels().to(matrix.packed.device)[matrix.magnitudes.long()]
+def dequantized(matrix: NF4, shape: tuple[int, int], dtype: torch.dtype, levels: Tensor | None = None) -> Tensor:
+    """The (out, in) values, rounded from fp32. levels: the 256 of magnitudes, where they are on the device already."""
+    levels = (BYTE_LEVELS.to(matrix.packed.device) if levels is None else levels)[matrix.magnitudes.long()]
     blocks = len(levels)
     padded = F.pad(levels, (0, -blocks % NESTED)).view(-1, NESTED)
     largest = (padded * matrix.scales[:, None]).view(-1)[:blocks] + matrix.mean
@@ -98,16 +102,9 @@ def dequantized(matrix: NF4, shape: tuple[int, int], dtype: torch.dtype) -> Tens
     if fast is not None:
         values: Tensor = fast(matrix.packed[:, None], largest, BLOCK, "nf4", shape, dtype)
         return values
-    pairs = F.embedding(matrix.packed.int(), _pairs().to(matrix.packed.device)).view(-1)
+    pairs = F.embedding(matrix.packed.int(), PAIRS.to(matrix.packed.device)).view(-1)
     pairs = F.pad(pairs, (0, blocks * BLOCK - pairs.numel())).view(-1, BLOCK)
     return (pairs * largest[:, None]).view(-1)[: shape[0] * shape[1]].view(shape).to(dtype)
-
-
-@cache
-def _pairs() -> Tensor:
-    """(256, 2): the two levels of each byte."""
-    levels = torch.tensor(LEVELS)
-    return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1)
 
 
 @cache
@@ -132,6 +129,18 @@ class NF4Linear(Linear):
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
         self.pieces = 0
 
+    levels: Tensor
+
+    def allocate(self) -> None:
+        """Room for a weight of one matrix, without values: for what only asks how large things are."""
+        values = self.out_features * self.in_features
+        blocks = -(-values // BLOCK)
+        room = NF4(
+            torch.empty(-(-values // 2), dtype=torch.uint8), torch.empty(blocks, dtype=torch.uint8),
+            torch.empty(-(-blocks // NESTED)), torch.empty(()),
+        )  # fmt: skip
+        self._keep(room, None, torch.empty(len(BYTE_LEVELS)))
+
     def forget(self) -> None:
         """The weight is what `add` brings from here on."""
         self.pieces = 0
@@ -142,8 +151,11 @@ class NF4Linear(Linear):
         order: (rows,) which of them stands at each place of the published matrix, whose order decides which values
         share a block; None: the same order
         """
-        weight = weight if order is None else weight[order]
-        for name, tensor in quantized(weight)._asdict().items():
+        self._keep(quantized(weight if order is None else weight[order]), order, BYTE_LEVELS)
+
+    def _keep(self, matrix: NF4, order: Tensor | None, levels: Tensor) -> None:
+        self.register_buffer("levels", levels, persistent=False)  # here, so that they are on the device already
+        for name, tensor in matrix._asdict().items():
             self.register_buffer(f"{name}_{self.pieces}", tensor, persistent=False)
         inverse = None if order is None else torch.argsort(order)
         self.register_buffer(f"order_{self.pieces}", inverse, persistent=False)
@@ -158,7 +170,7 @@ class NF4Linear(Linear):
         for number in range(self.pieces):
             matrix, order = self.piece(number), getattr(self, f"order_{number}")
             rows = self.out_features if self.pieces == 1 else 2 * len(matrix.packed) // self.in_features
-            part = dequantized(matrix, (rows, self.in_features), dtype)
+            part = dequantized(matrix, (rows, self.in_features), dtype, self.levels)
             parts.append(part if order is None else part[order])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -224,5 +236,5 @@ def in_four_bits(model: nn.Module) -> Iterator[tuple[str, NF4Linear]]:
 
 def stored_bytes(model: nn.Module) -> int:
     """What the weights of a model take: parameters as they are, and what is held in NF4."""
-    held = (buffer for _, layer in in_four_bits(model) for buffer in layer.buffers())
+    held = (b for _, layer in in_four_bits(model) for name, b in layer.named_buffers() if name != "levels")
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *held))

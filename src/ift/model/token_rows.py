@@ -19,7 +19,7 @@ from ift.model.head import OwnRows
 class TokenRows(nn.Module):
     """R tokens, C channels, V vocabulary. They begin as the rows that they stand for."""
 
-    def __init__(self, ids: Sequence[int], embedding: Tensor, head: Tensor | None):
+    def __init__(self, ids: Sequence[int], embedding: Tensor, head: Tensor | None = None):
         """embedding, head: (V, C) of the model; no head where it is the embedding."""
         super().__init__()
         device = embedding.device
@@ -36,6 +36,13 @@ class TokenRows(nn.Module):
     @property
     def of_head(self) -> OwnRows:
         return OwnRows(self.ids, self.embedding if self.head is None else self.head)
+
+    @torch.no_grad()
+    def write_into(self, embedding: Tensor, head: Tensor | None = None) -> None:
+        """Put the rows into the (V, C) matrices, which then need them no more."""
+        embedding[self.ids] = self.embedding.to(embedding.dtype)
+        if head is not None and self.head is not None:
+            head[self.ids] = self.head.to(head.dtype)
 
     def embedded(self, input_ids: Tensor, x: Tensor) -> Tensor:
         """(...) ids and their (..., C) embeddings -> the same with the rows that are here."""

@@ -5,7 +5,9 @@ Imported without torch; it is needed where a model is there.
 
 from __future__ import annotations
 
+import difflib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +17,13 @@ from ift.model.config import GPTConfig
 from ift.model.low_rank import LowRank, chosen
 from ift.sealed import Sealed
 from ift.settings import AdapterSettings, ModelSettings, Settings
+from ift.text.templates import Template
+from ift.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from ift.artifacts.machine import Device
     from ift.data.datamodule import SFTDataModule
+    from ift.model.gpt import GPT
     from ift.training.module import SFTModule
 
 LARGE = 32  # rows of a step, above which adapters fall behind full fine-tuning (Schulman et al. 2025)
@@ -40,14 +45,15 @@ def low_rank_of(settings: AdapterSettings, config: GPTConfig, base: str = "", ba
         dora=settings.dora,
         dropout=settings.dropout,
         base_hash=base_hash,
+        four_bits=settings.name == "qlora",
     )
 
 
 def planned(settings: Settings, config: GPTConfig, weights: Folder | None) -> LowRank | None:
     """The adapter of a training, with the name and the hash of its base.
 
-    A folder is named by its whole path: the adapter is opened from anywhere. Raises ConfigError as `low_rank_of`, and
-    where the base is an adapter itself.
+    A folder is named by its whole path: the adapter is opened from anywhere. Raises ConfigError as `low_rank_of`, where
+    the base is an adapter itself, and where its tied head were to be untied.
     """
     if settings.adapter.name == "none" or weights is None:
         return None
@@ -57,7 +63,45 @@ def planned(settings: Settings, config: GPTConfig, weights: Folder | None) -> Lo
             f"adapter={settings.adapter.name}: {name} is an adapter on {weights.adapter.low_rank.base} itself "
             "(ift merge makes one model of both; resume=RUN trainer.max_epochs=N trains it longer)"
         )
+    if weights.tied and not config.tie_weights:
+        raise ConfigError(
+            f"model.tie_weights=false: the head of {name} is its embedding, and adapter={settings.adapter.name} leaves "
+            "both as they are (leave it out; ift merge --untie writes a head of its own)"
+        )
     return low_rank_of(settings.adapter, config, name, weights_hash(weights))
+
+
+def with_tokens(
+    low_rank: LowRank, wanted: str | int | list[str | int], model: GPT, template: Template, tokenizer: Tokenizer
+) -> LowRank:
+    """The adapter with the tokens whose rows are trained too. auto: special tokens that the base never learnt.
+
+    Raises ConfigError for what is no token.
+    """
+    from ift.artifacts.special_rows import untrained_rows
+
+    if wanted == "none":
+        return low_rank
+    if wanted == "auto":
+        ids = set(untrained_rows(model, template, tokenizer))
+    else:
+        ids = {_token(word, tokenizer) for word in (wanted if isinstance(wanted, list) else [wanted])}
+    return replace(low_rank, tokens=tuple(sorted(ids)))
+
+
+def _token(word: str | int, tokenizer: Tokenizer) -> int:
+    key = f"adapter.trainable_tokens={word}"
+    if isinstance(word, int):
+        if 0 <= word < tokenizer.vocab_size:
+            return word
+        raise ConfigError(f"{key}: the tokenizer has the ids 0 to {tokenizer.vocab_size - 1}")
+    if word == tokenizer.end_text:
+        return tokenizer.end_of_text
+    if word not in tokenizer.special_ids:
+        near = difflib.get_close_matches(word, [*tokenizer.special_ids, tokenizer.end_text], n=1)
+        hint = f"did you mean {near[0]}?" if near else "an id names any token: [7]"
+        raise ConfigError(f"{key}: no special token of this tokenizer ({hint})")
+    return tokenizer.special_ids[word]
 
 
 def base_name(model: ModelSettings) -> str:
@@ -93,12 +137,14 @@ def show_cost(module: SFTModule, datamodule: SFTDataModule, device: Device) -> s
     import torch
 
     from ift.artifacts.machine import peak_memory_bytes
+    from ift.model.nf4 import in_four_bits, stored_bytes
     from ift.training.preflight import run_once
 
     model, its = module.model, module.model.low_rank
     assert its is not None
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
+    every += sum(layer.in_features * layer.out_features for _, layer in in_four_bits(model))
     module.to(device.torch_device).train()
     batch = datamodule.longest_batch()
     with torch.random.fork_rng(devices=[device.torch_device] if device.accelerator == "gpu" else []):
@@ -108,9 +154,12 @@ def show_cost(module: SFTModule, datamodule: SFTDataModule, device: Device) -> s
             seconds = time.perf_counter() - started
             module.zero_grad(set_to_none=True)
     kind = "DoRA" if its.dora else "rsLoRA" if its.rslora else "LoRA"
+    rows = f" and rows of {len(its.tokens)} tokens" if its.tokens else ""
+    bits = " in 4 bits" if its.four_bits else ""
+    held = f"          the weights take {stored_bytes(model) / 1e6:,.1f} MB\n" if its.four_bits else ""
     return (
-        f"adapter   {kind} of rank {its.rank} on {len(its.matrices)} matrices: {trained:,} of {every:,} parameters "
-        f"({trained / every:.1%}) are trained\n"
+        f"adapter   {kind} of rank {its.rank} on {len(its.matrices)} matrices{bits}{rows}: {trained:,} of {every:,} "
+        f"parameters ({trained / every:.1%}) are trained\n{held}"
         f"          the longest batch: {batch.tokens:,} tokens in {seconds:.2f} s "
         f"({batch.tokens / seconds:,.0f} tok/s forward and backward), {peak_memory_bytes(device) / 1e9:.2f} GB at most"
     )

@@ -17,6 +17,7 @@ from ift.apps.serving.problems import ApiError, wrong
 from ift.apps.serving.replies import token_names
 from ift.apps.serving.requests import CHAT_TOKENS, COMPLETION_TOKENS, ChatWanted, CompletionWanted, Wanted
 from ift.apps.speaker import ModelPlace, Speaker
+from ift.artifacts.bases import Bases
 from ift.generation.engine import common_prefix
 from ift.generation.sampling import Sampling
 from ift.text.conversations import Conversation
@@ -34,9 +35,11 @@ class Served:
     created: int
 
     @classmethod
-    def open(cls, name: str, place: ModelPlace, *, accelerator: str, precision: str) -> Served:
+    def open(
+        cls, name: str, place: ModelPlace, *, accelerator: str, precision: str, bases: Bases | None = None
+    ) -> Served:
         """Raises as Speaker.open."""
-        speaker = Speaker.open(place, accelerator=accelerator, precision=precision)
+        speaker = Speaker.open(place, accelerator=accelerator, precision=precision, bases=bases)
         return cls(name, speaker, place.single_turns, fingerprint(speaker), int(time.time()))
 
     @property

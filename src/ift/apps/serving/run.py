@@ -16,6 +16,7 @@ from ift.apps.serving.models import Served
 from ift.apps.serving.server import Api
 from ift.apps.serving.worker import Worker
 from ift.apps.speaker import ModelPlace
+from ift.artifacts.bases import Bases
 from ift.errors import MachineError, one_line
 
 DRAIN_SECONDS = 120  # for answers that are on their way when the server is to end
@@ -32,10 +33,10 @@ def serve(
 ) -> None:
     """Until SIGTERM or Ctrl-C. Raises as opening the models does, and MachineError where the port is taken."""
     listening = listen(host, port)
-    models = []
+    models, bases = [], Bases() if len(places) > 1 else None
     for name, place in places:
         print(f"loading   {name}", flush=True)
-        models.append(Served.open(name, place, accelerator=accelerator, precision=precision))
+        models.append(Served.open(name, place, accelerator=accelerator, precision=precision, bases=bases))
     asyncio.run(_serve(models, gate, ChatPage(dict(places)), listening))
 
 
