@@ -114,7 +114,8 @@ class Running:
 
 
 async def measured_of(running: Running, ways: list[tuple[str, list[str], int]], size: int) -> list[Measured]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+    apart = aiohttp.TCPConnector(limit=0, force_close=True)  # llama.cpp's closes those that wait
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), connector=apart) as session:
         model = await running.ready(session)
         await running.measure(session, model, ["Warm up."], 1, 4)
         return [await running.measure(session, model, asked, at_once, size) for _, asked, at_once in ways]

@@ -49,6 +49,7 @@ class Runner(web.AppRunner):
             keepalive_timeout=HEADER_SECONDS,
             auto_decompress=False,  # bodies are small: a packed one is refused
             lingering_time=2,
+            shutdown_timeout=0.5,  # answers on their way have been waited for before, unless somebody would not
         )
 
     async def _make_server(self) -> web.Server:
