@@ -5,11 +5,18 @@ A rule of one value stands in a table by the whole key. A rule of several is a f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Values = Mapping[str, Any]  # every setting by its whole key; of `ift check` only some are there
 Rule = tuple[Callable[[Any], bool], str]  # whether a value is right, and the words for it
+
+# whether KEY=VALUE is a secret: by the name of the key, or by the look of the value, a prefix and letters and digits
+SECRET = re.compile(
+    r"""(^|[._+])(api_?key|token|password|secret)=|=['"]?(sk-[\w-]{20}|(hf_|ghp_)[a-z0-9]{30}|AKIA[a-z0-9]{16})""",
+    re.IGNORECASE,
+)
 
 
 def above(low: float) -> Rule:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import pytest
 
@@ -21,7 +22,7 @@ CONFIG = """format: 4
 seed: {seed}
 optim: {{lr: {lr}}}
 trainer: {{max_steps: 50, max_epochs: 9}}
-logger: {{api_key: sk-abcdefghijklmnopqrstuvwxyz}}
+logger: {{api_key: "sk-abcdefghijklmnopqrstuvwxyz{seed}"}}
 """
 NAMES = ["train/loss", "val/loss"]
 HOSTILE = "<img src=x onerror=alert(1)>\u202e"
@@ -170,7 +171,7 @@ def test_ten_thousand_steps_of_many_runs_are_few_bytes_at_first_and_few_numbers_
 
 def test_secrets_and_hostile_names_are_neither_shown_nor_markup(tmp_path, browser, serve):
     make_run(tmp_path / HOSTILE, lr=f"'{HOSTILE}'")
-    other = make_run(tmp_path / "plain")
+    other = make_run(tmp_path / "plain", seed=2)
     write_jsonl(other.samples, [{"step": 1, "instruction": HOSTILE, "response": HOSTILE, "reference": HOSTILE}])
     other.metrics.write_text(line(1, **{HOSTILE: 2.0}) * 3)
     browser.open(serve(tmp_path))
@@ -360,6 +361,8 @@ def test_a_folder_that_is_none_is_an_error_and_ctrl_c_ends(tmp_path):
         lines = [process.stdout.readline() for _ in range(2)]
         assert lines[0].startswith("watch     trainings in runs")
         assert "?token=" in lines[1]
+        with urlopen(lines[1].split()[1], timeout=30) as page:  # it serves now
+            assert b"Trainings" in page.read()
         process.send_signal(2)
         assert process.wait(timeout=30) == 0
         assert [*tmp_path.iterdir()] == []

@@ -53,3 +53,16 @@ def test_settings_differ_by_value_and_not_by_place():
     one = {"seed": "1", "optim.lr": "0.1", "output_dir": "a"}
     other = {"seed": "1", "optim.lr": "0.2", "output_dir": "b", "new": "1"}
     assert differing([one, other]) == [("new", ["–", "1"]), ("optim.lr", ["0.1", "0.2"])]
+
+
+def test_a_secret_that_somebody_wrote_into_a_file_is_not_shown(tmp_path):
+    text = "logger: {api_key: abc, project: hf_abcdefghijklmnopqrstuvwxyz0123456}\nmax_new_tokens: 3\ntoken: null\n"
+    config, _ = read(tmp_path, text)
+    hidden = "(a secret, not shown)"
+    for key, value in {
+        "logger.api_key": hidden,
+        "logger.project": hidden,
+        "max_new_tokens": "3",
+        "token": "null",
+    }.items():
+        assert config[key] == value

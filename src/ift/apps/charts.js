@@ -115,7 +115,7 @@ function drawChart(svg, label, runs, name, { axis, smoothing, log }) {
     svg.append(shape("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }));
     svg.append(shape("text", { x: EDGE.left - 7, y: y(tick) + 4, "text-anchor": "end" }, told(tick)));
   }
-  const places = ticks(left, right, Math.max(2, Math.floor(inner.width / 90)));
+  const places = ticks(left, right, Math.max(2, Math.floor(inner.width / 70)));
   for (const tick of places) {
     const anchor = x(tick) > width - 30 ? "end" : "middle";
     svg.append(shape("text", { x: x(tick), y: height - 6, "text-anchor": anchor }, AXES[axis].told(tick)));

@@ -39,6 +39,7 @@ async function ask() {
       take(reply);
       if (reply.behind) pause = SOON;
     }
+    byId("reading").textContent = reply.behind ? `reading ${reply.behind.toLocaleString("en")} more` : "";
     view.answered = true;
   } catch (error) {
     const restarted = error instanceof Refused ? ": open the address that the command printed" : "; trying again";
@@ -500,7 +501,7 @@ function drawDetails(details) {
   byId("details").hidden = false;
   drawHead();
   const run = runs.get(view.open);
-  byId("problems").replaceChildren(...new Set([...run.problems, ...details.problems].map((each) => each)).values().map((textContent) => element("li", { textContent })));
+  byId("problems").replaceChildren(...[...new Set([...run.problems, ...details.problems])].map((textContent) => element("li", { textContent })));
   byId("facts").replaceChildren(...details.facts.map(([name, value]) => element("div", { className: "card tile" }, element("b", { textContent: value }), element("span", { textContent: name }))));
   byId("answers").hidden = !details.samples.length;
   const chosen = byId("question").value;
@@ -521,7 +522,7 @@ function drawAnswers() {
   if (!sample) return;
   byId("asked").textContent = [sample.instruction, sample.input].filter(Boolean).join("\n");
   byId("reference").textContent = sample.reference || "none";
-  byId("moments").replaceChildren(...sample.answers.toReversed().map((answer) => {
+  byId("moments").replaceChildren(...[...sample.answers].reverse().map((answer) => {
     const loss = answer.loss === null ? "" : `, reference loss ${told(answer.loss)}`;
     const text = element("div", { className: "text", dir: "auto", textContent: answer.response });
     if (!answer.response) text.replaceChildren(element("span", { className: "soft", textContent: "(empty)" }));

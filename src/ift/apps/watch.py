@@ -5,7 +5,7 @@ shares the folder. Files are looked at when a page asks, every two seconds while
 looks at costs nothing either. What a page has already is not sent again.
 
 A list of many runs comes before all their curves: the first reply has every run's state by its last lines, each further
-one reads on for a quarter of a second, the runs that are drawn first.
+one reads on for a quarter of a second, beginning with the runs that are drawn.
 """
 
 from __future__ import annotations
@@ -221,22 +221,19 @@ class Watch:
                     todo.append((entry.path, depth + 1))
 
     def _read(self, first: Sequence[Watched], *, until: float) -> int:
-        """Read settings and numbers on, of these runs whole; how many runs are not read to their end then."""
+        """Read settings and numbers on, of these runs first; how many runs are not read to their end then."""
         for each in first:
             each.run.read_settings()
-            while each.run.metrics.behind:
-                each.run.metrics.read()
-        for each in [each for each in self.runs.values() if each.run.state.is_live][:MOST_DRAWN]:
+            each.run.metrics.read_on(until)
+        live = [each for each in self.runs.values() if each.run.state.is_live]
+        for each in live[:MOST_DRAWN]:
             each.run.read_settings()
-        behind = 0
         for each in self.runs.values():
-            run = each.run
-            while run.metrics.behind and time.monotonic() < until:
-                run.metrics.read()
-            if time.monotonic() < until:
-                run.read_settings()
-            behind += run.metrics.behind or run.config_seen == "never"
-        return behind
+            if time.monotonic() >= until:
+                break
+            each.run.read_settings()
+            each.run.metrics.read_on(until)
+        return sum(each.run.metrics.behind or each.run.config_seen == "never" for each in self.runs.values())
 
     # -- what a page gets ----------------------------------------------------------------------------------------------
 

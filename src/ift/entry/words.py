@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ift.errors import ConfigError
+from ift.rules import SECRET
 from ift.settings import literal
-
-# by the name of the key, or by the look of the value: a prefix and a long run of letters and digits
-SECRET = re.compile(
-    r"""(^|[._+])(api_?key|token|password|secret)=|=['"]?(sk-[\w-]{20}|(hf_|ghp_)[a-z0-9]{30}|AKIA[a-z0-9]{16})""",
-    re.IGNORECASE,
-)
 
 # keys whose values are names of files and folders, or of lists of them
 LISTS = ("data.path", "data.test_path", "data.val_path", "data.against", "eval.against", "eval.registry", "data.ignore")

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import yaml  # type: ignore[import-untyped]
 
 from ift.forms import CONFIG
+from ift.rules import SECRET
 from ift.run import DAMAGE, Problem, RunFolder, problem
 
 COPY = "bring it back from a copy, or delete it"
 PLACES = ("output_dir", "logger.run_name")  # settings that differ in every two runs and decide nothing
-MISSING = "–"
+MISSING, HIDDEN = "–", "(a secret, not shown)"
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -68,7 +69,9 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield prefix, "null" if value is None else str(value)
+        text = "null" if value is None else str(value)
+        # no setting holds one, but a file may have been changed by hand, and pages are shown to others
+        yield prefix, HIDDEN if text != "null" and SECRET.search(f"{prefix}={text}") else text
 
 
 def differing(configs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,6 +122,13 @@ class Metrics:
         lines = text.split(b"\n")[0 if size <= TAIL else 1 : -1]
         for row in parsed(lines[-LAST:])[0]:
             self.tail |= {name: value for name, value in row.items() if number(value) is not None}
+
+    def read_on(self, until: float) -> None:
+        """To the end of the file, or until that moment (of time.monotonic); one piece is read in any case."""
+        while self.behind:
+            self.read()
+            if time.monotonic() >= until:
+                return
 
     def read(self) -> None:
         """At most one piece more of the file. A file that is not there, or cannot be read, has no lines."""
