@@ -102,7 +102,9 @@ class Trainings:
             decided = {change.split("=")[0] for change in changes}
             tiny = [word for word in TINY if word.split("=")[0] not in decided]
             words = [f"output_dir={folder}", f"model.tokenizer={self.vocabulary}", *changes, *tiny]
-            words += ["trainer.strategy=ddp", f"trainer.devices={ranks}"] if ranks > 1 else []
+            if ranks > 1:
+                words += [f"trainer.devices={ranks}"]
+                words += [] if "trainer.strategy" in decided else ["trainer.strategy=ddp"]
         if poison:
             plan["first"] = ["tests.soak:spoil", poison]
         log = Path(f"{folder}.log")

@@ -311,6 +311,7 @@ OF_SEVERAL_MODULES = {  # tests below a folder that no single module of that nam
     "long/test_serving_clients.py": "clients of ift serve that have many packages of their own",
     "long/test_sweeps.py": "sweeps with jobs in processes of their own",
     "long/test_launchers.py": "trainings on several ranks, however they are started",
+    "long/test_sharded.py": "trainer=fsdp at random: configurations, numbers of ranks, kills, damage",
     "long/test_tokenizers.py": "real vocabularies of every kind",
     "long/test_weights_and_biases.py": "W&B with real processes",
     "long/test_wheel.py": "what pip installs",

@@ -78,7 +78,7 @@ def test_a_key_that_nothing_reads_is_an_error_with_the_nearest_one(refusal, over
     ("override", "choices"),
     [
         ("logger=mlflow", "csv, none, tensorboard, wandb"),
-        ("trainer=tpu", "auto, ddp"),
+        ("trainer=tpu", "auto, ddp, fsdp"),
     ],
 )
 def test_a_wrong_choice_lists_what_there_is(refusal, override, choices):
@@ -295,11 +295,29 @@ def test_only_what_was_asked_for_is_compared(settings_of):
         settings_to_go_on(run, asked)
 
 
+def test_a_run_may_go_on_on_other_processes_that_take_the_same_steps(settings_of):
+    """Two devices of 4 rows, twice a step, are four devices of 4 rows or one of 8 rows, twice."""
+    begun = ("trainer=ddp", "trainer.devices=2", "data.batch_size=4", "trainer.accumulate=2", "output_dir=here")
+    run = settings_of(*begun)
+    for words in (
+        ["trainer.devices=4", "trainer.accumulate=1"],
+        ["trainer.devices=1", "data.batch_size=8"],
+        ["trainer.strategy=fsdp"],
+    ):
+        now = settings_to_go_on(run, settings_of(*begun, *words), ["resume", *(word.split("=")[0] for word in words)])
+        assert now == settings_of(*begun, *words)
+    with pytest.raises(ConfigError, match=r"a step would have 32 rows, and those of the run have 16 \(trainer.acc.*=1"):
+        settings_to_go_on(run, settings_of(*begun, "trainer.devices=4"), ["resume", "trainer.devices"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("optim.lr=0.5", "optim.lr=0.5: the run was begun with 0.003 (leave it, or begin a new run)"),
-        ("trainer.devices=2", "trainer.devices=2: the run was begun with 1"),
+        (
+            "trainer.devices=2",
+            "trainer.devices=2: a step would have 48 rows, and those of the run have 24 (leave it",
+        ),
         ("data.path=[a,b]", "data.path=['a', 'b']: the run was begun with None"),
         ("generate.top_k=5", "generate.top_k=5: the run was begun with None"),
         ("prompt=alpaca", "prompt.name=alpaca: the run was begun with phi3"),

@@ -156,6 +156,8 @@ SETTINGS_OF_5: dict[str, Any] = {
     "adapter.layers": None,
     "adapter.trainable_tokens": "none",
     "trainer.early_stopping.siblings": None,
+    "trainer.shard_size": None,  # each device had the whole model
+    "trainer.sum_every_batch": False,
 }
 
 

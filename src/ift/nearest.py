@@ -104,7 +104,14 @@ ABSENT: dict[str, str] = {
         "load_in_8bit load_in_4bit quantization quantize bits".split(), "weights are not quantized in training"
     ),
     **dict.fromkeys("packing pack sample_packing".split(), "rows are not packed into one, and no padding is computed"),
-    **dict.fromkeys("deepspeed fsdp".split(), "the one strategy for several devices is trainer=ddp"),
+    **dict.fromkeys(
+        "deepspeed fsdp fsdp_config zero zero_stage".split(),
+        "trainer=fsdp shards a model over devices, trainer=ddp copies it",
+    ),
+    **dict.fromkeys(
+        "tensor_parallel tensor_parallel_size tp tp_size pipeline_parallel".split(),
+        "a model is sharded by trainer=fsdp; its matrices are not cut: fused heads and an odd vocabulary do not divide",
+    ),
 }
 
 

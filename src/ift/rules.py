@@ -142,7 +142,8 @@ TRAINING_RULES: dict[str, Rule] = {
     "trainer.max_steps": at_least(1),
     "trainer.accumulate": at_least(1),
     "trainer.nodes": at_least(1),
-    "trainer.strategy": one_of("auto", "ddp"),
+    "trainer.strategy": one_of("auto", "ddp", "fsdp"),
+    "trainer.shard_size": at_least(1),
     "trainer.val_every": number_or_share("steps", of="an epoch"),
     "trainer.limit_train_batches": number_or_share("batches", of="them"),
     "trainer.limit_val_batches": number_or_share("batches", of="them", least=0),
@@ -303,7 +304,27 @@ def adapter_alone_is_trained(values: Values) -> str | None:
     return None
 
 
+SHARDS = ("adamw", "lion", "sgd")  # optimizers that work on slices: they change each weight by itself
+
+
+def sharded_has(values: Values) -> str | None:
+    """What works on slices of weights, and what is for them alone."""
+    if values["trainer.strategy"] != "fsdp":
+        for key, nothing in (("trainer.shard_size", None), ("trainer.sum_every_batch", False)):
+            if values[key] != nothing:
+                return f"{key}={values[key]}: is for trainer.strategy=fsdp (leave it out, or trainer=fsdp)"
+        return None
+    if (name := values["optim.name"]) not in SHARDS:
+        return f"optim={name}: needs whole weights, and trainer=fsdp has slices (optim={' or optim='.join(SHARDS)})"
+    if (adapter := values["adapter.name"]) != "none":
+        return f"adapter={adapter}: not with trainer=fsdp (its base is frozen and fits many times: trainer=ddp)"
+    if values["model.compile"]:
+        return "model.compile=true: not with trainer=fsdp, whose blocks are gathered as they run (leave one out)"
+    return None
+
+
 TRAINING_TOGETHER: tuple[Together, ...] = (
+    sharded_has,
     optimizer_has,
     schedule_has,
     fast_dev_run_alone,

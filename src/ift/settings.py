@@ -165,6 +165,8 @@ class TrainerSettings:
     devices: Any  # of each node: "auto", a number, or a list of the numbers of GPUs
     nodes: int | None
     strategy: str
+    shard_size: int | None
+    sum_every_batch: bool
     val_every: Any  # optimizer steps (int), or a share of an epoch (float)
     save_every: int | None
     skip_nonfinite: int
@@ -381,6 +383,11 @@ MAY_CHANGE = (
 
 # What may differ where resume= is typed: another end than the run was begun with (ift.training.longer).
 LONGER = ("trainer.max_epochs", "trainer.max_steps", "optim.rewarm")
+# Likewise: other processes, or another number of them, that take the same steps (ift.training.resume).
+ELSEWHERE = (
+    "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.accumulate", "trainer.shard_size",
+    "trainer.sum_every_batch", "data.batch_size",
+)  # fmt: skip
 
 
 def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None = None) -> Settings:
@@ -396,7 +403,7 @@ def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None
     for key, value in plain_leaves(dataclasses.asdict(asked)):
         if key in left_open or (wanted is not None and not _below(key, wanted)):
             continue
-        if _below(key, MAY_CHANGE) or (wanted is not None and key in LONGER):
+        if _below(key, MAY_CHANGE) or (wanted is not None and key in LONGER + ELSEWHERE):
             *path, last = key.split(".")
             place = merged
             for name in path:
@@ -405,7 +412,32 @@ def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None
         elif before.get(key) != value:
             advice = f"resume={run.output_dir} {key}=... goes on to another end" if key in LONGER[:2] else "leave it"
             raise ConfigError(f"{key}={value}: the run was begun with {before.get(key)} ({advice}, or begin a new run)")
-    return read_settings(merged, Settings)
+    settings = read_settings(merged, Settings)
+    _refuse_other_steps(run, settings)
+    return settings
+
+
+def _refuse_other_steps(run: Settings, now: Settings) -> None:
+    """Raises ConfigError where the processes would share out another number of rows a step, as far as settings say."""
+    (there, rows), (here, rows_now) = _ranks_and_rows(run), _ranks_and_rows(now)
+    if not there or not here or rows == rows_now:
+        return
+    accumulate, rest = divmod(rows, now.data.batch_size * here)
+    advice = "leave it" if rest else f"trainer.accumulate={accumulate} takes the same steps"
+    raise ConfigError(
+        f"trainer.devices={now.trainer.devices}: a step would have {rows_now} rows, and those of the run have {rows} "
+        f"({advice}, or begin a new run)"
+    )
+
+
+def _ranks_and_rows(settings: Settings) -> tuple[int, int]:
+    """Ranks, and rows of a step; 0 where the machine decides it."""
+    devices = settings.trainer.devices
+    ranks = (len(devices) if isinstance(devices, list | tuple) else devices) or 0
+    if not isinstance(ranks, int) or ranks < 1:
+        return 0, 0
+    ranks *= settings.trainer.nodes or 1
+    return ranks, ranks * settings.data.batch_size * settings.trainer.accumulate
 
 
 def _below(key: str, places: Iterable[str]) -> bool:

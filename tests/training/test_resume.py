@@ -97,13 +97,14 @@ def test_a_metrics_file_that_lost_lines_is_not_gone_on_with(tmp_path):
         train(tmp_path)
 
 
-def test_a_run_does_not_go_on_by_another_number_of_processes(tmp_path):
+def test_a_run_does_not_go_on_by_another_number_of_processes_with_other_steps(tmp_path):
     """trainer.devices=auto on a machine with more GPUs: steps would be other rows."""
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     checkpoints = Checkpoints(tmp_path, metrics, about={}, steps=8, steps_per_epoch=4, val_every=3, save_every=1)
     two = {"random": {"python": torch.zeros(2, 627)}, "run": {"step": 3}}
-    with pytest.raises(ConfigError, match=r"begun by 2 processes, and here are 1 \(go on where there are 2\)"):
-        checkpoints.on_load_checkpoint(SimpleNamespace(world_size=1), None, two)
+    one = SimpleNamespace(world_size=1, accumulate_grad_batches=1, datamodule=SimpleNamespace(batch_size=4))
+    with pytest.raises(ConfigError, match=r"8 rows on 2 processes, and on 1 it would have 4 \(trainer.accumulate=2 "):
+        checkpoints.on_load_checkpoint(one, None, two)
     assert checkpoints.step == 0
 
 
@@ -239,7 +240,7 @@ def test_a_run_goes_on_only_as_the_run_that_it_is(proof, tmp_path):
     for words, code, said in (
         (["optim.lr=1"], 2, "optim.lr=1.0: the run was begun with 0.003 (leave it, or begin a new run)"),
         (["experiment=seed_chapter"], 2, "experiment=: is for a new run"),
-        (["trainer.devices=2", "trainer.strategy=ddp"], 2, "trainer.devices=2: the run was begun with 1"),
+        (["trainer.devices=2", "trainer.strategy=ddp"], 2, "trainer.devices=2: a step would have 8 rows, and those of"),
     ):
         refused = proof.trainings.run(run.path, *words, resume=True)
         assert (refused["codes"], said in refused["output"]) == ([code], True), refused["output"]

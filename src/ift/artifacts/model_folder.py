@@ -6,6 +6,7 @@ Opening one checks it without torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,15 +27,23 @@ from ift.text.tokenizer_files import read_tokenizer
 from ift.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ift.model.gpt import GPT
 
 
 def save_model_folder(
-    path: Path, model: GPT, tokenizer: Tokenizer, template: Template, about: dict[str, Any] | None = None
+    path: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    template: Template,
+    about: dict[str, Any] | None = None,
+    weights: Iterator[Tensor] | None = None,
 ) -> None:
     """Write the folder beside its name, seal it and put it in place whole; the one before goes only then.
 
     about: where the model comes from (step, losses, hash of the data report), kept in ift.json.
+    weights: what weights_in_order gives, for who must go through all of them
     """
     recover_folder(path)
     partial = path.with_name(path.name + ".part")
@@ -49,7 +58,7 @@ def save_model_folder(
         base = {"name": its.base, "sha256": its.base_hash, **({"four_bits": True} if its.four_bits else {})}
         about = {**(about or {}), "base": base}
     else:
-        save_weights(model, partial, end_of_text=end)
+        save_weights(model, partial, end_of_text=end, weights=weights)
     chat_template = export_chat_template(template, end=tokenizer.end_text, names=tokenizer.names)
     tokenizer.save(partial, context_length=model.config.context_length, chat_template=chat_template)
     write_json(partial / "prompt.json", {**template.to_json(), "hash": template.hash})

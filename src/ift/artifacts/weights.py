@@ -9,11 +9,11 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ift.artifacts.adapter_folder import AdapterFolder, base_of, is_adapter, load_adapter, open_adapter
 from ift.artifacts.download import OTHER_KINDS, WEIGHTS, download, others_on_hub
@@ -23,6 +23,7 @@ from ift.model.config import GPTConfig
 from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
 from ift.model.families.family import HEAD, Family, Piece, as_published, to_theirs
 from ift.model.families.gpt2 import PUBLISHED
+from ift.model.slices import first_row, local, whole
 from ift.run import write_json
 from ift.sealed import MANIFEST, hash_file
 from ift.settings import ModelSettings
@@ -329,9 +330,7 @@ def load_weights(model: GPT, folder: Folder) -> None:
                 parameter.copy_(parameters[OUR_EMBEDDING])
                 continue
             for piece in pieces[name]:
-                copy(piece, parameter[piece.rows])
-                if folder.adapter:
-                    _merge(folder.adapter, piece, parameter[piece.rows])
+                _fill(parameter, piece, copy, folder.adapter)
         for name, layer in in_four_bits(model):
             layer.forget()
             for piece in pieces[f"{name}.weight"]:  # each alone, as other programs quantize what is published
@@ -360,8 +359,32 @@ OUR_HEAD, OUR_EMBEDDING, OUR_POSITIONS = f"{HEAD}.weight", "wte.weight", "wpe.we
 PART = 1 << 22  # bytes that are read at once: they are converted in the processor's cache, and memory holds one copy
 
 
-def _copier(folder: Folder, files: ExitStack) -> Callable[[Piece, Tensor], None]:
-    """A function that reads a published tensor into rows of ours, a few at a time.
+class _Copy(Protocol):
+    def __call__(self, piece: Piece, rows: Tensor, begin: int = 0) -> None: ...
+
+
+def _fill(parameter: Tensor, piece: Piece, copy: _Copy, adapter: AdapterFolder | None) -> None:
+    """The rows of a piece that this rank has: they alone are read where they lie together in the file."""
+    import torch
+
+    mine, begin = local(parameter), first_row(parameter)
+    first, last = max(begin, piece.rows.start), min(begin + len(mine), piece.rows.stop)
+    if first >= last:
+        return
+    rows, size = mine[first - begin : last - begin], piece.rows.stop - piece.rows.start
+    if piece.form == "as it is" and adapter is None:
+        copy(piece, rows, first - piece.rows.start)
+        return
+    there = rows if len(rows) == size else torch.empty(size, *rows.shape[1:])
+    copy(piece, there)
+    if adapter:
+        _merge(adapter, piece, there)
+    if there is not rows:
+        rows.copy_(there[first - piece.rows.start : last - piece.rows.start])
+
+
+def _copier(folder: Folder, files: ExitStack) -> _Copy:
+    """A function that reads a published tensor, from a row of it on, into rows of ours, a few at a time.
 
     The files are read, not mapped: mapped pages would count as memory of this process beside the parameters.
     """
@@ -370,7 +393,7 @@ def _copier(folder: Folder, files: ExitStack) -> Callable[[Piece, Tensor], None]
     opened: dict[Path, tuple[Any, dict[str, tuple[str, Stored]]]] = {}
     memory = bytearray()
 
-    def copy(piece: Piece, rows: Tensor) -> None:
+    def copy(piece: Piece, rows: Tensor, begin: int = 0) -> None:
         nonlocal memory
         file = folder.tensors.get(piece.name)
         if file is None:
@@ -388,15 +411,15 @@ def _copier(folder: Folder, files: ExitStack) -> Callable[[Piece, Tensor], None]
         step = max(1, PART // size)
         if len(memory) < min(step, groups) * size:
             memory = bytearray(min(step, groups) * size)
-        stream.seek(stored.begin)
-        for begin in range(0, groups, step):
-            part = memoryview(memory)[: min(step, groups - begin) * size]
+        stream.seek(stored.begin + begin * size)
+        for at in range(0, groups, step):
+            part = memoryview(memory)[: min(step, groups - at) * size]
             if stream.readinto(part) != len(part):
                 raise WeightsError(f"{file}: ends within {name} (cut off? download it again)")
             values = torch.frombuffer(part, dtype=getattr(torch, TYPES[stored.dtype]))
             if not all(bound.isfinite() for bound in values.aminmax()):  # in one pass; a NaN is both bounds
                 raise WeightsError(f"{file}: {name} holds NaN or infinity (download it again)")
-            into = target[begin : begin + step]
+            into = target[at : at + step]
             into.copy_(values.view(into.shape))
 
     return copy
@@ -416,10 +439,16 @@ def load_model(folder: Folder, *, dropout: float = 0.0, tokens: int | None = Non
     return build_model(replace(folder.config, dropout=dropout, tokens=tokens), folder)
 
 
-def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = False) -> GPT:
+def without_blocks(config: GPTConfig) -> GPTConfig:
+    """Of a model that has the embedding and the head of this one, to look at them alone."""
+    return replace(config, n_layer=0, rope_of=(), windows=())
+
+
+def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = False, sharded: bool = False) -> GPT:
     """A model with the folder's weights, or with fresh ones. four_bits: those of its blocks' products in NF4.
 
     An adapter is merged into its base, but for one on a base in four bits: there it stays beside.
+    sharded: it stays on the meta device, to be filled when each rank knows its slices; fresh weights are drawn as ever.
     """
     import torch
 
@@ -435,6 +464,8 @@ def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = F
         model = GPT(config)
         if four_bits:
             put_in_four_bits(model)
+    if sharded:
+        return model
     model.to_empty(device="cpu")
     model.tie()
     load_weights(model, folder)
@@ -452,27 +483,41 @@ def with_adapter(model: GPT, folder: Folder) -> GPT:
     return model
 
 
-def save_weights(model: GPT, path: Path, *, end_of_text: int) -> None:
+def _published(model: GPT) -> dict[str, tuple[Tensor, Piece]]:
+    """Stored name -> the parameter and which rows of it, in the order that safetensors' own writer has."""
+    family, parameters = family_of(model.config), dict(model.named_parameters())
+    pieces = {
+        family.stored_name(piece.name): (parameters[name], piece)
+        for name, pieces in family.pieces(model.config).items()
+        for piece in pieces
+    }
+    return dict(sorted(pieces.items()))
+
+
+def weights_in_order(model: GPT) -> Iterator[Tensor]:
+    """The parameter of each tensor that `save_weights` writes, whole, when it is asked for.
+
+    Where ranks have slices, all of them go through it to its end, and each tensor exists for that moment.
+    """
+    return (whole(parameter.detach()) for parameter, _ in _published(model).values())
+
+
+def save_weights(model: GPT, path: Path, *, end_of_text: int, weights: Iterator[Tensor] | None = None) -> None:
     """config.json, generation_config.json and model.safetensors as transformers reads them, a tensor after the other.
 
     end_of_text: what training put after a response, the first of the tokens that end one; the others are model.stops.
+    weights: what weights_in_order gives, for who must go through all of them
     """
     import torch
 
-    family, config = family_of(model.config), model.config
-    parameters = dict(model.named_parameters())
-    pieces = {
-        family.stored_name(piece.name): (parameters[name], piece)
-        for name, pieces in family.pieces(config).items()
-        for piece in pieces
-    }
-    names = sorted(pieces)  # as safetensors' own writer has them
-    dtype = model.stored_dtype
+    config, pieces = model.config, _published(model)
+    names, dtype = list(pieces), model.stored_dtype
+    gathered = weights_in_order(model) if weights is None else weights
 
     def values() -> Iterator[Any]:
-        for name in names:
-            parameter, piece = pieces[name]
-            value = to_theirs(parameter.detach()[piece.rows], piece, config).to("cpu", getattr(torch, DTYPES[dtype]))
+        for name, parameter in zip(names, gathered, strict=True):
+            _, piece = pieces[name]
+            value = to_theirs(parameter[piece.rows], piece, config).to("cpu", getattr(torch, DTYPES[dtype]))
             yield value.contiguous().view(torch.int16 if dtype != "F32" else torch.float32).numpy()
 
     stored = write_config(config, end_of_text, model.stops, DTYPES[dtype])

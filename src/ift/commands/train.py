@@ -87,7 +87,7 @@ def fine_tune(
     import_lightning(alone=not settings.trainer.callbacks)
 
     from ift.artifacts.special_rows import untrained_tokens, warning
-    from ift.artifacts.weights import build_model
+    from ift.artifacts.weights import build_model, without_blocks
     from ift.data.datamodule import Limits, SFTDataModule
     from ift.model.adapters import adapted, hold_base_in
     from ift.model.freezing import freeze
@@ -125,11 +125,14 @@ def fine_tune(
     settings = replace(settings, trainer=in_steps(options, epoch))
     if (limits := data.shortened(device.world)) and not is_other_rank():
         print(limits, flush=True)
+    sharded = options.strategy == "fsdp" and not settings.dry_run  # of which each rank reads its slices, later
     low_rank = inputs.low_rank
-    model = build_model(config, inputs.weights, four_bits=low_rank is not None and low_rank.four_bits)
+    four_bits = low_rank is not None and low_rank.four_bits
+    model = build_model(config, inputs.weights, four_bits=four_bits, sharded=sharded)
     model.stops = inputs.stops
     model.stored_dtype = "F32"  # steps are finer than bf16: rounded, it would be another model than was measured
-    wrong = untrained_tokens(model, inputs.template, inputs.tokenizer) if inputs.weights else {}
+    ends = build_model(without_blocks(config), inputs.weights) if inputs.weights and sharded else model
+    wrong = untrained_tokens(ends, inputs.template, inputs.tokenizer) if inputs.weights else {}
     if low_rank:
         tokens = settings.adapter.trainable_tokens
         adapted(model, with_tokens(low_rank, tokens, model, inputs.template, inputs.tokenizer))
@@ -153,7 +156,8 @@ def fine_tune(
             dry_run(module, data, inputs.tokenizer, device, end=inputs.turn_end)
         return None
     refuse_small_disk(run.path, module)
-    try_longest_batch(module, data, device)
+    if not sharded:
+        try_longest_batch(module, data, device)
     if low_rank and not is_other_rank():
         warn_of_large_steps(settings, device.world)
         print(show_cost(module, data, device), flush=True)
@@ -181,12 +185,15 @@ def train(
     from ift.training.loggers import open_loggers
     from ift.training.profiling import Trace, open_profiler
     from ift.training.resume import Checkpoints
+    from ift.training.sharded import answering
     from ift.training.siblings import EndBehindSiblings
     from ift.training.spikes import Spikes
     from ift.training.top import KeepTop
     from ift.training.trainer import early_stopping, fit, make_trainer, stop_reason, val_every
     from ift.training.writer import Writer
 
+    if inputs.checkpoint and not is_other_rank():
+        longer.note_where(run, settings)
     meeting.all_here("training")  # from here on ranks wait for each other inside of torch
     options, steps, rows = settings.trainer, module.total_steps, inputs.data.rows
     answer = Answerer(inputs.template, inputs.tokenizer, settings.generate, seed=settings.seed)
@@ -241,7 +248,10 @@ def train(
             writer.clock,
         ]
         profiler = open_profiler(options.profiler, run.path / "profile")
-        trainer = make_trainer(options, device, steps=steps, loggers=loggers, callbacks=callbacks, profiler=profiler)
+        trainer = make_trainer(
+            options, device,
+            steps=steps, loggers=loggers, callbacks=callbacks, profiler=profiler, weights=inputs.weights,
+        )  # fmt: skip
         with best.named_where_diverged():
             fit(trainer, module, data, inputs.checkpoint)
         about = {
@@ -251,8 +261,13 @@ def train(
             **{f"{part}_seconds": seconds for part, seconds in writer.clock.seconds.items()},
         }
         test_best(run, trainer, module, data, best, device, **about)
+        asked = rows["test"][: len(data.used("test"))]
+        with answering(trainer, module.model) as answers:
+            if trainer.is_global_zero:
+                summary = write_responses(run, module.model, asked, answer)
+            elif answers and asked:
+                answer(module.model, asked)
         if trainer.is_global_zero:
-            summary = write_responses(run, module.model, rows["test"][: len(data.used("test"))], answer)
             write_report(run)
             write_json(run.summary, {**summary, "status": "finished"})  # last: what says so has nothing left to do
         checkpoints.require_saved()

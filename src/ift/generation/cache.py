@@ -15,6 +15,7 @@ from torch import Tensor
 from ift.model.attention import Scores, attend_row, capped
 from ift.model.gpt import GPT
 from ift.model.rotation import Rotary, rotate
+from ift.model.slices import least
 
 MEMORY = 2 << 30  # bytes of keys and values on a CPU, where more than is there would end in swapping
 MOST_SLOTS = 128  # more rows at once are hardly faster
@@ -82,7 +83,7 @@ def slots_that_fit(model: GPT, capacity: int) -> int:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         memory = (torch.cuda.mem_get_info(device)[0] + held) // 4
     row = 2 * config.n_layer * config.n_kv_head * config.head_dim * capacity * dtype.itemsize
-    return max(1, min(MOST_SLOTS, memory // row))
+    return least(max(1, min(MOST_SLOTS, memory // row)), model)
 
 
 class Prefill:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ift.model.slices import is_slice
+
 
 class Linear(nn.Linear):
     """torch's own, computing in another type where `compute_in` has set one.
@@ -34,12 +36,12 @@ class Linear(nn.Linear):
 
     @property
     def worth_holding(self) -> bool:
-        """Whether reading the weights costs more than a look at them."""
-        return self.weight.dtype != self.compute_dtype
+        """Whether reading the weights costs more than a look at them; slices of them are gathered in their own time."""
+        return self.weight.dtype != self.compute_dtype and not is_slice(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dtype == self.compute_dtype:
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         low = self.weight_to_compute()
         if not torch.is_grad_enabled():  # a step of an answer has a hundred products, each as short as the detour
             return F.linear(x.to(low.dtype), low, None if self.bias is None else self.bias.to(low.dtype))

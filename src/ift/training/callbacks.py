@@ -23,6 +23,7 @@ from ift import stops
 from ift.artifacts.model_folder import save_model_folder
 from ift.errors import DivergedError, MachineError, WeightsError, advice_start, one_line, refused_by_disk
 from ift.model.gpt import GPT
+from ift.model.slices import local
 from ift.run import read_jsonl, write_jsonl
 from ift.sealed import check, recover_folder, set_aside
 from ift.text.templates import Template
@@ -31,6 +32,7 @@ from ift.training.clock import Clock
 from ift.training.loggers import Wandb
 from ift.training.monitor import monitored
 from ift.training.ranks import agree
+from ift.training.sharded import answering, is_sharded, the_first_writes
 from ift.training.writer import Writer
 
 
@@ -119,8 +121,8 @@ class KeepBest(Callback):
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         self.settle(trainer)
         if agree(trainer, trainer.is_global_zero and self.best_loss == math.inf):  # no validation rows
-            # every rank has the same weights: all raise or none
-            if not all(bool(parameter.isfinite().all()) for parameter in module.model.parameters()):
+            finite = all(bool(local(parameter).isfinite().all()) for parameter in module.model.parameters())
+            if agree(trainer, not finite):
                 raise DivergedError(f"step {trainer.global_step}: weights are no finite numbers (lower optim.lr)")
             self.keep(trainer, module, math.inf)
             self.settle(trainer)
@@ -149,11 +151,29 @@ class KeepBest(Callback):
         if self.monitor != "val/loss" and score != math.inf:
             about["score"] = score
         before = (self.best_loss, self.best_step, self.best_score)
-        job = self._write(module.model, about) if trainer.is_global_zero else None
+        model, job = module.model, None
+        if is_sharded(model):  # all ranks give their slices, so none goes on before it is written
+            job = self._write_together(trainer, model, about)
+        elif trainer.is_global_zero:
+            job = self._write(model, about)
         self._writing = Writing(step, before, job)
         self.best_loss, self.best_step, self.best_score = loss, step, score
-        if self.writer is None:
+        if self.writer is None or is_sharded(model):
             self.settle(trainer)
+
+    def _write_together(self, trainer: L.Trainer, model: GPT, about: dict[str, Any]) -> Future[None]:
+        """The folder of a model that ranks share is there when this returns, or its error is."""
+        done: Future[None] = Future()
+        error = the_first_writes(
+            trainer,
+            model,
+            lambda weights: save_model_folder(self.path, model, self.tokenizer, self.template, about, weights),
+        )
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+        return done
 
     def _write(self, model: GPT, about: dict[str, Any]) -> Future[None]:
         """A copy of the model is written behind us; where there is no memory for one, the model itself, at once."""
@@ -234,10 +254,10 @@ class Samples(Callback):
         self.samples = read_jsonl(self.path)[: state["samples"]] if self.path.exists() else []
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Rank 0 answers. What fails there ends all ranks: none waits for it."""
+        """Rank 0 answers, or all ranks where they share the model. What fails there ends all: none waits for it."""
         error: Exception | None = None
-        with self.clock.spent("samples"):
-            if trainer.is_global_zero:
+        with self.clock.spent("samples"), answering(trainer, module.model) as answers:
+            if answers:
                 try:
                     self._answer(trainer, module.model)
                 except Exception as failure:
@@ -249,6 +269,8 @@ class Samples(Callback):
     def _answer(self, trainer: L.Trainer, model: GPT) -> None:
         with stops.held() if trainer.world_size > 1 else nullcontext():  # the other ranks are not here
             answers = self.answer(model)
+        if not trainer.is_global_zero:
+            return
         new = [{"step": trainer.global_step, **response} for response in answers]
         self.samples += new
         try:

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ift.artifacts.tensors import parts_of
 from ift.errors import WeightsError
+from ift.model.slices import local
 from ift.sealed import (
     check,
     flush_folder,
@@ -38,16 +38,13 @@ from ift.sealed import (
     write_file,
     write_manifest,
 )
+from ift.training.stored import DTYPES, stored_tensors
 from ift.training.writer import Writer
 
 TREE = "state.json"
 WRITERS = 4  # threads: hashing takes longer than writing, and one file is flushed while others are hashed
 SMALL = 1 << 20  # bytes of tensors that are not worth a second file
 IN_HOST_MEMORY = 256 << 20  # bytes of a file whose tensors come from a device: so much for each writer at once
-DTYPES = {  # safetensors' names
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 
 
 class SealedCheckpointIO(CheckpointIO):
@@ -136,9 +133,7 @@ class SealedCheckpointIO(CheckpointIO):
         manifest = check(path)
         try:
             tree = json.loads((path / TREE).read_text(encoding="utf-8"))
-            tensors: dict[str, Tensor] = {}
-            for file in sorted(path.glob("*.safetensors")):
-                tensors |= load_file(file)
+            tensors = {name: stored.read() for name, stored in stored_tensors(path).items()}
             state: dict[str, Any] = unpack(tree, tensors)
         except Exception as error:
             raise WeightsError(f"{path}: not a checkpoint: {type(error).__name__} {error}") from error
@@ -192,11 +187,11 @@ def write_part(tensors: dict[str, Tensor], path: Path) -> str:
     return write_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> str:
     """A safetensors file, flushed, and its sha256. (safetensors' own writer gives neither a hash nor a flush.)"""
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # each aligned to its own size
     about = {name: (DTYPES[tensor.dtype], tensor.shape) for name, tensor in ordered}
-    return write_file(path, *parts_of(about, (as_bytes(tensor) for _, tensor in ordered)))
+    return write_file(path, *parts_of(about, (as_bytes(tensor) for _, tensor in ordered), metadata))
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
@@ -210,8 +205,9 @@ def pack(value: Any, tensors: dict[str, Tensor], name: str = "", seen: dict[Any,
     """
     seen = {} if seen is None else seen
     if isinstance(value, Tensor):
-        place = (value.data_ptr(), value.dtype, value.device, value.shape, value.stride())
-        memory: Any = place if value.numel() else object()
+        here = local(value)
+        place = (here.data_ptr(), value.dtype, value.device, value.shape, value.stride())
+        memory: Any = place if here.numel() else object()
         if memory not in seen:
             seen[memory] = _free(name or "tensor", tensors)
             tensors[seen[memory]] = value.detach()

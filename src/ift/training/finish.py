@@ -15,6 +15,7 @@ from ift.errors import DivergedError
 from ift.run import RunFolder, read_jsonl, write_json
 from ift.training.callbacks import KeepBest
 from ift.training.module import SFTModule
+from ift.training.sharded import give_slices_back
 
 
 def test_best(
@@ -32,6 +33,7 @@ def test_best(
     Raises DivergedError, on every rank, where the loss on the test rows is no finite number.
     """
     trainer.strategy.barrier()  # rank 0 may still be writing the model
+    give_slices_back(module.model)
     load_weights(module.model, inspect_folder(run.model))
     if len(datamodule.used("test")):
         trainer.test(module, datamodule, verbose=False)

@@ -8,6 +8,7 @@ Models"). config.yaml then holds the step as `optim.restart_at`: the longer part
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,15 @@ from ift.errors import ConfigError
 from ift.launch import is_other_rank
 from ift.run import RunFolder, read_json, write_json
 from ift.sealed import newest
-from ift.settings import Settings, TrainerSettings, load_settings, save_settings
+from ift.settings import (
+    ELSEWHERE,
+    Settings,
+    TrainerSettings,
+    load_settings,
+    plain_leaves,
+    read_settings,
+    save_settings,
+)
 
 STEADY = ("constant", "wsd")  # schedules that can stand at their peak rate where a run goes on
 
@@ -78,6 +87,18 @@ def begin(
         how = "at the same rate" if rewarm is None else f"optim.rewarm={rewarm:g} of the added steps, then down again"
         print(f"longer    to step {steps}, before to {steps_before}; {how}", flush=True)
     save_settings(settings, run.config)
+
+
+def note_where(run: RunFolder, settings: Settings) -> None:
+    """config.yaml says on which processes the run goes on from now on: stopped again, it begins from there."""
+    before = dataclasses.asdict(load_settings(run.config))
+    now = {group: dict(values) if isinstance(values, dict) else values for group, values in before.items()}
+    asked = dict(plain_leaves(dataclasses.asdict(settings)))
+    for key in ELSEWHERE:
+        group, name = key.split(".")
+        now[group][name] = asked[key]
+    if now != before:
+        save_settings(read_settings(now, Settings), run.config)
 
 
 def _has_other_end(before: Settings, now: Settings) -> bool:

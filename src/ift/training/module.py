@@ -25,12 +25,14 @@ from ift.data.batches import Batch
 from ift.data.text_size import TextSize
 from ift.errors import DivergedError, WeightsError
 from ift.model.gpt import GPT
+from ift.model.slices import whole
 from ift.settings import OptimSettings
 from ift.training.loss_scale import LEAST, LossScale
 from ift.training.objectives import CrossEntropy, Objective, Sums
 from ift.training.optim import clip_coefficient, make_schedule, scale_gradients
 from ift.training.optimizers import make_optimizer
 from ift.training.ranks import gather_rows, sum_gradients
+from ift.training.sharded import Sharded
 
 LOADERS = ("val", "train")  # what validation measures; training rows only before the first step
 TEST_LOADERS = ("test", "clean_test")  # the second: test rows without a near twin in training
@@ -87,11 +89,18 @@ class SFTModule(L.LightningModule):
         self._window_started = self._known_at = 0.0
         self._steps: deque[Step] = deque()  # whose numbers have not been read
 
+    def configure_model(self) -> None:
+        """Lightning calls it before each of fit, validate and test, when the ranks have met."""
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.shard(self.model)
+
     # -- training -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if not self._window:
             self._window_started = time.perf_counter()
+        if isinstance(strategy := self.trainer.strategy, Sharded):
+            strategy.before_backward(self.model, last=len(self._window) + 1 == self.trainer.accumulate_grad_batches)
         loss, weight, _ = self.objective(self.model, batch)
         self._window.append((loss.detach(), weight, len(batch.supervised), batch.tokens))
         self._window_rows += batch.rows
@@ -138,7 +147,7 @@ class SFTModule(L.LightningModule):
             if parameter.grad is not None and parameter.grad.is_sparse:  # of tied embeddings without a loss of the head
                 parameter.grad = parameter.grad.to_dense()
         sum_gradients(self.trainer, trained)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]) * scale
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])) * scale
         factor = scale * clip_coefficient(norm, self.optim.clip)
         scale_gradients(optimizer, factor, finite=(norm + loss).isfinite())
         if self.loss_scale is not None:

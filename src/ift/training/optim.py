@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ift.model.slices import local
 from ift.settings import OptimSettings
 
 
@@ -79,7 +80,7 @@ def scale_gradients(optimizer: torch.optim.Optimizer, factor: Tensor, *, finite:
         for parameter in parameters:
             parameter.grad = None
     elif parameters:
-        torch._foreach_mul_([p.grad for p in parameters], factor.float())
+        torch._foreach_mul_([local(p.grad) for p in parameters], factor.float())
 
 
 def scales_by_itself(optimizer: torch.optim.Optimizer) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ift import stops
 from ift.errors import ConfigError, MachineError
+from ift.launch import is_other_rank
 from ift.sealed import step_folder
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.clock import Clock
@@ -100,11 +101,11 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(step_folder(self.folder, self.step))
 
     def _saved(self, step: int, error: OSError | None) -> None:
-        """A save has ended, on the first rank; it may be long behind."""
+        """A save has ended, on the first rank or on all that wrote; it may be long behind."""
         self.failed = error
         if error is None:
             self.saved = step
-        else:
+        elif not is_other_rank():
             print(f"ift: {self._trouble(step)}: training goes on", flush=True)
 
     def stop(self) -> None:
@@ -129,6 +130,8 @@ class Checkpoints(Callback):
         checkpoint["about"] = {**self.about, "step": self.step}
         checkpoint["run"] = {
             "step": self.step,
+            "rows_a_step": rows_a_step(trainer),
+            "steps_per_epoch": self.steps_per_epoch,
             "tokens_seen": module.tokens_seen,
             "supervised_seen": module.supervised_seen,
             "skipped": module.skipped,
@@ -140,22 +143,44 @@ class Checkpoints(Callback):
         checkpoint["random"] = {name: gather(trainer, state) for name, state in random_state().items()}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        begun, now = len(checkpoint["random"]["python"]), trainer.world_size
-        if begun != now:  # trainer.devices=auto, on another machine
-            raise ConfigError(
-                f"{self.folder}: the run was begun by {begun} processes, and here are {now} "
-                f"(go on where there are {begun})"
-            )
-        run = checkpoint["run"]
+        run, begun = checkpoint["run"], len(checkpoint["random"]["python"])
+        self._refuse_other_steps(trainer, run, begun)
         self.step = self.saved = run["step"]
         module.tokens_seen, module.supervised_seen = run["tokens_seen"], run["supervised_seen"]
         module.skipped, module.last_loss = run["skipped"], run["last_loss"]
         self.metrics.go_back(run["metrics"])
         # an earlier release knew the sum alone, most of which is steps
         self.clock.go_on(run.get("spent") or {"steps": run["seconds"]})
-        self._random = {name: states[trainer.global_rank].clone() for name, states in checkpoint["random"].items()}
+        states = checkpoint["random"]
+        if trainer.global_rank < begun:
+            self._random = {name: of_all[trainer.global_rank].clone() for name, of_all in states.items()}
+        else:  # a rank that there was not before: a stream of its own, the same whenever the run goes on from here
+            torch.manual_seed(int(states["torch"].long().sum()) * 1_000_003 + trainer.global_rank)
+        self._begin(trainer)  # a sharded model is restored when the fit has started
+
+    def _refuse_other_steps(self, trainer: L.Trainer, run: dict[str, Any], begun: int) -> None:
+        """Raises ConfigError where other processes, or another number of them, would take other steps."""
+        now, rows_now = trainer.world_size, rows_a_step(trainer)
+        a_rank = rows_now // now
+        rows = run.get("rows_a_step", begun * a_rank)  # an earlier release went on with the same settings alone
+        if rows_now != rows:
+            batch = rows_now // (now * trainer.accumulate_grad_batches)
+            accumulate, rest = divmod(rows, batch * now)
+            advice = f"go on with {begun}" if rest else f"trainer.accumulate={accumulate} takes the same steps"
+            raise ConfigError(
+                f"{self.folder}: a step of this run has {rows} rows on {begun} processes, and on {now} it would have "
+                f"{rows_now} ({advice})"
+            )
+        if run.get("steps_per_epoch", self.steps_per_epoch) != self.steps_per_epoch:
+            raise ConfigError(
+                f"{self.folder}: an epoch had {run['steps_per_epoch']} steps, and has {self.steps_per_epoch} on {now} "
+                f"processes: trainer.limit_train_batches counts those of each (go on with {begun})"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._begin(trainer)
+
+    def _begin(self, trainer: L.Trainer) -> None:
         """Begin Lightning's loops at the step, as if they had come there by themselves."""
         epoch, step = divmod(self.step, self.steps_per_epoch)
         trainer.datamodule.begin = (epoch, step)  # type: ignore[attr-defined]
@@ -177,6 +202,10 @@ class Checkpoints(Callback):
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, Patience):
                 callback.begin_anew()
+
+
+def rows_a_step(trainer: L.Trainer) -> int:
+    return int(cast(Any, trainer).datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
 
 
 # -- random states --------------------------------------------------------------------------------------------------

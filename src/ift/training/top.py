@@ -13,10 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from ift.artifacts.model_folder import save_model_folder
-from ift.errors import WeightsError, refused_by_disk
+from ift.errors import MachineError, WeightsError, refused_by_disk
+from ift.model.gpt import GPT
 from ift.sealed import read_manifest, remove_folder
 from ift.training.callbacks import KeepBest
 from ift.training.monitor import monitored
+from ift.training.ranks import agree
+from ift.training.sharded import the_first_writes
 
 
 class KeepTop(Callback):
@@ -43,18 +46,28 @@ class KeepTop(Callback):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.fresh = False
 
-    @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Rank 0 knows what is in the folder."""
         score, step = monitored(trainer, self.best.monitor), trainer.global_step
         others = [other for path, other in self.kept().items() if path.name != _name(step)]
-        if not math.isfinite(score) or (self.k >= 0 and sum(other <= score for other in others) >= self.k):
-            return
+        is_one = math.isfinite(score) and (self.k < 0 or sum(other <= score for other in others) < self.k)
+        if agree(trainer, trainer.is_global_zero and is_one):
+            self._keep(trainer, module.model, score, step)
+
+    def _keep(self, trainer: L.Trainer, model: GPT, score: float, step: int) -> None:
         loss = trainer.callback_metrics.get("val/loss")
         about = {**self.best.about, "step": step, "val_loss": None if loss is None else float(loss), "score": score}
-        try:
-            save_model_folder(self.folder / _name(step), module.model, self.best.tokenizer, self.best.template, about)
-        except OSError as error:
+        path, best = self.folder / _name(step), self.best
+        error = the_first_writes(
+            trainer,
+            model,
+            lambda weights: save_model_folder(path, model, best.tokenizer, best.template, about, weights),
+        )
+        if agree(trainer, error is not None and not isinstance(error, OSError)):
+            raise error or MachineError(f"{path}: the first process could not write the model (see what it said)")
+        if isinstance(error, OSError):
             print(f"ift: {refused_by_disk(error, str(self.folder))}: training goes on", flush=True)
+        if error is not None or not trainer.is_global_zero:
             return
         by_score = sorted(self.kept().items(), key=lambda item: item[1])
         for path, _ in by_score[self.k :] if self.k >= 0 else ():

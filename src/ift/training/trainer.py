@@ -19,6 +19,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_only
 
 from ift.artifacts.machine import Device, choose_device, keep_freed_memory
+from ift.artifacts.weights import Folder
 from ift.data.datamodule import SFTDataModule
 from ift.errors import DataError
 from ift.launch import here
@@ -28,8 +29,9 @@ from ift.settings import EarlyStoppingSettings, Settings, TrainerSettings
 from ift.training.loops import Trainer
 from ift.training.module import SFTModule
 from ift.training.patience import Patience
-from ift.training.ranks import DataParallel, environment
+from ift.training.ranks import environment
 from ift.training.resume import Checkpoints
+from ift.training.sharded import strategy_of
 
 VALIDATIONS = 10  # in a run, where trainer.val_every is not set
 
@@ -71,14 +73,18 @@ def make_trainer(
     loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
     profiler: Profiler | None = None,
+    weights: Folder | None = None,
 ) -> Trainer:
-    """Lightning's trainer, without what we do ourselves. steps: of the whole run; callbacks: one is a Checkpoints."""
+    """Lightning's trainer, without what we do ourselves.
+
+    steps: of the whole run; callbacks: one is a Checkpoints; weights: of a model on the meta device, for trainer=fsdp
+    """
     (checkpoints,) = (callback for callback in callbacks if isinstance(callback, Checkpoints))
     return Trainer(
         accelerator=device.accelerator,
         devices=list(device.numbers) or device.count,
         num_nodes=device.nodes,
-        strategy=DataParallel() if device.world > 1 else "auto",
+        strategy=strategy_of(settings, world=device.world, weights=weights),
         precision="32-true",  # weights, gradients and optimizer; `compute_in` says what products are computed in
         max_epochs=-1,
         max_steps=steps,
