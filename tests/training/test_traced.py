@@ -10,7 +10,7 @@ import torch
 from ift.data.batches import collate_padded, collate_unpadded
 from ift.data.contract.examples import Example
 from ift.model.adapters import adapted
-from ift.model.config import GPTConfig
+from ift.model.config import GPTConfig, Rope
 from ift.model.gpt import GPT
 from ift.model.low_rank import LowRank, chosen
 from ift.model.nf4 import in_four_bits, put_in_four_bits
@@ -22,6 +22,7 @@ GPT2 = GPTConfig(vocab_size=V, context_length=128, n_layer=L, n_head=4, n_embd=C
 LLAMA = GPTConfig(
     vocab_size=V, context_length=128, n_layer=L, n_head=4, n_embd=C, kv_heads=2, n_inner=160, gated=True, norm="rms",
     activation="silu", biases=frozenset(), learned_positions=False, tie_weights=False,
+    ropes=(Rope(theta=1e4, channels=16),), rope_of=(0,) * L,
 )  # fmt: skip
 
 
@@ -156,7 +157,8 @@ def test_activation_checkpointing_keeps_less_and_computes_more():
     batch = collate_unpadded(rows(100, 100), end_of_text=0)
     whole, less = traced(GPT2, batch), traced(GPT2, batch, model)
     assert less.peak < whole.peak
-    assert less.batch.products > 1.2 * whole.batch.products
+    again = less.batch.products - whole.batch.products  # a forward of the blocks, less in the last one
+    assert 0.7 * 2 * L * 12 * C * C * 200 < again < 1.2 * 2 * L * 12 * C * C * 200
 
 
 def test_a_base_in_four_bits_is_counted_as_it_is_held():

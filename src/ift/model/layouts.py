@@ -108,9 +108,9 @@ class Flat:
     def row_lengths(self) -> Tensor:
         """(N,) tokens of the row that each token is of; of shared tokens, of the longest."""
         longest = self.prefix + max(self.lengths, default=0)
-        return torch.tensor([longest, *(self.prefix + n for n in self.lengths)]).repeat_interleave(
-            torch.tensor([self.prefix, *self.lengths])
-        )
+        counts = [self.prefix, *self.lengths]
+        longest_of = torch.tensor([longest, *(self.prefix + n for n in self.lengths)])
+        return longest_of.repeat_interleave(torch.tensor(counts), output_size=sum(counts))
 
     def attend(
         self,
@@ -196,7 +196,8 @@ class Tree(Flat):
                 self.longest[parents[child]] = max(self.longest[parents[child]], self.longest[child])
 
     def row_lengths(self) -> Tensor:
-        return torch.tensor(self.longest).repeat_interleave(torch.tensor(list(self.lengths)))
+        counts = list(self.lengths)
+        return torch.tensor(self.longest).repeat_interleave(torch.tensor(counts), output_size=sum(counts))
 
     def positions(self, input_ids: Tensor) -> Tensor:
         rows = [torch.arange(start, start + n) for start, n in zip(self.starts, self.lengths, strict=True)]

@@ -106,5 +106,8 @@ def neftune_noise(batch: Batch, width: int, alpha: float) -> Tensor:
     noise = torch.empty(shape, device=batch.input_ids.device).uniform_(-1, 1)
     lengths = torch.tensor(batch.row_tokens or [1])  # a blank batch has one token of no row
     scales = alpha / (lengths * width).sqrt()
-    scales = scales[:, None, None] if batch.lengths is None else scales.repeat_interleave(lengths)[:, None]
+    if batch.lengths is None:
+        scales = scales[:, None, None]
+    else:
+        scales = scales.repeat_interleave(lengths, output_size=batch.input_ids.numel())[:, None]
     return noise * scales.to(noise.device, non_blocking=True)

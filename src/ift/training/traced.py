@@ -9,13 +9,13 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
@@ -69,7 +69,10 @@ class Traced:
 
 
 class Tracker(TorchDispatchMode):
-    """Counts the work of all operations, and the bytes of tensors that are there, while it is active."""
+    """Counts the work of all operations, and the bytes of tensors that are there, while it is active.
+
+    Whole numbers stay real where tensors have no memory: how rows lie is computed with them, and is needed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,12 +81,14 @@ class Tracker(TorchDispatchMode):
         self._alive: dict[int, int] = {}  # storage -> its bytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0  # a number that is asked for: there is none; a gradient of a sum begins with 1
         kwargs = kwargs or {}
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
+        real = not any(isinstance(x, FakeTensor) for x in given) and (given or _makes_whole_numbers(func, args, kwargs))
+        if func is torch.ops.aten._local_scalar_dense.default and not real:
+            return 1.0  # a number that is asked for: there is none; a gradient of a sum begins with 1
         storages = {_storage(x) for x in given}
-        out = func(*args, **kwargs)
+        with unset_fake_temporarily() if real else nullcontext():
+            out = func(*args, **kwargs)
         made = [x for x in tree_iter(out) if isinstance(x, Tensor)]
         for tensor in made:
             self.see(tensor)
@@ -115,6 +120,14 @@ class Tracker(TorchDispatchMode):
 
     def _gone(self, key: int) -> None:
         self.now -= self._alive.pop(key, 0)
+
+
+def _makes_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
+    """Of something that is called without a tensor."""
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        return func._overloadpacket is torch.ops.aten.arange and all(isinstance(x, int) for x in args)
+    return not (dtype.is_floating_point or dtype.is_complex)
 
 
 def _storage(tensor: Tensor) -> int:
@@ -154,16 +167,11 @@ def trace_step(
             tracker.see(parameter)
         trained = [p for p in parameters if p.requires_grad]
         optimizer = make_optimizer(model)
-        here = batch._replace(
-            input_ids=torch.empty_like(batch.input_ids, device="cpu"),
-            targets=torch.empty_like(batch.targets, device="cpu"),
-            supervised=torch.empty_like(batch.supervised, device="cpu"),
-        )
         for parameter in trained:  # the step before has been: its gradients and the optimizer's state are there
             parameter.grad = torch.empty_like(parameter)
         optimizer.step()
         before = tracker.work.copy()
-        loss, weight, _ = objective(model, here)
+        loss, weight, _ = objective(model, batch)
         # as Lightning does it: the gradients of the step before are there until the forward is done
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss / weight)
