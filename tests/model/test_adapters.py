@@ -1,5 +1,7 @@
 """Adapters against PEFT's on the same weights: loss, gradients and steps; what is frozen, shared and kept."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,6 +177,7 @@ def test_lengths_of_rows_follow_each_step_and_are_kept_between_steps(make_model)
         with torch.inference_mode():
             kept = part.lengths(layer.weight)
             assert part.lengths(layer.weight) is kept
+        assert copy.deepcopy(part)._lengths is None
         wanted = torch.linalg.vector_norm(layer.weight + part.scale * part.B @ part.A, dim=1)
         torch.testing.assert_close(kept, wanted.detach(), atol=1e-6, rtol=1e-5)
         model(torch.tensor([[1, 2, 3]])).square().sum().backward()

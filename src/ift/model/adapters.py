@@ -27,6 +27,8 @@ from ift.model.low_rank import LowRank, merged_weight
 class Adapter(nn.Module):
     """Of one published matrix: A (r, C), B (O, r) and with DoRA the lengths of its rows, (O,)."""
 
+    _lengths: tuple[Any, Tensor] | None = None
+
     def __init__(self, weight: Tensor, rows: slice, *, rank: int, scale: float, dora: bool):
         """weight: (O, C) of the base, which it leaves as it is. rows: of the product's output."""
         super().__init__()
@@ -35,7 +37,10 @@ class Adapter(nn.Module):
         self.B = nn.Parameter(torch.zeros(weight.shape[0], rank, dtype=torch.float32, device=weight.device))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # within 1 / sqrt(C), as torch's Linear and PEFT
         self.magnitude = nn.Parameter(torch.linalg.vector_norm(weight.float(), dim=1)) if dora else None
-        self._lengths: tuple[Any, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies of a model: what was kept stays with the weights that it was made of."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lengths"}
 
     def lengths(self, weight: Tensor) -> Tensor:
         """(O,) norms of the rows of W + s B A, without a gradient, as DoRA has them (section 4.3 of the paper).
