@@ -74,6 +74,10 @@ def things(tmp_path_factory, warm):
     assert result.returncode == 0, result.stderr
     write_csv(folder / "ratings.csv", open_answers(folder / "run").rows, {})
     shutil.copytree(folder / "run", folder / "other")
+    adapted = [f"model.pretrained={folder / 'weights'}", "model=pretrained", "model.tokenizer=demo", "adapter=lora"]
+    tiny = [word for word in TINY if not word.startswith("model")]
+    result = warm.run(TRAIN, *tiny, *adapted, "prompt=phi3", "logger=none", f"output_dir={folder / 'adapted'}")
+    assert result.returncode == 0, result.stderr
     write_mirror(folder / "mirror", rows=2)
     write_jsonl(folder / "battles.jsonl", VOTES)
     own = folder / "mirror" / "tatsu-lab" / "alpaca_eval"
@@ -91,16 +95,21 @@ def test_commands_that_are_not_run_here_are_run_elsewhere():
 def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: Warm):
     program, *words = shlex.split(command)
     stand_ins = {"FILE": "rows.json", "FOLDER": "weights", "RUN": "run", "CHAT": "chat", "my_conf": "my_conf"}
+    stand_ins |= {"ADAPTED": "adapted"}
     stand_ins |= {"ratings.csv": "ratings.csv", "MIRROR": "mirror", "BATTLES": "battles.jsonl"}
     for name, thing in stand_ins.items():
         words = [re.sub(rf"\b{re.escape(name)}\b", str(things / thing), word) for word in words]
     judged = [word for word in words if word in ("eval=judge", "eval=alpaca_eval")]
-    start = run if command in ALONE or "trainer=ddp" in words else warm.run
+    start = run if command in ALONE or {"trainer=ddp", "trainer=fsdp"} & {*words} else warm.run
     if program == "ift":
         subcommand = words[0]
         words = ["-m", "ift.cli", *words]
         if subcommand == "review":
             return works(words, run) if "ratings.csv" in command else opens_a_page(words)
+        if subcommand == "serve":
+            words = [word.replace(str(things / "weights"), str(things / "other")) for word in words]
+        if subcommand in ("serve", "watch"):
+            return opens_a_page(words + ([str(things)] if subcommand == "watch" else []))
         if subcommand == "chat":
             return answers_a_question(words)
         if subcommand == "arena":
@@ -116,6 +125,10 @@ def test_the_command_works(command: str, things: Path, tmp_path: Path, warm: War
         elif subcommand == "check":
             words += [f"--output={tmp_path}", f"model.tokenizer={things / 'run' / 'model'}"]
             words += ["data.split=random", "data.max_dropped=0.5"]
+        elif subcommand == "merge":
+            words += [f"--output={tmp_path / 'merged'}"]
+        elif subcommand == "estimate":
+            words += ["model.tokenizer=demo"]
         elif subcommand == "verify-resume":
             words += ["--kills=1", "--steps=6"]
     elif judged:
@@ -157,12 +170,12 @@ def answers_a_question(words: list[str]) -> None:
 
 def opens_a_page(words: list[str]) -> None:
     """A command that goes on until Ctrl-C: it says where its page is, and ends well."""
-    command = [sys.executable, *words, "--port=0", "--no-browser"]
+    command = [sys.executable, *words, "--port=0", *([] if "serve" in words else ["--no-browser"])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             lines = iter(process.stdout.readline, "")
-            address = next(line for line in lines if line.startswith("open      ")).split()[1]
+            address = next(line for line in lines if line.startswith(("open      ", "chat      "))).split()[1]
             with urllib.request.urlopen(address, timeout=20) as page:
                 assert b"<title>" in page.read()
             process.send_signal(signal.SIGINT)
@@ -187,7 +200,8 @@ def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:
     decided = {word.split("=")[0] for word in words}
     changes = [f"output_dir={tmp_path / 'run'}", "trainer.max_steps=2", "data.demo_rows=60", "data.batch_size=4"]
     changes += ["samples.rows=1", "samples.max_new_tokens=2", "generate.max_new_tokens=2"]
-    changes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.context_length=256"]
+    if "model=pretrained" not in words:  # whose sizes are its own
+        changes += ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.context_length=256"]
     changes += ["model.tokenizer=demo"]
     if "data=alpaca" in words or "experiment=seed_chapter" in words:
         changes += [f"data.path={things / 'rows.json'}"]
@@ -195,7 +209,7 @@ def small(words: list[str], things: Path, tmp_path: Path) -> list[str]:
         changes += [f"model.pretrained={things / 'weights'}"]
     if "experiment=optuna_lr" in words:
         changes += ["hydra.sweeper.n_trials=2"]
-    if "trainer=ddp" in words:
+    if {"trainer=ddp", "trainer=fsdp"} & {*words}:
         changes += ["trainer.accelerator=cpu"]
     if not any(word.startswith("logger") for word in words):
         changes += ["logger=none"]  # W&B has its own tests; here it would cost seconds a command

@@ -136,7 +136,8 @@ def open_adapter(path: Path, base: GPTConfig) -> AdapterFolder:
     its_alphas = {matrix: float(_matching(alphas, matrix, base, alpha)) for matrix in every}
     tokens = _tokens(file, said, base, {kind: (name, shapes[name]) for kind, name in of_rows.items()})
     about = _object(path / ABOUT) if (path / ABOUT).is_file() else {}
-    noted = about.get("base") if isinstance(about.get("base"), dict) else {}
+    about_base = about.get("base")
+    noted: dict[str, Any] = about_base if isinstance(about_base, dict) else {}
     low_rank = LowRank(
         base_of(path), tuple(every), int(rank), float(alpha),
         rslora=bool(said.get("use_rslora")), dora=dora, dropout=float(said.get("lora_dropout") or 0.0),

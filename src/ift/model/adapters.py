@@ -190,7 +190,7 @@ class _Product(torch.autograd.Function):
 
 
 def _split(narrow: Tensor, Bs: Any) -> tuple[Tensor, ...]:
-    return narrow.split([B.shape[1] for B in Bs], dim=1)
+    return torch.split(narrow, [B.shape[1] for B in Bs], dim=1)
 
 
 # -- a model that has them ---------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Scores(NamedTuple):
 def split_heads(fused: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(..., (H + 2K) * D) -> q (..., H, D), k and v (..., K, D): views."""
     apart = fused.view(*fused.shape[:-1], heads + 2 * kv_heads, -1)
-    q, k, v = apart.split([heads, kv_heads, kv_heads], dim=-2)
+    q, k, v = torch.split(apart, [heads, kv_heads, kv_heads], dim=-2)
     return q, k, v
 
 

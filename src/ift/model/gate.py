@@ -33,7 +33,7 @@ class _SiluGate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         s, out = (rows.new_empty(len(rows), rows.shape[1] // 2) for _ in range(2))
-        for row, to_s, to in zip(rows.split(TILE), s.split(TILE), out.split(TILE), strict=True):
+        for row, to_s, to in zip(*(torch.split(part, TILE) for part in (rows, s, out)), strict=True):
             a, b = row.chunk(2, dim=1)
             torch.sigmoid(a, out=to_s)
             torch.mul(a, to_s, out=to).mul_(b)
@@ -46,7 +46,7 @@ class _SiluGate(torch.autograd.Function):
         x, s = ctx.saved_tensors
         rows, g = x.reshape(-1, x.shape[-1]), gradient.reshape(s.shape)
         d, one = torch.empty_like(rows), s.new_ones(())
-        for row, of_s, of_g, to in zip(rows.split(TILE), s.split(TILE), g.split(TILE), d.split(TILE), strict=True):
+        for row, of_s, of_g, to in zip(*(torch.split(part, TILE) for part in (rows, s, g, d)), strict=True):
             (a, b), (d_a, d_b) = row.chunk(2, dim=1), to.chunk(2, dim=1)
             silu = a * of_s
             torch.mul(silu, of_g, out=d_b)

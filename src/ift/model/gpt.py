@@ -188,12 +188,12 @@ class GPT(nn.Module):
 
     def loss(self, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """(S, C) states and their (S,) targets -> summed cross-entropy (fp32), how many targets are likeliest."""
-        own = self.own_rows and self.own_rows.of_head
+        own = None if self.own_rows is None else self.own_rows.of_head
         return head_loss(hidden, targets, self.lm_head, label_smoothing, self.config.logit_cap, own)
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(S, C) states and their (S,) targets -> (S,) cross-entropy of each (fp32)."""
-        own = self.own_rows and self.own_rows.of_head
+        own = None if self.own_rows is None else self.own_rows.of_head
         return head_losses(hidden, targets, self.lm_head, self.config.logit_cap, own)
 
     def train_rows_of(self, tokens: Sequence[int]) -> None:

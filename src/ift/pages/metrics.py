@@ -242,8 +242,8 @@ class Metrics:
 
     def _halve(self) -> None:
         half = MOST // 2
-        for each in self.axes.values():
-            each[:half], each[half:] = each[1::2].copy(), 0
+        for axis in self.axes.values():
+            axis[:half], axis[half:] = axis[1::2].copy(), 0
         for each in self.columns.values():
             each.halve()
         self.width *= 2
@@ -308,7 +308,8 @@ class Metrics:
                     series |= {"low": _plain(each.low[since:end]), "high": _plain(each.high[since:end])}
             found[name] = series
         if (line := self._last_line) is not None:
-            values = {name: column([line], name) for name in ("step", "tokens", "tokens_per_second") if name in line}
+            needed: list[str] = [name for name in ("step", "tokens", "tokens_per_second") if name in line]
+            values: dict[str, Floats] = {name: column([line], name) for name in needed}
             before = self._tokens, self._seconds
             seconds = self._elapsed(values)
             self._tokens, self._seconds = before
@@ -318,8 +319,8 @@ class Metrics:
                 axes[name] += _plain(np.array([place[name]]), 9)
             for name in names:
                 value = _plain(np.array([number(line.get(name), math.nan)]))
-                for each in found[name].values():
-                    each += value
+                for points in found[name].values():
+                    points += value
         known = {"generation": self.generation, "changes": self.changes}
         return {**known, "since": since, "full": self.full, "axes": axes, "series": found}
 
@@ -359,7 +360,7 @@ def in_one_layout(lines: Sequence[bytes]) -> tuple[npt.NDArray[np.intp], list[st
     places (N,) in `lines`, the names (K), and their numbers (N, K); N is 0 where lines are not like that.
     """
     last = _row(lines[-1]) if lines else None
-    nothing = np.empty(0, dtype=np.intp), [], np.empty((0, 0))
+    nothing: tuple[npt.NDArray[np.intp], list[str], Floats] = np.empty(0, dtype=np.intp), [], np.empty((0, 0))
     if not last or "step" not in last or len(last) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in last):
         return nothing
     keys = [re.escape(json.dumps(name).encode()) for name in last]

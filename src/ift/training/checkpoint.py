@@ -151,7 +151,7 @@ def _give_room(partial: Path) -> None:
 
 def _entries(tree: Any, key: str) -> list[tuple[str, Any]]:
     """Of a packed tree of dicts: what stands under a key, where that is a dict too."""
-    found = next((value for name, value in tree["dict"] if name == key), {})
+    found: dict[str, Any] = next((value for name, value in tree["dict"] if name == key), {})
     return [(name, value) for name, value in found.get("dict", []) if isinstance(value, dict) and "tensor" in value]
 
 

@@ -28,7 +28,7 @@ class Clock(Callback):
 
     def __init__(self, began: float | None = None):
         """began: when the work on this run began, by time.perf_counter(); None: when the process was started."""
-        self._began = time.perf_counter() - process_seconds() if began is None else began
+        self._began: float | None = time.perf_counter() - process_seconds() if began is None else began
         self._seconds = dict.fromkeys((*BEFORE, *PARTS), 0.0)
         self._part: str | None = None
         self._since = 0.0

@@ -114,7 +114,7 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 def _give_back(part: list[Tensor], flat: Tensor, work: torch.distributed.Work) -> None:
     work.wait()
-    sums = flat.split([gradient.numel() for gradient in part])
+    sums = torch.split(flat, [gradient.numel() for gradient in part])
     torch._foreach_copy_(part, [total.view_as(gradient) for total, gradient in zip(sums, part, strict=True)])
 
 

@@ -123,13 +123,13 @@ def answering(trainer: L.Trainer, model: GPT) -> Iterator[bool]:
     keep = not agree(trainer, not _fits(model))
     for part in parts:
         part.set_reshard_after_forward(not keep)
-        if keep or part is model:  # the head is asked outside of the model's forward
+        if keep or cast(nn.Module, part) is model:  # the head is asked outside of the model's forward
             part.unshard()
     try:
         yield True
     finally:
         for part in parts:
-            part.set_reshard_after_forward(part is not model)
+            part.set_reshard_after_forward(cast(nn.Module, part) is not model)
             part.reshard()
 
 

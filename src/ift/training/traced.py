@@ -68,14 +68,14 @@ class Traced:
         return self.peak - self.weights - self.gradients - self.state
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the work of all operations, and the bytes of tensors that are there, while it is active.
 
     Whole numbers stay real where tensors have no memory: how rows lie is computed with them, and is needed.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work()
         self.now = self.peak = 0
         self._alive: dict[int, int] = {}  # storage -> its bytes

@@ -72,12 +72,12 @@ async def _serve(models: Sequence[Served], gate: Gate, page: ChatPage, listening
     await runner.setup()
     worker.start()
     try:
+        host, port = listening.getsockname()[:2]
         site = web.SockSite(runner, listening)
         try:
             await site.start()
         except OSError as error:
-            raise _taken(*listening.getsockname()[:2], error) from error
-        host, port = listening.getsockname()[:2]
+            raise _taken(host, port, error) from error
         shown = f"[{host}]" if ":" in host else host
         print(f"chat      {gate.hosts.address or f'http://{shown}:{port}/'}  (in the browser)", flush=True)
         token = ", with the token as its key" if gate.token else ""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from ift.apps.serving.choices import Choice, Order, Piece
 from ift.apps.serving.models import Served
@@ -58,7 +59,7 @@ class Lane:
         model = served.speaker.model
         self.served, self.capacity = served, capacity
         self.slots = min(SLOTS, slots_that_fit(model, capacity))
-        self._new = lambda: Engine(model, slots=self.slots, capacity=capacity, prefix=prefix)
+        self._new = partial(Engine, model, slots=self.slots, capacity=capacity, prefix=prefix)
         self.engine = self._new()
         self.jobs: dict[int, Job] = {}  # by the engine's number
 
