@@ -77,7 +77,7 @@ def main() -> None:
         for number in range(arguments.rounds):
             for contestant in turns(there, number):
                 peaks.append(peak())
-                target = Path(folder) / f"{number}-{contestant.name.replace(' ', '-')}"
+                target = Path(folder) / f"{number}-{there.index(contestant)}"  # no comma, which Hydra would read
                 options = {**job, "output": str(target)}
                 outcome = run(
                     contestant,

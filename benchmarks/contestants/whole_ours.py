@@ -18,6 +18,8 @@ def main() -> None:
         "train.py", f"output_dir={options['output']}", "model=pretrained", f"model.pretrained={options['model']}",
         "prompt=alpaca", "data=json", f"data.path={options['train']}", f"data.val_path={options['val']}",
         f"data.batch_size={options['batch']}", f"trainer.max_epochs={options['epochs']}", "data.twins=null",
+        # as Trainer has them
+        "optim.schedule=linear", "optim.warmup=0", "optim.min_lr=0", "optim.weight_decay=0", "optim.beta2=0.999",
         f"trainer.val_every={options['every']}", f"optim.lr={options['lr']}", "trainer.accelerator=cpu",
         f"trainer.precision={job['precision']}", "trainer.early_stopping.patience=null", "logger=none",
         f"data.cache_dir={options['output']}.cache", *options.get("overrides", []),
