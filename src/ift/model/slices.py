@@ -6,9 +6,10 @@ Any other tensor is whole, and these give it back as it is. Nothing is imported 
 from __future__ import annotations
 
 import sys
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from torch import Tensor
+if TYPE_CHECKING:  # weights are checked by programs that do without torch
+    from torch import Tensor
 
 
 def is_slice(tensor: Any) -> TypeGuard[Any]:
