@@ -57,6 +57,12 @@ def read_header(file: Path) -> dict[str, Stored]:
     return stored
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a file says besides its tensors; `read_header` says whether it is whole."""
+    with safe_open(file, framework="numpy") as tensors:
+        return dict(tensors.metadata() or {})
+
+
 def read_tensor(file: Path, name: str, stored: Stored) -> NDArray[np.float32]:
     """A tensor as fp32. Raises WeightsError where it is of a type that is no float."""
     if stored.dtype not in FLOATS:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from ift.artifacts.tensors import read_header
+from ift.artifacts.tensors import read_header, read_metadata
 from ift.errors import WeightsError
 from ift.model.slices import first_row, is_slice, local
 
@@ -82,9 +81,8 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     """All tensors of a checkpoint, however many ranks wrote it. Only headers are read."""
     found: dict[str, Stored] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as opened:
-            rows = json.loads((opened.metadata() or {}).get(ROWS, "{}"))
-        for name, tensor in read_header(file).items():
+        header, rows = read_header(file), json.loads(read_metadata(file).get(ROWS, "{}"))
+        for name, tensor in header.items():
             first, total = rows.get(name, (0, tensor.shape[0] if tensor.shape else 1))
             here = Slice(file, tensor.begin, first, tensor.shape[0] if tensor.shape else 1)
             shape = (total, *tensor.shape[1:]) if tensor.shape else ()
