@@ -573,7 +573,7 @@ def server(tmp_path_factory, byte_tokenizer):
 
 
 def test_a_person_talks_to_the_real_server(browser, server):
-    (printed,) = [line.split()[1] for line in server.lines if line.startswith("chat")]
+    (printed,) = [line.split()[1] for line in server.lines() if line.startswith("chat")]
     browser.open(printed)
     browser.wait_until(IDLE)
     assert browser.js("document.getElementById('facts').textContent").startswith("it reads up to 256 tokens")

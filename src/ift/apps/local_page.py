@@ -98,12 +98,12 @@ class PageServer(ThreadingHTTPServer):
 
     def serve(self, *, browser: bool) -> None:
         """Until Ctrl-C."""
-        print(f"open      {self.url}  (Ctrl-C ends)", flush=True)
-        if browser:
-            webbrowser.open(self.url)
         try:
+            print(f"open      {self.url}  (Ctrl-C ends)", flush=True)
+            if browser:
+                webbrowser.open(self.url)
             self.serve_forever()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # from the moment on in which the line above says so
             print()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
