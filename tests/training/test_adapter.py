@@ -201,7 +201,7 @@ def test_the_tokens_whose_rows_are_trained_are_found_or_named(make_model):
     assert tokens("none") == ()
     assert tokens(["<end>", "</s>", 7, "<a>"]) == (7, 10, 12, 13)
     assert tokens("<a>") == (10,)
-    with pytest.raises(ConfigError, match=r"adapter.trainable_tokens=<ent>: no special token .* did you mean <end>"):
+    with pytest.raises(ConfigError, match=r"adapter.trainable_tokens=<ent>: no special token .*did you mean <end>"):
         tokens(["<ent>"])
     with pytest.raises(ConfigError, match=r"adapter.trainable_tokens=50: the tokenizer has the ids 0 to 49"):
         tokens([50])
