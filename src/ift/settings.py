@@ -181,6 +181,11 @@ class TrainerSettings:
     callbacks: list[Any]  # what Hydra's instantiate takes; made from the command alone, never from a run's config.yaml
     early_stopping: EarlyStoppingSettings
 
+    @property
+    def devices_alone(self) -> int:
+        """Devices where neither the settings nor a launcher say how many."""
+        return 2 if self.strategy in ("ddp", "fsdp") else 1
+
 
 @dataclass
 class GenerateSettings:

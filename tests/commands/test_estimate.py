@@ -46,6 +46,7 @@ def test_a_person_reads_a_table(monkeypatch, capsys):
     [
         (["--device", "h1000"], "--device h1000: not known (a100, "),
         (["--rows", "10"], "--rows and --row-tokens go together"),
+        (["trainer.devices=auto"], "trainer.devices=auto: an estimate is for so many devices (give a number)"),
         (["--peak", "-1"], "--peak -1: must be more than 0"),
         (["model=nona"], "model=nona"),
         (["optim.lr=-1"], "optim.lr=-1"),
@@ -57,6 +58,16 @@ def test_what_is_wrong_is_one_line(monkeypatch, capsys, words, what):
     error = capsys.readouterr().err
     assert what in error
     assert len(error.splitlines()) == 1
+
+
+def test_slices_need_less_memory_and_as_many_devices_as_training_starts(monkeypatch, capsys):
+    described = ["--rows", "1000", "--row-tokens", "30", "--longest", "40", "--device", "h100", "--json"]
+    found = {}
+    for strategy in ("ddp", "fsdp"):
+        assert typed(monkeypatch, "model=nano", f"trainer={strategy}", *described) == 0
+        found[strategy] = json.loads(capsys.readouterr().out)
+    assert [each["plan"]["devices"] for each in found.values()] == [2, 2]
+    assert found["fsdp"]["share"]["state"] == found["ddp"]["share"]["state"] / 2
 
 
 def test_rows_in_numbers():

@@ -73,14 +73,11 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
     settings = entry.composed("train", words, Settings, values={"output_dir": "runs/estimate"})
 
     from ift.data.datamodule import SFTDataModule
-    from ift.model.adapters import adapted, hold_base_in
-    from ift.model.freezing import freeze
     from ift.model.gpt import GPT
-    from ift.model.linear import compute_in
     from ift.model.nf4 import in_four_bits, put_in_four_bits
     from ift.text.encoding import turn_end
     from ift.training.adapter import low_rank_of
-    from ift.training.blocks import set_up_blocks
+    from ift.training.blocks import make_ready
     from ift.training.estimate import Plan, cache_bytes, share, useful_devices
     from ift.training.objectives import CrossEntropy
     from ift.training.optimizers import make_optimizer
@@ -103,12 +100,7 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
             put_in_four_bits(model)
             for _, layer in in_four_bits(model):
                 layer.allocate()
-        if low_rank:
-            adapted(model, low_rank)
-            hold_base_in(model, device.dtype)
-        compute_in(model, device.dtype)
-        freeze(model, settings.model.freeze)
-        set_up_blocks(model, settings.model)
+        make_ready(model, settings, low_rank, device.dtype)
         return model
 
     objective = CrossEntropy(label_smoothing=optim.label_smoothing, neftune_alpha=optim.neftune_alpha)
@@ -124,7 +116,7 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
         rows=described.rows if described else len(examples), row_tokens=mean,
         batch_size=settings.data.batch_size, accumulate=options.accumulate,
         epochs=options.max_epochs, max_steps=options.max_steps,
-        devices=device.world, sharded="fsdp" in options.strategy or "parallel" in options.strategy,
+        devices=device.world, sharded=options.strategy == "fsdp",
     )  # fmt: skip
     cost = partial(share, longest, typical, found)
 
@@ -168,8 +160,9 @@ def _what_is_trained(settings: Settings, described: Described | None) -> tuple[G
     from ift.artifacts.model_tokenizer import own_folder
     from ift.artifacts.weights import Folder, fit_settings, open_config, plan_model
     from ift.data.contract.prepare import prepare
+    from ift.training.other_prompt import begin_with_its_own
 
-    settings = entry_settings(settings)
+    settings = begin_with_its_own(settings, [])
     template, tokenizer = template_and_tokenizer(settings.prompt, settings.model)
     folder = own_folder(settings.model)
     if folder is None:  # GPT-2, whose sizes are settings, or fresh weights
@@ -182,13 +175,6 @@ def _what_is_trained(settings: Settings, described: Described | None) -> tuple[G
         return config, template, tokenizer, _examples(described, settings.data.batch_size, config.context_length)
     rows = prepare(settings.data, template, tokenizer, context_length=config.context_length, run=None)
     return config, template, tokenizer, rows.examples["train"]
-
-
-def entry_settings(settings: Settings) -> Settings:
-    """With the template that the model brings, where it is left to it."""
-    from ift.training.other_prompt import begin_with_its_own
-
-    return begin_with_its_own(settings, [])
 
 
 def _examples(described: Described, batch_size: int, context: int) -> Sequence[Example]:
@@ -237,7 +223,9 @@ def _device(settings: Settings, config: GPTConfig, machine: Mapping[str, Any]) -
     from ift.training.estimate import PUBLISHED, this_machine
 
     options, name = settings.trainer, machine.get("name")
-    devices = options.devices if isinstance(options.devices, int) else len(options.devices or [0])
+    if options.devices == "auto":
+        raise ConfigError("trainer.devices=auto: an estimate is for so many devices (give a number)")
+    devices = len(options.devices) if isinstance(options.devices, list) else options.devices or options.devices_alone
     if name is None:
         device = choose_device(options.accelerator, options.precision, n_embd=config.n_embd, devices=1)
         found = this_machine(device, config.n_embd, settings.data.batch_size * 128)

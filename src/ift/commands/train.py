@@ -89,11 +89,8 @@ def fine_tune(
     from ift.artifacts.special_rows import untrained_tokens, warning
     from ift.artifacts.weights import build_model, without_blocks
     from ift.data.datamodule import Limits, SFTDataModule
-    from ift.model.adapters import adapted, hold_base_in
-    from ift.model.freezing import freeze
-    from ift.model.linear import compute_in
     from ift.training.adapter import show_cost, warn_of_large_steps, with_tokens
-    from ift.training.blocks import set_up_blocks
+    from ift.training.blocks import make_ready
     from ift.training.dry_run import dry_run, few_steps, nothing_kept
     from ift.training.loss_scale import LossScale
     from ift.training.module import SFTModule
@@ -135,11 +132,8 @@ def fine_tune(
     wrong = untrained_tokens(ends, inputs.template, inputs.tokenizer) if inputs.weights else {}
     if low_rank:
         tokens = settings.adapter.trainable_tokens
-        adapted(model, with_tokens(low_rank, tokens, model, inputs.template, inputs.tokenizer))
-        hold_base_in(model, device.dtype)
-    compute_in(model, device.dtype)
-    freeze(model, settings.model.freeze)
-    set_up_blocks(model, settings.model)
+        low_rank = with_tokens(low_rank, tokens, model, inputs.template, inputs.tokenizer)
+    make_ready(model, settings, low_rank, device.dtype)
     if wrong:
         inputs.data.report["untrained_tokens"] = wrong
         if not is_other_rank():

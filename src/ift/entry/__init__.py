@@ -218,8 +218,7 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
 def as_launched(settings: Settings) -> Settings:
     """With the devices and nodes that the launcher started, where there is one. Raises ConfigError as `launch` does."""
     trainer = settings.trainer
-    one_start = 2 if trainer.strategy in ("ddp", "fsdp") else 1
-    devices, nodes = launch.devices_and_nodes(trainer.devices, trainer.nodes, otherwise=one_start)
+    devices, nodes = launch.devices_and_nodes(trainer.devices, trainer.nodes, otherwise=trainer.devices_alone)
     return dataclasses.replace(settings, trainer=dataclasses.replace(trainer, devices=devices, nodes=nodes))
 
 

@@ -1,4 +1,4 @@
-"""How training runs the blocks of a model, where not plainly: with less kept for the backward, or compiled."""
+"""A model made ready for training; how it runs the blocks, where not plainly: with less kept, or compiled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,23 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ift.model.adapters import adapted, hold_base_in
+from ift.model.freezing import freeze
 from ift.model.gpt import GPT, Block, RunBlock, plainly
 from ift.model.layouts import PADDED, Layout, Padded
-from ift.settings import ModelSettings
+from ift.model.linear import compute_in
+from ift.model.low_rank import LowRank
+from ift.settings import ModelSettings, Settings
+
+
+def make_ready(model: GPT, settings: Settings, low_rank: LowRank | None, dtype: torch.dtype) -> None:
+    """Give a model what its settings mean for training: adapters, the type of products, what is frozen, its blocks."""
+    if low_rank is not None:
+        adapted(model, low_rank)
+        hold_base_in(model, dtype)
+    compute_in(model, dtype)
+    freeze(model, settings.model.freeze)
+    set_up_blocks(model, settings.model)
 
 
 def set_up_blocks(model: GPT, settings: ModelSettings) -> None:
