@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,28 @@ def set_aside(path: Path) -> Path:
         aside = path.with_name(f"{path.name}.damaged-{number}")
     os.rename(path, aside)
     return aside
+
+
+def begin_step(path: Path) -> Path:
+    """An empty folder beside a checkpoint's place, in which it is written."""
+    beside = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_folder(beside)
+    os.mkdir(beside)
+    return beside
+
+
+def end_step(path: Path) -> None:
+    """Put what was written beside a checkpoint's place there; it is now the latest one, and old ones go."""
+    replace_folder(path.with_name(path.name + ".part"), path)
+    point_to(path)
+    prune(path.parent)
+
+
+def give_up_step(path: Path) -> None:
+    """What was half written is of no use, and may be all that the disk had left."""
+    with suppress(OSError):  # the next save tries again
+        remove_folder(path.with_name(path.name + ".part"))
 
 
 def point_to(path: Path) -> None:

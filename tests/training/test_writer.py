@@ -60,7 +60,7 @@ def test_a_disk_that_refuses_is_told_by_the_save_that_it_refused_and_the_next_on
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, *args)
 
-    monkeypatch.setattr("ift.training.checkpoint.os.mkdir", full)
+    monkeypatch.setattr("ift.sealed.os.mkdir", full)
     with Writer(Clock()) as writer:
         files = SealedCheckpointIO(writer=writer, ended=lambda step, error: ended.append((step, error and error.errno)))
         for step in (1, 2):

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -28,16 +26,7 @@ from torch import Tensor
 from ift.artifacts.tensors import parts_of
 from ift.errors import WeightsError
 from ift.model.slices import local
-from ift.sealed import (
-    check,
-    flush_folder,
-    point_to,
-    prune,
-    remove_folder,
-    replace_folder,
-    write_file,
-    write_manifest,
-)
+from ift.sealed import begin_step, check, end_step, give_up_step, remove_folder, write_file, write_manifest
 from ift.training.stored import DTYPES, stored_tensors
 from ift.training.writer import Writer
 
@@ -104,21 +93,11 @@ class SealedCheckpointIO(CheckpointIO):
         self._job = self.writer.write(partial(self._write, text, copies, about, Path(path)))
 
     def _write(self, tree: bytes, tensors: dict[str, Tensor], about: dict[str, Any], path: Path) -> None:
-        beside = path.with_name(path.name + ".part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_folder(beside)
-            os.mkdir(beside)
-            write_checkpoint(tree, tensors, about, beside)
-            if path.exists():
-                replace_folder(beside, path)
-            else:
-                os.rename(beside, path)
-                flush_folder(path.parent)
-            point_to(path)
-            prune(path.parent)
+            write_checkpoint(tree, tensors, about, begin_step(path))
+            end_step(path)
         except OSError as error:
-            _give_room(beside)
+            give_up_step(path)
             self._end(about, error)
         else:
             self._end(about, None)
@@ -141,12 +120,6 @@ class SealedCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         remove_folder(Path(path))
-
-
-def _give_room(partial: Path) -> None:
-    """What was half written is of no use, and may be all that the disk had left."""
-    with suppress(OSError):  # the next save tries again
-        remove_folder(partial)
 
 
 def _entries(tree: Any, key: str) -> list[tuple[str, Any]]:

@@ -15,7 +15,6 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,13 +26,11 @@ from ift.errors import MachineError, WeightsError
 from ift.model.slices import first_row, is_slice, local
 from ift.sealed import (
     MANIFEST,
-    flush_folder,
+    begin_step,
+    end_step,
+    give_up_step,
     hash_file,
-    point_to,
-    prune,
     read_manifest,
-    remove_folder,
-    replace_folder,
     write_file,
     write_manifest,
 )
@@ -89,9 +86,7 @@ def save_together(
 
     def begin() -> str:
         before()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_folder(partial)
-        os.mkdir(partial)
+        begin_step(path)
         return ""
 
     def write() -> str:
@@ -105,13 +100,7 @@ def save_together(
         write_manifest(
             partial, hashes, {**about, "ranks": len(digests), "copies": len(digests) // sum(map(bool, digests))}
         )
-        if path.exists():
-            replace_folder(partial, path)
-        else:
-            os.rename(partial, path)
-            flush_folder(path.parent)
-        point_to(path)
-        prune(path.parent)
+        end_step(path)
         return ""
 
     try:
@@ -120,8 +109,7 @@ def save_together(
         ranks.together(seal, takes_part=is_first)
     except OSError as refused:
         if is_first:
-            with suppress(OSError):  # what was half written may be all that the disk had left
-                remove_folder(partial)
+            give_up_step(path)
         return refused
     return None
 
