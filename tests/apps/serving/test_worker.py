@@ -28,10 +28,11 @@ def test_who_does_not_read_is_hung_up_on(server):
     """4,000 pieces of 2 KB are more than a connection holds: 1,024 may wait for a client, then it is given up."""
     before = server.metric("ift_slow_readers_total")
     body = {"model": "one", "messages": [{"role": "user", "content": "a"}], "n": 16, "max_tokens": 250}
-    body |= {"stream": True, "temperature": 2, "logprobs": True, "top_logprobs": 20}
+    body |= {"stream": True, "temperature": 2, "seed": 1, "logprobs": True, "top_logprobs": 20}
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.connect()
-    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.sock = socket.socket()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before it says how much it takes
+    connection.sock.connect(("127.0.0.1", server.port))
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
     deadline = time.monotonic() + 60
     while server.metric("ift_slow_readers_total") == before and time.monotonic() < deadline:
