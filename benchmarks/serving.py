@@ -1,7 +1,11 @@
 """`ift serve` under load: tokens per second of many at once against one at a time, and how long the first token takes.
 
-python benchmarks/serving.py --model RUN                                 32 at once
+python benchmarks/serving.py                                             32 at once, a model of the demo's size
+python benchmarks/serving.py --model RUN                                 a model of one's own
 python benchmarks/serving.py --model FOLDER --gguf FILE --python PYTHON  beside llama.cpp's server, 16 at once
+
+Without --model the weights are fresh ones whose answers wander, so that none ends before its length: a trained demo
+says five tokens.
 
 alone     requests one after the other
 together  the same requests, so many clients at once, each sending its next as soon as it has an answer
@@ -21,11 +25,13 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from plan import make_plan
 from side_by_side import environment
 
 SUBJECTS = ("a lighthouse", "the number seven", "rain", "an old map", "two brothers", "bread", "a chess game", "Lisbon")
@@ -121,9 +127,17 @@ async def measured_of(running: Running, ways: list[tuple[str, list[str], int]], 
         return [await running.measure(session, model, asked, at_once, size) for _, asked, at_once in ways]
 
 
+def fresh(folder: Path) -> str:
+    """A model of conf/model/nano's size whose matrices are large enough that greedy answers wander."""
+    sizes = {"n_layer": 3, "n_head": 4, "n_embd": 128, "context_length": 1024}
+    once = {"batch_size": 8, "warmup": 0, "steps": 1, "rounds": 1, "lr": 1e-3, "seed": 1, "scale": 4.0}
+    make_plan(folder / "fresh", rows=None, tokenizer="demo", sizes=sizes, **once)
+    return str(folder / "fresh" / "model")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="what `ift serve` takes")
+    parser.add_argument("--model", help="what `ift serve` takes (a fresh model of the demo's size)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--at-once", type=int, help="clients (32; 16 beside another server)")
     parser.add_argument("--requests", type=int, default=64)
@@ -138,9 +152,11 @@ def main() -> None:
     ways = [("alone", questions[: arguments.alone], 1), ("together", questions, at_once)]
     port = str(arguments.port)
     print(f"load      {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors before anything was started", flush=True)
-    served = [sys.executable, "-m", "ift.cli", "serve", arguments.model, "--port", port, "--accelerator", "cpu"]
-    with Running([*served, "--precision", arguments.precision], arguments.port, own=True) as running:
-        alone, together = asyncio.run(measured_of(running, ways, size))
+    with tempfile.TemporaryDirectory() as folder:
+        model = arguments.model or fresh(Path(folder))
+        served = [sys.executable, "-m", "ift.cli", "serve", model, "--port", port, "--accelerator", "cpu"]
+        with Running([*served, "--precision", arguments.precision], arguments.port, own=True) as running:
+            alone, together = asyncio.run(measured_of(running, ways, size))
     print(alone.line("alone"), together.line("together"), sep="\n", flush=True)
     wall = together.tokens / together.seconds / (alone.tokens / alone.seconds)
     processor = alone.processor / alone.tokens / (together.processor / together.tokens)

@@ -9,6 +9,8 @@ from typing import Any
 
 from ift.apps.serving.choices import Piece, Scored
 
+_AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for each token
+
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
@@ -91,7 +93,7 @@ def closing(head: Head, prompt_tokens: int, completion_tokens: int) -> Iterator[
 
 
 def event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _AS_JSON.encode(value).encode() + b"\n\n"
 
 
 def _chunk(head: Head, index: int, said: Any, logprobs: Any = None, finish: str | None = None) -> bytes:
