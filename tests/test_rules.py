@@ -44,6 +44,7 @@ def test_settings_that_do_not_go_together_are_an_error(monkeypatch, settings_of)
         (["optim.schedule=wsd", "optim.warmup=0.8", "optim.cooldown=0.3"],
          "optim.cooldown=0.3: with optim.warmup=0.8 more than all steps (lower one of them)"),
         (["model.compile=true"], "model.compile=true: rows without padding cannot be compiled (add data.batching=padd"),
+        (["optim.layer_decay=1.1"], "optim.layer_decay=1.1: must be from 0.1 to 1"),
         (["optim.name=adam"], "optim.name=adam: must be one of adamw, adafactor, sgd, lion, muon, adamw8bit"),
     ],
 )  # fmt: skip

@@ -158,6 +158,7 @@ SETTINGS_OF_5: dict[str, Any] = {
     "trainer.early_stopping.siblings": None,
     "trainer.shard_size": None,  # each device had the whole model
     "trainer.sum_every_batch": False,
+    "optim.layer_decay": None,  # all layers had one rate
 }
 
 

@@ -40,6 +40,7 @@ WORDS: dict[str, str] = {
     "trainer.strategy": "strategy",
     "model.compile": "compile torch_compile",
     "optim.label_smoothing": "label_smoothing label_smoothing_factor",
+    "optim.layer_decay": "layer_decay llrd layer_lr_decay layerwise_lr_decay",
     "optim.neftune_alpha": "neftune neftune_alpha neftune_noise_alpha",
     "trainer.save_top_k": "save_top_k save_total_limit keep_last_n",
     "trainer.limit_train_batches": "limit_train_batches max_train_batches",

@@ -138,6 +138,7 @@ TRAINING_RULES: dict[str, Rule] = {
     "optim.restart_at": at_least(1),
     "optim.label_smoothing": within(0, 0.99),
     "optim.neftune_alpha": above(0),
+    "optim.layer_decay": within(0.1, 1),
     "trainer.max_epochs": at_least(1),
     "trainer.max_steps": at_least(1),
     "trainer.accumulate": at_least(1),

@@ -146,6 +146,7 @@ class OptimSettings:
     neftune_alpha: float | None
     rewarm: float | None = None
     restart_at: int | None = None
+    layer_decay: float | None = None
 
 
 @dataclass

@@ -94,6 +94,7 @@ def train(
     freeze: bool = False,
     checkpointing: bool = False,
     optim: str = "adamw",
+    layer_decay: float | None = None,
     shard_size: int | None = None,
     sum_every_batch: bool = False,
     pretrained: str | None = None,
@@ -123,6 +124,7 @@ def train(
         optim=OptimSettings(
             name=optim, lr=1e-2, weight_decay=0.1, decay="matrices", **betas, schedule="cosine", warmup=0.2,
             warmup_steps=None, cooldown=None, min_lr=0.1, clip=0.5, label_smoothing=0.0, neftune_alpha=None,
+            layer_decay=layer_decay,
         ),
     )  # fmt: skip
     seen = SeenRows()

@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from ift.errors import ConfigError, MachineError
+from ift.model.adapters import adapted
+from ift.model.low_rank import LowRank
+from ift.model.low_rank import chosen as chosen_matrices
 from ift.rules import OPTIMIZERS
-from ift.training.optimizers import Lion, Several, make_optimizer, state_bytes
+from ift.training.optim import make_schedule
+from ift.training.optimizers import Lion, Several, make_optimizer, show_rates, state_bytes
 from tests.training.small_run import EndAt, Killed, compare, train
 
 HAS_8_BITS = importlib.util.find_spec("bitsandbytes") is not None
@@ -88,6 +92,90 @@ def test_each_has_the_rate_and_the_decay_that_were_asked_for(make_model, make_op
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
+# -- a rate for each layer ---------------------------------------------------------------------------------------------
+
+
+def rates(model, optimizer):
+    """Of each parameter, by name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_each_layer_below_the_top_one_has_a_share_of_the_rate_above_it(make_model, make_optim, chosen):
+    """3 layers, a rate of 0.8 and a decay of 0.5; with any optimizer, the highest rate first."""
+    model = make_model(n_layer=3, n_embd=32, tie_weights=False)
+    settings = make_optim(lr=0.8, weight_decay=0.3, layer_decay=0.5, **chosen)
+    optimizer = make_optimizer(model, settings)
+    found = rates(model, optimizer)
+    assert len(found) == len(list(model.parameters()))  # each once
+    expected = {"wte": 0.1, "wpe": 0.1, "h.0": 0.2, "h.1": 0.4, "h.2": 0.8, "ln_f": 0.8, "lm_head": 0.8}
+    for name, rate in found.items():
+        part = ".".join(name.split(".")[: 2 if name.startswith("h.") else 1])
+        assert rate == pytest.approx(expected[part]), name
+    for group in optimizer.param_groups:
+        assert {group["weight_decay"]} == {0.3 if p.dim() > 1 else 0.0 for p in group["params"]}
+    assert optimizer.param_groups[0]["lr"] == 0.8
+    assert show_rates(model, settings) == (
+        "rates     0.1 embeddings, 0.2 layer 0, 0.4 layer 1, 0.8 layer 2 and last norm and head (optim.layer_decay=0.5)"
+    )
+
+
+def test_the_groups_of_a_decay_are_those_of_each_rate_and_a_decay_of_1_is_none(make_model, make_optim):
+    model = make_model(n_layer=3, tie_weights=False)
+    groups = make_optimizer(model, make_optim(lr=0.8, weight_decay=0.3, layer_decay=0.5)).param_groups
+    found = [(round(group["lr"], 9), group["weight_decay"], len(group["params"])) for group in groups]
+    # a block: 4 matrices, 8 biases and norms; beside the top one the head, and weight and bias of the last norm
+    assert found == [(0.8, 0.3, 5), (0.8, 0.0, 10), (0.4, 0.3, 4), (0.4, 0.0, 8), (0.2, 0.3, 4), (0.2, 0.0, 8),
+                     (0.1, 0.3, 2)]  # fmt: skip
+    one, none = (make_optimizer(model, make_optim(layer_decay=decay)).param_groups for decay in (1.0, None))
+    assert [(g["lr"], len(g["params"])) for g in one] == [(g["lr"], len(g["params"])) for g in none]
+
+
+def test_a_head_that_is_the_embedding_has_its_rate_and_what_is_frozen_none(make_model, make_optim):
+    model = make_model(n_layer=3)
+    model.h[2].requires_grad_(False), model.wpe.requires_grad_(False)
+    settings = make_optim(lr=0.8, layer_decay=0.5)
+    found = rates(model, make_optimizer(model, settings))
+    assert found["wte.weight"] == pytest.approx(0.1)
+    assert {name.split(".")[1] for name in found if name.startswith("h.")} == {"0", "1"}
+    assert show_rates(model, settings) == (
+        "rates     0.1 embeddings and head, 0.2 layer 0, 0.4 layer 1, 0.8 last norm (optim.layer_decay=0.5)"
+    )
+
+
+def test_the_adapter_of_a_layer_has_its_rate_and_rows_of_tokens_that_of_embedding_or_head(make_model, make_optim):
+    model = make_model(n_layer=12, tie_weights=False)
+    low_rank = LowRank("base", chosen_matrices("all", [0, 10, 11], model.config), rank=2, alpha=4, tokens=(3, 5))
+    adapted(model, low_rank)
+    settings = make_optim(lr=1.0, layer_decay=0.5)
+    found = rates(model, make_optimizer(model, settings))
+    assert {(name.split(".")[1], rate) for name, rate in found.items() if name.startswith("h.")} == {
+        ("0", 0.5**11), ("10", 0.5), ("11", 1.0),
+    }  # fmt: skip
+    assert found["own_rows.embedding"] == 0.5**12
+    assert found["own_rows.head"] == 1.0
+    assert show_rates(model, settings) == (
+        "rates     0.000244 embeddings of single tokens, 0.000488 layer 0, 0.5 layer 10, 1 layer 11 and head of "
+        "single tokens (optim.layer_decay=0.5)"
+    )
+
+
+def test_sgd_steps_are_as_long_as_the_layer_s_share_of_the_rate(make_model, make_optim):
+    """Without momentum and decay a step is the gradient times the rate; the schedule scales all rates alike."""
+    model = make_model(n_layer=3, tie_weights=False)
+    sgd = {**SETTINGS["sgd"], "momentum": 0.0, "weight_decay": 0.0}
+    settings = make_optim(name="sgd", lr=0.8, layer_decay=0.5, schedule="linear", **sgd)
+    optimizer = make_optimizer(model, settings)
+    schedule = make_schedule(optimizer, settings, total_steps=2)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    take_a_step(model, optimizer)
+    for name, rate in (("h.2", 0.8), ("h.1", 0.4), ("h.0", 0.2)):
+        p = model.get_parameter(f"{name}.mlp.c_fc.weight")
+        torch.testing.assert_close(p, before[f"{name}.mlp.c_fc.weight"] - rate * p.grad)
+    schedule.step()
+    assert sorted({round(group["lr"], 9) for group in optimizer.param_groups}) == [0.05, 0.1, 0.2, 0.4]
+
+
 def test_lion_takes_the_steps_of_its_paper():
     """One weight of 2, a rate of 0.1, a decay of 0.5: gradients 1, then -0.2 (not enough to turn the sign), then -5."""
     weight = torch.nn.Parameter(torch.tensor([2.0]))
@@ -158,7 +246,7 @@ def test_what_it_will_keep_is_known_before(make_model, make_optim, chosen):
 
 def test_a_run_goes_on_with_it_bit_for_bit(tmp_path, chosen):
     """Weights, moments, rate and metrics after 8 steps; the second run was ended in the sixth."""
-    options = {"optim": chosen, "n_embd": 32}
+    options = {"optim": {**chosen, "layer_decay": 0.5}, "n_embd": 32}
     (tmp_path / "whole").mkdir(), (tmp_path / "ended").mkdir()
     whole = train(tmp_path / "whole", **options)
     assert whole["moments"]

@@ -26,7 +26,9 @@ SCRIPT = Path(__file__).with_name("sharded_runs.py")
 ONE = {"devices": 1, "strategy": "auto", "batch_size": 12, "accumulate": 1}
 THREE = {"devices": 3, "strategy": "fsdp", "batch_size": 2, "accumulate": 2}  # of the last 9 rows one rank has one
 TWO = {"devices": 2, "strategy": "fsdp", "batch_size": 3, "accumulate": 2}
-OTHER = {"shape": "llama", "tied": False, "batching": "padded", "checkpointing": True, "freeze": True}
+OTHER = {
+    "shape": "llama", "tied": False, "batching": "padded", "checkpointing": True, "freeze": True, "layer_decay": 0.5,
+}  # fmt: skip
 BF16 = {"dtype": "bfloat16", "shape": "llama"}
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 
@@ -149,10 +151,12 @@ def test_the_whole_command_with_two_ranks_gives_a_model_folder_samples_and_answe
         runs = {}
         for strategy in ("ddp", "fsdp"):
             run = runs[strategy] = RunFolder(tmp_path / strategy)
-            options = (f"trainer.strategy={strategy}", "model.dropout=0", "trainer.max_steps=6", "trainer.val_every=3")
+            options = (f"trainer.strategy={strategy}", "model.dropout=0", "trainer.max_steps=6", "trainer.val_every=3",
+                       "optim.layer_decay=0.5")  # fmt: skip
             done = trainings.run(run.path, *options, ranks=2)
             assert done["codes"] == [0, 0], done["output"][-3000:]
             assert "hung" not in done["output"]
+            assert done["output"].count("0.0015 embeddings and head, 0.003 layer 0 and last norm (optim.") == 1
     ddp, fsdp = (read_json(runs[strategy].summary) for strategy in ("ddp", "fsdp"))
     for key in ("val_loss", "test_loss", "untuned_val_loss"):
         assert fsdp[key] == pytest.approx(ddp[key], abs=1e-5)

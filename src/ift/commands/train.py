@@ -96,6 +96,7 @@ def fine_tune(
     from ift.training.module import SFTModule
     from ift.training.objectives import CrossEntropy
     from ift.training.optim import lr_factor
+    from ift.training.optimizers import show_rates
     from ift.training.preflight import refuse_small_disk, try_longest_batch
     from ift.training.trainer import in_steps, set_up_process, total_steps
 
@@ -145,6 +146,8 @@ def fine_tune(
         loss_scale=LossScale() if device.precision == "fp16" else None,
         text_size=partial(data.text_size, tokenizer=inputs.tokenizer),
     )  # fmt: skip
+    if optim.layer_decay is not None and not is_other_rank():
+        print(show_rates(model, optim), flush=True)
     if settings.dry_run:
         if not is_other_rank():
             dry_run(module, data, inputs.tokenizer, device, end=inputs.turn_end)

@@ -120,7 +120,7 @@ class SFTModule(L.LightningModule):
             Step(
                 number=self.trainer.global_step + 1,
                 epoch=self.current_epoch,
-                lr=optimizer.param_groups[0]["lr"],
+                lr=max(group["lr"] for group in optimizer.param_groups),
                 rows=self._window_rows,
                 started=self._window_started,
                 read=_read_later(torch.cat([sums, norm.double()[None], *scaled])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from ift.settings import OptimSettings
 def make_optimizer(model: GPT, settings: OptimSettings) -> torch.optim.Optimizer:
     """Of what is trained. Weight decay on matrices only (embeddings included), or on all parameters with decay=all.
 
-    Raises MachineError where a package is missing, ConfigError where Muon has no matrix to train.
+    Each layer below the top one has its own rate where optim.layer_decay is set. Raises MachineError where a package is
+    missing, ConfigError where Muon has no matrix to train.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = shares(model, settings.layer_decay)
     if settings.name == "muon":
         return _muon(model, trained, settings)
     groups, lr = _groups(trained, settings), settings.lr
@@ -34,12 +35,57 @@ def make_optimizer(model: GPT, settings: OptimSettings) -> torch.optim.Optimizer
     return _adamw(groups, settings)
 
 
-def _groups(parameters: list[nn.Parameter], settings: OptimSettings) -> list[dict[str, Any]]:
-    """What decays and what does not; the second where there is some of it."""
-    decayed = [p for p in parameters if p.dim() >= 2 or settings.decay == "all"]
-    plain = [p for p in parameters if p.dim() < 2 and settings.decay != "all"]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+Shares = list[tuple[nn.Parameter, float]]  # what is trained, and its share of optim.lr
+
+
+def shares(model: GPT, decay: float | None) -> Shares:
+    """Layer-wise decay of the rate (Howard & Ruder 2018, arXiv:1801.06146; as in BEiT, arXiv:2106.08254).
+
+    3 layers, decay 0.5: 1 for the head, the last norm and h.2, 0.5 for h.1, 0.25 for h.0, 0.125 for embeddings. A head
+    that is the embedding has the embedding's.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [(p, 1.0 if decay is None else decay ** _layers_above(name, len(model.h))) for name, p in named]
+
+
+def _layers_above(name: str, layers: int) -> int:
+    part, *rest = name.split(".")
+    if part == "h":
+        return layers - 1 - int(rest[0])
+    return layers if part in ("wte", "wpe") or name == "own_rows.embedding" else 0
+
+
+PARTS = {
+    "wte": "embeddings", "wpe": "embeddings", "ln_f": "last norm", "lm_head": "head",
+    "own_rows.embedding": "embeddings of single tokens", "own_rows.head": "head of single tokens",
+}  # fmt: skip
+
+
+def show_rates(model: GPT, settings: OptimSettings) -> str:
+    """A line that says which part has which rate, from the embeddings to the head."""
+    names, parts = {id(p): name for name, p in model.named_parameters()}, dict[float, list[str]]()
+    for p, share in sorted(shares(model, settings.layer_decay), key=lambda each: each[1]):
+        name = names[id(p)]
+        its = parts.setdefault(share, [])
+        its += [what for part, what in PARTS.items() if name.startswith(part)] or [f"layer {name.split('.')[1]}"]
+        its += ["head"] if p is model.lm_head.weight and name == "wte.weight" else []
+    words = [f"{settings.lr * share:.3g} {' and '.join(dict.fromkeys(its))}" for share, its in parts.items()]
+    words = words if len(words) <= 5 else [*words[:2], "...", *words[-2:]]
+    return f"rates     {', '.join(words)} (optim.layer_decay={settings.layer_decay:g})"
+
+
+def _groups(trained: Shares, settings: OptimSettings) -> list[dict[str, Any]]:
+    """What decays and what does not, of one rate after the other, the highest first; only what there is."""
+    groups = []
+    for share, decays in ((share, decays) for share in _falling(trained) for decays in (True, False)):
+        its = [p for p, of in trained if of == share and (p.dim() >= 2 or settings.decay == "all") == decays]
+        decay = settings.weight_decay if decays else 0.0
+        groups.append({"params": its, "weight_decay": decay, "lr": settings.lr * share})
     return [group for group in groups if group["params"]]
+
+
+def _falling(trained: Iterable[tuple[nn.Parameter, float]]) -> list[float]:
+    return sorted({share for _, share in trained}, reverse=True)
 
 
 def _adamw(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
@@ -48,19 +94,22 @@ def _adamw(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim
     )  # fmt: skip
 
 
-def _muon(model: GPT, trained: list[nn.Parameter], settings: OptimSettings) -> torch.optim.Optimizer:
-    matrices = [p for p in model.h.parameters() if p.requires_grad and p.dim() == 2]
+def _muon(model: GPT, trained: Shares, settings: OptimSettings) -> torch.optim.Optimizer:
+    in_blocks = {id(p) for p in model.h.parameters() if p.dim() == 2}
+    matrices = [each for each in trained if id(each[0]) in in_blocks]
     if not matrices:
         raise ConfigError("optim=muon: no matrix of a block is trained (optim=adamw trains what model.freeze leaves)")
-    ours = {id(p) for p in matrices}
     muon = torch.optim.Muon(
-        matrices,
+        [
+            {"params": [p for p, of in matrices if of == share], "lr": settings.lr * share}
+            for share in _falling(matrices)
+        ],
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         momentum=_given(settings.momentum),
         adjust_lr_fn="match_rms_adamw",
     )
-    rest = _groups([p for p in trained if id(p) not in ours], settings)
+    rest = _groups([each for each in trained if id(each[0]) not in in_blocks], settings)
     return Several(muon, _adamw(rest, settings)) if rest else muon
 
 
