@@ -1,6 +1,7 @@
 """`ift estimate` as a person types it."""
 
 import json
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ ROWS = ["data.demo_rows=60", "data.twins=null"]
 
 
 def typed(monkeypatch, *words):
+    monkeypatch.setenv("COLUMNS", "200")  # a line of the table is a line
     monkeypatch.setattr("sys.argv", ["ift", "estimate", *words])
     return main()
 
@@ -39,6 +41,19 @@ def test_a_person_reads_a_table(monkeypatch, capsys):
     assert "1,000 rows" in printed
     assert "DOES NOT FIT" in printed  # CUDA alone takes more
     assert "memory of a device" in printed
+    assert re.search(r"copy for saving +0\.\d+ GB +of the machine's memory and not the device's, while", printed)
+
+
+def test_what_fits_without_the_copy_for_saving_fits_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("ift.training.estimate.peak_memory_bytes", lambda device: 10**8)  # of this process, so far
+    words = ["model=nano", "trainer.accelerator=cpu", "--rows", "1000", "--row-tokens", "30", "--longest", "40"]
+    assert typed(monkeypatch, *words, "--json") == 0
+    share = json.loads(capsys.readouterr().out)["share"]
+    assert share["copied"] == share["weights"] + share["state"]
+    assert share["memory"] == share["needed"] + share["copied"]
+    between = share["needed"] + 0.5 * share["copied"]
+    assert typed(monkeypatch, *words, "--memory", str(between / 1e9)) == 0
+    assert "fits without the copy; steps wait until a checkpoint is written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

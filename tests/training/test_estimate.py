@@ -12,7 +12,7 @@ GB = 1e9
 MACHINE = Machine("one", products=1e12, moved=1e11, call=1e-6, memory=24 * GB, occupied=GB, wire=1e9)
 STEP = Traced(
     parameters=10**9, weights=4 * 10**9, trained=10**9, gradients=4 * 10**9, state=8 * 10**9, peak=20 * 10**9,
-    largest_block=10**8, embedding=5 * 10**8,
+    saved=12 * 10**9, largest_block=10**8, embedding=5 * 10**8,
     batch=Work(products=6e12, moved=2e11, calls=1000), step=Work(moved=2e10, calls=100),
 )  # fmt: skip
 
@@ -33,6 +33,14 @@ def test_one_device_holds_all_and_sends_nothing():
     assert one.compute == pytest.approx(8.001 + 0.2001)
     assert of(accumulate=3).compute == pytest.approx(3 * 8.001 + 0.2001)
     assert (one.useful, one.seconds) == (1, one.compute)
+
+
+def test_the_copy_of_what_is_saved_counts_where_it_lies_in_the_device_s_memory():
+    """12 GB of weights and optimizer; slices are not copied."""
+    gpu, cpu = of(), share(STEP, STEP, replace(MACHINE, is_cpu=True), devices=1, accumulate=1, sharded=False)
+    assert (gpu.copied, gpu.memory) == (12e9, 21e9)
+    assert (cpu.copied, cpu.needed, cpu.memory) == (12e9, 21e9, 33e9)
+    assert of(devices=4, sharded=True).copied == 0
 
 
 def test_ddp_sends_two_gradients_but_one_part_and_holds_them_twice():

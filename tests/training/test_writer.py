@@ -16,7 +16,7 @@ from ift.training.callbacks import KeepBest
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.clock import Clock
 from ift.training.module import SFTModule
-from ift.training.writer import SPARE, Writer, has_room, memory_available
+from ift.training.writer import SPARE, Writer, beyond_now, has_room, memory_available
 
 TEMPLATE = Template("plain", (Segment("{instruction}\n"), Segment("{output}", supervised=True)))
 
@@ -93,6 +93,66 @@ def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
         assert steps_there(tmp_path) == [1]
         files.save_checkpoint({"w": torch.zeros(2), "about": {"step": 2}}, step_folder(tmp_path, 2))
     assert steps_there(tmp_path) == [2, 1]
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """What the machine says: bytes that are free, and bytes of the peak that are given back."""
+    said = SimpleNamespace(free=SPARE + 100, beyond=0)
+    monkeypatch.setattr("ift.training.writer.memory_available", lambda: said.free)
+    monkeypatch.setattr("ift.training.writer.beyond_now", lambda: said.beyond)
+    return said
+
+
+def test_that_steps_wait_for_the_disk_is_said_once(memory, capsys):
+    weights = {"w": torch.zeros(30_000_000)}  # 120 MB
+    with Writer(Clock()) as writer:
+        assert writer.copied(weights) is writer.copied(weights) is None
+        assert writer.copied({}) == {}
+    assert capsys.readouterr().out == (
+        "ift: 0.12 GB for a copy of what is saved do not fit into memory beside training: steps wait until it is "
+        "written\n"
+    )
+    memory.free = None  # not known: nothing to say of it
+    with Writer(Clock()) as writer:
+        assert writer.copied(weights) is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_copy_leaves_room_for_what_a_step_takes_again(memory):
+    """12 bytes to copy, 100 free: 88 at most may be those of a step. The last copy's share of the peak is no step's."""
+    weights = {"w": torch.zeros(3)}
+    with Writer(Clock()) as writer:
+        memory.beyond = 88
+        assert writer.copied(weights) is not None
+        memory.beyond = 88 + 12  # the copy was there at the peak
+        assert writer.copied(weights) is not None
+        memory.beyond = 0  # a step takes what it took before
+        memory.free -= 1
+        assert writer.copied(weights) is None
+    memory.beyond = 89
+    with Writer(Clock()) as writer:
+        assert writer.copied(weights) is None
+        memory.free = SPARE + 101
+        assert writer.copied(weights) is not None
+
+
+def test_before_the_first_step_gradients_and_moments_are_still_to_come(memory):
+    weight = torch.nn.Parameter(torch.zeros(3))
+    with Writer(Clock()) as writer:
+        memory.free = SPARE + 4 * 12 - 1
+        assert writer.copied({"w": weight}) is None
+        memory.free += 1
+        assert writer.copied({"w": weight}) is not None
+        weight.grad, memory.free = torch.zeros(3), SPARE + 12
+        assert writer.copied({"w": weight}) is not None
+
+
+def test_what_the_peak_had_beyond_now_is_what_the_system_says(tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 900 kB\nVmHWM:\t  500 kB\nVmRSS:\t  300 kB\n")
+    assert beyond_now(tmp_path / "status") == 200 * 1024
+    assert beyond_now(tmp_path / "nothing") == 0
+    assert beyond_now() >= 0
 
 
 def test_memory_is_that_of_the_machine_and_of_the_control_group(tmp_path):

@@ -55,7 +55,8 @@ class Estimate:
     def as_json(self) -> dict[str, Any]:
         """Everything, and what follows from it."""
         tree = asdict(self)
-        tree["share"] |= {"memory": self.share.memory, "seconds": self.share.seconds, "useful": self.share.useful}
+        tree["share"] |= {"memory": self.share.memory, "needed": self.share.needed}
+        tree["share"] |= {"seconds": self.share.seconds, "useful": self.share.useful}
         tree["plan"] |= {"steps": self.plan.steps, "rows_a_step": self.plan.rows_a_step}
         return tree | {"training_seconds": self.training_seconds}
 
@@ -244,7 +245,7 @@ def _fits(longest: Traced, typical: Traced, machine: Machine) -> int | None:
     if machine.memory is None:
         return None
     for devices in (2**i for i in range(11)):
-        if share(longest, typical, machine, devices=devices, accumulate=1, sharded=True).memory <= machine.memory:
+        if share(longest, typical, machine, devices=devices, accumulate=1, sharded=True).needed <= machine.memory:
             return devices
     return None
 
@@ -269,13 +270,9 @@ def show(found: Estimate) -> None:
     line("device", f"{plan.devices:,}", f"{machine.name}: {machine.products / 1e12:.3g} TFLOP/s reached in products")
     for name in ("weights", "gradients", "state", "activations", "gathered", "occupied"):
         line(NAMES[name][0], f"{getattr(each, name) / gb:.2f} GB", NAMES[name][1].format(tokens=found.longest_tokens))
-    if machine.memory is None:
-        room = ""
-    else:
-        room = f"of {machine.memory / gb:.1f} GB" + (
-            "" if each.memory <= machine.memory else ": DOES NOT FIT; " + _advice(found)
-        )
-    line("memory of a device", f"{each.memory / gb:.2f} GB", room)
+    if each.copied:
+        line("copy for saving", f"{each.copied / gb:.2f} GB", COPIED[each.beside])
+    line("memory of a device", f"{each.memory / gb:.2f} GB", _room(found))
     line("rows of a step", f"{plan.rows_a_step:,}", f"{found.step_tokens:,.0f} tokens of {plan.row_tokens:.0f} a row")
     line("work of a step", f"{found.step_products / 1e12:.3g} TFLOP", "of matrix products, forward and backward")
     line("time of a step", _time(each.seconds), f"{_time(each.compute)} computing, {_time(each.wire)} on the wire")
@@ -287,6 +284,10 @@ def show(found: Estimate) -> None:
     console.print(table)
 
 
+COPIED = {  # whether it lies in the device's own memory
+    True: "of weights and optimizer, on the first rank, while a checkpoint is written",
+    False: "of the machine's memory and not the device's, while a checkpoint is written",
+}
 NAMES = {
     "weights": ("weights", "fp32"),
     "gradients": ("gradients", "fp32"),
@@ -295,6 +296,16 @@ NAMES = {
     "gathered": ("gathered", "whole for a moment, and what is sent"),
     "occupied": ("occupied", "by programs and libraries before training"),
 }
+
+
+def _room(found: Estimate) -> str:
+    memory, each = found.machine.memory, found.share
+    if memory is None:
+        return ""
+    of = f"of {memory / 1e9:.1f} GB"
+    if each.needed > memory:
+        return f"{of}: DOES NOT FIT; {_advice(found)}"
+    return of if each.memory <= memory else f"{of}: fits without the copy; steps wait until a checkpoint is written"
 
 
 def _advice(found: Estimate) -> str:

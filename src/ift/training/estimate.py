@@ -40,6 +40,7 @@ class Machine:
     memory: float | None  # bytes; None: not known
     occupied: float  # bytes of it that are gone before the first tensor
     wire: float  # bytes in a second from one device to another, each way
+    is_cpu: bool = False  # whose memory is the machine's
 
 
 def published(name: str, tflops: float, memory_tb: float, memory: float, wire: float) -> Machine:
@@ -89,13 +90,20 @@ class Share:
     state: float
     activations: float
     gathered: float  # whole for a moment, of what is sharded; buffers of what is sent
+    copied: float  # of what is saved, in the memory of the machine, while a checkpoint is written; with room for it
+    beside: bool  # that memory is the device's own: a CPU's
     occupied: float
     compute: float
     wire: float
 
     @property
-    def memory(self) -> float:
+    def needed(self) -> float:
         return self.weights + self.gradients + self.state + self.activations + self.gathered + self.occupied
+
+    @property
+    def memory(self) -> float:
+        """With the copy where it is this device's memory; without room for one, steps wait for the disk."""
+        return self.needed + (self.copied if self.beside else 0)
 
     @property
     def seconds(self) -> float:
@@ -127,6 +135,8 @@ def share(longest: Traced, typical: Traced, machine: Machine, *, devices: int, a
         state=longest.state / parts,
         activations=longest.activations,
         gathered=gathered,
+        copied=0 if sharded else longest.saved,  # slices are written by all ranks at once, and are not copied
+        beside=machine.is_cpu,
         occupied=machine.occupied,
         compute=seconds(typical.batch, machine) * accumulate + seconds(typical.step, machine) / parts,
         wire=wire / machine.wire,
@@ -170,7 +180,7 @@ def this_machine(device: Device, width: int, rows: int) -> Machine:
     if place.type == "cuda":
         properties = torch.cuda.get_device_properties(place)
         return Machine(properties.name, products, moved, call, float(properties.total_memory), CONTEXT, 32e9)
-    return Machine("this machine's CPU", products, moved, call, _memory(), float(peak_memory_bytes(device)), 1e9)
+    return Machine("this machine's CPU", products, moved, call, _memory(), float(peak_memory_bytes(device)), 1e9, True)
 
 
 def _fastest(do: Callable[[], object], place: torch.device) -> float:

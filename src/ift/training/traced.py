@@ -56,6 +56,7 @@ class Traced:
     trained: int  # how many numbers of them are trained
     gradients: int  # bytes, after the backward
     state: int  # bytes of the optimizer
+    saved: int  # bytes of a checkpoint: weights, of an adapter its own alone, and the optimizer
     peak: int  # most bytes that are there at one time, all of the above included
     largest_block: int  # bytes of the parameters of one block
     embedding: int  # bytes of what is in no block: embeddings, last norm, head
@@ -189,12 +190,14 @@ def trace_step(
         in_blocks = [stored_bytes(block) for block in model.h]
         weights = stored_bytes(model)
         four_bits = sum(layer.in_features * layer.out_features for _, layer in in_four_bits(model))
+        kept = sum(state.values())
         return Traced(
             parameters=sum(p.numel() for p in parameters) + four_bits,
             weights=weights,
             trained=sum(p.numel() for p in trained),
             gradients=sum(p.grad.nbytes for p in trained if p.grad is not None),
-            state=sum(state.values()),
+            state=kept,
+            saved=kept + (weights if model.low_rank is None else sum(p.nbytes for p in trained)),
             peak=tracker.peak,
             largest_block=max(in_blocks),
             embedding=weights - sum(in_blocks),

@@ -1,6 +1,7 @@
 """Checkpoints and models are written while the next steps run: copied in memory first, by one thread afterwards.
 
-Where the memory has no room for the copy, everything is written at once, as if there were no thread.
+Where the memory has no room for the copy, everything is written at once, as if there were no thread, and the run says
+so once. While a copy is there the next step runs, and takes again what this process had at its peak.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Writer:
         self._pool = ThreadPoolExecutor(1, "ift-writer")
         self._jobs: list[Future[None]] = []
         self._weights: tuple[int, Mapping[str, Tensor]] | None = None
+        self._copied = self._a_step = 0  # bytes: of the last copy; at the peak of a step beyond what stays after it
+        self._told = False
 
     def write(self, job: Callable[[], None]) -> Future[None]:
         """Begin a job when those before it are done."""
@@ -57,9 +60,34 @@ class Writer:
 
     def copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """The same in memory of this machine that no step changes; None where there is no room."""
-        if tensors and not has_room(sum(tensor.nbytes for tensor in tensors.values())):
+        if not tensors:
+            return {}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if not has_room(size + self._needed_again(tensors)):
+            self._tell(size)
             return None
+        self._copied = size
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    def _needed_again(self, tensors: Mapping[str, Tensor]) -> int:
+        """Bytes that a step will take beside the copy; a GPU's step takes those of another memory.
+
+        Before the first step these are also gradients and at most two moments for the optimizer.
+        """
+        if max(tensors.values(), key=lambda tensor: tensor.nbytes).device.type != "cpu":
+            return 0
+        self._a_step = max(self._a_step, beyond_now() - self._copied)  # the last copy was there at the peak, too
+        return self._a_step + 3 * sum(t.nbytes for t in tensors.values() if t.requires_grad and t.grad is None)
+
+    def _tell(self, size: int) -> None:
+        if self._told or memory_available() is None:
+            return
+        self._told = True
+        print(
+            f"ift: {size / 1e9:,.2f} GB for a copy of what is saved do not fit into memory beside training: steps wait "
+            "until it is written",
+            flush=True,
+        )
 
     def remember(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Copies of a module's weights at a step, by their names: a model of the same step needs no other."""
@@ -96,6 +124,16 @@ def has_room(size: int) -> bool:
     """Whether the machine has so many bytes of memory to spare; unknown is no."""
     free = memory_available()
     return free is not None and size + SPARE <= free
+
+
+def beyond_now(status: Path = Path("/proc/self/status")) -> int:
+    """Bytes of memory that this process had at its peak and has no more; 0 where the system does not say it."""
+    try:
+        kept = dict(line.split(":") for line in status.read_text().splitlines() if line.startswith("Vm"))
+        peak, now = (int(kept[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0
+    return max(0, peak - now)
 
 
 def memory_available(root: Path = Path("/")) -> int | None:
