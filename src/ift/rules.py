@@ -317,8 +317,6 @@ def sharded_has(values: Values) -> str | None:
         return None
     if (name := values["optim.name"]) not in SHARDS:
         return f"optim={name}: needs whole weights, and trainer=fsdp has slices (optim={' or optim='.join(SHARDS)})"
-    if (adapter := values["adapter.name"]) != "none":
-        return f"adapter={adapter}: not with trainer=fsdp (its base is frozen and fits many times: trainer=ddp)"
     if values["model.compile"]:
         return "model.compile=true: not with trainer=fsdp, whose blocks are gathered as they run (leave one out)"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -15,15 +14,15 @@ from ift.artifacts.verify import differences
 from ift.run import RunFolder
 from ift.sealed import newest
 from tests import soak
-from tests.training.sharded_runs import train
+from tests.training.sharded_runs import SHAPES, publish, train
 from tests.training.test_sharded import ONE, launch, seen
 
 RANKS = {1: (6, 2), 2: (3, 2), 3: (4, 1), 4: (1, 3)}  # batch_size and accumulate by which a step has 12 rows
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 
 
-def configuration(seed: int) -> dict[str, Any]:
-    """Shape, layout and what is trained; shards, copies and when gradients are added up; ranks."""
+def configuration(seed: int, *, adapted: bool, bases: Path) -> dict[str, Any]:
+    """Shape, layout and what is trained, all or an adapter; shards, copies and when gradients are added up; ranks."""
     draw = random.Random(seed)
     ranks, strategy = draw.choice([2, 3, 4]), draw.choice(["fsdp", "fsdp", "fsdp", "ddp"])
     batch_size, accumulate = RANKS[ranks]
@@ -38,11 +37,19 @@ def configuration(seed: int) -> dict[str, Any]:
             "sum_every_batch": draw.random() < 0.5,
             "shard_size": 2 if ranks == 4 and draw.random() < 0.6 else None,
         }
+    if adapted:
+        same |= {"adapter": draw.choice(["lora", "lora", "dora", "qlora"]), "freeze": False}
+        tied = "tied" if same["tied"] else "untied"
+        same["pretrained"] = str(bases / f"{same['shape']} {tied}")
     return {"same": same, "ours": ours}
 
 
-def test_losses_of_ten_steps_are_those_of_one_process_in_20_configurations(warm, tmp_path):
-    cases = {f"case {seed}": configuration(seed) for seed in range(20)}
+@pytest.mark.parametrize("adapted", [False, True])
+def test_losses_of_ten_steps_are_those_of_one_process_in_20_configurations(warm, tmp_path, adapted):
+    for shape in SHAPES:
+        for tied in ("tied", "untied"):
+            publish(tmp_path / f"{shape} {tied}", shape, tied=tied == "tied")
+    cases = {f"case {seed}": configuration(seed, adapted=adapted, bases=tmp_path) for seed in range(20)}
     for ranks in (2, 3, 4):
         mine = [{"name": n, **c["same"], **c["ours"]} for n, c in cases.items() if c["ours"]["devices"] == ranks]
         launch(warm, tmp_path, mine, ranks=ranks)
@@ -127,24 +134,14 @@ def test_any_bit_of_any_rank_s_file_is_found_and_the_checkpoint_before_it_is_use
         shutil.rmtree(folder)
 
 
-def test_a_pretrained_folder_is_read_slice_by_slice(warm, tmp_path, byte_tokenizer):
+def test_a_pretrained_folder_is_read_slice_by_slice(warm, tmp_path):
     """Four ranks, two copies of the model: each reads its rows of a published model, transposed ones too."""
-    from ift.artifacts.weights import save_weights
-    from ift.model.config import GPTConfig
-    from ift.model.gpt import GPT
-    from tests.training.sharded_runs import CONTEXT, SHAPES, VOCABULARY
-
     for shape in SHAPES:
-        folder = tmp_path / f"published {shape}"
-        folder.mkdir()
-        torch.manual_seed(3)
-        model = GPT(GPTConfig(VOCABULARY, CONTEXT, n_layer=2, n_head=2, n_embd=16, **SHAPES[shape]))
-        save_weights(model, folder, end_of_text=49)
+        folder = publish(tmp_path / f"published {shape}", shape)
         batch_size, accumulate = RANKS[4]
-        case = {"shape": shape, "pretrained": str(folder), "steps": 4}
+        case = {"shape": shape, "pretrained": folder, "steps": 4}
         ours = {"devices": 4, "strategy": "fsdp", "shard_size": 2, "batch_size": batch_size, "accumulate": accumulate}
         launch(warm, tmp_path, [{"name": shape, **case, **ours}], ranks=4)
         alone = train(tmp_path / f"{shape} alone", **case, **ONE)
         expected = {str(step): loss for step, loss in alone["losses"].items()}
         assert seen(tmp_path / shape)["losses"] == pytest.approx(expected, abs=1e-6)
-        assert json.loads((Path(folder) / "config.json").read_text())["vocab_size"] == VOCABULARY

@@ -11,6 +11,8 @@ import json
 import os
 import random
 import sys
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,12 +22,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # Lightning starts the other rank as a script
 from ift.artifacts.machine import Device
-from ift.artifacts.weights import build_model, inspect_folder
+from ift.artifacts.weights import build_model, inspect_folder, save_weights, without_blocks
 from ift.data.contract.examples import Example
 from ift.data.datamodule import SFTDataModule
+from ift.model.adapters import adapted, hold_base_in
 from ift.model.config import GPTConfig, Rope
+from ift.model.gpt import GPT
 from ift.model.linear import compute_in
-from ift.model.slices import whole
+from ift.model.low_rank import LowRank, chosen
+from ift.model.nf4 import in_four_bits
+from ift.model.slices import local, whole
 from ift.sealed import newest
 from ift.settings import OptimSettings
 from ift.training import sharded_files
@@ -46,6 +52,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "kv_heads": 1, "biases": frozenset(), "gated": True, "activation": "silu", "norm": "rms",
         "learned_positions": False, "ropes": (Rope(10000.0, 8),), "rope_of": (0, 0), "n_inner": 20, "family": "llama",
     },
+}  # fmt: skip
+
+LLAMA = {  # the same in its own config.json
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16, "intermediate_size": 20,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+    "attention_bias": False, "mlp_bias": False,
 }  # fmt: skip
 
 
@@ -77,6 +90,29 @@ def refuse(checkpoints: Checkpoints, steps: range) -> None:
     sharded_files.write_tensors = write
 
 
+def sizes(shape: str, *, tied: bool = True, dropout: float = 0.0) -> GPTConfig:
+    return GPTConfig(
+        VOCABULARY, CONTEXT, n_layer=2, n_head=2, n_embd=16, tie_weights=tied, dropout=dropout, **SHAPES[shape]
+    )
+
+
+def publish(folder: Path, shape: str, *, tied: bool = True) -> str:
+    """A base, as others publish theirs."""
+    folder.mkdir()
+    torch.manual_seed(3)
+    config = sizes(shape, tied=tied)
+    source = json.dumps(LLAMA) if shape == "llama" else config.source
+    save_weights(GPT(replace(config, source=source)), folder, end_of_text=END)
+    return str(folder)
+
+
+def held(model: GPT) -> int:
+    """Bytes that this rank has of all weights, but for what is on every rank: numbers of each matrix in four bits."""
+    pieces = (layer.piece(number)[:3] for _, layer in in_four_bits(model) for number in range(layer.pieces))
+    tensors = {id(tensor): local(tensor) for tensor in (*model.parameters(), *chain(*pieces))}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def train(
     folder: Path,
     *,
@@ -98,24 +134,31 @@ def train(
     shard_size: int | None = None,
     sum_every_batch: bool = False,
     pretrained: str | None = None,
+    adapter: str | None = None,
     full: list[int] | None = None,
 ) -> dict[str, Any]:
     """Begin a run, or let the one in the folder go on.
 
     stop_at: the step after which it ends, as after a kill
+    adapter: lora, dora or qlora, and rows of two tokens
     full: a rank, and the first and last step of those in which its disk takes nothing
     """
     folder.mkdir(exist_ok=True)
     point = newest(folder / "checkpoints", mend=False)
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(7 if point else 0)
-    config = GPTConfig(
-        VOCABULARY, CONTEXT, n_layer=2, n_head=2, n_embd=16, tie_weights=tied, dropout=dropout, **SHAPES[shape]
-    )
+    config = sizes(shape, tied=tied, dropout=dropout)
     weights = inspect_folder(Path(pretrained)) if pretrained else None
-    model = build_model(config, weights, sharded=strategy == "fsdp")
+    sharded, four_bits = strategy == "fsdp", adapter == "qlora"
+    model = build_model(config, weights, four_bits=four_bits, sharded=sharded)
+    if adapter:
+        ends = build_model(without_blocks(config), weights) if weights and sharded else None
+        low_rank = LowRank("base", chosen("all", None, config), 4, 8.0, dora=adapter == "dora", tokens=(3, 7))
+        adapted(model, replace(low_rank, four_bits=four_bits), ends)
+        hold_base_in(model, getattr(torch, dtype))
     compute_in(model, getattr(torch, dtype))
-    model.h[0].requires_grad_(not freeze)
+    if freeze:
+        model.h[0].requires_grad_(False)
     settings = {"activation_checkpointing": checkpointing, "compile": False}
     set_up_blocks(model, SimpleNamespace(**settings))
     betas = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": 0.9 if optim == "sgd" else None}
@@ -158,7 +201,7 @@ def train(
     give_slices_back(model)
     digest = hashlib.sha256()
     for tensor in (whole(tensor) for tensor in model.state_dict().values()):
-        digest.update(tensor.detach().numpy().tobytes())
+        digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = {
         "losses": {line["step"]: line["train/loss"] for line in lines if "lr" in line},
@@ -166,6 +209,7 @@ def train(
         "val": {line["step"]: line["val/loss"] for line in lines if "val/loss" in line},
         "weights": digest.hexdigest(),
         "failed": str(checkpoints.failed),
+        "held": held(model),
     }
     (folder / f"rank-{trainer.global_rank}.json").write_text(json.dumps({**result, "rows": list(seen)}))
     return result

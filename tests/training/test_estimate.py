@@ -60,6 +60,14 @@ def test_fsdp_holds_a_part_and_sends_three_times_in_each_micro_batch():
     assert of(devices=4, accumulate=5, sharded=True).wire == pytest.approx(5 * four.wire)
 
 
+def test_with_an_adapter_the_frozen_base_is_cut_and_sent_and_gradients_are_of_the_adapter_alone():
+    adapted = replace(STEP, gradients=4e7, state=8e7, peak=STEP.peak - 4e9 + 4e7 - STEP.state + 8e7)
+    four = share(adapted, adapted, MACHINE, devices=4, accumulate=1, sharded=True)
+    assert (four.weights, four.gradients, four.state) == (1e9, 1e7, 2e7)
+    assert four.activations == 4e9
+    assert four.wire == pytest.approx((2 * 4e9 + 4e7) * 3 / 4 / 1e9)
+
+
 def test_more_devices_are_useful_until_they_wait_most_of_the_time():
     def share_of(devices, rows):
         return replace(of(), compute=64.0 / devices, wire=2.0 if devices > 1 else 0.0)

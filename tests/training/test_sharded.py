@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 import torch
 
+from ift.artifacts.adapter_folder import WEIGHTS
 from ift.artifacts.model_folder import open_model_folder
+from ift.artifacts.tensors import read_header, read_tensor
 from ift.errors import ConfigError
 from ift.nearest import absent
 from ift.run import RunFolder, read_json, read_jsonl
 from ift.sealed import check, newest, steps_there
 from ift.training.sharded import strategy_of
+from ift.training.stored import stored_tensors
 from tests import soak
 from tests.training.options import trainer_options
-from tests.training.sharded_runs import ROWS, train
+from tests.training.sharded_runs import ROWS, publish, train
 
 SCRIPT = Path(__file__).with_name("sharded_runs.py")
 ONE = {"devices": 1, "strategy": "auto", "batch_size": 12, "accumulate": 1}
@@ -30,6 +33,11 @@ OTHER = {
     "shape": "llama", "tied": False, "batching": "padded", "checkpointing": True, "freeze": True, "layer_decay": 0.5,
 }  # fmt: skip
 BF16 = {"dtype": "bfloat16", "shape": "llama"}
+ADAPTERS = {
+    "lora": {"adapter": "lora"},
+    "dora": {"adapter": "dora", "shape": "llama", "tied": False, "batching": "padded", "checkpointing": True},
+    "qlora": {"adapter": "qlora", "shape": "llama"},
+}
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 
 
@@ -52,7 +60,14 @@ def seen(folder: Path, rank: int = 0) -> dict[str, Any]:
 def place(warm, tmp_path_factory):
     """What three ranks did, in one start, and then what two did with a checkpoint of theirs."""
     place = tmp_path_factory.mktemp("sharded")
+    lora, dora, qlora = (case | base_of(name, place) for name, case in ADAPTERS.items())
     cases = [
+        {"name": "lora", **lora, **THREE},
+        {"name": "lora handed on", "stop_at": 5, **lora, **THREE},
+        {"name": "dora", **dora, **THREE},
+        {"name": "qlora", **qlora, **THREE},
+        {"name": "qlora stopped", "stop_at": 5, **qlora, **THREE},
+        {"name": "qlora stopped", **qlora, **THREE},
         {"name": "plain", **THREE},
         {"name": "each time", "sum_every_batch": True, **THREE},
         {"name": "other", **OTHER, **THREE},
@@ -65,18 +80,34 @@ def place(warm, tmp_path_factory):
     ]
     printed = launch(warm, place, cases, ranks=3)
     (place / "printed").write_text(printed)
-    shutil.copytree(place / "handed on", place / "to one"), shutil.copytree(place / "handed on", place / "to two")
-    launch(warm, place, [{"name": "to two", **TWO}], ranks=2)
+    for adapter in ("", "lora "):
+        for ranks in ("one", "two"):
+            shutil.copytree(place / f"{adapter}handed on", place / f"{adapter}to {ranks}")
+    goes_on = [{"name": "to two", **TWO}, {"name": "lora to two", **lora, **TWO}]
+    launch(warm, place, goes_on, ranks=2)
     return place
 
 
-@pytest.mark.parametrize(("name", "case"), [("plain", {}), ("each time", {}), ("other", OTHER)])
+def base_of(name: str, place: Path) -> dict[str, str]:
+    """The published base of an adapter, of which each rank reads its slices."""
+    if name not in ADAPTERS:
+        return {}
+    case, folder = ADAPTERS[name], place / f"base of {name}"
+    if not folder.exists():
+        publish(folder, case.get("shape", "gpt2"), tied=case.get("tied", True))
+    return {"pretrained": str(folder)}
+
+
+@pytest.mark.parametrize(("name", "case"), [("plain", {}), ("each time", {}), ("other", OTHER), *ADAPTERS.items()])
 def test_losses_and_norms_of_ten_steps_are_those_of_one_process(place, tmp_path, name, case):
-    alone, together = train(tmp_path / "one", **case, **ONE), seen(place / name)
+    alone, together = train(tmp_path / "one", **case, **base_of(name, place), **ONE), seen(place / name)
     for what in ("losses", "norms", "val"):
         expected = {str(step): value for step, value in alone[what].items()}
         assert together[what] == pytest.approx(expected, abs=1e-6), what
     assert len(together["losses"]) == 10
+    held = [seen(place / name, rank)["held"] for rank in range(3)]
+    assert sum(held) == alone["held"], "each number is on one rank, frozen ones too"
+    assert max(held) < 0.4 * alone["held"]
     assert seen(place / name, rank=1)["weights"] == together["weights"]
 
 
@@ -101,12 +132,31 @@ def test_a_run_that_is_stopped_and_goes_on_is_the_one_that_was_not_bit_for_bit(p
     assert stopped["weights"] != seen(place / "plain")["weights"]
 
 
-def test_a_checkpoint_is_read_by_any_number_of_processes(place):
+def test_an_adapter_on_a_base_in_four_bits_goes_on_bit_for_bit(place):
+    """Each rank quantizes its slices of the base again."""
+    whole, stopped = seen(place / "qlora"), seen(place / "qlora stopped")
+    assert stopped["losses"] == whole["losses"]
+    assert stopped["weights"] == whole["weights"]
+
+
+def test_checkpoints_of_an_adapter_hold_what_is_trained_alone(place):
+    stored = stored_tensors(place / "qlora/checkpoints/step-00000010")
+    weights = {name for name in stored if "state_dict/model." in name}
+    assert all(".adapters." in name or name.endswith("own_rows.embedding") for name in weights)
+    assert len(weights) == 2 * 2 * 7 + 1  # A and B of seven matrices in two layers, and rows of two tokens
+    assert stored["state_dict/model.h.0.attn.c_attn.adapters.q_proj.B"].shape == (16, 4)
+
+
+@pytest.mark.parametrize(("name", "case"), [("", {}), ("lora ", ADAPTERS["lora"])])
+def test_a_checkpoint_is_read_by_any_number_of_processes(place, name, case):
     """Three ranks began; two go on, and one, each with the rows that a step had."""
-    whole = seen(place / "plain")
-    one = train(place / "to one", **ONE)
+    whole = seen(place / (name.strip() or "plain"))
+    one = train(place / f"{name}to one", **case, **base_of(name.strip(), place), **ONE)
     assert {str(step): loss for step, loss in one["losses"].items()} == pytest.approx(whole["losses"], abs=1e-6)
-    assert seen(place / "to two")["losses"] == pytest.approx(whole["losses"], abs=1e-6)
+    assert seen(place / f"{name}to two")["losses"] == pytest.approx(whole["losses"], abs=1e-6)
+
+
+def test_a_step_of_other_rows_is_refused(place):
     with pytest.raises(Exception, match=r"has 12 rows on 1 processes, and on 1 it would have 4 \(trainer.accumulate=3"):
         train(place / "to one", **{**ONE, "batch_size": 4}, steps=12)
 
@@ -145,26 +195,50 @@ def test_a_flipped_bit_in_any_rank_s_file_is_found_and_the_checkpoint_before_it_
         assert f"{file.name}: damaged" in capsys.readouterr().err
 
 
-def test_the_whole_command_with_two_ranks_gives_a_model_folder_samples_and_answers(warm, tmp_path):
-    """The run of trainer=ddp with the same rows a step, but for rounding; the model folder is of whole tensors."""
+@pytest.fixture(scope="module")
+def runs(warm, tmp_path_factory):
+    """Kind -> strategy -> a run of the whole command by two ranks. The base of the adapter is the model of another."""
+    place, runs = tmp_path_factory.mktemp("runs"), dict[str, dict[str, RunFolder]]()
+    base = ("model=pretrained", f"model.pretrained={place / 'full ddp/model'}")
+    adapter = ("adapter=qlora", "adapter.dora=true", "adapter.rank=4", "adapter.trainable_tokens=[7,8]")
     with soak.Trainings(warm) as trainings:
-        runs = {}
-        for strategy in ("ddp", "fsdp"):
-            run = runs[strategy] = RunFolder(tmp_path / strategy)
-            options = (f"trainer.strategy={strategy}", "model.dropout=0", "trainer.max_steps=6", "trainer.val_every=3",
-                       "optim.layer_decay=0.5")  # fmt: skip
-            done = trainings.run(run.path, *options, ranks=2)
-            assert done["codes"] == [0, 0], done["output"][-3000:]
-            assert "hung" not in done["output"]
-            assert done["output"].count("0.0015 embeddings and head, 0.003 layer 0 and last norm (optim.") == 1
-    ddp, fsdp = (read_json(runs[strategy].summary) for strategy in ("ddp", "fsdp"))
+        for kind, words in {"full": ("optim.layer_decay=0.5",), "adapter": (*base, *adapter)}.items():
+            runs[kind] = {strategy: RunFolder(place / f"{kind} {strategy}") for strategy in ("ddp", "fsdp")}
+            for strategy, run in runs[kind].items():
+                own = (f"trainer.strategy={strategy}", "model.dropout=0", "trainer.max_steps=6", "trainer.val_every=3")
+                done = trainings.run(run.path, *own, *words, ranks=2)
+                assert done["codes"] == [0, 0], done["output"][-3000:]
+                assert "hung" not in done["output"]
+                rates = done["output"].count("0.0015 embeddings and head, 0.003 layer 0 and last norm (optim.")
+                assert rates == (kind == "full")
+    return runs
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_the_whole_command_with_two_ranks_gives_a_model_folder_samples_and_answers(runs, kind):
+    """The run of trainer=ddp with the same rows a step, but for rounding; the model folder is of whole tensors."""
+    ddp, fsdp = (read_json(runs[kind][strategy].summary) for strategy in ("ddp", "fsdp"))
     for key in ("val_loss", "test_loss", "untuned_val_loss"):
         assert fsdp[key] == pytest.approx(ddp[key], abs=1e-5)
-    assert (fsdp["status"], fsdp["parameters"], fsdp["best_step"]) == ("finished", ddp["parameters"], ddp["best_step"])
-    assert open_model_folder(runs["fsdp"].model)[0].config == open_model_folder(runs["ddp"].model)[0].config
+    for key in ("parameters", "best_step", "trained_parameters"):
+        assert fsdp.get(key) == ddp.get(key)
+    assert fsdp["status"] == "finished"
+    models = [runs[kind][strategy].model for strategy in ("ddp", "fsdp")]
+    folders = [open_model_folder(model)[0] for model in models]
+    assert folders[1].config == folders[0].config
     for name in ("samples", "responses"):
-        both = [read_jsonl(getattr(runs[strategy], name)) for strategy in ("ddp", "fsdp")]
+        both = [read_jsonl(getattr(runs[kind][strategy], name)) for strategy in ("ddp", "fsdp")]
         assert [line["response"] for line in both[1]] == [line["response"] for line in both[0]]
+
+
+def test_the_model_folder_of_an_adapter_is_the_usual_one(runs):
+    ddp, fsdp = (open_model_folder(runs["adapter"][strategy].model)[0].adapter for strategy in ("ddp", "fsdp"))
+    assert fsdp.low_rank == ddp.low_rank
+    assert (fsdp.low_rank.four_bits, fsdp.low_rank.tokens, len(fsdp.names)) == (True, (7, 8), 4 * 3 + 1)
+    for name in ddp.names:
+        files = [each.path / WEIGHTS for each in (ddp, fsdp)]
+        values = [read_tensor(file, name, read_header(file)[name]) for file in files]
+        assert values[1] == pytest.approx(values[0], abs=1e-5), name
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

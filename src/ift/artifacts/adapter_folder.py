@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,13 @@ from ift.artifacts.tensors import read_header, read_tensor, write_tensors
 from ift.errors import WeightsError
 from ift.model.config import GPTConfig
 from ift.model.families import family_of
-from ift.model.families.family import HEAD
+from ift.model.families.family import HEAD, Piece
 from ift.model.low_rank import LowRank, layer_of, matrices_of, merged_weight, shortest_names
 from ift.run import write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ift.model.gpt import GPT
 
 CONFIG, WEIGHTS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "ift.json"
@@ -297,25 +299,35 @@ def peft_config(low_rank: LowRank, base: GPTConfig) -> dict[str, Any]:
 # from here on torch is needed
 
 
-def save_adapter(model: GPT, path: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors of a model that has adapters, in fp32."""
-    from ift.model.adapters import published_adapters, rows_as_published
+def trained_tensors(model: GPT) -> Iterator[tuple[str, Tensor, Piece | None]]:
+    """Name in the file and parameter of all that an adapter's folder holds; the piece where its rows are in order."""
+    from ift.model.adapters import published_adapters
+
+    family = family_of(model.config)
+    for matrix, piece, adapter in published_adapters(model):
+        its = (("lora_A.weight", adapter.A, None), ("lora_B.weight", adapter.B, piece))
+        for kind, parameter, order in (*its, ("lora_magnitude_vector", adapter.magnitude, piece)):
+            if parameter is not None:
+                yield f"{BEFORE}{family.stored_name(f'{matrix}.{kind}')}", parameter, order
+    if model.own_rows is not None:
+        for kind, module in modules_of(model.config).items():
+            yield f"{BEFORE}{family.stored_name(f'{module}.{ROWS}')}", getattr(model.own_rows, kind), None
+
+
+def save_adapter(model: GPT, path: Path, weights: Iterator[Tensor] | None = None) -> None:
+    """adapter_config.json and adapter_model.safetensors of a model that has adapters, in fp32.
+
+    weights: the `trained_tensors`, whole, where ranks have slices of them
+    """
+    from ift.model.adapters import rows_as_published
 
     assert model.low_rank is not None
     write_json(path / CONFIG, peft_config(model.low_rank, model.config))
-    family, values = family_of(model.config), dict[str, NDArray[Any]]()
-    for matrix, piece, adapter in published_adapters(model):
-        its = {"lora_A.weight": adapter.A, "lora_B.weight": rows_as_published(adapter.B, piece, model)}
-        if adapter.magnitude is not None:
-            its["lora_magnitude_vector"] = rows_as_published(adapter.magnitude, piece, model)
-        for kind, value in its.items():
-            shape = (-1,) if kind == "lora_magnitude_vector" else (-1, value.shape[-1])
-            name = f"{BEFORE}{family.stored_name(f'{matrix}.{kind}')}"
-            values[name] = value.detach().float().cpu().reshape(shape).contiguous().numpy()
-    if model.own_rows is not None:
-        for kind, module in modules_of(model.config).items():
-            rows = getattr(model.own_rows, kind).detach().float().cpu()
-            values[f"{BEFORE}{family.stored_name(f'{module}.{ROWS}')}"] = rows.contiguous().numpy()
+    values = dict[str, NDArray[Any]]()
+    there = list(trained_tensors(model))
+    for (name, parameter, piece), value in zip(there, weights or (each for _, each, _ in there), strict=True):
+        value = value.detach() if piece is None else rows_as_published(value.detach(), piece, model)
+        values[name] = value.float().cpu().reshape(parameter.shape).contiguous().numpy()
     names = sorted(values)
     tensors = {name: ("F32", values[name].shape) for name in names}
     write_tensors(path / WEIGHTS, tensors, (values[name] for name in names), {"format": "pt"})
@@ -326,6 +338,7 @@ def load_adapter(model: GPT, folder: AdapterFolder) -> None:
     import torch
 
     from ift.model.adapters import published_adapters, rows_as_published
+    from ift.model.slices import fill, first_row, local
 
     its = model.low_rank
     theirs = folder.low_rank
@@ -337,12 +350,18 @@ def load_adapter(model: GPT, folder: AdapterFolder) -> None:
     with torch.no_grad():
         for matrix, piece, adapter in published_adapters(model):
             values = folder.read(matrix)
-            adapter.A.copy_(torch.from_numpy(values["A"]))
+            fill(adapter.A, torch.from_numpy(values["A"]))
             for parameter, kind in ((adapter.B, "B"), (adapter.magnitude, "magnitude")):
                 if parameter is not None:
-                    target = rows_as_published(parameter, piece, model)
+                    rows = torch.empty(parameter.shape)
+                    target = rows_as_published(rows, piece, model)
                     target.copy_(torch.from_numpy(values[kind]).view(target.shape))
+                    fill(parameter, rows)
+            adapter.forget()
         for kind, module in modules_of(model.config).items():
             if own := folder.rows_of(module):
-                places = [theirs.tokens.index(id) for id in own[0]]
-                getattr(model.own_rows, kind)[places] = torch.from_numpy(own[1]).to(model.device)
+                parameter = getattr(model.own_rows, kind)
+                mine, first = local(parameter), first_row(parameter)
+                for id, row in zip(own[0], torch.from_numpy(own[1]), strict=True):
+                    if 0 <= (place := theirs.tokens.index(id) - first) < len(mine):
+                        mine[place] = row

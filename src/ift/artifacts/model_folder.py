@@ -52,7 +52,7 @@ def save_model_folder(
     model.stops |= {tokenizer.end_of_text}
     end = turn_end(template, tokenizer)  # first of all the ends: it was learnt
     if its := model.low_rank:
-        save_adapter(model, partial)
+        save_adapter(model, partial, weights)
         ends = [end, *sorted(model.stops - {end})]
         write_json(partial / "generation_config.json", {"eos_token_id": ends, "do_sample": False})
         base = {"name": its.base, "sha256": its.base_hash, **({"four_bits": True} if its.four_bits else {})}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ift.artifacts.adapter_folder import AdapterFolder, base_of, is_adapter, load_adapter, open_adapter
+from ift.artifacts.adapter_folder import AdapterFolder, base_of, is_adapter, load_adapter, open_adapter, trained_tensors
 from ift.artifacts.download import OTHER_KINDS, WEIGHTS, download, others_on_hub
 from ift.artifacts.tensors import BYTES, Stored, read_header, write_tensors
 from ift.errors import ConfigError, WeightsError, one_line
@@ -23,7 +23,7 @@ from ift.model.config import GPTConfig
 from ift.model.families import OTHER_PARTS, family_of, read_config, stops_of, write_config
 from ift.model.families.family import HEAD, Family, Piece, as_published, to_theirs
 from ift.model.families.gpt2 import PUBLISHED
-from ift.model.slices import first_row, local, whole
+from ift.model.slices import fill, first_row, local, whole
 from ift.run import write_json
 from ift.sealed import MANIFEST, hash_file
 from ift.settings import ModelSettings
@@ -308,10 +308,6 @@ def load_weights(model: GPT, folder: Folder) -> None:
     Raises WeightsError where a tensor does not fit or is no finite number: the model may then hold some of the folder's
     tensors already.
     """
-    import torch
-
-    from ift.model.nf4 import in_four_bits
-
     if model.low_rank:
         if folder.adapter is None:
             raise WeightsError(f"{folder.path}: holds no adapter")
@@ -319,10 +315,20 @@ def load_weights(model: GPT, folder: Folder) -> None:
         return
     model.stops = folder.stops
     model.stored_dtype = folder.dtype if folder.dtype in DTYPES else "F32"
-    parameters = dict(model.named_parameters())  # a tied head is among them once, as the embedding
+    load_base(model, folder)
+
+
+def load_base(model: GPT, folder: Folder) -> None:
+    """What `load_weights` copies into a model without adapters; where it has some, into the weights under them."""
+    import torch
+
+    from ift.model.nf4 import in_four_bits
+
     if model.config.tie_weights and not folder.tied:
         raise WeightsError(f"{folder.path}: {OWN_HEAD}")
     pieces = folder.family.pieces(model.config)
+    # a tied head is among them once, as the embedding
+    parameters = {ours: p for name, p in model.named_parameters() if (ours := without_adapter(name)) in pieces}
     with ExitStack() as files, torch.no_grad():
         copy = _copier(folder, files)
         for name, parameter in parameters.items():
@@ -333,12 +339,39 @@ def load_weights(model: GPT, folder: Folder) -> None:
                 _fill(parameter, piece, copy, folder.adapter)
         for name, layer in in_four_bits(model):
             layer.forget()
-            for piece in pieces[f"{name}.weight"]:  # each alone, as other programs quantize what is published
+            # each alone, as other programs quantize what is published
+            for piece in pieces[without_adapter(f"{name}.weight")]:
                 rows = torch.empty(piece.rows.stop - piece.rows.start, layer.in_features)
                 copy(piece, rows)
                 if folder.adapter:
                     _merge(folder.adapter, piece, rows)
                 layer.add(rows, _order(piece, model.config))
+
+
+def without_adapter(name: str) -> str:
+    """h.0.attn.c_attn.base.weight -> h.0.attn.c_attn.weight"""
+    return name.replace(".base.", ".")
+
+
+def begin_magnitudes(model: GPT, folder: Folder) -> None:
+    """Give DoRA the lengths of the base's rows, as `adapted` does where it has the base whole; a matrix at a time."""
+    import torch
+
+    from ift.model.adapters import published_adapters
+    from ift.model.nf4 import NF4Linear
+
+    assert model.low_rank is not None
+    with ExitStack() as files, torch.no_grad():
+        copy = _copier(folder, files)
+        for _, piece, adapter in published_adapters(model) if model.low_rank.dora else ():
+            assert adapter.magnitude is not None
+            rows = torch.empty(len(adapter.magnitude), adapter.A.shape[1])
+            copy(piece, rows)
+            if model.low_rank.four_bits:
+                layer = NF4Linear(*rows.shape[::-1], bias=False)
+                layer.add(rows, _order(piece, model.config))
+                rows = layer.weight
+            fill(adapter.magnitude, torch.linalg.vector_norm(rows, dim=1))
 
 
 def _merge(adapter: AdapterFolder, piece: Piece, rows: Tensor) -> None:
@@ -453,7 +486,7 @@ def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = F
     import torch
 
     from ift.model.gpt import GPT
-    from ift.model.nf4 import put_in_four_bits
+    from ift.model.nf4 import in_four_bits, put_in_four_bits
 
     if folder and folder.adapter and folder.adapter.low_rank.four_bits:
         return with_adapter(build_model(config, replace(folder, adapter=None), four_bits=True), folder)
@@ -464,6 +497,9 @@ def build_model(config: GPTConfig, folder: Folder | None, *, four_bits: bool = F
         model = GPT(config)
         if four_bits:
             put_in_four_bits(model)
+            for name, layer in in_four_bits(model) if sharded else ():
+                pieces = family_of(config).pieces(config)[f"{name}.weight"]
+                layer.allocate(*(piece.rows.stop - piece.rows.start for piece in pieces))
     if sharded:
         return model
     model.to_empty(device="cpu")
@@ -497,8 +533,11 @@ def _published(model: GPT) -> dict[str, tuple[Tensor, Piece]]:
 def weights_in_order(model: GPT) -> Iterator[Tensor]:
     """The parameter of each tensor that `save_weights` writes, whole, when it is asked for.
 
-    Where ranks have slices, all of them go through it to its end, and each tensor exists for that moment.
+    Of a model with adapters: of each that `save_adapter` writes. Where ranks have slices, all of them go through it to
+    its end, and each tensor exists for that moment.
     """
+    if model.low_rank:
+        return (whole(parameter.detach()) for _, parameter, _ in trained_tensors(model))
     return (whole(parameter.detach()) for parameter, _ in _published(model).values())
 
 

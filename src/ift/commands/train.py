@@ -89,7 +89,7 @@ def fine_tune(
     from ift.artifacts.special_rows import untrained_tokens, warning
     from ift.artifacts.weights import build_model, without_blocks
     from ift.data.datamodule import Limits, SFTDataModule
-    from ift.training.adapter import show_cost, warn_of_large_steps, with_tokens
+    from ift.training.adapter import show_cost, show_trained, warn_of_large_steps, with_tokens
     from ift.training.blocks import make_ready
     from ift.training.dry_run import dry_run, few_steps, nothing_kept
     from ift.training.loss_scale import LossScale
@@ -133,8 +133,9 @@ def fine_tune(
     wrong = untrained_tokens(ends, inputs.template, inputs.tokenizer) if inputs.weights else {}
     if low_rank:
         tokens = settings.adapter.trainable_tokens
-        low_rank = with_tokens(low_rank, tokens, model, inputs.template, inputs.tokenizer)
-    make_ready(model, settings, low_rank, device.dtype)
+        low_rank = with_tokens(low_rank, tokens, ends, inputs.template, inputs.tokenizer)
+    make_ready(model, settings, low_rank, device.dtype, ends)
+    del ends  # whole on every rank
     if wrong:
         inputs.data.report["untrained_tokens"] = wrong
         if not is_other_rank():
@@ -157,7 +158,9 @@ def fine_tune(
         try_longest_batch(module, data, device)
     if low_rank and not is_other_rank():
         warn_of_large_steps(settings, device.world)
-        print(show_cost(module, data, device), flush=True)
+        print(show_trained(model), flush=True)
+        if not sharded:
+            print(show_cost(module, data, device), flush=True)
     with nothing_kept(run) if options.fast_dev_run else nullcontext(run) as folder:
         return train(settings, folder, inputs, device=device, data=data, module=module, own=callbacks, began=began)
 

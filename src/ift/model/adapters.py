@@ -30,13 +30,18 @@ class Adapter(nn.Module):
     _lengths: tuple[Any, Tensor] | None = None
 
     def __init__(self, weight: Tensor, rows: slice, *, rank: int, scale: float, dora: bool):
-        """weight: (O, C) of the base, which it leaves as it is. rows: of the product's output."""
+        """weight: (O, C) of the base, which it leaves as it is; on the meta device it is filled later, and DoRA's
+        lengths with it. rows: of the product's output."""
         super().__init__()
         self.rows, self.scale = rows, scale
-        self.A = nn.Parameter(torch.empty(rank, weight.shape[1], dtype=torch.float32, device=weight.device))
-        self.B = nn.Parameter(torch.zeros(weight.shape[0], rank, dtype=torch.float32, device=weight.device))
+        later = weight.device.type == "meta"
+        device = torch.device("cpu") if later else weight.device
+        self.A = nn.Parameter(torch.empty(rank, weight.shape[1], dtype=torch.float32, device=device))
+        self.B = nn.Parameter(torch.zeros(weight.shape[0], rank, dtype=torch.float32, device=device))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # within 1 / sqrt(C), as torch's Linear and PEFT
-        self.magnitude = nn.Parameter(torch.linalg.vector_norm(weight.float(), dim=1)) if dora else None
+        lengths = torch.linalg.vector_norm(weight.float(), dim=1) if dora else None
+        lengths = torch.empty_like(lengths, device=device) if lengths is not None and later else lengths
+        self.magnitude = None if lengths is None else nn.Parameter(lengths)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies of a model: what was kept stays with the weights that it was made of."""
@@ -60,6 +65,10 @@ class Adapter(nn.Module):
         if not torch.is_grad_enabled():
             self._lengths = state, lengths
         return lengths
+
+    def forget(self) -> None:
+        """Other weights have been loaded. (Those that ranks gather do not count up.)"""
+        self._lengths = None
 
     def merged(self, weight: Tensor) -> Tensor:
         """(O, C) fp32 of the base -> with the adapter in it."""
@@ -196,10 +205,11 @@ def _split(narrow: Tensor, Bs: Any) -> tuple[Tensor, ...]:
 # -- a model that has them ---------------------------------------------------------------------------------------------
 
 
-def adapted(model: GPT, low_rank: LowRank) -> list[str]:
+def adapted(model: GPT, low_rank: LowRank, ends: GPT | None = None) -> list[str]:
     """Freeze the model and give it these adapters, which change nothing yet; the names of what is trained.
 
-    A is drawn from torch's random numbers in the order of the model.
+    A is drawn from torch's random numbers in the order of the model. ends: has the embedding and the head of a model
+    that is on the meta device.
     """
     model.requires_grad_(False)
     wanted = set(low_rank.matrices)
@@ -221,7 +231,7 @@ def adapted(model: GPT, low_rank: LowRank) -> list[str]:
             }
             model.set_submodule(module, AdaptedLinear(linear, parts, low_rank.dropout))
     if low_rank.tokens:
-        model.train_rows_of(low_rank.tokens)
+        model.train_rows_of(low_rank.tokens, (ends or model).token_rows)
     model.low_rank = low_rank
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 

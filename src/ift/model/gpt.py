@@ -10,7 +10,7 @@ B batch, T time, C channels (n_embd), H heads of queries, K of keys and values, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -196,9 +196,9 @@ class GPT(nn.Module):
         own = None if self.own_rows is None else self.own_rows.of_head
         return head_losses(hidden, targets, self.lm_head, self.config.logit_cap, own)
 
-    def train_rows_of(self, tokens: Sequence[int]) -> None:
-        """Give these tokens rows of their own, which are trained; they begin as the model's."""
-        self.own_rows = TokenRows(tokens, **self.token_rows)
+    def train_rows_of(self, tokens: Sequence[int], rows: Mapping[str, Tensor] | None = None) -> None:
+        """Give these tokens rows of their own, which are trained; they begin as these `token_rows`, or the model's."""
+        self.own_rows = TokenRows(tokens, **(rows or self.token_rows))
 
     @property
     def token_rows(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ift.model.linear import Linear
+from ift.model.slices import fill, is_slice
 
 BLOCK, NESTED = 64, 256  # values that share a magnitude, magnitudes that share one of theirs
 CHUNK = 1 << 14  # blocks that are quantized at once: temporaries of some megabytes, whatever the matrix
@@ -131,15 +132,26 @@ class NF4Linear(Linear):
 
     levels: Tensor
 
-    def allocate(self) -> None:
-        """Room for a weight of one matrix, without values: for what only asks how large things are."""
-        values = self.out_features * self.in_features
-        blocks = -(-values // BLOCK)
-        room = NF4(
-            torch.empty(-(-values // 2), dtype=torch.uint8), torch.empty(blocks, dtype=torch.uint8),
-            torch.empty(-(-blocks // NESTED)), torch.empty(()),
-        )  # fmt: skip
-        self._keep(room, None, torch.empty(len(BYTE_LEVELS)))
+    def allocate(self, *rows: int) -> None:
+        """Room for a weight of matrices with so many rows each, or of one: for what only asks how large things are, or
+        is filled later."""
+        for number in rows or (self.out_features,):
+            values = number * self.in_features
+            blocks = -(-values // BLOCK)
+            room = NF4(
+                torch.empty(-(-values // 2), dtype=torch.uint8), torch.empty(blocks, dtype=torch.uint8),
+                torch.empty(-(-blocks // NESTED)), torch.empty(()),
+            )  # fmt: skip
+            self._keep(room, None, torch.empty(len(BYTE_LEVELS)))
+
+    def become_parameters(self) -> None:
+        """Levels and magnitudes are frozen parameters from here on, as what ranks have slices of must be; `add` fills
+        them. A slice may end within a block: all is gathered before it is turned back."""
+        for number in range(self.pieces):
+            for name in ("packed", "magnitudes", "scales"):
+                held = getattr(self, f"{name}_{number}")
+                delattr(self, f"{name}_{number}")
+                self.register_parameter(f"{name}_{number}", nn.Parameter(held, requires_grad=False))
 
     def forget(self) -> None:
         """The weight is what `add` brings from here on."""
@@ -156,7 +168,10 @@ class NF4Linear(Linear):
     def _keep(self, matrix: NF4, order: Tensor | None, levels: Tensor) -> None:
         self.register_buffer("levels", levels, persistent=False)  # here, so that they are on the device already
         for name, tensor in matrix._asdict().items():
-            self.register_buffer(f"{name}_{self.pieces}", tensor, persistent=False)
+            if (parameter := self._parameters.get(f"{name}_{self.pieces}")) is not None:
+                fill(parameter, tensor)
+            else:
+                self.register_buffer(f"{name}_{self.pieces}", tensor, persistent=False)
         inverse = None if order is None else torch.argsort(order)
         self.register_buffer(f"order_{self.pieces}", inverse, persistent=False)
         self.pieces += 1
@@ -182,6 +197,8 @@ class NF4Linear(Linear):
     @property
     def worth_holding(self) -> bool:
         """Always on a CPU. On a GPU, whose memory is why there are four bits, as long as half of it stays free."""
+        if is_slice(self.packed_0):  # gathered in their own time
+            return False
         if self.packed_0.device.type != "cuda":
             return True
         free, total = torch.cuda.mem_get_info(self.packed_0.device)
@@ -232,6 +249,14 @@ def put_in_four_bits(model: nn.Module) -> None:
 def in_four_bits(model: nn.Module) -> Iterator[tuple[str, NF4Linear]]:
     """Name and layer of every product that is held in NF4."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, NF4Linear))
+
+
+def numbers(model: nn.Module) -> int:
+    """How many numbers the weights of a model are, in whatever they are held."""
+    layers = [layer for _, layer in in_four_bits(model)]
+    held = {id(p) for layer in layers for name, p in layer.named_parameters() if name != "bias"}
+    others = sum(p.numel() for p in model.parameters() if id(p) not in held)
+    return others + sum(layer.in_features * layer.out_features for layer in layers)
 
 
 def stored_bytes(model: nn.Module) -> int:

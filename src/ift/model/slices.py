@@ -37,6 +37,12 @@ def first_row(tensor: Tensor) -> int:
     return int(min(rows, rank * -(-rows // ranks)))
 
 
+def fill(tensor: Tensor, rows: Tensor) -> None:
+    """Put a whole tensor into one, or into the slice that this rank has of it."""
+    mine, first = local(tensor), first_row(tensor)
+    mine.copy_(rows[first : first + len(mine)])
+
+
 def least(number: int, model: Any) -> int:
     """The least of all ranks' numbers where they compute a model together, and each must do as the others."""
     if not hasattr(model, "set_requires_gradient_sync"):

@@ -129,22 +129,33 @@ def warn_of_large_steps(settings: Settings, world: int) -> None:
         )
 
 
+def show_trained(model: GPT) -> str:
+    """What is trained; with four bits, what all weights take."""
+    from ift.model.nf4 import numbers, stored_bytes
+
+    its, every = model.low_rank, numbers(model)
+    assert its is not None
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kind = "DoRA" if its.dora else "rsLoRA" if its.rslora else "LoRA"
+    rows = f" and rows of {len(its.tokens)} tokens" if its.tokens else ""
+    bits = " in 4 bits" if its.four_bits else ""
+    held = f"\n          the weights take {stored_bytes(model) / 1e6:,.1f} MB" if its.four_bits else ""
+    return (
+        f"adapter   {kind} of rank {its.rank} on {len(its.matrices)} matrices{bits}{rows}: {trained:,} of {every:,} "
+        f"parameters ({trained / every:.1%}) are trained{held}"
+    )
+
+
 def show_cost(module: SFTModule, datamodule: SFTDataModule, device: Device) -> str:
-    """What is trained, and what the batch that needs most memory takes: it runs forward and backward once.
+    """What the batch that needs most memory takes: it runs forward and backward once.
 
     Leaves no gradient and no random number used.
     """
     import torch
 
     from ift.artifacts.machine import peak_memory_bytes
-    from ift.model.nf4 import in_four_bits, stored_bytes
     from ift.training.preflight import run_once
 
-    model, its = module.model, module.model.low_rank
-    assert its is not None
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in model.parameters())
-    every += sum(layer.in_features * layer.out_features for _, layer in in_four_bits(model))
     module.to(device.torch_device).train()
     batch = datamodule.longest_batch()
     with torch.random.fork_rng(devices=[device.torch_device] if device.accelerator == "gpu" else []):
@@ -153,13 +164,7 @@ def show_cost(module: SFTModule, datamodule: SFTDataModule, device: Device) -> s
             run_once(module, batch, device)
             seconds = time.perf_counter() - started
             module.zero_grad(set_to_none=True)
-    kind = "DoRA" if its.dora else "rsLoRA" if its.rslora else "LoRA"
-    rows = f" and rows of {len(its.tokens)} tokens" if its.tokens else ""
-    bits = " in 4 bits" if its.four_bits else ""
-    held = f"          the weights take {stored_bytes(model) / 1e6:,.1f} MB\n" if its.four_bits else ""
     return (
-        f"adapter   {kind} of rank {its.rank} on {len(its.matrices)} matrices{bits}{rows}: {trained:,} of {every:,} "
-        f"parameters ({trained / every:.1%}) are trained\n{held}"
         f"          the longest batch: {batch.tokens:,} tokens in {seconds:.2f} s "
         f"({batch.tokens / seconds:,.0f} tok/s forward and backward), {peak_memory_bytes(device) / 1e9:.2f} GB at most"
     )

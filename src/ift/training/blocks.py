@@ -15,10 +15,15 @@ from ift.model.low_rank import LowRank
 from ift.settings import ModelSettings, Settings
 
 
-def make_ready(model: GPT, settings: Settings, low_rank: LowRank | None, dtype: torch.dtype) -> None:
-    """Give a model what its settings mean for training: adapters, the type of products, what is frozen, its blocks."""
+def make_ready(
+    model: GPT, settings: Settings, low_rank: LowRank | None, dtype: torch.dtype, ends: GPT | None = None
+) -> None:
+    """Give a model what its settings mean for training: adapters, the type of products, what is frozen, its blocks.
+
+    ends: has the embedding and the head of a model that is on the meta device
+    """
     if low_rank is not None:
-        adapted(model, low_rank)
+        adapted(model, low_rank, ends)
         hold_base_in(model, dtype)
     compute_in(model, dtype)
     freeze(model, settings.model.freeze)

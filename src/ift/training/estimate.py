@@ -5,8 +5,8 @@ is trained:
 
 DDP   each holds everything; 2 P (N - 1) / N bytes of gradients go over the wire in a step
 FSDP  each holds 1 / N of weights, gradients and optimizer; two blocks and the embedding are whole for a moment, and
-      3 P (N - 1) / N bytes go over the wire in a micro-batch: weights twice, gradients once (Zhao et al. 2023,
-      arXiv:2304.11277)
+      weights go over the wire twice in a micro-batch, gradients once, each (N - 1) / N of its bytes (Zhao et al.
+      2023, arXiv:2304.11277); with an adapter these are the frozen base and gradients of the adapter alone
 
 Time is a roofline (Williams et al. 2009): products take their operations at the machine's speed for them, all else its
 bytes at the speed of memory, and each call what a call costs; on a GPU calls are queued meanwhile and cost nothing.
@@ -124,7 +124,7 @@ def share(longest: Traced, typical: Traced, machine: Machine, *, devices: int, a
     parts = devices if sharded else 1
     travels = (devices - 1) / devices
     if sharded:
-        wire = 3 * longest.weights * travels * accumulate
+        wire = (2 * longest.weights + longest.gradients) * travels * accumulate
         gathered = (2 * longest.largest_block + longest.embedding) * (1 if devices > 1 else 0)
     else:
         wire = 2 * longest.gradients * travels

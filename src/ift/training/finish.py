@@ -12,6 +12,7 @@ from ift.artifacts.machine import Device, peak_memory_bytes, versions
 from ift.artifacts.weights import inspect_folder, load_weights
 from ift.data.datamodule import SFTDataModule
 from ift.errors import DivergedError
+from ift.model.nf4 import numbers
 from ift.run import RunFolder, read_jsonl, write_json
 from ift.training.callbacks import KeepBest
 from ift.training.module import SFTModule
@@ -67,7 +68,7 @@ def test_best(
         "peak_memory_bytes": peak_memory_bytes(device),
         "accelerator": device.accelerator,
         "precision": device.precision,
-        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "parameters": numbers(module.model),
         **trained_parameters(module),
         "versions": versions(),
     }

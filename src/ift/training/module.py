@@ -220,21 +220,22 @@ class SFTModule(L.LightningModule):
             print(f"ift: {what}: left out ({self.skipped} of {self.skip_nonfinite})", flush=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.model.low_rank is not None:
-            checkpoint["state_dict"] = self.kept(checkpoint["state_dict"])
+        checkpoint["state_dict"] = self.kept(checkpoint["state_dict"])
         if self.loss_scale is not None:
             checkpoint["loss_scale"] = self.loss_scale.state_dict()
 
     def kept(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint of an adapter has of a state_dict: all but what is frozen."""
+        """What a checkpoint has of a state_dict: all, and of an adapter all but what is frozen."""
+        if self.model.low_rank is None:
+            return state
         named = self.model.named_parameters(remove_duplicate=False)  # a tied head has two names
         frozen = {f"model.{name}" for name, parameter in named if not parameter.requires_grad}
         return {name: value for name, value in state.items() if name not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises WeightsError for a checkpoint of another adapter."""
-        if self.model.low_rank is not None and set(checkpoint["state_dict"]) != set(self.kept(self.state_dict())):
-            raise WeightsError("the checkpoint holds the adapters of other matrices than the settings name")
+        """Raises WeightsError for a checkpoint of another model or adapter."""
+        if set(checkpoint["state_dict"]) != set(self.kept(self.state_dict())):
+            raise WeightsError("the checkpoint holds other weights than the settings mean")
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(checkpoint["loss_scale"])
 

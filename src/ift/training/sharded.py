@@ -23,10 +23,11 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ift.artifacts.weights import Folder, load_weights, weights_in_order
+from ift.artifacts.weights import Folder, begin_magnitudes, load_base, weights_in_order
 from ift.errors import ConfigError
 from ift.model.gpt import GPT
 from ift.model.linear import Linear
+from ift.model.nf4 import in_four_bits
 from ift.settings import TrainerSettings
 from ift.training.checkpoint import SealedCheckpointIO
 from ift.training.ranks import DataParallel, agree, gather
@@ -64,14 +65,18 @@ class Sharded(ModelParallelStrategy):
         """Keep this rank's slices of a model that is whole, or that is on the meta device; once."""
         if groups(model):
             return
+        for _, layer in in_four_bits(model):
+            layer.become_parameters()
         shard(model, self.mesh())
         if next(model.parameters()).is_meta:
             assert self.weights is not None
-            model.to_empty(device=self.root_device)
+            for part in model.modules():
+                if any(parameter.is_meta for parameter in part.parameters(recurse=False)):  # adapters are there
+                    part.to_empty(device=self.root_device, recurse=False)
             model.tie()
-            kept = model.stops, model.stored_dtype
-            load_weights(model, self.weights)
-            model.stops, model.stored_dtype = kept  # as the run has them
+            load_base(model, self.weights)
+            if model.low_rank:
+                begin_magnitudes(model, self.weights)
 
     def before_backward(self, model: GPT, *, last: bool) -> None:
         """last: of a step's micro-batches. Gradients are summed over ranks in its backward, or in each."""
@@ -94,10 +99,10 @@ class Sharded(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Every rank reads its slices, whoever wrote the checkpoint. Raises WeightsError, on all ranks, if damaged."""
-        assert self.lightning_module is not None
+        module = cast(Any, self.lightning_module)
         return load_together(
             Path(checkpoint_path), self._ranks(), self.world_size,
-            module=self.lightning_module, optimizers=self.optimizers,
+            into=module.kept(module.state_dict()), optimizers=self.optimizers,
         )  # fmt: skip
 
     def _ranks(self) -> Ranks:
@@ -174,12 +179,13 @@ def strategy_of(settings: TrainerSettings, *, world: int, weights: Folder | None
 def shard(model: GPT, mesh: DeviceMesh) -> None:
     """Where products are in a lower type, the weights of a block's products are gathered in that type, half the bytes;
     all else, and every sum over ranks, stays in fp32. So losses are those of weights that are cast where they are used.
+    The base under adapters is in that type already, or in four bits, and adapters stay in fp32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     low = model.compute_dtype
     for block in model.h:
-        if low == torch.float32:
+        if low == torch.float32 or model.low_rank:
             fully_shard(block, mesh=mesh)
         else:
             policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)

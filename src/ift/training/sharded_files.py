@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ift.errors import MachineError, WeightsError
 from ift.model.slices import first_row, is_slice, local
@@ -135,13 +135,18 @@ def check_together(path: Path, ranks: Ranks, world: int) -> dict[str, Any]:
 
 
 def load_together(
-    path: Path, ranks: Ranks, world: int, *, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    path: Path, ranks: Ranks, world: int, *, into: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Any]:
-    """Fill a module and its optimizers, whose parameters may be slices, from any checkpoint; what else it holds."""
+    """Fill tensors of a module and its optimizers, which may be slices, from any checkpoint; what else it holds.
+
+    Where the checkpoint has other tensors, none is filled: they are given back, to be refused by who knows why.
+    """
     about = check_together(path, ranks, world)
     state = unpack(json.loads((path / TREE).read_text(encoding="utf-8")), cast(Any, stored_tensors(path)))
     stored = state.pop("state_dict")
-    for name, tensor in module.state_dict().items():
+    if set(stored) != set(into):
+        return {**_read(state), "about": about, "state_dict": stored}
+    for name, tensor in into.items():
         local(tensor).copy_(local(stored[name].like(tensor)))
     for optimizer, kept in zip(optimizers, state.pop("optimizer_states", []), strict=True):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -152,7 +157,7 @@ def load_together(
                 for key, value in values.items()
             }
         optimizer.load_state_dict(_read(kept))
-    return {**_read(state), "about": about, "state_dict": {}}
+    return {**_read(state), "about": about, "state_dict": into}
 
 
 def _read(tree: Any) -> Any:

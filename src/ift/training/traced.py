@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ift.data.batches import Batch
 from ift.model.gpt import GPT
-from ift.model.nf4 import in_four_bits, stored_bytes
+from ift.model.nf4 import numbers, stored_bytes
 from ift.training.objectives import Objective
 
 ROWS_ALONE = ("embedding", "index_select", "gather", "index", "select")  # they read what they give, not all they get
@@ -189,10 +189,9 @@ def trace_step(
         }
         in_blocks = [stored_bytes(block) for block in model.h]
         weights = stored_bytes(model)
-        four_bits = sum(layer.in_features * layer.out_features for _, layer in in_four_bits(model))
         kept = sum(state.values())
         return Traced(
-            parameters=sum(p.numel() for p in parameters) + four_bits,
+            parameters=numbers(model),
             weights=weights,
             trained=sum(p.numel() for p in trained),
             gradients=sum(p.grad.nbytes for p in trained if p.grad is not None),
