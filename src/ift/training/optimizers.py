@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ift.errors import ConfigError, missing_extra
 from ift.model.gpt import GPT
+from ift.model.parts import layers_above, parts_of
 from ift.settings import OptimSettings
 
 
@@ -45,30 +46,15 @@ def shares(model: GPT, decay: float | None) -> Shares:
     that is the embedding has the embedding's.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [(p, 1.0 if decay is None else decay ** _layers_above(name, len(model.h))) for name, p in named]
-
-
-def _layers_above(name: str, layers: int) -> int:
-    part, *rest = name.split(".")
-    if part == "h":
-        return layers - 1 - int(rest[0])
-    return layers if part in ("wte", "wpe") or name == "own_rows.embedding" else 0
-
-
-PARTS = {
-    "wte": "embeddings", "wpe": "embeddings", "ln_f": "last norm", "lm_head": "head",
-    "own_rows.embedding": "embeddings of single tokens", "own_rows.head": "head of single tokens",
-}  # fmt: skip
+    return [(p, 1.0 if decay is None else decay ** layers_above(model, name)) for name, p in named]
 
 
 def show_rates(model: GPT, settings: OptimSettings) -> str:
     """A line that says which part has which rate, from the embeddings to the head."""
     names, parts = {id(p): name for name, p in model.named_parameters()}, dict[float, list[str]]()
     for p, share in sorted(shares(model, settings.layer_decay), key=lambda each: each[1]):
-        name = names[id(p)]
         its = parts.setdefault(share, [])
-        its += [what for part, what in PARTS.items() if name.startswith(part)] or [f"layer {name.split('.')[1]}"]
-        its += ["head"] if p is model.lm_head.weight and name == "wte.weight" else []
+        its += parts_of(model, names[id(p)])
     words = [f"{settings.lr * share:.3g} {' and '.join(dict.fromkeys(its))}" for share, its in parts.items()]
     words = words if len(words) <= 5 else [*words[:2], "...", *words[-2:]]
     return f"rates     {', '.join(words)} (optim.layer_decay={settings.layer_decay:g})"
