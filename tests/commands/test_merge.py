@@ -1,13 +1,12 @@
 """`ift merge` and exports of adapters: one model of both, in fp32 arithmetic, that transformers loads."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
 from ift.artifacts.adapter_folder import is_adapter
-from ift.artifacts.model_folder import load_model_folder, open_model_folder, save_model_folder
+from ift.artifacts.model_folder import load_model_folder, save_model_folder
 from ift.artifacts.weights import find_weights, load_model, weights_hash
 from ift.cli import COMMANDS, parse
 from ift.commands import merge as module
@@ -18,6 +17,7 @@ from ift.model.adapters import adapted
 from ift.model.low_rank import LowRank, chosen
 from ift.run import RunFolder
 from ift.settings import save_settings
+from tests.export.conftest import beside_its_base as beside
 from tests.export.conftest import small_tokenizer  # noqa: F401  a fixture
 from tests.model.families.by_transformers import made
 
@@ -65,14 +65,6 @@ def logits_of_transformers(folder, ids):
     assert not any(report.values()), report
     with torch.no_grad():
         return model.float().eval()(ids).logits, model
-
-
-def beside(run) -> torch.nn.Module:
-    """The adapter as it was trained: beside its base."""
-    from ift.artifacts.bases import Bases
-
-    folder, tokenizer, _ = open_model_folder(run.model)
-    return Bases().model(replace(folder.config, tokens=tokenizer.vocab_size), folder).eval()
 
 
 IDS = torch.tensor([[3, 7, 90, 300, 12, 7, 41, 200], [300, 5, 60, 7, 8, 9, 10, 11]])

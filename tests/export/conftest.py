@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ift.artifacts.model_folder import save_model_folder
+from ift.artifacts.bases import Bases
+from ift.artifacts.model_folder import open_model_folder, save_model_folder
+from ift.artifacts.weights import find_weights, load_model, weights_hash
 from ift.data.demo import demo_rows
 from ift.data.reading.rows import Row
+from ift.model.adapters import adapted
 from ift.model.config import GPTConfig
 from ift.model.gpt import GPT
+from ift.model.low_rank import LowRank, chosen
 from ift.run import RunFolder, write_json, write_jsonl
 from ift.settings import save_settings
 from ift.text.chat_templates import template_from
@@ -68,3 +73,30 @@ def run_of(tmp_path, settings_of, small_tokenizer) -> Callable[..., RunFolder]:
         return run
 
     return run_of
+
+
+@pytest.fixture
+def adapter_on(tmp_path, settings_of) -> Callable[..., RunFolder]:
+    """adapter_on(base): a run whose model is a random adapter, with rows of two tokens, on the model of another run."""
+
+    def adapter_on(base: RunFolder) -> RunFolder:
+        run, folder = RunFolder(tmp_path / "adapter"), find_weights(str(base.model))
+        model, (_, tokenizer, template) = load_model(folder), open_model_folder(base.model)
+        matrices = chosen("all", None, folder.config)
+        its_hash = weights_hash(folder)
+        torch.manual_seed(1)
+        adapted(model, LowRank(str(base.model), matrices, 4, 8.0, base_hash=its_hash, tokens=(7, 290)))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.1)
+        save_model_folder(run.model, model, tokenizer, template)
+        save_settings(settings_of("prompt=phi3", "generate.max_new_tokens=16"), run.config)
+        return run
+
+    return adapter_on
+
+
+def beside_its_base(run: RunFolder) -> torch.nn.Module:
+    """The adapter of a run as it was trained, not merged."""
+    folder, tokenizer, _ = open_model_folder(run.model)
+    return Bases().model(replace(folder.config, tokens=tokenizer.vocab_size), folder).eval()

@@ -19,6 +19,7 @@ from ift.text.chat_template_export import export_chat_template
 from ift.text.chat_templates import ChatTemplate
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_prompt
+from tests.export.conftest import beside_its_base
 
 TEXTS = (
     "Who's there?\n\n  12345 über 日本 😀\t\r\n x",
@@ -78,6 +79,20 @@ def test_the_file_holds_our_model(run_of, tied, padding):
         ours = load_model_folder(run.model)[0].eval()(ids)[..., :301]
     torch.testing.assert_close(logits_of(file, ids), ours, atol=1e-5, rtol=0)
     assert any(x.name == "output.weight" for x in GGUFReader(file).tensors) is not tied
+
+
+@pytest.mark.parametrize(("tied", "padding"), [(True, 0), (False, 0), (True, 47), (False, 47)])
+def test_the_file_of_an_adapter_s_run_holds_its_base_with_the_adapter_in_it(run_of, adapter_on, tied, padding):
+    base = run_of("base", tie_weights=tied, padding=padding)
+    run = adapter_on(base)
+    file, ids = exported(run), torch.randint(301, (2, 64), generator=torch.Generator().manual_seed(1))
+    ids[0, :2] = torch.tensor([7, 290])  # whose rows are trained
+    with torch.no_grad():
+        ours, before = beside_its_base(run)(ids), load_model_folder(base.model)[0].eval()(ids)
+    torch.testing.assert_close(logits_of(file, ids), ours[..., :301], atol=1e-4, rtol=0)
+    assert (ours - before).abs().max() > 1  # the adapter changes much
+    assert any(x.name == "output.weight" for x in GGUFReader(file).tensors) is not tied
+    assert "FROM ./model-fp32.gguf" in (file.parent / "Modelfile").read_text()
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("fp16", 0.03), ("bf16", 0.25), ("q8_0", 0.25)])

@@ -10,9 +10,11 @@ import sys
 import urllib.request
 
 import pytest
+import torch
 from gguf import GGUFReader
+from safetensors.torch import load_file
 
-from ift.artifacts.model_folder import open_model_folder, save_model_folder
+from ift.artifacts.model_folder import load_model_folder, open_model_folder, save_model_folder
 from ift.cli import main
 from ift.errors import ConfigError, MachineError
 from ift.export import llama_cpp
@@ -216,6 +218,34 @@ def test_other_families_are_given_to_the_converter_of_llama_cpp_s_sources(llama_
         "Modelfile", "README.md", "manifest.json", "model-fp16.gguf",
     ]  # fmt: skip
     assert any(line.startswith("          tensors:") for line in done.lines)
+
+
+def test_the_converter_is_given_an_adapter_and_its_base_as_one_model(llama_run, adapter_on, installed):
+    keep = "import shutil; shutil.copy(folder / 'model.safetensors', '{folder}')\nimport gguf\n"
+    folder = installed("convert_hf_to_gguf.py", CONVERT.replace("import gguf\n", keep))
+    run = adapter_on(llama_run)
+    export(run, "gguf", dtype="fp16")
+    _, left, _, _ = json.loads((folder / "asked.json").read_text())
+    assert [name for name in left if "adapter" in name] == []
+    given, ours = load_file(folder / "model.safetensors"), load_model_folder(run.model)[0]
+    matrix = given["model.layers.1.mlp.down_proj.weight"]
+    torch.testing.assert_close(matrix, ours.h[1].mlp.c_proj.weight, atol=1e-6, rtol=1e-5)
+    base = load_file(llama_run.model / "model.safetensors")
+    assert set(given) == set(base)
+    changed = [name for name in base if not torch.equal(base[name].float(), given[name])]
+    assert len(changed) == 2 * 7 + 2  # the matrices of two blocks, and the rows of two tokens in embedding and head
+
+
+def test_llama_cpp_s_own_converter_takes_an_adapter_s_run(llama_run, adapter_on):
+    if llama_cpp.converter() is None:
+        pytest.skip("needs convert_hf_to_gguf.py: LLAMA_CPP=FOLDER of llama.cpp's sources")
+    run = adapter_on(llama_run)
+    export(run, "gguf")
+    reader = GGUFReader(run.path / "export" / "gguf-fp32" / "model-fp32.gguf")
+    there = {tensor.name: tensor for tensor in reader.tensors}
+    ours = load_model_folder(run.model)[0].h[1].mlp.c_proj.weight.detach()
+    found = there["blk.1.ffn_down.weight"]
+    torch.testing.assert_close(torch.from_numpy(found.data.copy()).view(ours.shape), ours, atol=1e-6, rtol=1e-5)
 
 
 def test_a_missing_converter_is_one_line_that_says_where_to_get_it(llama_run, nowhere, monkeypatch, capsys):

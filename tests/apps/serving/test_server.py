@@ -5,12 +5,14 @@ import http.client
 import json
 import socket
 import time
+from importlib.resources import files
+from types import SimpleNamespace
 
 import openai
 import pytest
 
 from ift.apps.serving.choices import Piece
-from ift.apps.serving.server import UNREAD, Inbox
+from ift.apps.serving.server import UNREAD, Api, Inbox
 from ift.data.reading.rows import Row
 from ift.evaluation.responses import respond
 from ift.generation.engine import generate
@@ -242,6 +244,16 @@ def test_what_is_refused_has_openais_form(server, path, body, headers, status):
     found, value = server.ask(path, body, **headers)
     assert found == status
     assert set(value["error"]) == {"message", "type", "param", "code"}
+
+
+def test_the_openapi_file_names_every_route():
+    api = Api([], SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
+    there = {(route.method.lower(), route.resource.canonical) for route in api.app.router.routes()}
+    promised = json.loads((files("ift.apps.serving") / "openapi.json").read_text())["paths"]
+    assert {(method, path) for path, methods in promised.items() for method in methods} == {
+        (method, path) for method, path in there if method != "head"
+    }
+    api.close()
 
 
 def test_who_waits_in_silence_hears_of_it_and_pieces_keep_their_order():
