@@ -134,6 +134,7 @@ DOORS = {  # library -> the files and folders that may import it
     "sentencepiece": ("text/",),
     "jinja2": ("pages/", "text/", "export/card.py"),
     "hydra": ("entry/", "commands/"),
+    "ray": ("entry/sweeps.py",),
     "wandb": ("training/weights_and_biases.py",),
     "lm_eval": ("evaluation/harness/",),
     "alpaca_eval": ("evaluation/packages/",),

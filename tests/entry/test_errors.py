@@ -30,6 +30,7 @@ def test_an_error_nobody_foresaw_stays_what_it_is():
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
+        ("hydra/launcher/ray", 'needs the package hydra-ray-launcher (pip install "ift[ray]")'),
         ("hydra/launcher/joblib", 'needs the package hydra-joblib-launcher (pip install "ift[joblib]")'),
         ("hydra/launcher/submitit_slurm", 'needs the package hydra-submitit-launcher (pip install "ift[submitit]")'),
         ("hydra/sweeper/optuna", 'needs the package hydra-optuna-sweeper (pip install "ift[sweep]")'),

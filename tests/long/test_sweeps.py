@@ -11,7 +11,11 @@ import pytest
 
 from tests.running import ROOT, TINY, TRAIN, clean_environment, train
 
-LAUNCHERS = [("joblib", ["hydra.launcher.n_jobs=2"]), ("submitit_local", [])]
+LAUNCHERS = [
+    ("joblib", ["hydra.launcher.n_jobs=2"]),
+    ("submitit_local", []),
+    ("ray", ["+hydra.launcher.ray.init.num_cpus=2"]),
+]
 LONG = ("trainer.max_steps=2000", "trainer.max_epochs=1000", "trainer.val_every=1000", "logger=none")
 
 

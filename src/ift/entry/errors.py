@@ -15,11 +15,16 @@ from ift.settings import unknown_key
 
 PLUGINS = {  # choices that a package brings, and our extra with it
     "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=ray": "ray",
     "hydra/launcher=submitit_local": "submitit",
     "hydra/launcher=submitit_slurm": "submitit",
     "hydra/sweeper=optuna": "sweep",
 }
 
+MORE = {  # where other keys of Hydra's are, by how a key begins
+    "hydra.launcher.ray.": "a + before it hands it to Ray, with hydra/launcher=ray",
+    "hydra.launcher.": "hydra/launcher=joblib has more",
+}
 KEYS = "keys"  # of the group eval: what the others begin with, and no choice
 LISTED = 220  # characters of choices in an error line
 
@@ -55,9 +60,7 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
         if match:
             key = (match.group(1) or match.group(2)).split("=")[0]
             if key.startswith("hydra."):
-                which = (
-                    "hydra/launcher=joblib has more" if key.startswith("hydra.launcher.") else "--cfg hydra shows all"
-                )
+                which = next((what for begin, what in MORE.items() if key.startswith(begin)), "--cfg hydra shows all")
                 return ConfigError(f"{key}: no such key of Hydra ({which})")
             return unknown_key(key, kind)
         what = str(error.__cause__ or error).splitlines()[0]
@@ -68,9 +71,15 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
         return ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}")
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(str(error).splitlines()[0])
-    if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"):
+    if type(error).__name__ in (
+        "TerminatedWorkerError",
+        "BrokenProcessPool",
+        "UncompletedJobError",
+        "WorkerCrashedError",
+    ):
         return MachineError(
-            "a job of the sweep was killed (too little memory? hydra.launcher.n_jobs=1 runs one at a time)"
+            "a job of the sweep was killed (too little memory? hydra.launcher.n_jobs=1 of joblib, and "
+            "hydra.launcher.ray.init.num_cpus=1 of Ray, run one at a time)"
         )
     if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):
         return ConfigError("no trial of the sweep came to its end (see the error of each)")

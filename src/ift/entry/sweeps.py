@@ -1,4 +1,4 @@
-"""The jobs of a sweep, in this process or in those of a launcher (joblib, submitit): each job's end is written down.
+"""The jobs of a sweep, in this process or in those of a launcher (joblib, submitit, Ray): the end of each is noted.
 
 A launcher gives back what a job returned, and its exit code stays where it ran. So the codes are taken from the jobs'
 notes (ift.jobs). A signal to the sweep is passed on to jobs in other processes of this machine: they save and end.
@@ -6,6 +6,7 @@ notes (ift.jobs). A signal to the sweep is passed on to jobs in other processes 
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,10 @@ from ift.errors import Stopped, one_line
 from ift.launch import is_other_rank
 from ift.settings import Settings
 
-BESIDE = (".JoblibLauncher", ".LocalLauncher")  # launchers whose jobs are other processes of this machine
+RAY = ".RayLauncher"
+BESIDE = (".JoblibLauncher", ".LocalLauncher", RAY)  # launchers whose jobs are other processes of this machine
+
+OBJECTS = 75 << 20  # bytes for what jobs give back to Ray, of which there is next to nothing; the least that it takes
 
 _typed_here = False  # else this process is one of a launcher, and ran no command
 _folder: Path | None = None  # of the sweep that this process began
@@ -45,8 +49,21 @@ class SweepStart(Callback):
         if is_other_rank():
             return
         jobs.begin(folder)
-        if str(config.hydra.launcher.get("_target_")).endswith(BESIDE):
+        launcher = str(config.hydra.launcher.get("_target_"))
+        if launcher.endswith(RAY):
+            _begin_ray(config.hydra.launcher.ray.init)
+        if launcher.endswith(BESIDE):
             stops.pass_on(lambda: jobs.stop(folder), again_in(folder))
+
+
+def _begin_ray(options: DictConfig) -> None:
+    """Before its launcher does: Ray takes SIGTERM for itself then, and would kill jobs that are to save."""
+    import ray
+
+    given: dict[str, Any] = OmegaConf.to_container(options, resolve=True)  # type: ignore[assignment]
+    heard = signal.getsignal(signal.SIGTERM)
+    ray.init(**{"object_store_memory": OBJECTS, **given})
+    signal.signal(signal.SIGTERM, heard)
 
 
 def typed_here() -> None:
