@@ -42,6 +42,7 @@ ELSEWHERE = {  # run by what sets up the environment that this test runs in, or 
     'pip install --constraint constraints.txt --editable ".[hub]"': "Makefile",
     "torchrun --nproc-per-node=2 train.py": "tests/long/test_launchers.py",
     "python train.py -m optim.lr=1e-3,3e-3 hydra/launcher=joblib": "tests/long/test_sweeps.py",
+    "python train.py -m optim.lr=1e-3,3e-3 hydra/launcher=ray": "tests/long/test_sweeps.py",
     "python evaluate.py run=RUN eval=helm": "tests/evaluation/packages/test_helm.py",
     "python evaluate.py run=RUN eval=all": "tests/evaluation/test_all.py",
 }
