@@ -678,6 +678,7 @@ GOOD = {"model": "run", "messages": [{"role": "user", "content": "a?"}], "answer
         ({"verdict": "good"}, "verdict must be"),
         ({"verdict": None}, "verdict: say right"),
         ({"comment": "x" * 5001}, "comment must be"),
+        ({"comment": False}, "comment must be"),
     ],
 )
 def test_what_is_no_answer_or_no_rating_is_refused_and_nothing_is_kept(tmp_path, change, why):

@@ -53,7 +53,8 @@ class Rating:
     @classmethod
     def checked(cls, value: Mapping[str, Any]) -> Rating:
         """From anywhere. Raises ValueError with what is wrong."""
-        verdict, stars, comment = value.get("verdict"), value.get("stars"), value.get("comment") or ""
+        verdict, stars, comment = value.get("verdict"), value.get("stars"), value.get("comment")
+        comment = "" if comment is None else comment
         if verdict is not None and (not isinstance(verdict, str) or verdict not in VERDICTS):
             raise ValueError("verdict must be right, partly, wrong or empty")
         if stars is not None and (isinstance(stars, bool) or stars not in (1, 2, 3, 4, 5)):
