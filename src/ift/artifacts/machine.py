@@ -104,6 +104,9 @@ def fast_bf16(accelerator: str) -> bool:
     return any(getattr(torch.cpu, flag, lambda: False)() for flag in flags)
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # names and numbers of malloc.h
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep large blocks that are freed, for the next step will ask for the same ones.
 
@@ -111,10 +114,21 @@ def keep_freed_memory() -> None:
     GPT-2 small on a CPU (docs/log.md). Other C libraries are left as they are. Options: mallopt(3).
     """
     if platform.libc_ver()[0] == "glibc":
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def give_freed_memory_back() -> None:
+    """The opposite, where memory is scarcer than time: whole weights that are gathered for a moment.
+
+    What a block keeps for its backward would be put into the place that its gathered weights leave, and the next ones
+    would not fit there: a rank of four came to hold all blocks twice (docs/log.md).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 19)  # larger blocks have pages of their own, whatever was freed before
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 20)
 
 
 def peak_memory_bytes(device: Device) -> int:

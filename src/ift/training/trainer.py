@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_only
 
-from ift.artifacts.machine import Device, choose_device, keep_freed_memory
+from ift.artifacts.machine import Device, choose_device, give_freed_memory_back, keep_freed_memory
 from ift.artifacts.weights import Folder
 from ift.data.datamodule import SFTDataModule
 from ift.errors import DataError
@@ -54,7 +54,10 @@ def set_up_process(settings: Settings, *, n_embd: int) -> Device:
     trainer = settings.trainer
     quiet_lightning()
     cast(Any, rank_zero_only).rank = here().rank  # Lightning would take one variable alone for a launcher
-    keep_freed_memory()
+    if trainer.strategy == "fsdp":
+        give_freed_memory_back()
+    else:
+        keep_freed_memory()
     L.seed_everything(settings.seed, verbose=False)
     if trainer.deterministic:
         os.environ.setdefault(
