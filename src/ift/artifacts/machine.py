@@ -127,6 +127,7 @@ def give_freed_memory_back() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 65_536)  # glibc's own: an earlier job of a sweep may have kept what was freed
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 19)  # larger blocks have pages of their own, whatever was freed before
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 20)
 

@@ -79,7 +79,7 @@ def _find_ift_error(error: BaseException, kind: type) -> BaseException:
     ):
         return MachineError(
             "a job of the sweep was killed (too little memory? hydra.launcher.n_jobs=1 of joblib, and "
-            "hydra.launcher.ray.init.num_cpus=1 of Ray, run one at a time)"
+            "+hydra.launcher.ray.init.num_cpus=1 of Ray, run one at a time)"
         )
     if isinstance(error, ValueError) and str(error).startswith("No trials are completed"):
         return ConfigError("no trial of the sweep came to its end (see the error of each)")

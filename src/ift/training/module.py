@@ -235,7 +235,9 @@ class SFTModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises WeightsError for a checkpoint of another model or adapter."""
         if set(checkpoint["state_dict"]) != set(self.kept(self.state_dict())):
-            raise WeightsError("the checkpoint holds other weights than the settings mean")
+            raise WeightsError(
+                "the checkpoint holds other weights than the settings mean (go on with the settings of its run)"
+            )
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(checkpoint["loss_scale"])
 
