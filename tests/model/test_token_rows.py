@@ -26,7 +26,7 @@ KINDS = {
     "tied": {},
     "untied": {"tie_weights": False},
     "capped": {"logit_cap": 2.0, "tie_weights": False},
-    "bias of the head": {"biases": frozenset({"qkv", "attention", "mlp", "head"}), "tie_weights": False},
+    "bias of the head": {"biases": ("qkv", "attention", "mlp", "head"), "tie_weights": False},
     "scaled": {"embedding_scale": 3.0},
 }
 

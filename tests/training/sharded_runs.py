@@ -49,7 +49,7 @@ VOCABULARY, CONTEXT, END, ROWS = 50, 16, 49, 21  # steps of 12 rows: an epoch is
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {
-        "kv_heads": 1, "biases": frozenset(), "gated": True, "activation": "silu", "norm": "rms",
+        "kv_heads": 1, "biases": (), "gated": True, "activation": "silu", "norm": "rms",
         "learned_positions": False, "ropes": (Rope(10000.0, 8),), "rope_of": (0, 0), "n_inner": 20, "family": "llama",
     },
 }  # fmt: skip

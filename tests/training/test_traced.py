@@ -21,7 +21,7 @@ C, V, L = 64, 1000, 3
 GPT2 = GPTConfig(vocab_size=V, context_length=128, n_layer=L, n_head=4, n_embd=C)
 LLAMA = GPTConfig(
     vocab_size=V, context_length=128, n_layer=L, n_head=4, n_embd=C, kv_heads=2, n_inner=160, gated=True, norm="rms",
-    activation="silu", biases=frozenset(), learned_positions=False, tie_weights=False,
+    activation="silu", biases=(), learned_positions=False, tie_weights=False,
     ropes=(Rope(theta=1e4, channels=16),), rope_of=(0,) * L,
 )  # fmt: skip
 

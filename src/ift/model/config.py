@@ -70,7 +70,7 @@ class GPTConfig:
 
     kv_heads: int | None = None  # heads of keys and values; None: as many as of queries
     head_width: int | None = None  # channels of a head; None: n_embd / n_head
-    biases: frozenset[str] = frozenset({"qkv", "attention", "mlp"})  # products that add one; "head" is another
+    biases: tuple[str, ...] = ("qkv", "attention", "mlp")  # products that add one; behind them "head" is another
     gated: bool = False  # the MLP multiplies the activation of one product with another (Shazeer 2020)
     norm: Literal["layer", "rms"] = "layer"
     norm_offset: float = 0.0  # added to the weights of norms

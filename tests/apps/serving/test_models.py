@@ -1,11 +1,9 @@
 """Other people's clients against the real server, and its numbers against those that are computed here."""
 
 import pytest
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
-from ift.apps.serving.models import fingerprint
 from ift.evaluation.harness.adapter import IftLM
 from ift.evaluation.subject import Subject
 
@@ -14,20 +12,6 @@ PAIRS = [
     *(("2 + 2 =", f" {number}") for number in range(5)),
     ("Grüße aus 東京", " 😀"), ("a", "b"), ("x" * 120, "y" * 100), ("Line one\n", "Line two"),
 ]  # fmt: skip
-
-
-def test_a_fingerprint_is_of_all_weights(served):
-    speaker, weight = served.speaker, next(served.speaker.model.parameters())
-    assert fingerprint(speaker) == served.fingerprint
-    with torch.no_grad():
-        kept = weight[0, 0].item()
-        weight[0, 0] += 1
-        assert fingerprint(speaker) != served.fingerprint
-        weight[0, 0] = kept
-    assert fingerprint(speaker) == served.fingerprint
-    speaker.model.register_buffer("packed", torch.tensor(3, dtype=torch.uint8))
-    assert fingerprint(speaker) != served.fingerprint
-    del speaker.model.packed
 
 
 def requests(kind: str, *arguments) -> list[Instance]:

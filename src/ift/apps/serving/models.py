@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
-
-import torch
 
 from ift.apps.serving.choices import Order
 from ift.apps.serving.problems import ApiError, wrong
@@ -20,6 +16,7 @@ from ift.apps.speaker import ModelPlace, Speaker
 from ift.artifacts.bases import Bases
 from ift.generation.engine import common_prefix
 from ift.generation.sampling import Sampling
+from ift.model.fingerprint import fingerprint
 from ift.text.conversations import Conversation
 from ift.text.encoding import encode_text
 
@@ -40,7 +37,8 @@ class Served:
     ) -> Served:
         """Raises as Speaker.open."""
         speaker = Speaker.open(place, accelerator=accelerator, precision=precision, bases=bases)
-        return cls(name, speaker, place.single_turns, fingerprint(speaker), int(time.time()))
+        name_of_all = f"fp_{fingerprint(speaker.model, speaker.tokenizer.hash, speaker.template.hash)}"
+        return cls(name, speaker, place.single_turns, name_of_all, int(time.time()))
 
     @property
     def context_length(self) -> int:
@@ -170,14 +168,3 @@ class Served:
 def _texts(conversation: Conversation) -> list[str]:
     history = [text for turn in conversation.history for text in turn]
     return [conversation.system, conversation.instruction, *history]
-
-
-def fingerprint(speaker: Speaker) -> str:
-    """Of all that answers depend on besides the request: weights, the type of products, tokens, the template."""
-    model = speaker.model
-    about = (model.config, model.compute_dtype, speaker.tokenizer.hash, speaker.template.hash)
-    digest = hashlib.sha256(repr(about).encode())
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):  # a tied head once; 4 bits are buffers
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return f"fp_{digest.hexdigest()[:16]}"

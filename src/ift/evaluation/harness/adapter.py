@@ -38,6 +38,7 @@ from ift.generation.fitting import Overlong, fit
 from ift.generation.likelihoods import Likelihood, Window, log_likelihoods
 from ift.generation.sampling import Sampling
 from ift.generation.stop_strings import StopStrings
+from ift.model.fingerprint import fingerprint
 from ift.model.gpt import GPT
 from ift.text.chat_template_export import export_chat_template
 from ift.text.conversations import ROLES, Conversation, conversation_of, join_neighbours
@@ -182,12 +183,7 @@ class IftLM(TemplateLM):
     @cached_property
     def model_hash(self) -> str:
         """Of all that the answers depend on besides the request: weights, their precision, and the tokens."""
-        tokenizer, config = self.subject.tokenizer, self.model.config
-        digest = hashlib.sha256(f"{config} {self.model.compute_dtype} {tokenizer.hash}".encode())
-        for name, parameter in self.model.named_parameters():  # a tied head once
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint(self.model, self.subject.tokenizer.hash)
 
     # -- text and tokens -----------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ def sizes(config: Mapping[str, Any], *, tied: bool = False, act: str = "silu", t
         raise ValueError(f"hidden_act is {name}, not one of {', '.join(ACTIVATIONS)}")
     heads, layers, width = (whole(config, key) for key in ("num_attention_heads", "num_hidden_layers", "hidden_size"))
     head_dim = whole(config, "head_dim", max(1, width // heads))
-    biases = {"qkv", "attention"} if config.get("attention_bias") else set()
+    biases = ("qkv", "attention") if config.get("attention_bias") else ()
     return {
         "vocab_size": whole(config, "vocab_size"),
         "context_length": whole(config, "max_position_embeddings"),
@@ -101,7 +101,7 @@ def sizes(config: Mapping[str, Any], *, tied: bool = False, act: str = "silu", t
         "kv_heads": whole(config, "num_key_value_heads", heads),
         "head_width": head_dim,
         "gated": True,
-        "biases": frozenset(biases | ({"mlp"} if config.get("mlp_bias") else set())),
+        "biases": (*biases, "mlp") if config.get("mlp_bias") else biases,
         "learned_positions": False,
         "ropes": (read_rope(config, head_dim, theta),),
         "rope_of": (0,) * layers,
@@ -206,7 +206,7 @@ def qwen(config: Mapping[str, Any]) -> GPTConfig:
         types = ["sliding_attention" if n >= last else "full_attention" for n in range(said["n_layer"])]
         said["windows"] = windows({"sliding_window": 4096, **config}, types)
     if config["model_type"] == "qwen2":
-        said["biases"] = frozenset({"qkv"})
+        said["biases"] = ("qkv",)
     else:
         said["qk_norm"] = "head"
         if not config.get("head_dim"):
@@ -326,7 +326,7 @@ def gpt_neox(config: Mapping[str, Any]) -> GPTConfig:
             "norm": "layer",
             "norm_eps": float(config.get("layer_norm_eps", 1e-5)),
             "kv_heads": None,
-            "biases": frozenset({"mlp"} | ({"qkv", "attention"} if config.get("attention_bias", True) else set())),
+            "biases": ("qkv", "attention", "mlp") if config.get("attention_bias", True) else ("mlp",),
             "parallel": "two norms" if parallel else "",
         }
     )
@@ -342,7 +342,7 @@ def phi(config: Mapping[str, Any]) -> GPTConfig:
             "gated": False,
             "norm": "layer",
             "norm_eps": float(config.get("layer_norm_eps", 1e-5)),
-            "biases": frozenset({"qkv", "attention", "mlp", "head"}),
+            "biases": ("qkv", "attention", "mlp", "head"),
             "parallel": "one norm",
             "qk_norm": "head" if config.get("qk_layernorm") else "",
         }
