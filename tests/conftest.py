@@ -41,8 +41,9 @@ WITH_TORCH = (  # but not wandb: its folder of temporary files would go with the
     *("ift.artifacts.model_folder", "ift.training.module", "ift.training.trainer"),
     *("ift.training.resume", "matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
-# read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# read when torch is imported, here and in processes of tests: with tiny models, threads only wait for each other, and
+# a test that forks would wait for threads that its child does not have
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["IFT_CACHE_DIR"] = tempfile.mkdtemp(prefix="ift-tests-")  # never the person's own cache
 atexit.register(shutil.rmtree, os.environ["IFT_CACHE_DIR"], ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ def choose_device(
         precision = "bf16" if fast_bf16(accelerator) and n_embd >= 256 else "fp32"
     if accelerator == "cpu":
         share_threads(count)
+        forget_old_shapes()
     return Device(accelerator, precision, count, numbers)
 
 
@@ -102,6 +104,20 @@ def fast_bf16(accelerator: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, flag, lambda: False)() for flag in flags)
+
+
+KEPT_SHAPES = 32  # more than the different products of a block
+
+
+def forget_old_shapes() -> None:
+    """Have oneDNN keep its preparations for a few shapes of products, not for the last 1,024, twice.
+
+    Each holds a copy of the weight in a layout of its own, and batches of unequal rows have new shapes in every step:
+    300 products of 2 MB took 570 MB (docs/log.md). Read at the first product of the process; what the user has set
+    stays. The variables: oneDNN's documentation ("Primitive Cache"), and ideep's, by which torch calls it.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KEPT_SHAPES))
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # names and numbers of malloc.h
