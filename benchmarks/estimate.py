@@ -1,8 +1,9 @@
 """`ift estimate` beside what trainings then took: peak memory and seconds of a step, ten settings.
 
-python benchmarks/estimate.py [--only TEXT] [--model FOLDER] [--steps 8]
+python benchmarks/estimate.py [--only TEXT] [--model FOLDER] [--steps 20]
 
-Each setting is estimated, then trained for some steps of `ift train` in a process of its own. The seconds are the
+Each setting is estimated, then trained for some steps of `ift train` in a process of its own,
+which goes on while the first checkpoint is written. The seconds are the
 median of its steps after the first two, by its metrics.jsonl; the memory is its summary's.
 Prints a line of JSON for each.
 --model adds two settings of a pretrained model's folder. The machine must be idle: the estimate measures its speed.
@@ -57,7 +58,7 @@ def trained(words: list[str], steps: int) -> tuple[float, float]:
         subprocess.run(
             [
                 sys.executable, "-m", "ift.commands.train", *words, f"output_dir={out}", f"trainer.max_steps={steps}",
-                f"trainer.val_every={steps}", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
+                f"trainer.val_every={steps // 2}", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
                 "samples.rows=0", "generate.max_new_tokens=2", "logger.wandb=false",
             ],
             capture_output=True, check=True,
@@ -76,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="settings with this in their name")
     parser.add_argument("--model", metavar="FOLDER", help="a pretrained model, with a tokenizer of its own")
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     settings = SETTINGS | (pretrained(arguments.model) if arguments.model else {})
     for name, words in settings.items():

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -180,7 +181,8 @@ def estimate(arguments: argparse.Namespace) -> None:
             if not given[key] > 0:
                 raise ConfigError(f"--{name} {given[key]:g}: must be more than 0")
             given[key] *= unit
-    found = estimated(arguments.what, described=described, machine={"name": arguments.device, **given})
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():  # lines on what is read are not JSON
+        found = estimated(arguments.what, described=described, machine={"name": arguments.device, **given})
     if arguments.json:
         print(as_text(found))
     else:

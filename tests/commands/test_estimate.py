@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from ift import entry
 from ift.cli import main
 from ift.commands.estimate import described_rows
 from ift.errors import ConfigError
@@ -34,6 +35,23 @@ def test_everything_as_json_and_nothing_is_written(monkeypatch, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_json_is_all_that_is_printed(monkeypatch, capsys):
+    """What is told of the model's template on the way goes beside it."""
+    monkeypatch.setattr("ift.commands.estimate.entry.composed", chatty(entry.composed))
+    assert typed(monkeypatch, *ROWS, "--device", "h100", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["parameters"] > 0
+    assert "prompt    its own" in printed.err
+
+
+def chatty(do):
+    def speaking(*words, **options):
+        print("prompt    its own")
+        return do(*words, **options)
+
+    return speaking
+
+
 def test_a_person_reads_a_table(monkeypatch, capsys):
     described = ["--rows", "1000", "--row-tokens", "30", "--longest", "40"]
     assert typed(monkeypatch, "model=nano", *described, "--device", "rtx4090", "--memory", "0.5") == 0
@@ -45,7 +63,7 @@ def test_a_person_reads_a_table(monkeypatch, capsys):
 
 
 def test_what_fits_without_the_copy_for_saving_fits_and_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("ift.training.estimate.peak_memory_bytes", lambda device: 10**8)  # of this process, so far
+    monkeypatch.setattr("ift.artifacts.machine.resident_memory_bytes", lambda: 10**8)  # of this process, now
     words = ["model=nano", "trainer.accelerator=cpu", "--rows", "1000", "--row-tokens", "30", "--longest", "40"]
     assert typed(monkeypatch, *words, "--json") == 0
     share = json.loads(capsys.readouterr().out)["share"]

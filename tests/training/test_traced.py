@@ -1,6 +1,7 @@
 """A step on tensors without memory counts what a step on real ones would: bytes, operations, numbers of things."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from ift.model.gpt import GPT
 from ift.model.low_rank import LowRank, chosen
 from ift.model.nf4 import in_four_bits, put_in_four_bits
 from ift.training.objectives import CrossEntropy
-from ift.training.traced import Tracker, Work, trace_step, without_memory
+from ift.training.traced import Product, Shape, Tracker, Work, trace_step, without_memory
 
 C, V, L = 64, 1000, 3
 GPT2 = GPTConfig(vocab_size=V, context_length=128, n_layer=L, n_head=4, n_embd=C)
@@ -135,10 +136,26 @@ def test_work_of_single_operations():
         del kept
         return found
 
-    assert work(lambda a, b, c: a @ b) == Work(products=2 * 10 * 20 * 30, moved=0, calls=1)
+    flop = 2 * 10 * 20 * 30
+    left, right = (Shape(size, (size[1], 1), torch.float32) for size in ((10, 20), (20, 30)))
+    product = Product(torch.ops.aten.mm.default, (left, right), (), flop)
+    assert work(lambda a, b, c: a @ b) == Work(products=flop, moved=0, calls=1, shapes=Counter({product: 1}))
+    out = torch.ops.aten.mm.out
+    assert work(lambda a, b, c: out(a, b, out=torch.empty(10, 30))).shapes == Counter({product: 1})
     assert work(lambda a, b, c: b * 2) == Work(products=0, moved=2 * 4 * 600, calls=1)
     assert work(lambda a, b, c: b + c.expand(20, 30)) == Work(products=0, moved=4 * (600 + 30 + 600), calls=1)
     assert work(lambda a, b, c: b.t()) == Work()
+
+
+def test_attention_of_a_cpu_is_counted_as_two_products_and_five_backward():
+    """8 queries and 8 keys, 2 rows, 4 heads of 16 channels: 2 x 4 x 8 x 8 x 16 numbers times 2 operations each."""
+    with without_memory() as tracker:
+        q, k, v = (torch.empty(2, 4, 8, 16, requires_grad=True) for _ in range(3))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        forward = tracker.work.products
+        out.backward(torch.empty_like(out))
+    one = 2 * (2 * 4 * 8 * 8 * 16)
+    assert (forward, tracker.work.products - forward) == (2 * one, 5 * one)
 
 
 def test_a_batch_of_another_size_is_in_proportion():

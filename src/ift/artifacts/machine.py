@@ -148,6 +148,15 @@ def give_freed_memory_back() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 20)
 
 
+def resident_memory_bytes() -> int:
+    """Of this process, now; where the system does not tell, the most that it ever was."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_memory_bytes(Device("cpu", "fp32"))
+
+
 def peak_memory_bytes(device: Device) -> int:
     """Most memory in use at any time so far: of this rank's GPU, or resident memory of this process on a CPU."""
     if device.accelerator == "gpu":

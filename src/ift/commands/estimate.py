@@ -15,12 +15,13 @@ from ift.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ift.artifacts.machine import Device
     from ift.data.batches import Batch
     from ift.data.contract.examples import Example
     from ift.model.config import GPTConfig
     from ift.model.gpt import GPT
     from ift.training.estimate import Machine, Plan, Share
-    from ift.training.traced import Traced
+    from ift.training.traced import Traced, Work
 
 SAMPLE = 16  # batches that are looked at for one of mean size
 
@@ -73,20 +74,27 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
     """
     settings = entry.composed("train", words, Settings, values={"output_dir": "runs/estimate"})
 
+    from ift.training.lightning_alone import import_lightning
+
+    import_lightning(alone=not settings.trainer.callbacks)  # as training does, in time and memory
+
     from ift.data.datamodule import SFTDataModule
     from ift.model.gpt import GPT
     from ift.model.nf4 import in_four_bits, put_in_four_bits
     from ift.text.encoding import turn_end
     from ift.training.adapter import low_rank_of
     from ift.training.blocks import make_ready
-    from ift.training.estimate import Plan, cache_bytes, share, useful_devices
     from ift.training.objectives import CrossEntropy
     from ift.training.optimizers import make_optimizer
-    from ift.training.traced import trace_step
 
     config, template, tokenizer, examples = _what_is_trained(settings, described)
     options, optim = settings.trainer, settings.optim
-    device, found = _device(settings, config, machine)
+    device = _device(settings, config, machine.get("name"))
+    occupied = _occupied()
+    # only now, since what these import is no part of a training
+    from ift.training.estimate import Plan, cache_bytes, share, useful_devices
+    from ift.training.traced import trace_step
+
     data = SFTDataModule(
         {"train": examples}, settings.data,
         end_of_text=turn_end(template, tokenizer), accumulate=options.accumulate, seed=settings.seed,
@@ -113,6 +121,7 @@ def estimate(words: Sequence[str], *, described: Described | None = None, machin
     mean = _mean_tokens(examples)
     of_mean = mean * min(settings.data.batch_size, len(examples)) / typical_batch.tokens
     typical = replace(typical, batch=typical.batch.times(of_mean))
+    found = _machine(device, typical.batch, occupied, machine)
     plan = Plan(
         rows=described.rows if described else len(examples), row_tokens=mean,
         batch_size=settings.data.batch_size, accumulate=options.accumulate,
@@ -218,25 +227,44 @@ def _mean_tokens(examples: Sequence[Example]) -> float:
     return float(lengths(examples).mean())
 
 
-def _device(settings: Settings, config: GPTConfig, machine: Mapping[str, Any]) -> tuple[Any, Machine]:
-    """The device of the settings, and its numbers: named, given or measured."""
+def _device(settings: Settings, config: GPTConfig, name: str | None) -> Device:
+    """Those of the settings; with a name, the device of that name."""
     from ift.artifacts.machine import Device, choose_device
-    from ift.training.estimate import PUBLISHED, this_machine
 
-    options, name = settings.trainer, machine.get("name")
+    options = settings.trainer
     if options.devices == "auto":
         raise ConfigError("trainer.devices=auto: an estimate is for so many devices (give a number)")
     devices = len(options.devices) if isinstance(options.devices, list) else options.devices or options.devices_alone
     if name is None:
         device = choose_device(options.accelerator, options.precision, n_embd=config.n_embd, devices=1)
-        found = this_machine(device, config.n_embd, settings.data.batch_size * 128)
-    elif name in PUBLISHED:
-        device = Device("gpu", "bf16" if options.precision == "auto" else options.precision)
-        found = PUBLISHED[name]
     else:
-        raise ConfigError(f"--device {name}: not known ({', '.join(PUBLISHED)}; or --peak and --memory of yours)")
-    given = {key: value for key, value in machine.items() if key != "name" and value is not None}
-    return replace(device, count=devices, nodes=options.nodes or 1), replace(found, **given)
+        from ift.training.estimate import PUBLISHED
+
+        if name not in PUBLISHED:
+            raise ConfigError(f"--device {name}: not known ({', '.join(PUBLISHED)}; or --peak and --memory of yours)")
+        device = Device("gpu", "bf16" if options.precision == "auto" else options.precision)
+    return replace(device, count=devices, nodes=options.nodes or 1)
+
+
+def _machine(device: Device, batch: Work, occupied: float, machine: Mapping[str, Any]) -> Machine:
+    """The numbers of the device: named, given or measured."""
+    from ift.training.estimate import PUBLISHED, this_machine
+
+    name = machine.get("name")
+    found = PUBLISHED[name] if name else this_machine(device, batch, occupied)
+    return replace(found, **{key: value for key, value in machine.items() if key != "name" and value is not None})
+
+
+def _occupied() -> float:
+    """Memory of a process that is ready to train: what it imports is imported."""
+    import ift.commands.train
+    import ift.evaluation.responses
+    import ift.pages.report
+    import ift.training.finish
+    import ift.training.trainer  # noqa: F401
+    from ift.artifacts.machine import resident_memory_bytes
+
+    return float(resident_memory_bytes())
 
 
 def _fits(longest: Traced, typical: Traced, machine: Machine) -> int | None:

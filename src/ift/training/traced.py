@@ -8,24 +8,56 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from ift.data.batches import Batch
 from ift.model.gpt import GPT
 from ift.model.nf4 import numbers, stored_bytes
 from ift.training.objectives import Objective
 
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> float:
+    return float(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> float:
+    return float(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+PRODUCTS = {  # operation -> what computes its FLOP from what it is given; torch's list leaves out a CPU's attention
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 ROWS_ALONE = ("embedding", "index_select", "gather", "index", "select")  # they read what they give, not all they get
+
+
+class Shape(NamedTuple):
+    """A tensor without its numbers."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Product(NamedTuple):
+    """A matrix product that can be done again: the operation, and what it was given, tensors as their shapes."""
+
+    func: Any
+    given: tuple[Any, ...]
+    options: tuple[tuple[str, Any], ...]
+    flop: float
 
 
 @dataclass
@@ -35,16 +67,18 @@ class Work:
     products: float = 0.0  # operations of matrix products, 2 for a multiplication and an addition (FLOP)
     moved: float = 0.0  # bytes that all other operations read and write
     calls: int = 0  # of operations that are no views
+    shapes: Counter[Product] = field(default_factory=Counter)  # the products one by one, and how often each
 
     def __sub__(self, other: Work) -> Work:
-        return Work(self.products - other.products, self.moved - other.moved, self.calls - other.calls)
+        shapes = self.shapes - other.shapes
+        return Work(self.products - other.products, self.moved - other.moved, self.calls - other.calls, shapes)
 
     def copy(self) -> Work:
-        return replace(self)
+        return replace(self, shapes=Counter(self.shapes))
 
     def times(self, factor: float) -> Work:
         """Of a batch that is so many times as large; calls stay."""
-        return Work(self.products * factor, self.moved * factor, self.calls)
+        return replace(self, products=self.products * factor, moved=self.moved * factor)
 
 
 @dataclass(frozen=True)
@@ -98,8 +132,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_view and "out" not in kwargs:  # or a question about a tensor, which makes none
             return out
         self.work.calls += 1
-        if func._overloadpacket in flop_registry:
-            self.work.products += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        if func._overloadpacket in PRODUCTS:
+            flop = PRODUCTS[func._overloadpacket](*args, **kwargs, out_val=out)
+            self.work.products += flop
+            self.work.shapes[_product(func, args, kwargs, flop)] += 1
         elif name in ROWS_ALONE:
             self.work.moved += 2 * sum(map(_bytes, made))
         elif name not in ("empty", "empty_like", "empty_strided", "new_empty"):
@@ -121,6 +157,16 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _gone(self, key: int) -> None:
         self.now -= self._alive.pop(key, 0)
+
+
+def _product(func: Any, args: Any, kwargs: Any, flop: float) -> Product:
+    def shape(x: Any) -> Any:
+        return Shape(tuple(x.shape), x.stride(), x.dtype) if isinstance(x, Tensor) else x
+
+    if "out" in kwargs:
+        func = func._overloadpacket.default
+    options = tuple((name, value) for name, value in kwargs.items() if not isinstance(value, Tensor))
+    return Product(func, tuple(map(shape, args)), options, flop)
 
 
 def _makes_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
