@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ift.artifacts import machine
-from ift.artifacts.machine import choose_device, fast_bf16
+from ift.artifacts.machine import choose_device, fast_bf16, resident_memory
 from ift.errors import MachineError
 
 FAULTS = """
@@ -51,9 +51,9 @@ def test_memory_that_a_step_has_freed_costs_the_next_one_nothing():
 
 
 SHAPES = """
-import resource, sys
+import sys
 import torch
-from ift.artifacts.machine import choose_device
+from ift.artifacts.machine import choose_device, resident_memory
 if sys.argv[1] == "chosen":
     choose_device("cpu", "bf16", n_embd=512)
 weight = torch.randn(2048, 512).bfloat16()
@@ -61,11 +61,29 @@ def product(rows):
     return torch.randn(rows, 512).bfloat16() @ weight.t()
 for rows in range(700, 735):
     product(rows)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = resident_memory()[1]
 for rows in range(400, 550):
     product(rows)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(resident_memory()[1] - before)
 """
+
+
+def test_memory_is_what_the_system_says_of_this_process_alone(tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 900 kB\nVmHWM:\t  500 kB\nVmRSS:\t  300 kB\n")
+    assert resident_memory(tmp_path / "status") == (300 * 1024, 500 * 1024)
+    assert resident_memory(tmp_path / "nothing") is None
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t  300 kB\n")
+    assert resident_memory(tmp_path / "status") is None
+
+
+def test_the_peak_is_not_that_of_the_process_that_started_it():
+    """The system's maxrss begins with what the parent had, here 400 MB."""
+    if resident_memory() is None:
+        pytest.skip("no /proc here")
+    large = torch.ones(50_000_000, dtype=torch.float64)
+    code = "from ift.artifacts.machine import resident_memory; print(resident_memory()[1])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert int(done.stdout) < large.nbytes + 0.2 * resident_memory()[0]
 
 
 def test_products_of_ever_new_shapes_do_not_fill_the_memory():
@@ -75,7 +93,7 @@ def test_products_of_ever_new_shapes_do_not_fill_the_memory():
         bounds = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
         env = {name: value for name, value in os.environ.items() if name not in bounds}
         done = subprocess.run([sys.executable, "-c", SHAPES, how], env=env, capture_output=True, text=True, timeout=120)
-        return int(done.stdout) // 1024
+        return int(done.stdout) / 1e6
 
     if grown("as it comes") < 150:
         pytest.skip("products in bf16 are not oneDNN's here")

@@ -63,7 +63,7 @@ def test_a_person_reads_a_table(monkeypatch, capsys):
 
 
 def test_what_fits_without_the_copy_for_saving_fits_and_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("ift.artifacts.machine.resident_memory_bytes", lambda: 10**8)  # of this process, now
+    monkeypatch.setattr("ift.artifacts.machine.resident_memory", lambda: (10**8, 10**8))  # of this process
     words = ["model=nano", "trainer.accelerator=cpu", "--rows", "1000", "--row-tokens", "30", "--longest", "40"]
     assert typed(monkeypatch, *words, "--json") == 0
     share = json.loads(capsys.readouterr().out)["share"]

@@ -9,6 +9,7 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -148,20 +149,23 @@ def give_freed_memory_back() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 20)
 
 
-def resident_memory_bytes() -> int:
-    """Of this process, now; where the system does not tell, the most that it ever was."""
+def resident_memory(status: Path = Path("/proc/self/status")) -> tuple[int, int] | None:
+    """Bytes of this process now and at its peak; None where the system does not say it."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return peak_memory_bytes(Device("cpu", "fp32"))
+        kept = dict(line.split(":") for line in status.read_text().splitlines() if line.startswith("Vm"))
+        now, peak = (int(kept[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return now, peak
 
 
 def peak_memory_bytes(device: Device) -> int:
     """Most memory in use at any time so far: of this rank's GPU, or resident memory of this process on a CPU."""
     if device.accelerator == "gpu":
         return torch.cuda.max_memory_allocated(device.torch_device)
-    unit = 1 if platform.system() == "Darwin" else 1024
+    if resident := resident_memory():
+        return resident[1]
+    unit = 1 if platform.system() == "Darwin" else 1024  # where this counts what a parent had at the fork too
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 

@@ -262,9 +262,9 @@ def _occupied() -> float:
     import ift.pages.report
     import ift.training.finish
     import ift.training.trainer  # noqa: F401
-    from ift.artifacts.machine import resident_memory_bytes
+    from ift.artifacts.machine import Device, peak_memory_bytes, resident_memory
 
-    return float(resident_memory_bytes())
+    return float((resident_memory() or [peak_memory_bytes(Device("cpu", "fp32"))])[0])
 
 
 def _fits(longest: Traced, typical: Traced, machine: Machine) -> int | None:

@@ -16,6 +16,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from ift.artifacts.machine import resident_memory
 from ift.model.gpt import GPT
 from ift.training.clock import Clock
 
@@ -126,14 +127,10 @@ def has_room(size: int) -> bool:
     return free is not None and size + SPARE <= free
 
 
-def beyond_now(status: Path = Path("/proc/self/status")) -> int:
+def beyond_now() -> int:
     """Bytes of memory that this process had at its peak and has no more; 0 where the system does not say it."""
-    try:
-        kept = dict(line.split(":") for line in status.read_text().splitlines() if line.startswith("Vm"))
-        peak, now = (int(kept[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
-    except (OSError, ValueError, KeyError, IndexError):
-        return 0
-    return max(0, peak - now)
+    now, peak = resident_memory() or (0, 0)
+    return peak - now
 
 
 def memory_available(root: Path = Path("/")) -> int | None:
