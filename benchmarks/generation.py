@@ -15,7 +15,9 @@ HF, batch N        transformers' generate, prompts sorted by length; N is the fa
 HF, one by one     transformers' generate, a sample of the prompts
 llms-from-scratch  the package's own loop: no cache, fp32, one by one, a sample of the prompts
 
-A sample is another part of the prompts each round, spread over their lengths; its rate is taken for that of all.
+Rounds are added, up to --most, until the interval of each ratio of whole
+answers is narrower than 15 %. A sample is another part of the prompts each round, spread over their lengths; its rate
+is taken for that of all.
 Before anything is timed all answer a few prompts in fp32. INVALID is whose tokens are not those of transformers one by
 one; a single answer may turn off at a tie.
 """
@@ -31,7 +33,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from side_by_side import CACHE, Column, Contestant, Lines, Outcome, plot, python_of, refuse, run, table, threads, turns
+from side_by_side import (
+    CACHE,
+    Column,
+    Contestant,
+    Lines,
+    Outcome,
+    plot,
+    python_of,
+    refuse,
+    run,
+    settled,
+    table,
+    threads,
+    turns,
+)
 
 BATCHES = (8, 16, 32, 64, 110)  # of transformers, the best of which is compared with
 EQUAL = 0.9  # share of tokens that must be the same in fp32
@@ -44,7 +60,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file of instructions (generated ones)")
     parser.add_argument("--model", type=Path, help="a folder of weights and tokenizer (a fresh GPT-2)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least (%(default)s)")
+    parser.add_argument("--most", type=int, default=10, metavar="ROUNDS", help="at most (%(default)s)")
     parser.add_argument("--prompts", type=int, default=110)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="of transformers; the best one stays")
     parser.add_argument("--new-tokens", type=int, default=256)
@@ -179,7 +196,8 @@ class Race:
         """All outcomes, and the first answers of the first contestant."""
         outcomes: list[Outcome] = []
         first: list[list[int]] = []
-        for number in range(self.arguments.rounds):
+        least = self.arguments.rounds
+        for number in range(max(least, self.arguments.most) if least > 1 else 1):  # one round is a trial
             running = [c for c in contestants if c.name not in refuse(outcomes)]
             for contestant in turns(running, number):
                 sample = contestant.options.get("sample")
@@ -195,6 +213,9 @@ class Race:
                 self.lines.add("outcome", numbers(outcome))
                 outcomes.append(outcome)
                 self.say(f"round {number + 1}  {contestant.name:<24} {shown(outcome)}")
+            ours, *others = (c.name for c in contestants if "sample" not in c.options)
+            if number + 1 >= least and settled(outcomes, ours, others, rate):
+                break
         return outcomes, first
 
     def finish(
@@ -208,7 +229,7 @@ class Race:
         a = self.arguments
         text = [
             f"{a.rows.name if a.rows else 'generated rows'}, {a.prompts} prompts, {a.new_tokens} new tokens, "
-            f"{self.what}, {a.precision}, {threads()} threads, {a.rounds} rounds; medians, "
+            f"{self.what}, {a.precision}, {threads()} threads, {1 + max(o.round for o in whole)} rounds; medians, "
             "95 % intervals\n",
             table(contestants, whole, COLUMNS, rate=rate, ours="ift"),
             table(ending, ended, COLUMNS, rate=rate, ours=ending[0].name),
@@ -277,11 +298,19 @@ def shown(outcome: Outcome) -> str:
     return f"{tokens / seconds:8,.1f} tokens/s ({tokens:,} in {seconds:.1f} s)"
 
 
+def after_first(values: dict[str, Any]) -> float | None:
+    """Of the tokens behind each answer's first, without the time that prompts and first tokens take."""
+    seconds = values["seconds"] - values["first"]
+    return (generated(values) - len(values["ids"])) / seconds if seconds > 0 else None
+
+
 COLUMNS = [
     Column("tokens/s", rate, "{:,.1f}"),
     Column("prompts", lambda v: len(v["ids"])),
     Column("tokens", generated),
     Column("s", lambda v: v["seconds"], "{:.1f}"),
+    Column("s for one token each", lambda v: v["first"], "{:.1f}"),
+    Column("tokens/s after it", after_first, "{:,.1f}"),
     Column("peak GB", lambda v: v["peak_bytes"] / 1e9, "{:.2f}"),
 ]
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 CONTESTANTS = Path(__file__).parent / "contestants"
+NARROW = 0.15  # of a ratio's interval, as a share of its middle: from there on no round is added
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ift-benchmarks"
 TORCH = "torch==2.13.0"
 ENVIRONMENTS: dict[str, list[list[str]]] = {  # what pip is told after torch, a line a call
@@ -255,6 +256,15 @@ def compare(
     rates = {name: {o.round: rate(o.values) for o in outcomes if o.contestant == name} for name in {ours, theirs}}
     both = sorted(rates[ours].keys() & rates[theirs].keys())
     return ratio([rates[ours][r] for r in both], [rates[theirs][r] for r in both]) if both else None
+
+
+def settled(
+    outcomes: Sequence[Outcome], ours: str, others: Sequence[str], rate: Callable[[dict[str, Any]], float]
+) -> bool:
+    """Whether no ratio needs a further round: its interval is narrow, or one of the two is not valid."""
+    refused = refuse(outcomes)
+    found = [compare(outcomes, ours, name, rate) for name in others if not {ours, name} & refused.keys()]
+    return all(r is not None and not math.isnan(r.low) and r.high - r.low < NARROW * r.median for r in found)
 
 
 def best_of(names: Sequence[str], outcomes: Sequence[Outcome], rate: Callable[[dict[str, Any]], float]) -> str | None:

@@ -13,6 +13,7 @@ python benchmarks/training.py --layers 2 --width 64 --heads 2 --rounds 1     a t
 Without --rows: generated ones. Peers are installed on first use, each into an environment of its own in --cache.
 Before anything is timed all must agree on the logits of four prompts. Then each round gives every contestant, in a
 fresh process, the next few steps; the first ones warm up. Rows that are nobody's best leave after --side-rounds.
+Rounds are added, up to --most, until the interval of each ratio is narrower than 15 %.
 A row is INVALID if in any round its first step's loss or gradient norm is not that of a plain fp32 reference, or if its
 validation loss after the steps of the first round is not (with --model the validation loss is left out).
 What each row means is at the contestants below; --output gets results.jsonl, table.md and plot.png.
@@ -47,6 +48,7 @@ from side_by_side import (
     python_of,
     refuse,
     run,
+    settled,
     slope,
     table,
     threads,
@@ -174,7 +176,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file of instructions (generated ones)")
     parser.add_argument("--model", type=Path, help="a folder of weights and tokenizer (a fresh GPT-2)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least (%(default)s)")
+    parser.add_argument("--most", type=int, default=10, metavar="ROUNDS", help="at most (%(default)s)")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process (%(default)s)")
     parser.add_argument("--warmup", type=int, default=1, help="steps before them (%(default)s)")
     parser.add_argument(
@@ -207,6 +210,7 @@ def main() -> None:
 
 
 def race(arguments: argparse.Namespace) -> None:
+    most = max(arguments.rounds, arguments.most) if arguments.rounds > 1 else 1  # one round is a trial
     named = OVERHEAD if arguments.overhead else ADAPTERS if arguments.adapters else None
     contestants = named or chosen(arguments.only, arguments.model)
     lines = Lines(arguments.output / "results.jsonl")
@@ -226,7 +230,7 @@ def race(arguments: argparse.Namespace) -> None:
             batch_size=arguments.batch_size,
             warmup=arguments.warmup,
             steps=arguments.steps,
-            rounds=arguments.rounds,
+            rounds=most,
             lr=arguments.lr,
             seed=arguments.seed,
         )
@@ -236,7 +240,7 @@ def race(arguments: argparse.Namespace) -> None:
         lines.add("reference", reference)
         outcomes: list[Outcome] = []
         ceilings: list[dict[str, Any]] = []
-        for number in range(arguments.rounds):
+        for number in range(most):
             running = contestants if number < arguments.side_rounds else still_in(contestants, outcomes)
             running = [c for c in running if c.name not in refuse(outcomes)]  # one bad round is enough
             for contestant in turns(running, number):
@@ -258,6 +262,9 @@ def race(arguments: argparse.Namespace) -> None:
                     lines.add("ceilings", ceilings[-1])
             if number == 0 and reference["validation"]:
                 validation_gates(contestants, outcomes, Path(temporary), job, reference, lines)
+            others = [c.name for c in running if c.name != "ift"]
+            if number + 1 >= arguments.rounds and settled(outcomes, "ift", others, useful):
+                break
     finish(arguments, contestants, outcomes, ceilings, plan, reference, began)
 
 
@@ -485,7 +492,8 @@ def finish(
     text = [
         f"{arguments.rows.name if arguments.rows else 'generated rows'}, {what_of(plan)}, "
         f"batch {arguments.batch_size}, {arguments.precision}, {threads()} threads, "
-        f"{arguments.rounds} rounds of {arguments.warmup} + {arguments.steps} steps; medians, 95 % intervals\n",
+        f"{1 + max(o.round for o in outcomes)} rounds of {arguments.warmup} + {arguments.steps} steps; "
+        "medians, 95 % intervals\n",
         table(contestants, outcomes, COLUMNS, rate=useful, ours=ours),
         *validation_lines(reference["validation"], plan),
         f"Padded batches of these rows are {plan['padding']:.0%} tokens.",

@@ -35,10 +35,9 @@ from side_by_side import (
     Contestant,
     Lines,
     Outcome,
-    compare,
     environment,
-    refuse,
     run,
+    settled,
     table,
     turns,
 )
@@ -51,7 +50,6 @@ CONTESTANTS = [
     Contestant("TRL", "whole_peer.py", "trl", {"trainer": "trl"}, note="as it comes"),
 ]
 OURS = CONTESTANTS[0].name
-NARROW = 0.15  # of a ratio's interval, by its middle
 PEAK = """
 import time, torch
 a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -89,7 +87,7 @@ def main() -> None:
                 subprocess.run(["rm", "-rf", str(target)], check=True)
                 lines.add("process", {**vars(outcome), "peak": peaks[-1]})
                 print(f"round {number}  {contestant.name:<20}{outcome.invalid or told(outcome)}", flush=True)
-            if all(is_narrow(outcomes, c.name) for c in there if c.name != OURS):
+            if settled(outcomes, OURS, [c.name for c in there if c.name != OURS], rate):
                 break
     text = report(there, outcomes, peaks)
     (arguments.output / "whole_command.md").write_text(text)
@@ -178,14 +176,6 @@ def rate(values: dict[str, Any]) -> float:
 
 def told(outcome: Outcome) -> str:
     return f"{seconds(outcome.values):8.1f} s, best validation loss {outcome.values['val_loss']:.4f}"
-
-
-def is_narrow(outcomes: list[Outcome], theirs: str) -> bool:
-    """Whether the ratio to ours needs no further round; one that is not valid never does."""
-    if {OURS, theirs} & refuse(outcomes).keys():
-        return True
-    found = compare(outcomes, OURS, theirs, rate)
-    return found is not None and not math.isnan(found.low) and found.high - found.low < NARROW * found.median
 
 
 def report(there: list[Contestant], outcomes: list[Outcome], peaks: list[float]) -> str:

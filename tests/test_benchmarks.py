@@ -23,7 +23,20 @@ import whole_command  # noqa: E402
 from bare import BareGPT  # noqa: E402
 from ceilings import Products  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from side_by_side import Column, Contestant, Gate, Outcome, best_of, compare, ratio, refuse, run, slope, table  # noqa: E402
+from side_by_side import (  # noqa: E402
+    Column,
+    Contestant,
+    Gate,
+    Outcome,
+    best_of,
+    compare,
+    ratio,
+    refuse,
+    run,
+    settled,
+    slope,
+    table,
+)
 from workload import Workload  # noqa: E402
 
 from ift.artifacts.weights import save_weights  # noqa: E402
@@ -288,13 +301,16 @@ def test_what_follows_from_the_lines_of_a_real_model_is_said_seed_by_seed(tmp_pa
 
 def test_rounds_go_on_until_the_interval_of_a_ratio_is_narrow():
     def told(ours, theirs):
-        walls = {whole_command.OURS: ours, "Trainer": theirs}
+        walls = {"ift": ours, "Trainer": theirs}
         return [Outcome(name, i, {"wall": wall}) for name, all_ in walls.items() for i, wall in enumerate(all_)]
 
-    assert not whole_command.is_narrow(told([10.0], [15.0]), "Trainer")  # one round has no interval
-    assert not whole_command.is_narrow(told([10.0, 10.0, 10.0], [15.0, 19.0, 12.0]), "Trainer")
-    assert whole_command.is_narrow(told([10.0, 11.0, 12.0], [15.0, 16.5, 18.0]), "Trainer")  # 1.5 each time
-    assert whole_command.is_narrow([*told([1.0], [1.0]), Outcome("Trainer", 1, invalid="exit 1")], "Trainer")
+    def narrow(outcomes):
+        return settled(outcomes, "ift", ["Trainer"], whole_command.rate)
+
+    assert not narrow(told([10.0], [15.0]))  # one round has no interval
+    assert not narrow(told([10.0, 10.0, 10.0], [15.0, 19.0, 12.0]))
+    assert narrow(told([10.0, 11.0, 12.0], [15.0, 16.5, 18.0]))  # 1.5 each time
+    assert narrow([*told([1.0], [1.0]), Outcome("Trainer", 1, invalid="exit 1")])
 
 
 def test_all_are_given_the_same_rows_and_none_is_trained_and_validated_on(tmp_path, byte_tokenizer):

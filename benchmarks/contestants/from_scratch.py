@@ -9,7 +9,6 @@ out, targets of the prompt are -100 (its collate function makes only padding so)
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import torch
@@ -87,13 +86,16 @@ def train(job: Job, model: GPTModel) -> None:
 def answer(job: Job, model: GPTModel) -> None:
     """Its `generate`: one prompt at a time, everything computed again for each token."""
     model.eval()
-    context, new_tokens = job.workload.plan["context_length"], job.options["new_tokens"]
-    ids = []
-    began = time.monotonic()
-    for question in job.questions():
-        out = generate(model, torch.tensor([question]), new_tokens, context, eos_id=job.options["end"])
-        ids.append(out[0, len(question) :].tolist())
-    job.answered(ids, began)
+
+    def answers(new_tokens: int) -> list[list[int]]:
+        ids = []
+        for question in job.questions():
+            context, end = job.workload.plan["context_length"], job.options["end"]
+            out = generate(model, torch.tensor([question]), new_tokens, context, eos_id=end)
+            ids.append(out[0, len(question) :].tolist())
+        return ids
+
+    job.answer(answers)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from typing import Any
 
 import torch
@@ -151,9 +150,11 @@ def answer(job: Job, model: Any) -> None:
     # the configuration's own end-of-text goes, unless it is asked for
     model.generation_config.eos_token_id = options["end"]
     pad = job.workload.end_of_text
-    found: dict[int, list[int]] = {}
-    began = time.monotonic()
-    with torch.inference_mode():
+    end = options["end"]  # a finished row is filled up with padding
+
+    @torch.inference_mode()
+    def answers(new_tokens: int) -> list[list[int]]:
+        found: dict[int, list[int]] = {}
         for at in range(0, len(order), options["batch"]):
             part = order[at : at + options["batch"]]
             length = max(len(questions[i]) for i in part)
@@ -162,14 +163,15 @@ def answer(job: Job, model: Any) -> None:
             out = model.generate(
                 ids,
                 attention_mask=mask,
-                max_new_tokens=options["new_tokens"],
+                max_new_tokens=new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
             )
             found |= dict(zip(part, out[:, length:].tolist(), strict=True))
-    answers = [found[i] for i in range(len(questions))]
-    end = options["end"]  # a finished row is filled up with padding
-    job.answered([ids[: ids.index(end)] if end in ids else ids for ids in answers], began)
+        whole = [found[i] for i in range(len(questions))]
+        return [ids[: ids.index(end)] if end in ids else ids for ids in whole]
+
+    job.answer(answers)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -214,21 +213,23 @@ def attended(batch: Any) -> list[tuple[int, int]]:
 
 
 def answer(job: Any, settings: Any) -> None:
+    from ift.artifacts.machine import placed
     from ift.generation.engine import generate
-    from ift.model.linear import compute_in
 
-    model = load(job)
-    compute_in(model, job.dtype)
+    model = placed(load(job), "cpu", job.job["precision"])
     end = job.options["end"]
-    began = time.monotonic()
-    answers = generate(
-        model,
-        job.questions(),
-        end_of_text=-1 if end is None else end,
-        max_new_tokens=job.options["new_tokens"],
-        batch_size=settings.generate.batch_size,
-    )
-    job.answered([answer.ids for answer in answers], began)
+
+    def answers(new_tokens: int) -> list[list[int]]:
+        said = generate(
+            model,
+            job.questions(),
+            end_of_text=-1 if end is None else end,
+            max_new_tokens=new_tokens,
+            batch_size=settings.generate.batch_size,
+        )
+        return [answer.ids for answer in said]
+
+    job.answer(answers)
 
 
 if __name__ == "__main__":

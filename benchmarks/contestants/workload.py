@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,16 @@ class Job:
         """Ids of the prompts that this job answers."""
         return [self.workload.plan["questions"][i] for i in self.options["prompts"]]
 
-    def answered(self, ids: list[list[int]], began: float) -> None:
-        """Print the answers, without prompt and end, and the seconds since time.monotonic() was `began`."""
-        say({"ids": ids, "seconds": time.monotonic() - began, "peak_bytes": peak_bytes()})
+    def answer(self, answers: Callable[[int], list[list[int]]]) -> None:
+        """Print the answers, without prompt and end, their seconds, and those of one token each, asked afterwards.
+
+        answers: so many new tokens -> those of each prompt
+        """
+        began = time.monotonic()
+        ids = answers(self.options["new_tokens"])
+        seconds, memory, began = time.monotonic() - began, peak_bytes(), time.monotonic()
+        answers(1)
+        say({"ids": ids, "seconds": seconds, "first": time.monotonic() - began, "peak_bytes": memory})
 
 
 def say(result: dict[str, Any]) -> None:

@@ -248,7 +248,8 @@ def _device(settings: Settings, config: GPTConfig, name: str | None) -> Device:
 
 def _machine(device: Device, batch: Work, occupied: float, machine: Mapping[str, Any]) -> Machine:
     """The numbers of the device: named, given or measured."""
-    from ift.training.estimate import PUBLISHED, this_machine
+    from ift.training.estimate import PUBLISHED
+    from ift.training.this_machine import this_machine
 
     name = machine.get("name")
     found = PUBLISHED[name] if name else this_machine(device, batch, occupied)
