@@ -202,12 +202,12 @@ def test_in_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_program(talking: Pa
 
 
 def wait_for(terminal: int, text: str, seconds: float = 60) -> str:
-    """What a terminal shows up to and with a text."""
+    """What a terminal shows up to and with a text, and no byte of what follows: that is for the next one to find."""
     shown, end = b"", time.monotonic() + seconds
     while text not in shown.decode(errors="replace"):
         left = end - time.monotonic()
         if left <= 0:
             raise TimeoutError(shown)
         if select.select([terminal], [], [], left)[0]:
-            shown += os.read(terminal, 65536)
+            shown += os.read(terminal, 1)
     return shown.decode(errors="replace")

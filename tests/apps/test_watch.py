@@ -254,7 +254,15 @@ def cell(browser, name, column):
 def test_a_training_from_its_start_to_its_end(browser, serve, tmp_path, warm):
     browser.open(serve(tmp_path / "runs"))
     browser.wait_until("!document.getElementById('none').hidden && view.answered")
-    more = ["trainer.max_steps=30", "trainer.val_every=10", "logger.wandb=false"]
+    # the page asks every two seconds: a training that takes less is never seen while it goes on
+    wide = ["model.n_embd=256", "model.n_layer=12", "data.batch_size=16"]
+    more = [
+        *wide,
+        "trainer.early_stopping.patience=null",
+        "trainer.max_steps=30",
+        "trainer.val_every=10",
+        "logger.wandb=false",
+    ]
     started = ThreadPoolExecutor(1).submit(train, f"output_dir={tmp_path / 'runs/mine'}", *more, run=warm.run)
     live = "['starting', 'running', 'answering']"
     browser.wait_until(f"[...runs.values()].some(run => {live}.includes(run.state))", 300)
