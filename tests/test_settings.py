@@ -276,6 +276,21 @@ def test_what_changes_nothing_of_what_is_learnt_may_change(settings_of):
     assert run == settings_of("seed=1", "logger=wandb")
 
 
+@pytest.mark.parametrize("named", ["base", "base/model", "base/model/"])
+def test_what_the_model_of_a_run_decided_stays_when_the_same_command_is_typed_again(settings_of, named):
+    """A new run takes tokenizer and template of the model that it begins with, and its config.yaml says them."""
+    words = ["model=pretrained", f"model.pretrained={named}", "output_dir=here"]
+    decided = ["model.pretrained=base/model", "model.tokenizer=base/model", "prompt=phi3", "+prompt.turns=last"]
+    run = settings_of("model=pretrained", *decided, "output_dir=here")
+    going_on = settings_to_go_on(run, settings_of(*words), typed=["model", "model.pretrained", "output_dir"])
+    assert (going_on.model, going_on.prompt) == (run.model, run.prompt)
+    for other in ("model.tokenizer=gpt2", "model.pretrained=elsewhere", "prompt=alpaca"):
+        with pytest.raises(ConfigError, match="the run was begun with"):
+            settings_to_go_on(run, settings_of(*words, other))
+    with pytest.raises(ConfigError, match=r"prompt\.turns=all: the run was begun with last"):
+        settings_to_go_on(run, settings_of(*words, "prompt.turns=all"), typed=["prompt.turns"])
+
+
 def test_a_column_can_be_left_out_when_a_run_goes_on(settings_of):
     """A later release may read a column that the run's did not; the fingerprint says whether the rows are the same."""
     folder = "output_dir=here"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -396,15 +396,30 @@ ELSEWHERE = (
 )  # fmt: skip
 
 
-def settings_to_go_on(run: Settings, asked: Settings, keys: Iterable[str] | None = None) -> Settings:
+def _left_to_the_model(run: Settings, asked: Settings, typed: Collection[str] | None) -> Iterator[str]:
+    """Keys that were decided when the run began, by the model that it began with, and that the command leaves open."""
+    if asked.prompt.is_open():
+        yield from ("prompt.name", "prompt.chat_template", "prompt.segments")
+        if typed is not None:
+            yield from {"prompt.mask", "prompt.turns", "prompt.special_tokens"} - set(typed)
+    began, named = run.model.pretrained, asked.model.pretrained
+    if began is not None and named is not None and Path(began) in (Path(named), Path(named) / "model"):
+        yield "model.pretrained"  # a run is named for its model
+        untyped = asked.model.tokenizer is None if typed is None else "model.tokenizer" not in typed
+        if untyped and run.model.tokenizer == began:
+            yield "model.tokenizer"
+
+
+def settings_to_go_on(
+    run: Settings, asked: Settings, keys: Iterable[str] | None = None, typed: Collection[str] | None = None
+) -> Settings:
     """The settings of a run that was stopped, with what may change as it is asked for now.
 
-    keys: the keys or groups that were asked for; None: all of them. Raises ConfigError at the first one that would
-    make it another run.
+    keys: the keys or groups that were asked for; None: all of them; typed: those that the command names;
+    None: any may be. Raises ConfigError at the first one that would make it another run.
     """
     wanted = None if keys is None else tuple(keys)
-    # a template that is left to the model was decided when the run began
-    left_open = ("prompt.name", "prompt.chat_template", "prompt.segments") if asked.prompt.is_open() else ()
+    left_open = set(_left_to_the_model(run, asked, typed))
     merged, before = dataclasses.asdict(run), dict(plain_leaves(dataclasses.asdict(run)))
     for key, value in plain_leaves(dataclasses.asdict(asked)):
         if key in left_open or (wanted is not None and not _below(key, wanted)):

@@ -13,7 +13,6 @@ from torchmetrics.text import Perplexity
 from ift.data.batches import StepSampler, collate_padded, collate_unpadded
 from ift.data.contract.examples import Example
 from ift.errors import DivergedError
-from ift.model.linear import Linear, compute_in
 from ift.training.module import SFTModule
 from ift.training.objectives import CrossEntropy
 
@@ -265,38 +264,6 @@ def test_what_is_logged_is_reduced_already_and_lies_on_the_modules_device(
     ((values, options),) = logged
     assert not options.get("sync_dist", False)
     assert {value.device.type for value in values.values()} == {"meta"}
-
-
-def test_a_validation_casts_each_weight_once_and_keeps_none_of_it(
-    make_examples, make_model, make_optim, make_data, make_trainer, monkeypatch
-):
-    """5 batches in bf16 through 9 products, the head among them; the weights may change before the next validation."""
-    model, rows = make_model(), make_examples(20)
-    compute_in(model, torch.bfloat16)
-    module = SFTModule(model, optim=make_optim(), total_steps=4)
-    casts = []
-    monkeypatch.setattr(Linear, "weight_to_compute", counted(Linear.weight_to_compute, casts))
-    loader = make_data(rows, val=rows, batch_size=4).val_dataloader()
-    first = measured(module, loader, make_trainer())
-    layers = [layer for layer in model.modules() if isinstance(layer, Linear)]
-    assert len(loader) == 5
-    assert sorted(map(id, casts)) == sorted(map(id, layers))
-    assert not [layer for layer in layers if layer._held is not None]
-    with torch.no_grad():
-        model.h[0].mlp.c_fc.weight.zero_()
-    assert measured(module, loader, make_trainer())["val/loss"] != first["val/loss"]
-
-
-def counted(cast, casts):
-    """weight_to_compute, which notes the layers that it made a new cast for."""
-
-    def noting(layer):
-        found = cast(layer)
-        if found is not layer._held:
-            casts.append(layer)
-        return found
-
-    return noting
 
 
 def test_each_validation_starts_from_nothing(make_examples, make_model, make_optim, make_data, make_trainer):

@@ -92,3 +92,6 @@ def test_a_run_begins_with_the_model_of_another(warm, tmp_path):
     summary = json.loads((second / "summary.json").read_text())
     assert summary["untuned_val_loss"] == pytest.approx(best, rel=1e-6)
     assert json.loads((second / "model/prompt.json").read_text())["name"] == "chatml"
+    again = train(f"output_dir={second}", f"model.pretrained={first}", *quiet, run=warm.run)
+    assert again.returncode == 0, again.stderr
+    assert "is done" in again.stdout

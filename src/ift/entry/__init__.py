@@ -210,7 +210,8 @@ def settings_of(config: DictConfig, run: RunFolder) -> Settings:
         raise ConfigError(f"{run.path}: holds a run already (choose another output_dir for a dry run)")
     if given_now.resume and "experiment" in given():
         raise ConfigError("experiment=: is for a new run (leave it out: config.yaml of the run says it all)")
-    settings = settings_to_go_on(load_settings(run.config), given_now, given() if given_now.resume else None)
+    words = given()
+    settings = settings_to_go_on(load_settings(run.config), given_now, words if given_now.resume else None, words)
     refuse_callbacks_of_a_file(settings, given_now, run)
     return as_launched(settings)
 

@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -26,7 +25,6 @@ from ift.data.batches import Batch
 from ift.data.text_size import TextSize
 from ift.errors import DivergedError, WeightsError
 from ift.model.gpt import GPT
-from ift.model.linear import prepared
 from ift.model.slices import whole
 from ift.settings import OptimSettings
 from ift.training.loss_scale import LEAST, LossScale
@@ -84,7 +82,6 @@ class SFTModule(L.LightningModule):
         self.sums = nn.ModuleDict({f"{name}_sums": self._running_sums() for name in LOADERS + TEST_LOADERS})
         self.tokens_seen = self.supervised_seen = 0
         self.last_loss = math.nan
-        self._casts = ExitStack()
         self.signalled = False  # whether a rank had heard a signal at a step whose numbers were read
         self.step_listeners: list[Callable[[int, float, list[int]], None]] = []  # get number, loss and rows of a step
         self._window: list[tuple[Tensor, int, int, int]] = []  # loss, weight, supervised, tokens of each micro-batch
@@ -168,10 +165,6 @@ class SFTModule(L.LightningModule):
 
     def on_validation_start(self) -> None:
         self.report_steps()
-        self._casts.enter_context(prepared(self.model))  # no step changes the weights until all rows are measured
-
-    def on_test_start(self) -> None:
-        self._casts.enter_context(prepared(self.model))
 
     def on_train_end(self) -> None:
         self.report_steps()
@@ -280,7 +273,6 @@ class SFTModule(L.LightningModule):
         self._report(*TEST_LOADERS)
 
     def _report(self, *splits: str) -> None:
-        self._casts.close()
         values: dict[str, float] = {}
         for split in splits:
             running = cast(dict[str, SumMetric], self.sums[f"{split}_sums"])

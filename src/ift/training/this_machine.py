@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -134,8 +135,6 @@ def _median_seconds(do: Callable[[], object], place: torch.device) -> float:
 
 def _memory() -> float | None:
     """Of the whole machine, where the system says it."""
-    import os
-
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):

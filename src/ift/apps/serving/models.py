@@ -37,8 +37,8 @@ class Served:
     ) -> Served:
         """Raises as Speaker.open."""
         speaker = Speaker.open(place, accelerator=accelerator, precision=precision, bases=bases)
-        name_of_all = f"fp_{fingerprint(speaker.model, speaker.tokenizer.hash, speaker.template.hash)}"
-        return cls(name, speaker, place.single_turns, name_of_all, int(time.time()))
+        found = fingerprint(speaker.model, speaker.tokenizer.hash, speaker.template.hash)
+        return cls(name, speaker, place.single_turns, f"fp_{found}", int(time.time()))
 
     @property
     def context_length(self) -> int:
