@@ -94,4 +94,4 @@ def test_a_run_begins_with_the_model_of_another(warm, tmp_path):
     assert json.loads((second / "model/prompt.json").read_text())["name"] == "chatml"
     again = train(f"output_dir={second}", f"model.pretrained={first}", *quiet, run=warm.run)
     assert again.returncode == 0, again.stderr
-    assert "is done" in again.stdout
+    assert "this run is finished; nothing was done" in again.stdout
